@@ -1,0 +1,24 @@
+"""Evaluate a model version on a split of a corpus: numbers, plots, a page."""
+
+import sys
+
+from pyspark.sql import SparkSession
+
+from seedlings_spark import cli, corpus, evaluation, pipeline, report
+from seedlings_spark.config import EvaluateOptions
+from seedlings_spark.store import ModelStore
+
+
+def main(spark: SparkSession, options: EvaluateOptions) -> None:
+    prepared = corpus.load(options.corpus)
+    version = ModelStore(options.store, options.name).resolve(options.model_version)
+    predictions = pipeline.predictions(spark, version, prepared, options.split)
+    numbers = evaluation.evaluate(evaluation.confusion_matrix(predictions, version.classes), version.classes)
+    about = pipeline.about_evaluation(version, prepared, options.split)
+    report.write(options.report, numbers, history=version.manifest.get("history"), about=about)
+    print(report.table(numbers))
+    print(f"\nreport in {options.report}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run("evaluate", EvaluateOptions, main))

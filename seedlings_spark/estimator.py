@@ -1,0 +1,728 @@
+"""SeedlingsEstimator and SeedlingsModel: Elephas' estimator and transformer on our own engine.
+
+Both keep the class, the params and the setters of Elephas, so that what was written for those runs unchanged, and
+both are ordinary Spark ML stages: they can be saved, copied, put into a `Pipeline` and searched over by a
+`CrossValidator`. What is underneath is `seedlings_spark.training`.
+"""
+
+import json
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from pyspark.ml.functions import array_to_vector, vector_to_array
+from pyspark.ml.linalg import VectorUDT
+from pyspark.ml.param import Param, Params, TypeConverters
+from pyspark.ml.param.shared import HasProbabilityCol, HasValidationIndicatorCol, HasWeightCol
+from pyspark.ml.util import (
+    DefaultParamsReader,
+    DefaultParamsWriter,
+    MLReadable,
+    MLReader,
+    MLWritable,
+    MLWriter,
+)
+from pyspark.sql import Column, DataFrame, Row, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+from pyspark.sql.types import ArrayType, BinaryType, NumericType
+
+from seedlings_spark import features, files, fingerprint, prediction, reproducibility, runtime, schema, session
+from seedlings_spark.errors import CorpusError, NetworkError, OptionError
+from seedlings_spark.training import synchronous
+from seedlings_spark.training.master import Master, build_metrics, network_from_json
+from seedlings_spark.training.progress import ProgressLine, Silent
+from seedlings_spark.training.server import ParameterServer
+from seedlings_spark.training.stage import Stage
+from seedlings_spark.training.wire import Credentials
+from seedlings_spark.training.worker import FEATURES, HELD_OUT, LABEL, RANK, SUMMARY, WEIGHT, TrainTask, run
+
+with runtime.quiet_import():
+    import keras
+    from elephas.ml_model import ElephasEstimator, ElephasTransformer
+
+    from seedlings_spark import networks
+
+_log = logging.getLogger(__name__)
+
+MODES = ("synchronous",)
+# What a stage of workers may lose within one epoch before the run is given up.
+_MAX_STAGE_FAILURES = 8
+_JOIN_SECONDS = 60.0
+_KEY = "key"
+
+
+class _SeedlingsParams(HasWeightCol, HasValidationIndicatorCol, HasProbabilityCol):
+    """The params that Elephas does not have."""
+
+    seed: Param[int] = Param(
+        Params._dummy(), "seed", "of initial weights, order of rows, dropout and augmentation", TypeConverters.toInt
+    )
+    threads: Param[int] = Param(
+        Params._dummy(), "threads", "of TensorFlow in each worker; 0 for spark.task.cpus", TypeConverters.toInt
+    )
+    precision: Param[str] = Param(
+        Params._dummy(), "precision", "float32, mixed_bfloat16, or auto: what the CPU does best", TypeConverters.toString
+    )
+    class_weight: Param[str] = Param(
+        Params._dummy(),
+        "class_weight",
+        "'' for none, 'balanced', or a JSON object of class number to weight",
+        TypeConverters.toString,
+    )
+    augmentation: Param[str] = Param(
+        Params._dummy(),
+        "augmentation",
+        "'' or the JSON of a Keras network that changes images before each training step",
+        TypeConverters.toString,
+    )
+    memory_budget_mb: Param[int] = Param(
+        Params._dummy(),
+        "memory_budget_mb",
+        "MB of features that each worker holds in memory; the rest is spooled to local disk",
+        TypeConverters.toInt,
+    )
+    predicted_species_col: Param[str] = Param(
+        Params._dummy(), "predicted_species_col", "column of the predicted class' name", TypeConverters.toString
+    )
+
+
+class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["SeedlingsEstimator"]):  # type: ignore[misc]
+    """Trains a Keras network data-parallel on the workers of a Spark application.
+
+    The features column is one of raw images (binary, uint8 pixels of shape (height, width, 3), as `prepare`
+    writes them; a mean and std that `ImageStandardizer` left in its metadata become the network's first layer), a
+    vector, or an array of numbers. The label column is numeric: class numbers from 0, or values to regress on.
+
+    Rows are dealt to the workers by the hash of their content (`content_hash`, where there is such a column), so
+    that the same rows, params and number of workers give the same weights, bit for bit.
+
+    Args:
+        keras_model_config: JSON of the network (`model.to_json()`); or use `set_network`.
+        mode: "synchronous".
+        frequency: "batch" (every step is one step of the master's optimizer on the gradient's mean over all
+            workers), "epoch" or a number of steps after which the workers' weights are averaged.
+        num_workers: Tasks that train at once, each with its shard of the rows.
+        epochs: Times that all rows are trained on.
+        batch_size: Rows of one worker at one step, at most; a step of all workers together takes num_workers
+            times as many.
+        loss: A Keras loss by name.
+        metrics: Keras metrics by name.
+        optimizer_config: `keras.optimizers.serialize(...)`, or a name; Adam by default.
+        validation_split: Share of the rows, chosen by hash, that are held out for validation.
+        validationIndicatorCol: Boolean column of rows that are held out; in place of validation_split.
+        weightCol: Sample weights; 1 by default.
+        nb_classes: Classes, where the loss wants one-hot labels; by default as many as the network has outputs.
+        featuresCol: See above.
+        labelCol: See above.
+        outputCol: Of the prediction (a double) that the model will add; "prediction" by default.
+        seed: Of everything that is drawn.
+        threads: Of TensorFlow in each worker; part of what a result depends on.
+        precision: "float32" (default), "mixed_bfloat16" or "auto".
+        class_weight: See the params.
+        augmentation: See the params and `networks.augmentation`.
+        memory_budget_mb: See the params.
+        verbose: 0 is silent, 1 shows progress.
+
+    What is no plain value, such as callbacks and initial weights, is given by a `set_...` method; it is not a
+    Spark `Param` and is not saved with the estimator.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._callbacks: list[Any] = []
+        self._initial_weights: list[np.ndarray] | None = None
+        self._progress: synchronous.Progress | None = None
+        custom_objects = kwargs.pop("custom_objects", None)
+        unknown = [name for name in kwargs if not _is_param(name)]
+        if unknown:
+            raise OptionError(
+                f"SeedlingsEstimator({', '.join(unknown)}=...)",
+                "params of SeedlingsEstimator",
+                "Correct the name; help(SeedlingsEstimator) lists them",
+            )
+        super().__init__(**kwargs)
+        self._setDefault(
+            mode="synchronous",
+            frequency="batch",
+            num_workers=2,
+            validation_split=0.0,
+            metrics=["accuracy"],
+            nb_classes=0,
+            seed=0,
+            threads=0,
+            precision="float32",
+            class_weight="",
+            augmentation="",
+            memory_budget_mb=1024,
+            predicted_species_col=schema.PREDICTED_SPECIES,
+        )
+        if custom_objects:
+            self.set_custom_objects(custom_objects)
+
+    # What is no Param.
+
+    def set_callbacks(self, callbacks: Sequence[Any]) -> "SeedlingsEstimator":
+        """Keras callbacks: they run on the driver, at epoch level, on the master model. Not saved."""
+        self._callbacks = list(callbacks)
+        return self
+
+    def set_network(self, network: Any) -> "SeedlingsEstimator":
+        """Take a Keras network with its weights, to train on from them. The weights are not saved here."""
+        self._initial_weights = network.get_weights()
+        self._set(keras_model_config=network.to_json())
+        return self
+
+    def set_progress(self, progress: synchronous.Progress) -> "SeedlingsEstimator":
+        """Who hears of the progress, in place of the line that `verbose=1` shows. Not saved."""
+        self._progress = progress
+        return self
+
+    # Persistence, in place of Elephas' HDF5 file.
+
+    def write(self) -> MLWriter:
+        """Spark ML's writer."""
+        return _EstimatorWriter(self)
+
+    def save(self, path: str) -> None:
+        """Save as a Spark ML stage."""
+        self.write().save(path)
+
+    @classmethod
+    def read(cls) -> "MLReader[SeedlingsEstimator]":
+        """Spark ML's reader."""
+        return DefaultParamsReader(cls)
+
+    # Training.
+
+    def _fit(self, dataset: DataFrame) -> "SeedlingsModel":
+        spark = dataset.sparkSession
+        frequency = self._frequency()
+        self._check_options()
+        session.require_slots(spark, self.get_num_workers())
+        network = self._network(dataset)
+        task = self._task(dataset, network, spark)
+        rows = self._rows(dataset, task)
+        _log.info(
+            "training %s: %s parameters, %d workers of %d thread%s, %s, every %s",
+            network.name,
+            f"{network.count_params():,}",
+            task.num_workers,
+            task.threads,
+            "s" * (task.threads != 1),
+            self.get_mode(),
+            frequency,
+        )
+        record = self._train(spark, rows, task, network, frequency)
+        labels = _label_names(dataset, self.getLabelCol())
+        model = SeedlingsModel(
+            featuresCol=self.getFeaturesCol(),
+            labelCol=self.getLabelCol(),
+            outputCol=self.getOutputCol(),
+            probabilityCol=self.getProbabilityCol(),
+            predicted_species_col=self.getOrDefault("predicted_species_col"),
+            precision=record["precision"],
+            labels=labels,
+            kind=_kind(self.get_loss(), network),
+        )
+        model.set_custom_objects(self.get_custom_objects())
+        model._take(networks.to_bytes(network), record["history"], record)
+        return model._resetUid(self.uid)
+
+    def _check_options(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("num_workers", 1), ("memory_budget_mb", 1)):
+            value = self.getOrDefault(name)
+            if not isinstance(value, int) or value < least:
+                raise OptionError(f"{name}={value!r}", f"an integer of at least {least}", f"Correct {name}")
+        if self.get_mode() not in MODES:
+            raise OptionError(
+                f"mode={self.get_mode()!r}", f"one of {', '.join(MODES)}", "Set mode to one of them"
+            )
+        if not 0 <= self.get_validation_split() < 1:
+            raise OptionError(
+                f"validation_split={self.get_validation_split()!r}", "a share from 0 up to less than 1", "Correct it"
+            )
+        runtime.resolve_precision(self.getOrDefault("precision"))
+
+    def _frequency(self) -> str | int:
+        frequency = self.get_frequency()
+        if frequency in ("batch", "epoch"):
+            return str(frequency)
+        if str(frequency).isdigit() and int(frequency) > 0:
+            return int(frequency)
+        raise OptionError(
+            f"frequency={frequency!r}", "'batch', 'epoch' or a number of steps", "Set frequency to one of them"
+        )
+
+    def _network(self, dataset: DataFrame) -> Any:
+        """The master's network: built from its configuration, the standardisation folded in, compiled."""
+        if not self.isDefined("keras_model_config") or not self.isDefined("loss"):
+            missing = [name for name in ("keras_model_config", "loss") if not self.isDefined(name)]
+            raise OptionError(
+                f"no {' and no '.join(missing)}",
+                "a network and a loss",
+                "Give keras_model_config=model.to_json() (or set_network) and loss='sparse_categorical_crossentropy'",
+            )
+        with reproducibility.seeded_initializers(reproducibility.seed_for(self.getOrDefault("seed"), "init")):
+            network = network_from_json(self.get_keras_model_config(), self.get_custom_objects())
+        if self._initial_weights is not None:
+            network.set_weights(self._initial_weights)
+        scaling = features.standardization(dataset, self.getFeaturesCol())
+        if scaling is not None:
+            network = networks.fold_standardization(network, *scaling)
+        config = self.get_optimizer_config() or "adam"
+        network.compile(
+            loss=self.get_loss(), metrics=list(self.get_metrics() or []), optimizer=keras.optimizers.get(config)
+        )
+        labels = _label_names(dataset, self.getLabelCol())
+        outputs = int(network.output_shape[-1])
+        if labels and _label_kind(self.get_loss()) != "number" and len(labels) != outputs:
+            raise NetworkError(
+                f"a network of {outputs} outputs for {len(labels)} classes",
+                f"{len(labels)} outputs",
+                "Build the network for the classes of this corpus",
+            )
+        return network
+
+    def _task(self, dataset: DataFrame, network: Any, spark: SparkSession) -> TrainTask:
+        kind = _label_kind(self.get_loss())
+        is_image = isinstance(dataset.schema[self.getFeaturesCol()].dataType, BinaryType)
+        outputs = int(network.output_shape[-1])
+        num_classes = self.get_nb_classes() or outputs
+        build_metrics(network, _example_labels(kind, num_classes, network))
+        return TrainTask(
+            run=uuid.uuid4().hex,
+            generation=0,
+            address=("", 0),
+            credentials=Credentials.make(),
+            num_workers=self.get_num_workers(),
+            network=network.to_json(),
+            loss=self.get_loss(),
+            metrics=list(self.get_metrics() or []),
+            optimizer=keras.optimizers.serialize(network.optimizer),
+            labels=kind,
+            num_classes=num_classes if kind != "number" else 0,
+            row_shape=tuple(network.input_shape[1:]),
+            row_dtype="uint8" if is_image else network.inputs[0].dtype,
+            augmentation=self.getOrDefault("augmentation") or None,
+            batch_size=self.get_batch_size(),
+            seed=self.getOrDefault("seed"),
+            threads=self.getOrDefault("threads") or session.task_cpus(spark),
+            budget_bytes=self.getOrDefault("memory_budget_mb") * 1024 * 1024,
+            custom_objects={**networks.CUSTOM_OBJECTS, **self.get_custom_objects()},
+        )
+
+    def _rows(self, dataset: DataFrame, task: TrainTask) -> DataFrame:
+        """The rows of all workers: partition r holds those of rank r, in the order of their hashes."""
+        spark = dataset.sparkSession
+        column = _feature_column(dataset, self.getFeaturesCol())
+        weight = F.col(self.getWeightCol()).cast("double") if self.isDefined("weightCol") else F.lit(1.0)
+        by_content = schema.CONTENT_HASH in dataset.columns
+        chosen = dataset.select(
+            column.alias(FEATURES),
+            F.col(self.getLabelCol()).cast("double").alias(LABEL),
+            weight.alias(WEIGHT),
+            *([F.col(schema.CONTENT_HASH).alias(_KEY)] if by_content else []),
+            *(
+                [F.col(self.getValidationIndicatorCol()).cast("boolean").alias(HELD_OUT)]
+                if self.isDefined("validationIndicatorCol")
+                else []
+            ),
+        )
+        if not by_content:
+            hashed = F.sha2(F.xxhash64(FEATURES, LABEL, WEIGHT).cast("string").cast("binary"), 256)
+            chosen = chosen.withColumn(_KEY, hashed)
+        if not self.isDefined("validationIndicatorCol"):
+            place = F.conv(F.substring(_KEY, 20, fingerprint.DIGITS), 16, 10).cast("double") / 16.0**fingerprint.DIGITS
+            chosen = chosen.withColumn(HELD_OUT, place < F.lit(float(self.get_validation_split())))
+        rank = F.pmod(F.conv(F.right(F.col(_KEY), F.lit(fingerprint.DIGITS)), 16, 10).cast("long"), F.lit(task.num_workers))
+        keys = F.array(*[F.lit(key) for key in _partition_keys(spark, task.num_workers)])
+        return (
+            chosen.withColumn(RANK, rank.cast("int"))
+            .repartition(task.num_workers, F.element_at(keys, F.col(RANK) + 1))
+            .sortWithinPartitions(_KEY, LABEL, WEIGHT)
+            .select(RANK, FEATURES, LABEL, WEIGHT, HELD_OUT)
+        )
+
+    def _train(
+        self, spark: SparkSession, rows: DataFrame, task: TrainTask, network: Any, frequency: str | int
+    ) -> dict[str, Any]:
+        """Run the workers' stage and be their master; what is worth recording of the run."""
+        master = Master(network)
+        bind, host = session.driver_addresses(spark)
+        stages: list[Stage] = []
+        summaries: list[Row] = []
+
+        def start(generation: int) -> Any:
+            current = replace(task, generation=generation, address=(host, server.port))
+
+            def ended(result: list[Row] | None, error: BaseException | None) -> None:
+                summaries.extend(result or [])
+                rendezvous.stage_ended(generation, error)
+
+            stage = Stage(spark, "train", partial(_workers_table, spark, rows, current), ended)
+            stages.append(stage)
+            stage.start()
+            return stage.cancel
+
+        rendezvous = synchronous.Rendezvous(
+            task.run,
+            task.num_workers,
+            master.model_layout.dtype,
+            (master.model_layout if frequency == "batch" else master.state_layout).nbytes,
+            start,
+            _MAX_STAGE_FAILURES,
+        )
+        callbacks = keras.callbacks.CallbackList(
+            self._callbacks, add_history=True, model=network, epochs=self.get_epochs(), verbose=0
+        )
+        progress = self._progress or (ProgressLine(self.get_epochs()) if self.get_verbosity() else Silent())
+        try:
+            with ParameterServer(rendezvous, bind, task.credentials) as server:
+                try:
+                    record = self._begin(rendezvous, task, frequency)
+                    network.stop_training = False
+                    synchronous.train(
+                        master,
+                        rendezvous,
+                        rows=record["rows"],
+                        held_out_rows=record["held_out_rows"],
+                        batch_size=task.batch_size,
+                        frequency=frequency,
+                        first_epoch=0,
+                        num_epochs=self.get_epochs(),
+                        callbacks=callbacks,
+                        progress=progress,
+                        checkpoint=lambda epoch: None,
+                    )
+                    rendezvous.stop()
+                    stages[-1].join(_JOIN_SECONDS)
+                finally:
+                    rendezvous.stop()
+        finally:
+            for stage in stages:
+                stage.cancel()
+        record["history"] = {
+            name: [float(value) for value in values] for name, values in _history(callbacks).items()
+        }
+        record["stage_failures"] = rendezvous.num_failures
+        record["workers"] = [row.asDict() for row in sorted(summaries, key=lambda row: int(row["rank"]))]
+        return record
+
+    def _begin(self, rendezvous: synchronous.Rendezvous, task: TrainTask, frequency: str | int) -> dict[str, Any]:
+        """Gather the workers, check what they say, and tell them what holds for the run."""
+        workers = rendezvous.gather_workers()
+        rows = [int(worker["rows"]) for worker in workers]
+        held_out = sum(int(worker["held_out_rows"]) for worker in workers)
+        if sum(rows) < task.num_workers:
+            raise CorpusError(
+                f"{sum(rows)} rows to train on ({held_out} held out) for {task.num_workers} workers",
+                "at least one row for each worker",
+                "Give more rows, or fewer workers (--num-workers)",
+            )
+        environments = [worker["environment"] for worker in workers]
+        differences = reproducibility.differences(environments)
+        if differences:
+            _log.warning("the workers differ, so that this run cannot be repeated bit for bit: %s", "; ".join(differences))
+        precisions = {
+            runtime.resolve_precision(self.getOrDefault("precision"), tuple(environment["cpu_features"]))
+            for environment in environments
+        }
+        precision = precisions.pop() if len(precisions) == 1 else "float32"
+        rendezvous.begin(
+            {
+                "steps": synchronous.steps_of_epoch(rows, task.batch_size),
+                "local": frequency != "batch",
+                "precision": precision,
+                "class_weight": self._class_weights([worker["weight_of_class"] for worker in workers]),
+            }
+        )
+        return {
+            "rows": rows,
+            "held_out_rows": held_out,
+            "precision": precision,
+            "environment": environments[0],
+            "environment_differences": differences,
+        }
+
+    def _class_weights(self, counts: Sequence[Mapping[str, int]]) -> dict[str, float]:
+        """Class number -> weight."""
+        text = self.getOrDefault("class_weight")
+        if not text:
+            return {}
+        if text != "balanced":
+            try:
+                return {str(int(name)): float(value) for name, value in json.loads(text).items()}
+            except (ValueError, TypeError, AttributeError):
+                raise OptionError(
+                    f"class_weight={text!r}", "'balanced' or a JSON object such as {\"0\": 1.0, \"1\": 2.5}", "Correct it"
+                ) from None
+        totals: dict[str, int] = {}
+        for of_worker in counts:
+            for name, count in of_worker.items():
+                totals[name] = totals.get(name, 0) + int(count)
+        num_rows = sum(totals.values())
+        return {name: num_rows / (len(totals) * count) for name, count in sorted(totals.items())}
+
+
+class SeedlingsModel(ElephasTransformer, _SeedlingsParams, MLWritable, MLReadable["SeedlingsModel"]):  # type: ignore[misc]
+    """A trained network as a Spark ML transformer.
+
+    It adds `prediction` (double: the class number, or the value of a regression), and for a classifier
+    `probability` (vector, in the order of the classes) and `predicted_species` (the class' name).
+
+    Params as for `SeedlingsEstimator`; `labels` are the classes' names in order, `kind` is "classification",
+    "binary" (one output, the probability of class 1) or "regression".
+    """
+
+    labels: Param[list[str]] = Param(
+        Params._dummy(), "labels", "names of the classes, in order", TypeConverters.toListString
+    )
+    kind: Param[str] = Param(
+        Params._dummy(), "kind", "classification, binary or regression", TypeConverters.toString
+    )
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._content = b""
+        self._record: dict[str, Any] = {}
+        super().__init__(**kwargs)
+        self._setDefault(
+            outputCol=schema.PREDICTION,
+            predicted_species_col=schema.PREDICTED_SPECIES,
+            labels=[],
+            kind="classification",
+            precision="float32",
+            threads=0,
+            inference_batch_size=64,
+        )
+
+    @classmethod
+    def from_network(cls, network: Any, classes: Sequence[str], *, features_col: str = schema.IMAGE) -> "SeedlingsModel":
+        """A model of a network that was trained elsewhere, over raw pixels.
+
+        Args:
+            network: A `keras.Model` with a softmax over the classes.
+            classes: Names, in the order of its outputs.
+            features_col: Column of images.
+        """
+        model = cls(featuresCol=features_col, labelCol=schema.LABEL, labels=list(classes))
+        model._take(networks.to_bytes(network), {}, {})
+        return model
+
+    def _take(self, content: bytes, history: Mapping[str, Sequence[float]], record: Mapping[str, Any]) -> None:
+        self._content = content
+        self._history = dict(history)
+        self._record = dict(record)
+
+    @property
+    def network_bytes(self) -> bytes:
+        """The content of the network's `.keras` file."""
+        return self._content
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What was recorded of the training: rows of each worker, precision, environment, failures."""
+        return dict(self._record)
+
+    @property
+    def weights(self) -> list[np.ndarray]:
+        """The network's weights, in Keras' order."""
+        weights: list[np.ndarray] = self.get_model().get_weights()
+        return weights
+
+    def get_model(self) -> Any:
+        """The trained Keras network, over raw features."""
+        return networks.from_bytes(self._content)
+
+    def write(self) -> MLWriter:
+        """Spark ML's writer."""
+        return _ModelWriter(self)
+
+    def save(self, path: str) -> None:
+        """Save as a Spark ML stage."""
+        self.write().save(path)
+
+    @classmethod
+    def read(cls) -> "MLReader[SeedlingsModel]":
+        """Spark ML's reader."""
+        return _ModelReader()
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        spark = dataset.sparkSession
+        column = _feature_column(dataset, self.getFeaturesCol())
+        task = prediction.ForwardTask(
+            network=self._content,
+            precision=self.getOrDefault("precision"),
+            batch_size=self.get_inference_batch_size(),
+            threads=self.getOrDefault("threads") or session.task_cpus(spark),
+        )
+        with session.python_environment(spark, runtime.worker_environment(task.threads)):
+            outputs = _predict_udf(task)(column)
+        raw = f"outputs_{uuid.uuid4().hex[:8]}"
+        table = dataset.withColumn(raw, outputs)
+        kind, labels = self.getOrDefault("kind"), self.getOrDefault("labels")
+        first = F.element_at(raw, 1)
+        if kind == "regression":
+            return table.withColumn(self.getOutputCol(), first).drop(raw)
+        if kind == "binary":
+            table = table.withColumn(raw, F.array(1.0 - first, first))
+        index = F.array_position(F.col(raw), F.array_max(raw))
+        names = F.array(*[F.lit(name) for name in labels]) if labels else None
+        added = {
+            self.getOutputCol(): (index - 1).cast("double"),
+            self.getProbabilityCol(): array_to_vector(F.col(raw)),
+            self.getOrDefault("predicted_species_col"): (
+                F.element_at(names, index.cast("int")) if names is not None else (index - 1).cast("string")
+            ),
+        }
+        return table.withColumns(added).drop(raw)
+
+
+class _EstimatorWriter(MLWriter):
+    """Metadata only: an estimator is its params."""
+
+    def __init__(self, instance: SeedlingsEstimator) -> None:
+        super().__init__()
+        self._instance = instance
+
+    def saveImpl(self, path: str) -> None:
+        DefaultParamsWriter.saveMetadata(_plain(self._instance), path, self.sparkSession)
+
+
+class _ModelWriter(MLWriter):
+    """Metadata, and the network beside it."""
+
+    def __init__(self, instance: SeedlingsModel) -> None:
+        super().__init__()
+        self._instance = instance
+
+    def saveImpl(self, path: str) -> None:
+        instance = self._instance
+        extra = {"history": instance.history, "record": instance.record}
+        DefaultParamsWriter.saveMetadata(_plain(instance), path, self.sparkSession, extraMetadata=extra)
+        files.write_bytes(files.join(path, "network.keras"), instance.network_bytes)
+
+
+class _ModelReader(MLReader[SeedlingsModel]):
+    """The counterpart of `_ModelWriter`."""
+
+    def load(self, path: str) -> SeedlingsModel:
+        metadata = DefaultParamsReader.loadMetadata(path, self.sparkSession)
+        model = SeedlingsModel()
+        model._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(model, metadata)
+        content = files.read_bytes(files.join(path, "network.keras"))
+        model._take(content, metadata["history"], metadata["record"])
+        return model
+
+
+def _plain(stage: Any) -> Any:
+    """The stage without custom objects, which are classes and cannot be written as JSON."""
+    copy = stage.copy()
+    copy.clear(copy.custom_objects)
+    return copy
+
+
+def _is_param(name: str) -> bool:
+    return name in _ELEPHAS_PARAMS or isinstance(getattr(_SeedlingsParams, name, None), Param)
+
+
+_ELEPHAS_PARAMS = frozenset(param.name for param in ElephasEstimator().params)
+
+
+def _predict_udf(task: prediction.ForwardTask) -> Any:
+    from collections.abc import Iterator
+
+    import pandas as pd
+
+    def predict(parts: Iterator[pd.Series]) -> Iterator[pd.Series]:
+        return prediction.predict_rows(task, parts)
+
+    # Not deterministic, so that Spark never evaluates it twice for one row.
+    return F.pandas_udf(predict, "array<double>").asNondeterministic()  # type: ignore[call-overload]
+
+
+def _workers_table(spark: SparkSession, rows: DataFrame, task: TrainTask) -> DataFrame:
+    row_bytes = int(np.prod(task.row_shape, dtype=np.int64)) * (1 if task.row_dtype == "uint8" else 8)
+    with (
+        session.arrow_batches(spark, row_bytes),
+        session.python_environment(spark, runtime.worker_environment(task.threads)),
+    ):
+        return rows.mapInArrow(partial(run, task), SUMMARY, barrier=True)
+
+
+def _partition_keys(spark: SparkSession, num_partitions: int) -> list[int]:
+    """For each partition an integer that `repartition` puts there: it hashes what it is given."""
+    found: dict[int, int] = {}
+    start, count = 0, 64 * num_partitions
+    while len(found) < num_partitions:
+        candidates = spark.range(start, start + count, 1, 1).select(F.col("id").cast("int").alias("key"))
+        for key, place in candidates.select("key", F.pmod(F.hash("key"), F.lit(num_partitions))).collect():
+            found.setdefault(int(place), int(key))
+        start += count
+    return [found[place] for place in range(num_partitions)]
+
+
+def _feature_column(dataset: DataFrame, name: str) -> Column:
+    """The features as Spark hands them to Python: bytes, or an array of numbers."""
+    if name not in dataset.columns:
+        raise CorpusError(
+            f"no column {name!r} among {', '.join(dataset.columns)}",
+            "the features column",
+            "Set featuresCol to the name of the column",
+        )
+    kind = dataset.schema[name].dataType
+    if isinstance(kind, BinaryType):
+        return F.col(name)
+    if isinstance(kind, VectorUDT):
+        return vector_to_array(F.col(name))
+    if isinstance(kind, ArrayType) and isinstance(kind.elementType, NumericType):
+        return F.col(name).cast("array<double>")
+    raise CorpusError(
+        f"a column {name!r} of type {kind.simpleString()}",
+        "binary (pixels), a vector or an array of numbers",
+        "Assemble the features with VectorAssembler, or prepare the images with `prepare`",
+    )
+
+
+def _label_names(dataset: DataFrame, column: str) -> list[str]:
+    """The names that StringIndexer left in the label column's metadata, in order."""
+    if column not in dataset.columns:
+        raise CorpusError(
+            f"no column {column!r} among {', '.join(dataset.columns)}", "the label column", "Set labelCol to its name"
+        )
+    names = dataset.schema[column].metadata.get("ml_attr", {}).get("vals", [])
+    return [str(name) for name in names]
+
+
+def _label_kind(loss: Any) -> str:
+    name = loss if isinstance(loss, str) else getattr(loss, "name", type(loss).__name__)
+    if "sparse" in str(name):
+        return "index"
+    if "categorical" in str(name):
+        return "one_hot"
+    return "number"
+
+
+def _kind(loss: Any, network: Any) -> str:
+    if _label_kind(loss) != "number":
+        return "classification"
+    name = str(loss if isinstance(loss, str) else getattr(loss, "name", ""))
+    return "binary" if "binary" in name and int(network.output_shape[-1]) == 1 else "regression"
+
+
+def _example_labels(kind: str, num_classes: int, network: Any) -> np.ndarray:
+    if kind == "index":
+        return np.zeros(2, np.int64)
+    if kind == "one_hot":
+        return np.eye(num_classes, dtype=np.float32)[[0, 0]]
+    return np.zeros((2, 1), network.outputs[0].dtype)
+
+
+def _history(callbacks: Any) -> dict[str, list[float]]:
+    for callback in callbacks.callbacks:
+        if isinstance(callback, keras.callbacks.History):
+            return dict(callback.history)
+    return {}

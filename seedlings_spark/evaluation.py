@@ -1,0 +1,297 @@
+"""How well predicted species agree with the true ones: a confusion matrix and what follows from it.
+
+Spark counts, once; every number is then a pure function of the counts, which are kept beside the numbers.
+What is 0/0 has one rule each. Precision, recall and F1 are 0, as scikit-learn's `zero_division=0`. The
+error rates, and every average over nothing, are not a number, which `to_dict` writes as null: an error
+rate of 0 would be praise that nobody has earned. Macro averages are over the species that occur, as a
+true or as a predicted one, which is what scikit-learn does when it is not given `labels`: a species of
+which the split has no image costs nothing until an image is mistaken for it.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pyspark.sql import Column, DataFrame, functions
+
+from seedlings_spark import schema
+from seedlings_spark.errors import CorpusError, SeedlingsError
+
+# How many species an error message lists before it stops.
+_MAX_LISTED = 12
+
+
+@dataclass(frozen=True)
+class SpeciesScores:
+    """One species against all others. Rates and scores lie between 0 and 1.
+
+    Attributes:
+        species: Its name.
+        support: How many images truly show it.
+        predicted: How many images were said to show it.
+        true_positives: How many of those do.
+        precision: true_positives / predicted; 0 if it was never predicted.
+        recall: true_positives / support; 0 if there is no image of it.
+        f1: 2 * true_positives / (support + predicted); 0 if both are.
+        false_positive_rate: The share of the other species' images that were mistaken for this one; not a
+            number if there are no others.
+        false_negative_rate: The share of its own images that were mistaken for others, 1 - recall; not a
+            number if there is no image of it.
+    """
+
+    species: str
+    support: int
+    predicted: int
+    true_positives: int
+    precision: float
+    recall: float
+    f1: float
+    false_positive_rate: float
+    false_negative_rate: float
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Images of one species that were taken for another.
+
+    Attributes:
+        truth: What they show.
+        predicted: What they were taken for.
+        num_images: How many they are.
+        share: Which share of the images of `truth` they are, above 0 and up to 1.
+    """
+
+    truth: str
+    predicted: str
+    num_images: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The numbers of one model on one set of images. `evaluate` makes it.
+
+    Attributes:
+        classes: The species, in the order of the matrix.
+        confusion: Counts, [true species][predicted species].
+        num_images: Their sum.
+        accuracy: The share of images on the diagonal.
+        macro_f1: Mean over the species that occur, each counting the same.
+        micro_f1: From the pooled counts; where each image has one species and one prediction, as here, it is
+            the accuracy. It is given because reports elsewhere name it.
+        macro_precision: As `macro_f1`.
+        macro_recall: As `macro_f1`.
+        weighted_f1: Mean of F1, each species counting as many times as it has images.
+        per_species: One for each class, in the same order.
+    """
+
+    classes: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    num_images: int
+    accuracy: float
+    macro_f1: float
+    micro_f1: float
+    macro_precision: float
+    macro_recall: float
+    weighted_f1: float
+    per_species: tuple[SpeciesScores, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """The same as lists, dicts, strings and finite numbers, which JSON can hold; null where undefined."""
+        return {
+            "num_images": self.num_images,
+            "accuracy": _finite(self.accuracy),
+            "macro_f1": _finite(self.macro_f1),
+            "micro_f1": _finite(self.micro_f1),
+            "macro_precision": _finite(self.macro_precision),
+            "macro_recall": _finite(self.macro_recall),
+            "weighted_f1": _finite(self.weighted_f1),
+            "classes": list(self.classes),
+            "per_species": [
+                {name: _finite(value) for name, value in asdict(scores).items()}
+                for scores in self.per_species
+            ],
+            "confusion_matrix": [list(row) for row in self.confusion],
+        }
+
+
+def confusion_matrix(
+    predictions: DataFrame,
+    classes: Sequence[str],
+    *,
+    truth: str = schema.SPECIES,
+    predicted: str = schema.PREDICTED_SPECIES,
+) -> npt.NDArray[np.int64]:
+    """Count how often each species was taken for which.
+
+    One Spark job, so a model's predictions are computed once. At most (classes + 1) ** 2 rows reach the
+    driver, however many images and however many unknown names there are.
+
+    Args:
+        predictions: One row an image.
+        classes: The species, in the order wanted; no duplicates.
+        truth: The column of the true species.
+        predicted: The column of the predicted species.
+
+    Returns:
+        int64 array of shape (classes, classes): rows are true, columns predicted species. All 0 if the table
+        is empty.
+
+    Raises:
+        CorpusError: There is no column `truth`, or it has a null or a species outside of `classes`.
+        SeedlingsError: The same of `predicted`.
+    """
+    _check_classes(classes)
+    for column, error in ((truth, CorpusError), (predicted, SeedlingsError)):
+        if column not in predictions.columns:
+            raise error(
+                f"The table to evaluate has no column {column!r}, only {', '.join(predictions.columns)}",
+                f"a true species in {truth!r} and a predicted one in {predicted!r}",
+                "Give a table with labels that a model has transformed",
+            )
+    # Names become places before anything is grouped: 1 to len(classes), and 0 for whatever is none of them.
+    # One example of that is all that is kept.
+    names = functions.array(*[functions.lit(name) for name in classes])
+
+    def place(column: str) -> Column:
+        return functions.coalesce(functions.array_position(names, functions.col(column)), functions.lit(0))
+
+    counted = (
+        predictions.select(functions.col(truth).alias("truth"), functions.col(predicted).alias("predicted"))
+        .groupBy(place("truth").alias("row"), place("predicted").alias("column"))
+        .agg(
+            functions.count(functions.lit(1)).alias("num_images"),
+            functions.min("truth").alias("truth"),
+            functions.min("predicted").alias("predicted"),
+        )
+        .collect()
+    )
+    counts = np.zeros((len(classes) + 1, len(classes) + 1), dtype=np.int64)
+    for group in counted:
+        counts[group["row"], group["column"]] = group["num_images"]
+    if counts[0].any():
+        examples = (group["truth"] for group in counted if group["row"] == 0)
+        raise CorpusError(
+            _found(truth, int(counts[0].sum()), int(counts.sum()), examples),
+            f"one of {_listed(classes)}",
+            "Evaluate on a corpus of the species that the model was trained on, or train a model on this one",
+        )
+    if counts[:, 0].any():
+        examples = (group["predicted"] for group in counted if group["column"] == 0)
+        raise SeedlingsError(
+            _found(predicted, int(counts[:, 0].sum()), int(counts.sum()), examples),
+            f"one of {_listed(classes)}",
+            "Give the species of the model that made these predictions",
+        )
+    return counts[1:, 1:].copy()
+
+
+def evaluate(confusion: npt.NDArray[np.integer[Any]], classes: Sequence[str]) -> Evaluation:
+    """The numbers that follow from a confusion matrix.
+
+    Args:
+        confusion: Integers of shape (classes, classes), 0 or more: rows are true, columns predicted species.
+        classes: At least one species; no duplicates.
+
+    Returns:
+        The evaluation. With no images at all, everything but the scores per species is not a number.
+
+    Raises:
+        ValueError: The matrix is not of that shape and kind, or the classes are not.
+    """
+    _check_classes(classes)
+    matrix = np.asarray(confusion)
+    if matrix.shape != (len(classes), len(classes)) or not np.issubdtype(matrix.dtype, np.integer):
+        raise ValueError(
+            f"a confusion matrix of {matrix.dtype} {matrix.shape}, "
+            f"expected integers of shape {(len(classes), len(classes))}"
+        )
+    if (matrix < 0).any():
+        raise ValueError(f"a confusion matrix with a count of {matrix.min()}, expected 0 or more")
+    # Python's integers from here on: exact, and JSON knows them.
+    rows = tuple(tuple(int(count) for count in row) for row in matrix)
+    supports = [sum(row) for row in rows]
+    predicted = [sum(column) for column in zip(*rows, strict=True)]
+    num_images = sum(supports)
+    hits = [rows[place][place] for place in range(len(rows))]
+    per_species = tuple(
+        _scores(species, support, num_predicted, num_hits, num_images)
+        for species, support, num_predicted, num_hits in zip(classes, supports, predicted, hits, strict=True)
+    )
+    occurring = [scores for scores in per_species if scores.support or scores.predicted]
+    accuracy = _ratio(sum(hits), num_images, math.nan)
+    return Evaluation(
+        classes=tuple(classes),
+        confusion=rows,
+        num_images=num_images,
+        accuracy=accuracy,
+        macro_f1=_mean([scores.f1 for scores in occurring]),
+        micro_f1=accuracy,
+        macro_precision=_mean([scores.precision for scores in occurring]),
+        macro_recall=_mean([scores.recall for scores in occurring]),
+        weighted_f1=_ratio(math.fsum(each.f1 * each.support for each in per_species), num_images, math.nan),
+        per_species=per_species,
+    )
+
+
+def worst_confusions(evaluation: Evaluation, n: int) -> tuple[Confusion, ...]:
+    """The confusions of most images, up to `n` of them; none that did not happen.
+
+    Of two with as many images the one with the larger share of its species comes first, then the order of the
+    classes decides.
+    """
+    confusions = [
+        Confusion(truth, predicted, count, count / scores.support)
+        for truth, row, scores in zip(
+            evaluation.classes, evaluation.confusion, evaluation.per_species, strict=True
+        )
+        for predicted, count in zip(evaluation.classes, row, strict=True)
+        if count and predicted != truth
+    ]
+    confusions.sort(key=lambda confusion: (-confusion.num_images, -confusion.share))
+    return tuple(confusions[: max(n, 0)])
+
+
+def _scores(species: str, support: int, predicted: int, hits: int, num_images: int) -> SpeciesScores:
+    return SpeciesScores(
+        species=species,
+        support=support,
+        predicted=predicted,
+        true_positives=hits,
+        precision=_ratio(hits, predicted, 0.0),
+        recall=_ratio(hits, support, 0.0),
+        f1=_ratio(2 * hits, support + predicted, 0.0),
+        false_positive_rate=_ratio(predicted - hits, num_images - support, math.nan),
+        false_negative_rate=_ratio(support - hits, support, math.nan),
+    )
+
+
+def _ratio(part: float, whole: int, undefined: float) -> float:
+    return part / whole if whole else undefined
+
+
+def _mean(values: Sequence[float]) -> float:
+    return _ratio(math.fsum(values), len(values), math.nan)
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _check_classes(classes: Sequence[str]) -> None:
+    if not classes or len(set(classes)) != len(classes):
+        raise ValueError(f"classes {list(classes)}, expected at least one and no duplicates")
+
+
+def _found(column: str, num_unknown: int, num_rows: int, examples: Iterable[str | None]) -> str:
+    names = sorted(example for example in examples if example is not None)
+    what = f"such as {names[0]!r}" if names else "null"
+    return f"{num_unknown} of {num_rows} rows have no known species in column {column!r}, {what}"
+
+
+def _listed(classes: Sequence[str]) -> str:
+    listed = ", ".join(classes[:_MAX_LISTED])
+    return f"{listed} and {len(classes) - _MAX_LISTED} more" if len(classes) > _MAX_LISTED else listed

@@ -1,0 +1,600 @@
+"""Turn the bytes of an image file into upright RGB pixels of one size, or say why that cannot be done.
+
+The only module that knows Pillow. A file is recognised by its first bytes, and only the one decoder that
+they name is tried on it. Whatever Pillow raises becomes an `ImageError` with one of
+`schema.REJECT_REASONS`; a picture that failed is never loaded a second time, because a second `load` often
+succeeds with a partly empty picture. A picture is decoded whole or not at all.
+
+Every picture ends as three channels of 8 bits over black: black is what the `pad` policy adds and what
+segmented plants stand on, and premultiplied pixels *are* the picture over black, so that a transparent
+pixel's hidden colour never bleeds into its neighbours. Colour profiles and gamma are not applied.
+
+Importing this module changes two things in the process, once: Pillow's own pixel limit is switched off, as
+`max_pixels` takes its place before any pixel is allocated, and Pillow's warnings about odd metadata are
+silenced, so that neither stops or litters a job. Nothing else is global; all functions may be called from
+many threads.
+"""
+
+import io
+import math
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from seedlings_spark.errors import ImageError
+
+Pixels = npt.NDArray[np.uint8]
+Rectangle = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
+
+# What cameras, scanners, web pages and annotation tools write. Of an animation the first frame counts.
+FORMATS = ("png", "jpeg", "webp", "bmp", "tiff", "gif")
+# crop: the largest centred rectangle of the target's shape, so that a leaf keeps its proportions and no
+#   pixel is invented; the default, as plants stand in the middle of their pictures
+# pad: the whole picture, centred, with black bars
+# stretch: the whole picture, squeezed
+ASPECTS = ("crop", "pad", "stretch")
+# 8000 x 8000, above any camera in common use. Decoding takes 4 to 12 bytes of memory a pixel (WebP 20), so
+# 0.3 to 1.2 GB at this limit, 0.1 GB for a photograph of 12 million; a JPEG far larger than its target less.
+MAX_PIXELS = 64_000_000
+
+_EXPECTED = "unknown {name} {value!r}: expected one of {known}"
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_JPEG_SIGNATURE = b"\xff\xd8\xff"
+_TIFF_SIGNATURES = (b"MM\0*", b"II*\0", b"MM*\0", b"II\0*", b"MM\0+", b"II+\0")
+# Registered with Pillow, but data, film or a page rather than a picture.
+_NO_PICTURES = frozenset({"BUFR", "GRIB", "HDF5", "MPEG"})
+# Known by so little that others are asked first, in this order.
+_WEAK_SIGNATURES = ("TGA", "CUR", "GBR")
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+# A progressive JPEG costs one pass over all its coefficients for each scan, and an empty scan is ten bytes.
+# Real ones have about ten scans.
+_MAX_SCANS = 20
+# Largest values that mean white in files that do not say; see `_deep_to_grey`.
+_INTEGER_WHITES = (255.0, 65535.0, 4294967295.0)
+_FLOAT_WHITES = (1.0, *_INTEGER_WHITES)
+_ROWS_AT_ONCE = 1 << 22  # pixels of a deep picture converted at once: bounds the floats in memory to 64 MB
+_DETAIL_LENGTH = 200
+# Bytes a value of TIFF's types 1 to 12 (TIFF 6.0, page 15).
+_TIFF_TYPE_LENGTHS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+# EXIF 2.3, tag 0x0112: how a picture is to be turned to stand upright.
+_ORIENTATION = 0x0112
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+Image.MAX_IMAGE_PIXELS = None
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+Image.init()  # now, so that no two threads register plugins at the same time
+
+
+def decode(
+    content: bytes,
+    size: tuple[int, int],
+    *,
+    aspect: str = "crop",
+    formats: Sequence[str] = FORMATS,
+    max_pixels: int = MAX_PIXELS,
+) -> Pixels:
+    """Decode a picture to upright RGB pixels of one size.
+
+    The same bytes give the same pixels on every machine with the same version of Pillow. All eight
+    orientations of one losslessly stored picture give the same pixels too.
+
+    Shrinking averages with a triangle filter as wide as the reduction (Pillow's BILINEAR): it uses every
+    pixel, keeps mirror images mirror images, and does not overshoot at the edges of leaves as LANCZOS and
+    BICUBIC do. Large JPEGs are first shrunk by 2, 4 or 8 while they are decoded, to no less than twice the
+    size needed. The result then differs from a full decode by up to 1.1 levels in the mean and 8 at most on
+    photographs of plants, by up to 2.2 and 11 on pure noise; `test_images.py` holds the latter.
+
+    16-bit grey is divided by 257. Integers of 32 bits and floats do not say what is white: the smallest of
+    1 (floats only), 255, 65535 and 2**32 - 1 that no pixel exceeds is taken; negative values and NaN are
+    black.
+
+    Not promised: that damage is noticed where the format has no checksum. A JPEG with a flipped bit may
+    decode silently to other pixels. PNG data are checked, which Pillow itself does not do.
+
+    Args:
+        content: A whole image file.
+        size: (height, width) of the result in pixels, each at least 1.
+        aspect: One of `ASPECTS`: what to do when the picture has another shape than `size`.
+        formats: Accepted formats, a subset of `FORMATS`.
+        max_pixels: Most pixels (height x width) that a picture may have, checked before it is decoded.
+
+    Returns:
+        uint8 array of shape (height, width, 3), C-contiguous, values 0 to 255.
+
+    Raises:
+        ImageError: The file is `empty`, `truncated`, `not_an_image`, of an `unsupported_format`,
+            `too_large` or `corrupt`.
+        ValueError: The size, the aspect policy or a format's name makes no sense.
+    """
+    height, width = size
+    if height < 1 or width < 1 or max_pixels < 1:
+        raise ValueError(f"size {size} and max_pixels {max_pixels}: expected numbers of at least 1")
+    _check_known("aspect", aspect, ASPECTS)
+    for accepted in formats:
+        _check_known("format", accepted, FORMATS)
+
+    content = bytes(content)
+    name = _recognise(content, formats)
+    try:
+        return _decode_as(name, content, (height, width), aspect, max_pixels)
+    except ImageError:
+        raise
+    except Exception as error:
+        # Raised below, outside of this block: a chained error would keep the half-decoded picture alive.
+        rejection = _rejection(error, name, content)
+    raise rejection
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """Encode pixels as a PNG file whose bytes depend on nothing but the pixels.
+
+    The data are stored, not compressed: what a compressor makes of them differs between zlib and its
+    replacements, and with it the content hash and the split of a drawn picture would differ between
+    machines. The file is as large as its pixels.
+
+    Args:
+        pixels: uint8 array of shape (height, width) for grey, (height, width, 3) for RGB or
+            (height, width, 4) for RGBA.
+
+    Returns:
+        A whole PNG file.
+
+    Raises:
+        ValueError: Another shape or type.
+    """
+    channels = 1 if pixels.ndim == 2 else pixels.shape[-1]
+    colour_type = {1: 0, 3: 2, 4: 6}.get(channels)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or colour_type is None or pixels.size == 0:
+        raise ValueError(
+            f"pixels of type {pixels.dtype} and shape {pixels.shape}: expected uint8 of shape "
+            "(height, width), (height, width, 3) or (height, width, 4)"
+        )
+    height, width = pixels.shape[:2]
+    rows = np.zeros((height, 1 + width * channels), np.uint8)  # each row begins with its filter: none
+    rows[:, 1:] = pixels.reshape(height, width * channels)
+    return b"".join(
+        (
+            _PNG_SIGNATURE,
+            _png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)),
+            _png_chunk(b"IDAT", _stored(rows.tobytes())),
+            _png_chunk(b"IEND", b""),
+        )
+    )
+
+
+def _check_known(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(_EXPECTED.format(name=name, value=value, known=", ".join(known)))
+
+
+# --- what is it -----------------------------------------------------------------------------------------
+
+
+def _recognise(content: bytes, formats: Sequence[str]) -> str:
+    """Return the format that the first bytes announce, if it is an accepted one."""
+    if not content:
+        raise ImageError("empty", "the file has no bytes")
+    if _PNG_SIGNATURE.startswith(content) or _JPEG_SIGNATURE.startswith(content):
+        raise ImageError("truncated", f"the file ends after {len(content)} bytes")
+    name = _announced(content)
+    if name is None:
+        other = _other_format(content)
+        if other is None:
+            raise ImageError("not_an_image", "the first bytes are of no known image format")
+        raise ImageError("unsupported_format", other)
+    if name not in formats:
+        raise ImageError("unsupported_format", name)
+    return name
+
+
+def _announced(content: bytes) -> str | None:
+    """Return the one of `FORMATS` that the first bytes announce."""
+    if content.startswith(_PNG_SIGNATURE[:4]):  # the rest of it tells a file spoilt by a text-mode transfer
+        return "png"
+    if content.startswith(_JPEG_SIGNATURE):
+        return "jpeg"
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+        return "webp"
+    if content.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
+    if content.startswith(_TIFF_SIGNATURES):
+        return "tiff"
+    if content.startswith(b"BM"):
+        return "bmp"
+    return None
+
+
+def _other_format(content: bytes) -> str | None:
+    """Name the format of a picture that is not one of `FORMATS`.
+
+    Only looks at first bytes: no other decoder is ever started on a stranger's file, except that of TGA,
+    which has no signature, for its header of 18 bytes.
+    """
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
+        return "heif"
+    known = [name for name in Image.OPEN if name.lower() not in FORMATS and name not in _NO_PICTURES]
+    strong = [name for name in known if name not in _WEAK_SIGNATURES]
+    for name in (*strong, *_WEAK_SIGNATURES):
+        if name in known and _pillow_accepts(name, content):
+            return name.lower()
+    return None
+
+
+def _pillow_accepts(name: str, content: bytes) -> bool:
+    accepts = Image.OPEN[name][1]
+    try:
+        if accepts is not None:
+            return bool(accepts(content[:16]))
+        if name == "TGA":
+            Image.open(io.BytesIO(content), formats=(name,))
+            return True
+    except Exception:  # among them an `accept` that expects more bytes than there are
+        return False
+    return False
+
+
+# --- the decoding ---------------------------------------------------------------------------------------
+
+
+def _decode_as(name: str, content: bytes, size: tuple[int, int], aspect: str, max_pixels: int) -> Pixels:
+    """Decode a picture of a known format; raises whatever Pillow raises."""
+    if name == "webp":  # its decoder allocates the canvas while it is opened
+        _check_pixels(_webp_size(content), max_pixels)
+    if name == "png":
+        _check_png(content)
+    if name == "gif":  # opening it allocates the first frame, which may be larger than the screen
+        content, frame = _first_gif_frame(content)
+        _check_pixels(frame, max_pixels)
+    picture: Any = Image.open(io.BytesIO(content), formats=(name.upper(),))
+    _check_pixels(picture.size, max_pixels)
+    if name == "tiff":
+        _check_tiff_tiles(picture, max_pixels)
+    transparent = _transparent_value(picture, content)
+
+    if name == "jpeg":
+        _check_scans(picture, content, max_pixels)
+        orientation = _orientation(picture)
+        stored = _draft(picture, size if orientation < 5 else (size[1], size[0]), aspect)
+        picture.load()
+    else:
+        picture.load()
+        orientation = _orientation(picture)  # PNG may say it after the pixels; TIFF has turned itself by now
+        stored = (float(picture.width), float(picture.height))
+    used = _turned_rectangle(picture.size, stored, orientation)
+    picture = _to_eight_bits(picture, transparent)
+    if orientation in _TRANSPOSITIONS:  # the whole picture, so that the eight orientations agree to the bit
+        picture = picture.transpose(_TRANSPOSITIONS[orientation])
+    return _fit(picture, used, size, aspect)
+
+
+def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageError("too_large", f"{height} x {width} pixels, more than the {max_pixels} allowed")
+
+
+def _webp_size(content: bytes) -> tuple[int, int]:
+    """Return (width, height) of a WebP file's canvas, (0, 0) if its header is damaged.
+
+    The layouts are those of RFC 9649, sections 2.5 to 2.7.
+    """
+    kind, head = content[12:16], content[20:30]
+    if len(head) < 10:
+        return 0, 0
+    if kind == b"VP8X":
+        return int.from_bytes(head[4:7], "little") + 1, int.from_bytes(head[7:10], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(head[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
+
+
+def _first_gif_frame(content: bytes) -> tuple[bytes, tuple[int, int]]:
+    """Return a GIF that begins with its first frame, and the (width, height) which that frame needs.
+
+    Comments and other extensions are left out, so that Pillow cannot read them in another way than this
+    and come upon another frame. The layout is that of the GIF89a specification, sections 18 to 26.
+    """
+    try:
+        width, height, flags = struct.unpack_from("<HHB", content, 6)
+        at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+        start, control = content[:at], b""
+        while content[at] != 0x2C:
+            if content[at] != 0x21:  # padding, or the end
+                at += 1
+                continue
+            extension = at
+            at += 2
+            while content[at]:
+                at += content[at] + 1
+            at += 1
+            if content[extension + 1] == 0xF9 and content[extension + 2] >= 4:
+                control = b"\x21\xf9\x04" + content[extension + 3 : extension + 7] + b"\0"
+        left, upper, frame_width, frame_height = struct.unpack_from("<HHHH", content, at + 1)
+    except (IndexError, struct.error):
+        return content[:13] + b";", (0, 0)
+    return start + control + content[at:], (max(width, left + frame_width), max(height, upper + frame_height))
+
+
+def _check_tiff_tiles(picture: Any, max_pixels: int) -> None:
+    """Refuse a small picture in huge tiles: a tile is decoded whole."""
+    tags = picture.tag_v2
+    _check_pixels((int(tags.get(322, 0)), int(tags.get(323, 0))), max_pixels)
+
+
+def _check_scans(picture: Any, content: bytes, max_pixels: int) -> None:
+    scans = content.count(b"\xff\xda")
+    if scans * picture.width * picture.height > _MAX_SCANS * max_pixels:
+        raise ImageError("too_large", f"{scans} scans of {picture.height} x {picture.width} pixels")
+
+
+def _check_png(content: bytes) -> None:
+    """Verify the checksums of a PNG's pixel data, which Pillow skips.
+
+    Where inflating happens to succeed, a flipped bit would else become a wrong picture. Data cut short are
+    left to the decoder.
+    """
+    view = memoryview(content)
+    for kind, start, end in _png_chunks(content):
+        if kind == b"IDAT" and end + 4 <= len(content):
+            stored = int.from_bytes(view[end : end + 4], "big")
+            if zlib.crc32(view[start - 4 : end]) != stored:
+                raise ImageError("corrupt", "the checksum of the pixel data (IDAT) is wrong")
+
+
+def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the (kind, start, end) of each chunk's data; the last may end beyond the file."""
+    at = len(_PNG_SIGNATURE)
+    while at + 8 <= len(content):
+        end = at + 8 + int.from_bytes(content[at : at + 4], "big")
+        yield content[at + 4 : at + 8], at + 8, end
+        at = end + 4
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Return how a picture is to be turned, 1 to 8; 1, as it is, if it does not say clearly."""
+    try:
+        orientation = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged metadata do not spoil a picture
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _draft(picture: Any, size: tuple[int, int], aspect: str) -> tuple[float, float]:
+    """Let a JPEG be decoded at 1/2, 1/4 or 1/8 where that leaves twice the pixels that are needed.
+
+    Returns:
+        (width, height) that the picture then has. Not whole numbers: the last column and row of a shrunk
+        picture may lie partly beyond its edge.
+    """
+    whole = (0.0, 0.0, float(picture.width), float(picture.height))
+    left, upper, right, lower = _source(whole, size, aspect)
+    width, height = _inner(whole, size, aspect)
+    needed = (
+        max(1, math.ceil(2 * width * picture.width / (right - left))),
+        max(1, math.ceil(2 * height * picture.height / (lower - upper))),
+    )
+    drafted = picture.draft(None, needed)
+    return whole[2:] if drafted is None else drafted[1][2:]
+
+
+def _turned_rectangle(size: tuple[int, int], stored: tuple[float, float], orientation: int) -> Rectangle:
+    """Return where the picture lies in its turned pixels, given the (width, height) of both as stored."""
+    width, height = stored
+    beyond_x, beyond_y = size[0] - width, size[1] - height
+    if orientation >= 5:
+        width, height, beyond_x, beyond_y = height, width, beyond_y, beyond_x
+    left = beyond_x if orientation in (2, 3, 6, 7) else 0.0
+    upper = beyond_y if orientation in (3, 4, 7, 8) else 0.0
+    return left, upper, left + width, upper + height
+
+
+# --- the colours ----------------------------------------------------------------------------------------
+
+
+def _transparent_value(picture: Image.Image, content: bytes) -> int | tuple[int, ...] | None:
+    """Return the value of grey or RGB pixels that a PNG declares transparent, as Pillow stores pixels.
+
+    Pillow hands over the file's value, in the file's bit depth; it stores 1, 2 and 4 bits as 8, and 16-bit
+    RGB as its upper 8.
+    """
+    declared = picture.info.get("transparency")
+    if picture.format != "PNG" or picture.mode not in ("L", "RGB") or len(content) < 25:
+        return None
+    depth = content[24]
+    if isinstance(declared, tuple):
+        return tuple(value >> 8 for value in declared) if depth == 16 else declared
+    if isinstance(declared, int):
+        return declared * 255 // ((1 << depth) - 1) if depth < 8 else declared
+    return None
+
+
+def _to_eight_bits(picture: Image.Image, transparent: int | tuple[int, ...] | None) -> Image.Image:
+    """Convert to L, RGB, La or RGBa: 8 bits a channel, colours multiplied by alpha where there is any."""
+    mode = picture.mode
+    if mode.startswith("I") or mode == "F":
+        return _deep_to_grey(picture)
+    if mode in ("L", "RGB", "La", "RGBa") and "transparency" not in picture.info:
+        return picture
+    if mode in ("LA", "RGBA"):
+        return picture.convert(mode[:-1] + "a")
+    if picture.has_transparency_data:
+        if transparent is not None:
+            picture.info["transparency"] = transparent
+        return picture.convert("RGBA").convert("RGBa")
+    return picture.convert("L" if mode == "1" else "RGB")
+
+
+def _deep_to_grey(picture: Image.Image) -> Image.Image:
+    """Scale 16-bit, 32-bit and float pixels to 8 bits. Pillow's own conversion clips them at 255."""
+    values = np.asarray(picture)
+    tags = getattr(picture, "tag_v2", {})
+    bits, signed = tags.get(258, (16,))[0], tags.get(339, (1,))[0] == 2
+    if picture.mode == "I" and not signed:
+        values = values.view(np.uint32)
+    if picture.mode.startswith("I;16") or (bits == 16 and not signed):
+        white = 65535.0
+    elif picture.mode == "I" and bits == 16:
+        white = 32767.0
+    else:
+        white = _white(values)
+
+    grey = np.empty(values.shape, np.uint8)
+    step = max(1, _ROWS_AT_ONCE // values.shape[1])
+    for first in range(0, values.shape[0], step):
+        rows = np.nan_to_num(values[first : first + step].astype(np.float64), nan=0.0)
+        np.clip(rows / white, 0.0, 1.0, out=rows)
+        grey[first : first + step] = np.floor(rows * 255.0 + 0.5)
+    declared = picture.info.get("transparency")
+    if isinstance(declared, int):
+        grey[values == declared] = 0
+    return Image.fromarray(grey)
+
+
+def _white(values: npt.NDArray[Any]) -> float:
+    """Return the smallest customary white that no finite pixel exceeds."""
+    whole = values.dtype.kind in "iu"
+    largest = float(values.max() if whole else np.max(values, where=np.isfinite(values), initial=0.0))
+    return next(
+        (white for white in (_INTEGER_WHITES if whole else _FLOAT_WHITES) if largest <= white), largest
+    )
+
+
+# --- the size -------------------------------------------------------------------------------------------
+
+
+def _source(picture: Rectangle, size: tuple[int, int], aspect: str) -> Rectangle:
+    """Return the part of the picture that is used."""
+    if aspect != "crop":
+        return picture
+    left, upper, right, lower = picture
+    width, height = right - left, lower - upper
+    cropped_width = min(width, height * size[1] / size[0])
+    cropped_height = min(height, width * size[0] / size[1])
+    left += (width - cropped_width) / 2
+    upper += (height - cropped_height) / 2
+    return left, upper, left + cropped_width, upper + cropped_height
+
+
+def _inner(picture: Rectangle, size: tuple[int, int], aspect: str) -> tuple[int, int]:
+    """Return (width, height) of what the picture fills of the target."""
+    height, width = size
+    if aspect != "pad":
+        return width, height
+    scale = min(width / (picture[2] - picture[0]), height / (picture[3] - picture[1]))
+    return (
+        max(1, min(width, math.floor((picture[2] - picture[0]) * scale + 0.5))),
+        max(1, min(height, math.floor((picture[3] - picture[1]) * scale + 0.5))),
+    )
+
+
+def _fit(picture: Image.Image, used: Rectangle, size: tuple[int, int], aspect: str) -> Pixels:
+    """Resample a picture to the target size."""
+    height, width = size
+    inner = _inner(used, size, aspect)
+    left, upper, right, lower = _source(used, size, aspect)
+    # The filter reaches beyond the rectangle's edges into the rest of the picture, as it does inside of it.
+    # A rounding error must not push the rectangle itself out of the picture, which Pillow refuses.
+    box = (max(left, 0.0), max(upper, 0.0), min(right, picture.width), min(lower, picture.height))
+    fitted = np.asarray(picture.resize(inner, Image.Resampling.BILINEAR, box=box))
+    channels = fitted[:, :, None] if fitted.ndim == 2 else fitted
+
+    pixels = np.zeros((height, width, 3), np.uint8)
+    x, y = (width - inner[0]) // 2, (height - inner[1]) // 2
+    pixels[y : y + inner[1], x : x + inner[0]] = channels[:, :, : 3 if channels.shape[2] >= 3 else 1]
+    return pixels
+
+
+# --- what went wrong ------------------------------------------------------------------------------------
+
+
+def _rejection(error: Exception, name: str, content: bytes) -> ImageError:
+    """Say in our words what an exception of Pillow means for a file of a known format."""
+    text = " ".join(str(error).split())
+    if isinstance(error, UnidentifiedImageError):  # its text holds an address in memory
+        text = f"the header of a {name} file that Pillow cannot read"
+    detail = f"{type(error).__name__}: {text}"[:_DETAIL_LENGTH]
+    if isinstance(error, MemoryError | Image.DecompressionBombError) or "too large" in text:
+        return ImageError("too_large", detail)
+    if _ends_early(name, content) or "truncat" in text.lower():
+        return ImageError("truncated", detail)
+    return ImageError("corrupt", detail)
+
+
+def _ends_early(name: str, content: bytes) -> bool:
+    """Tell whether a file that could not be decoded lacks its end."""
+    if name == "png":
+        return content.startswith(_PNG_SIGNATURE) and not any(
+            kind == b"IEND" and end <= len(content) for kind, _, end in _png_chunks(content)
+        )
+    if name == "jpeg":
+        return content.rfind(b"\xff\xd9") <= content.rfind(b"\xff\xda")
+    if name == "gif":
+        return not content.rstrip(b"\0").endswith(b";")
+    if name == "webp":
+        return len(content) < 12 or int.from_bytes(content[4:8], "little") + 8 > len(content)
+    if name == "bmp":
+        return len(content) < 26 or int.from_bytes(content[2:6], "little") > len(content)
+    return _tiff_ends_early(content)
+
+
+def _tiff_ends_early(content: bytes) -> bool:
+    """Tell whether a TIFF's first directory, or what it points to, lies beyond the file's end."""
+    order = "<" if content.startswith(b"II") else ">"
+    if b"+" in content[2:4]:  # BigTIFF: not looked into
+        return False
+    values: dict[int, tuple[int, ...]] = {}
+    try:
+        (directory,) = struct.unpack_from(order + "I", content, 4)
+        (entries,) = struct.unpack_from(order + "H", content, directory)
+        for entry in range(entries):
+            where = directory + 2 + 12 * entry
+            tag, kind, count = struct.unpack_from(order + "HHI", content, where)
+            where += 8
+            length = count * _TIFF_TYPE_LENGTHS.get(kind, 0)
+            if length > 4:
+                (where,) = struct.unpack_from(order + "I", content, where)
+            if where + length > len(content):
+                return True
+            if tag in (273, 279, 324, 325) and kind in (3, 4):  # where strips or tiles are, how long they are
+                values[tag] = struct.unpack_from(f"{order}{count}{'H' if kind == 3 else 'I'}", content, where)
+    except struct.error:
+        return True
+    return any(
+        start + length > len(content)
+        for starts, lengths in ((273, 279), (324, 325))
+        for start, length in zip(values.get(starts, ()), values.get(lengths, ()), strict=False)
+    )
+
+
+# --- writing PNG ----------------------------------------------------------------------------------------
+
+
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _stored(data: bytes) -> bytes:
+    """Wrap data as a zlib stream of stored blocks (RFC 1950; RFC 1951, section 3.2.4)."""
+    most = 0xFFFF
+    parts = [b"\x78\x01"]
+    for start in range(0, len(data), most):
+        block = data[start : start + most]
+        last = start + most >= len(data)
+        parts += [struct.pack("<BHH", last, len(block), len(block) ^ most), block]
+    parts.append(struct.pack(">I", zlib.adler32(data)))
+    return b"".join(parts)

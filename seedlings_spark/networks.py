@@ -1,0 +1,251 @@
+"""Keras networks by name; folding a mean and a std into one.
+
+Every network takes raw pixels, 0 to 255, and begins with the standardisation that it was trained with. So what
+is stored is complete: whoever loads it needs no scaler, and no table of scaled pixels ever exists.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seedlings_spark import runtime
+from seedlings_spark.errors import NetworkError, OptionError
+from seedlings_spark.training.master import network_from_json
+
+with runtime.quiet_import():
+    import keras
+    from keras import layers
+
+MIN_IMAGE_SIZE = 32
+# The largest network file that is read.
+MAX_NETWORK_BYTES = 2 * 1024**3
+# A pixel that never changes in the training images says nothing; Spark's StandardScaler maps it to 0, and a
+# division by this does so too.
+_CONSTANT_STD = 1e15
+
+
+def plain(image_size: tuple[int, int], num_classes: int) -> Any:
+    """A VGG-like network: four blocks of 3x3 convolutions, global average, one hidden layer, dropout.
+
+    About 0.6 million parameters, whatever the image size (Simonyan and Zisserman 2015, arXiv:1409.1556, in
+    small; the average in place of the flattening is from Lin, Chen and Yan 2014, arXiv:1312.4400).
+
+    Args:
+        image_size: (height, width) in pixels, each at least 32.
+        num_classes: Outputs, a softmax.
+    """
+    inputs = x = keras.Input((*image_size, 3), name="pixels")
+    for depth, (filters, convolutions) in enumerate([(32, 1), (64, 1), (128, 2), (192, 1)]):
+        for _ in range(convolutions):
+            x = layers.Conv2D(filters, 3, padding="same", activation="relu", kernel_initializer="he_normal")(x)
+        x = layers.MaxPooling2D(2)(x)
+        if depth:
+            x = layers.Dropout(0.1)(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dense(256, activation="relu", kernel_initializer="he_normal")(x)
+    x = layers.Dropout(0.4)(x)
+    return keras.Model(inputs, layers.Dense(num_classes, activation="softmax", name="probabilities")(x), name="plain")
+
+
+def residual(image_size: tuple[int, int], num_classes: int) -> Any:
+    """A batch-normalised residual network: three stages of two blocks each (He et al. 2016, arXiv:1512.03385).
+
+    About 0.7 million parameters, whatever the image size.
+
+    Args:
+        image_size: (height, width) in pixels, each at least 32.
+        num_classes: Outputs, a softmax.
+    """
+
+    def convolution(x: Any, filters: int, stride: int = 1, kernel: int = 3) -> Any:
+        x = layers.Conv2D(filters, kernel, strides=stride, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
+        return layers.BatchNormalization(momentum=0.9)(x)
+
+    def block(x: Any, filters: int, stride: int) -> Any:
+        y = layers.ReLU()(convolution(x, filters, stride))
+        y = convolution(y, filters)
+        if stride != 1 or x.shape[-1] != filters:
+            x = convolution(x, filters, stride, kernel=1)
+        return layers.ReLU()(layers.Add()([x, y]))
+
+    inputs = keras.Input((*image_size, 3), name="pixels")
+    x = layers.ReLU()(convolution(inputs, 32))
+    for filters, stride in [(32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1)]:
+        x = block(x, filters, stride)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(
+        inputs, layers.Dense(num_classes, activation="softmax", name="probabilities")(x), name="residual"
+    )
+
+
+BY_NAME: dict[str, Callable[[tuple[int, int], int], Any]] = {"plain": plain, "residual": residual}
+
+
+def build(name: str, image_size: tuple[int, int], num_classes: int) -> Any:
+    """A network of `BY_NAME`, with weights drawn from Keras' current seed.
+
+    Raises:
+        OptionError: No network of this name, or the images are too small for it.
+    """
+    if name not in BY_NAME:
+        raise OptionError(
+            f"network {name!r}",
+            f"one of {', '.join(BY_NAME)}, or a file that ends in .keras or .json",
+            "Choose one of them for --network",
+        )
+    if min(image_size) < MIN_IMAGE_SIZE:
+        raise OptionError(
+            f"images of {image_size[0]}x{image_size[1]} pixels for the network {name!r}",
+            f"at least {MIN_IMAGE_SIZE}x{MIN_IMAGE_SIZE}",
+            "Prepare the corpus with a larger --image-size, or give a network of your own with --network FILE",
+        )
+    return BY_NAME[name](image_size, num_classes)
+
+
+def load(file: Path) -> Any:
+    """A network from a `.keras` file (with its weights) or the JSON of `to_json()` (weights newly drawn).
+
+    A file is data, not code: layers that carry Python code (Lambda) are refused.
+
+    Args:
+        file: On this machine.
+
+    Raises:
+        NetworkError: Not a network, too large, or one that carries code.
+    """
+    if not file.is_file():
+        raise NetworkError(
+            f"no file {file}", "a .keras file or the JSON of a Keras network", "Check the path given to --network"
+        )
+    if file.stat().st_size > MAX_NETWORK_BYTES:
+        raise NetworkError(
+            f"{file} of {file.stat().st_size:,} bytes", f"at most {MAX_NETWORK_BYTES:,}", "Give a smaller network"
+        )
+    if file.suffix == ".json":
+        return network_from_json(file.read_text(encoding="utf-8"))
+    try:
+        return keras.saving.load_model(file, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises what its zip, JSON and HDF5 readers raise
+        raise NetworkError(
+            f"{file.name}, which Keras does not load ({str(error).strip().splitlines()[0]})",
+            "a network that model.save('name.keras') of Keras 3 wrote, without Lambda layers or own classes",
+            "Save it again with the installed Keras, with built-in layers only",
+        ) from error
+
+
+def to_bytes(network: Any) -> bytes:
+    """The network as the content of a `.keras` file."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "network.keras"
+        network.save(file)
+        return file.read_bytes()
+
+
+def from_bytes(content: bytes) -> Any:
+    """The network in the content of a `.keras` file."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "network.keras"
+        file.write_bytes(content)
+        return load(file)
+
+
+def fold_standardization(network: Any, mean: NDArray[np.float64], std: NDArray[np.float64]) -> Any:
+    """The same network over raw pixels: `folded(pixels) == network((pixels - mean) / std)`.
+
+    The mean and the std become constants of a first layer and not of the first convolution's weights: those
+    would no longer be exact at the border, where a convolution pads with zeros, and would learn at another
+    rate.
+
+    Args:
+        network: Built, over standardised images of shape (height, width, 3).
+        mean: Shape (3,), a value a channel, or the shape of an image, a value a pixel.
+        std: The same shape. A std of 0 maps its pixels to 0, as Spark's StandardScaler does.
+
+    Returns:
+        A new network that shares the weights of the old one.
+    """
+    shape = tuple(network.input_shape[1:])
+    mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    if mean.shape != std.shape or mean.shape not in (shape, shape[-1:]):
+        raise NetworkError(
+            f"a mean of shape {mean.shape} and a std of shape {std.shape} for images of shape {shape}",
+            f"both of shape {shape} or {shape[-1:]}",
+            "Fit the standardiser on the images that the network is for",
+        )
+    scale = np.where(std > 0, std, _CONSTANT_STD)
+    axis: int | tuple[int, ...] = -1 if mean.ndim == 1 else tuple(range(1, len(shape) + 1))
+    inputs = keras.Input(shape, name="raw_pixels")
+    standardised = layers.Normalization(
+        axis=axis, mean=mean.tolist(), variance=np.square(scale).tolist(), name="standardization"
+    )(inputs)
+    return keras.Model(inputs, network(standardised), name=f"standardized_{network.name}")
+
+
+@keras.saving.register_keras_serializable(package="seedlings_spark")
+class RandomQuarterTurn(layers.Layer):
+    """Turns each image of a batch by 0, 90, 180 or 270 degrees (0 or 180 where images are not square).
+
+    Args:
+        seed: Of its generator.
+    """
+
+    def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seed = seed
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        """Turn; images of shape (batch, height, width, channels)."""
+        if not training:
+            return images
+        turns = keras.random.randint((keras.ops.shape(images)[0], 1, 1, 1), 0, 4, seed=self.generator)
+        if images.shape[1] == images.shape[2]:
+            turned = keras.ops.flip(keras.ops.transpose(images, (0, 2, 1, 3)), axis=1)
+            images = keras.ops.where(turns % 2 == 1, turned, images)
+        return keras.ops.where(turns >= 2, keras.ops.flip(images, axis=(1, 2)), images)
+
+    def get_config(self) -> dict[str, Any]:
+        """For saving."""
+        return {**super().get_config(), "seed": self.seed}
+
+
+# In the order in which they are applied.
+AUGMENTATIONS = ("flip", "turn", "zoom", "contrast")
+
+
+def augmentation(names: Sequence[str], image_size: tuple[int, int]) -> str:
+    """The layers that change training images, as the JSON of a Keras network over raw pixels.
+
+    Args:
+        names: Of `AUGMENTATIONS`: "flip" (both ways), "turn" (quarter turns), "zoom" (up to 10 % in or out),
+            "contrast" (up to 20 % less or more); "none" stands for no change.
+        image_size: (height, width) in pixels.
+
+    Returns:
+        JSON for the estimator's param `augmentation`, or "" without names. Their seeds are set anew at every step.
+    """
+    names = [name for name in names if name != "none"]
+    unknown = [name for name in names if name not in AUGMENTATIONS]
+    if unknown:
+        raise OptionError(
+            f"augmentation {', '.join(map(repr, unknown))}",
+            f"any of {', '.join(AUGMENTATIONS)}",
+            "Correct --augment",
+        )
+    if not names:
+        return ""
+    makers: dict[str, Callable[[], Any]] = {
+        "flip": lambda: layers.RandomFlip("horizontal_and_vertical", seed=0),
+        "turn": lambda: RandomQuarterTurn(seed=0),
+        "zoom": lambda: layers.RandomZoom(0.1, fill_mode="reflect", seed=0),
+        "contrast": lambda: layers.RandomContrast(0.2, value_range=(0, 255), seed=0),
+    }
+    stack = keras.Sequential([keras.Input((*image_size, 3)), *[makers[name]() for name in AUGMENTATIONS if name in names]])
+    return str(stack.to_json())
+
+
+CUSTOM_OBJECTS = {"RandomQuarterTurn": RandomQuarterTurn}

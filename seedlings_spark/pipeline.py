@@ -1,0 +1,293 @@
+"""From a corpus to a published version: the pipeline that is fitted, and what is kept with its model."""
+
+import datetime
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+
+from seedlings_spark import features, files, fingerprint, networks, report, reproducibility, schema
+from seedlings_spark.corpus import Corpus
+from seedlings_spark.errors import CorpusError, NetworkError, OptionError
+from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, keras
+from seedlings_spark.store import ModelStore, ModelVersion
+
+HELD_OUT = "is_validation"
+# Share of all steps in which the learning rate rises, where it falls with a cosine afterwards.
+_WARM_UP = 0.05
+
+
+def set_network(estimator: SeedlingsEstimator, name: str, corpus: Corpus) -> None:
+    """Give an estimator its network: by name, or from a `.keras` or JSON file on this machine.
+
+    The weights in a `.keras` file are trained on; all others are drawn from the estimator's seed.
+
+    Raises:
+        NetworkError: A file's network takes or gives something else than the corpus has.
+    """
+    if not name.endswith((".keras", ".json")):
+        estimator.set_keras_model_config(networks.build(name, corpus.image_size, len(corpus.classes)).to_json())
+        return
+    loaded = networks.load(Path(name))
+    expected = (*corpus.image_size, 3)
+    if tuple(loaded.input_shape[1:]) != expected or loaded.output_shape[-1] != len(corpus.classes):
+        raise NetworkError(
+            f"{name}, which takes {loaded.input_shape[1:]} and gives {loaded.output_shape[-1]} outputs",
+            f"a network that takes {expected} and gives {len(corpus.classes)} outputs, as this corpus has",
+            "Give another --network, or prepare the corpus with another --image-size",
+        )
+    if name.endswith(".keras"):
+        estimator.set_network(loaded)
+    else:
+        estimator.set_keras_model_config(loaded.to_json())
+
+
+def optimizer(name: str, learning_rate: float, schedule: str, num_steps: int) -> dict[str, Any]:
+    """An optimizer's configuration.
+
+    Args:
+        name: Of a Keras optimizer.
+        learning_rate: The highest.
+        schedule: "constant" or "cosine".
+        num_steps: Of the whole run, over which the cosine falls.
+    """
+    rate: Any = learning_rate
+    if schedule == "cosine":
+        warm_up = max(1, round(_WARM_UP * num_steps))
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0, max(1, num_steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up
+        )
+    try:
+        made = keras.optimizers.get({"class_name": name, "config": {}})
+    except ValueError:
+        raise OptionError(
+            f"--optimizer {name}", "a Keras optimizer, such as adam, sgd or rmsprop", "Correct --optimizer"
+        ) from None
+    made.learning_rate = rate
+    config: dict[str, Any] = keras.optimizers.serialize(made)
+    return config
+
+
+def num_steps(images: DataFrame, num_workers: int, batch_size: int, epochs: int) -> int:
+    """Steps of a whole run: known before it starts, since shards follow from the hashes."""
+    digits = F.right(F.col(schema.CONTENT_HASH), F.lit(fingerprint.DIGITS))
+    shard = F.pmod(F.conv(digits, 16, 10).cast("long"), F.lit(num_workers))
+    largest = images.where(F.col(schema.SPLIT) == schema.TRAIN).groupBy(shard).count().agg(F.max("count")).first()
+    rows = int((largest[0] if largest is not None else 0) or 0)
+    return epochs * -(-rows // batch_size)
+
+
+def training_images(spark: SparkSession, corpus: Corpus) -> DataFrame:
+    """Train and validation images, the latter marked in the column `is_validation`.
+
+    Raises:
+        CorpusError: A species has no image to train on.
+    """
+    absent = [name for name, splits in corpus.manifest["images_of_species"].items() if not splits[schema.TRAIN]]
+    if absent:
+        raise CorpusError(
+            f"no training image of {', '.join(absent)}",
+            "at least one of every species",
+            "Prepare the corpus with more images of it, or with --split-policy stratified",
+        )
+    images = corpus.images(spark, schema.TRAIN, schema.VALIDATION)
+    return images.withColumn(HELD_OUT, F.col(schema.SPLIT) == schema.VALIDATION)
+
+
+def pipeline(
+    corpus: Corpus, estimator: SeedlingsEstimator, *, scaler: str, scaler_images: int
+) -> Pipeline:
+    """`StringIndexer`, the standardiser (unless scaler is "none") and the estimator."""
+    stages: list[Any] = [features.species_indexer()]
+    column = schema.IMAGE
+    if scaler != "none":
+        standardizer = features.ImageStandardizer(
+            inputCol=schema.IMAGE,
+            imageSize=list(corpus.image_size),
+            poolBy=scaler,
+            maxImages=scaler_images,
+            heldOutCol=HELD_OUT,
+        )
+        stages.append(standardizer)
+        column = standardizer.getOrDefault("outputCol")
+    estimator._set(featuresCol=column, labelCol=schema.LABEL, validationIndicatorCol=HELD_OUT)
+    return Pipeline(stages=[*stages, estimator])
+
+
+class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
+    """Writes the metrics of each epoch into the run's folder, one JSON object a line.
+
+    Args:
+        path: Of `metrics.jsonl`, on any file system.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+        self._lines: list[str] = []
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """An epoch has ended."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._lines.append(json.dumps({"epoch": epoch + 1, "time": now, **(logs or {})}))
+        files.write_text(self._path, "\n".join(self._lines) + "\n")
+
+
+def callbacks(run: str, patience: int) -> list[Any]:
+    """The callbacks of a run: its record, and early stopping after `patience` epochs (0 for none)."""
+    made: list[Any] = [RunRecord(files.join(run, "metrics.jsonl"))]
+    if patience:
+        made.append(keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True))
+    return made
+
+
+def about(corpus: Corpus, options: Mapping[str, Any], run: str) -> dict[str, Any]:
+    """What a version's manifest says of where it comes from."""
+    names = ("aspect", "formats", "max_pixels", "max_bytes", "split_policy", "split_shares", "sample")
+    return {
+        "image_size": list(corpus.image_size),
+        "aspect": corpus.manifest["aspect"],
+        "corpus": {
+            "path": corpus.path,
+            "fingerprint": corpus.fingerprint,
+            "images_of_split": corpus.manifest["images_of_split"],
+            **{name: corpus.manifest[name] for name in names},
+        },
+        "options": dict(options),
+        "seed": options["seed"],
+        "run_path": run,
+    }
+
+
+def begin_run(run: str, about: Mapping[str, Any]) -> None:
+    """Write down what is about to run.
+
+    Raises:
+        OptionError: The folder is that of another run.
+    """
+    if files.exists(files.join(run, "run.json")):
+        raise OptionError(f"--run {run}, where a run has been recorded", "a new folder", "Give another --run")
+    record = {
+        **about,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": reproducibility.package_versions(),
+    }
+    files.write_text(files.join(run, "run.json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def predictions(spark: SparkSession, version: ModelVersion, corpus: Corpus, split: str) -> DataFrame:
+    """A version's predictions for a split of a corpus, beside the true species.
+
+    Raises:
+        CorpusError: The images have another size than the model takes, or there are none.
+    """
+    if corpus.image_size != version.image_size:
+        sizes = ["x".join(map(str, size)) for size in (corpus.image_size, version.image_size)]
+        raise CorpusError(
+            f"{corpus.path} with images of {sizes[0]} pixels for the model {version.name} {version.version} of {sizes[1]}",
+            f"images of {sizes[1]}",
+            f"Prepare the corpus with --image-size {version.image_size[0]}, or choose another --model-version",
+        )
+    if not corpus.num_images(split):
+        raise CorpusError(f"no image in the split {split!r} of {corpus.path}", "at least one", "Choose another --split")
+    model = PipelineModel.load(version.pipeline_path)
+    return model.transform(corpus.images(spark, split))
+
+
+def about_evaluation(version: ModelVersion, corpus: Corpus, split: str) -> dict[str, object]:
+    """What a report says of where its numbers come from."""
+    return {
+        "model": version.name,
+        "model_version": version.version,
+        "split": split,
+        "corpus": corpus.path,
+        "corpus_fingerprint": corpus.fingerprint,
+        "trained_on_this_corpus": version.manifest.get("corpus", {}).get("fingerprint") == corpus.fingerprint,
+    }
+
+
+def summary(version: ModelVersion, run: str, *, promoted: bool) -> list[tuple[str, object]]:
+    """What `train` prints at its end."""
+    metrics = version.manifest["metrics"]
+    return [
+        ("version", f"{version.name} {version.version}" + (" (now current)" if promoted else "")),
+        ("stored in", version.path),
+        ("run", run),
+        ("precision", version.manifest["precision"]),
+        *[(name, f"{value:.4f}") for name, value in metrics.items()],
+    ]
+
+
+def publish(
+    store: ModelStore,
+    model: PipelineModel,
+    *,
+    about: Mapping[str, Any],
+    promote: bool,
+) -> ModelVersion:
+    """Publish a fitted pipeline whose last stage is a `SeedlingsModel`.
+
+    Args:
+        store: Where to.
+        model: The fitted pipeline.
+        about: What the manifest shall say of corpus, options and classes.
+        promote: Whether it becomes the current version.
+    """
+    last = model.stages[-1]
+    assert isinstance(last, SeedlingsModel)
+    history = last.history
+
+    def build(folder: str) -> None:
+        model.write().save(files.join(folder, "model"))
+        files.write_bytes(files.join(folder, "network.keras"), last.network_bytes)
+        if history:
+            files.write_bytes(files.join(folder, "report", "learning_curves.png"), report.learning_curves(history))
+            files.write_text(files.join(folder, "report", "history.json"), json.dumps(history) + "\n")
+
+    metrics = {name: values[-1] for name, values in history.items()}
+    manifest = {
+        **about,
+        "classes": last.getOrDefault("labels"),
+        "precision": last.getOrDefault("precision"),
+        "metrics": metrics,
+        "history": history,
+        "training": last.record,
+        "versions": reproducibility.package_versions(),
+    }
+    return store.publish(build, manifest, promote=promote)
+
+
+def import_network(
+    store: ModelStore, file: str, classes: Sequence[str], *, aspect: str, promote: bool
+) -> ModelVersion:
+    """Publish a `.keras` file that was trained elsewhere, over raw pixels.
+
+    Args:
+        store: Where to.
+        file: Path on any file system.
+        classes: Names, in the order of the network's outputs.
+        aspect: How images are brought to the network's size.
+        promote: Whether it becomes the current version.
+
+    Raises:
+        NetworkError: It is no image classifier of so many classes.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / "network.keras"
+        files.get(file, local)
+        loaded = networks.load(local)
+    shape, outputs = tuple(loaded.input_shape[1:]), int(loaded.output_shape[-1])
+    if len(shape) != 3 or None in shape or shape[2] != 3 or outputs != len(classes) or len(set(classes)) != outputs:
+        raise NetworkError(
+            f"{file}, which takes {shape} and gives {outputs} outputs, for {len(set(classes))} different class names",
+            "a network that takes (height, width, 3) and gives one output for each class name",
+            "Correct --classes, or give a network with a fixed image size and one softmax",
+        )
+    model = PipelineModel([SeedlingsModel.from_network(loaded, classes)])
+    about = {"image_size": list(shape[:2]), "aspect": aspect, "imported_from": file}
+    return publish(store, model, about=about, promote=promote)

@@ -1,0 +1,562 @@
+"""An evaluation for people and programs: a table for the terminal, plots, one HTML page, and JSON.
+
+The page carries its plots inside, so that it can be sent by mail; it needs no network and runs no script.
+Species are names of folders, which may hold anything: they are escaped in HTML, never read as formulas in
+plots, and what cannot be printed is replaced. Plots are drawn with matplotlib's objects, not with `pyplot`,
+so that nothing is global and a driver without a display, or with threads, can draw.
+"""
+
+import base64
+import html
+import io
+import json
+import math
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from seedlings_spark import files
+from seedlings_spark.evaluation import Evaluation, SpeciesScores, worst_confusions
+
+FORMAT = 1
+METRICS = "metrics.json"
+PAGE = "index.html"
+CONFUSION_MATRIX = "confusion_matrix.png"
+PER_SPECIES = "per_species.png"
+LEARNING_CURVES = "learning_curves.png"
+
+# The terminal's table: no line is longer than this, names are cut to that.
+TABLE_WIDTH = 120
+_NAME_WIDTH = 28
+_NUM_WORST = 15
+_HEADS = ("images", "predicted", "precision", "recall", "F1", "FPR", "FNR")
+# Beyond so many classes no count fits into its cell, and a page with all of them is of use to nobody.
+MAX_CLASSES_WITH_COUNTS = 60
+
+_DPI = 150
+_INK = "#333333"
+_FAINT = "#8a8a8a"
+# A blue and an orange that the colour-blind can tell apart (Okabe and Ito 2008).
+_BLUE = "#0072b2"
+_ORANGE = "#e69f00"
+_LOSS = "loss"
+_LEARNING_RATE = ("learning_rate", "lr")
+# Parts of the names of metrics of which more is better. Of others but a loss, no value is called the best.
+_MORE_IS_BETTER = ("acc", "auc", "f1", "f_beta", "precision", "recall", "iou", "top_k")
+
+
+def table(evaluation: Evaluation) -> str:
+    """The numbers as plain text, without a newline at the end.
+
+    First a line for each species, then the averages, then the confusion matrix; where that is wider than
+    `TABLE_WIDTH`, the worst confusions instead. Columns of the matrix carry the short names that stand
+    before the species in its rows. "-" is what is undefined.
+    """
+    names = [_cut(_printable(species), _NAME_WIDTH) for species in evaluation.classes]
+    width = max(len(name) for name in [*names, "weighted average"])
+    images = max(6, len(str(evaluation.num_images)))
+    widths = (images, max(9, images), 9, 6, 6, 6, 6)
+
+    def line(name: str, *cells: str) -> str:
+        aligned = [f"  {cell:>{wide}}" for cell, wide in zip(cells, widths, strict=False)]
+        return (f"{name:<{width}}" + "".join(aligned)).rstrip()
+
+    lines = [line("species", *_HEADS)]
+    lines += [
+        line(name, *_score_cells(scores)[1:])
+        for name, scores in zip(names, evaluation.per_species, strict=True)
+    ]
+    macro = (evaluation.macro_precision, evaluation.macro_recall, evaluation.macro_f1)
+    lines += [
+        "",
+        line("macro average", "", "", *(_number(score) for score in macro)),
+        line("weighted average", "", "", "", "", _number(evaluation.weighted_f1)),
+        "",
+        f"accuracy {_number(evaluation.accuracy)} on {evaluation.num_images} images (micro F1 is the same)",
+        "",
+    ]
+    matrix = _text_matrix(evaluation, names)
+    if max(len(each) for each in matrix) <= TABLE_WIDTH:
+        return "\n".join(lines + matrix)
+    return "\n".join(lines + _text_confusions(evaluation))
+
+
+def write(
+    directory: str,
+    evaluation: Evaluation,
+    *,
+    history: Mapping[str, Sequence[float]] | None,
+    about: Mapping[str, object],
+) -> list[str]:
+    """Write a report: metrics.json, index.html and the plots.
+
+    metrics.json comes last, and one that is there already is deleted first: a report that has it is whole.
+    Other files of that name are overwritten, and learning curves of an earlier report go.
+
+    Args:
+        directory: Where to; made if need be. A path on any file system that `files` knows.
+        evaluation: The numbers.
+        history: Metric -> a value an epoch, as Keras gives it, or None. Without an epoch there is no
+            learning_curves.png.
+        about: What else is known, such as the model's version, the corpus' fingerprint and the split. What
+            JSON cannot hold is written as text; numbers that are not finite as null.
+
+    Returns:
+        The names of the files in `directory`, in the order in which they were written.
+    """
+    about_values = {str(name): _jsonable(value) for name, value in about.items()}
+    plots = {CONFUSION_MATRIX: confusion_matrix(evaluation), PER_SPECIES: per_species(evaluation)}
+    if history is not None and _curves(history):
+        plots[LEARNING_CURVES] = learning_curves(history)
+    metrics = {"format": FORMAT, "about": about_values, **evaluation.to_dict()}
+
+    files.make_directory(directory)
+    for name in (METRICS, LEARNING_CURVES):
+        files.delete(files.join(directory, name))
+    with tempfile.TemporaryDirectory(prefix="seedlings-report-") as folder:
+        for name, png in plots.items():
+            local = Path(folder) / name
+            local.write_bytes(png)
+            files.put(local, files.join(directory, name))
+    files.write_text(files.join(directory, PAGE), _page(evaluation, plots, about_values))
+    files.write_text(files.join(directory, METRICS), json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    return [*plots, PAGE, METRICS]
+
+
+def confusion_matrix(evaluation: Evaluation) -> bytes:
+    """A PNG of the confusion matrix: counts in the cells, coloured by the share of the species' images.
+
+    A species without images has a grey row. With more than `MAX_CLASSES_WITH_COUNTS` classes the cells
+    have colours only.
+    """
+    counts = np.array(evaluation.confusion, dtype=np.float64)
+    supports = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, supports, out=np.full_like(counts, np.nan), where=supports > 0)
+    num_classes = len(counts)
+    with_counts = num_classes <= MAX_CLASSES_WITH_COUNTS
+    # Inches a cell, points a digit (0.65 of its height wide): the largest count fits.
+    font = float(np.interp(num_classes, [2, 12, 25, 40], [13, 10, 8, 7]))
+    digits = len(str(int(counts.max())))
+    cell = float(np.interp(num_classes, [1, 2, 4, 12, 25, 40], [1.8, 1.2, 0.95, 0.58, 0.42, 0.34]))
+    cell = max(cell, (0.65 * digits + 0.6) * font / 72) if with_counts else 20 / num_classes
+    side = cell * num_classes
+
+    figure = Figure()
+    axes = figure.add_axes((0, 0, 1, 1))
+    figure.set_size_inches(side, side)
+    # The square root lets a confusion of a few per cent be seen beside a diagonal of nearly all.
+    mesh = axes.pcolormesh(
+        shares,
+        cmap=matplotlib.colormaps["Blues"].with_extremes(bad="#ececec"),
+        norm=PowerNorm(0.5, vmin=0, vmax=1),
+        edgecolors="white",
+        linewidth=0.8 if with_counts else 0,
+    )
+    if with_counts:
+        for row, column in np.argwhere(counts >= 0):
+            share = shares[row, column]
+            colour = "white" if share > 0.35 else _INK
+            axes.text(
+                column + 0.5,
+                row + 0.5,
+                str(int(counts[row, column])),
+                ha="center",
+                va="center",
+                fontsize=font,
+                color=colour if counts[row, column] else "#c4c4c4",
+            )
+    names = [_cut(_printable(species), _NAME_WIDTH) for species in evaluation.classes]
+    supported = [f"{name} ({int(support)})" for name, support in zip(names, supports[:, 0], strict=True)]
+    label_font = min(font, 11) if with_counts else max(2.0, min(7.0, cell * 72 * 0.8))
+    places = np.arange(num_classes) + 0.5
+    slanted = num_classes <= 20
+    axes.set_xticks(places)
+    axes.set_xticklabels(
+        names,
+        fontsize=label_font,
+        parse_math=False,
+        rotation=45 if slanted else 90,
+        ha="right" if slanted else "center",
+        rotation_mode="anchor" if slanted else "default",
+    )
+    axes.set_yticks(places)
+    axes.set_yticklabels(supported, fontsize=label_font, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("predicted species", color=_FAINT, labelpad=8)
+    axes.set_ylabel("true species (images)", color=_FAINT, labelpad=8)
+    axes.tick_params(length=0, labelcolor=_INK)
+    axes.set_frame_on(False)
+    axes.set_title(_headline(evaluation), loc="left", fontsize=12, color=_INK, pad=12)
+    # The bar beside the matrix, in inches.
+    bar = figure.add_axes((1 + 0.2 / side, max(0.0, 1 - 3.0 / side), 0.16 / side, min(1.0, 3.0 / side)))
+    figure.colorbar(
+        mesh, cax=bar, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1.0], format=lambda share, _: f"{share:.0%}"
+    )
+    bar.tick_params(length=0, labelsize=8, labelcolor=_INK)
+    bar.set_ylabel("share of the row", fontsize=8, color=_FAINT)
+    bar.spines[:].set_visible(False)
+    return _png(figure)
+
+
+def per_species(evaluation: Evaluation) -> bytes:
+    """A PNG with a bar for precision and one for recall of each species, the lowest F1 on top."""
+    ordered = sorted(evaluation.per_species, key=lambda scores: scores.f1)
+    places = np.arange(len(ordered))
+    inches = 0.4 if len(ordered) <= 20 else 0.3
+    height, font = max(1.2, inches * len(ordered)), 9 if len(ordered) <= 20 else 8
+    figure = Figure()
+    figure.set_size_inches(7, height)
+    axes = figure.add_axes((0, 0, 1, 1))
+    for offset, colour, label, values in (
+        (-0.2, _BLUE, "precision", [scores.precision for scores in ordered]),
+        (0.2, _ORANGE, "recall", [scores.recall for scores in ordered]),
+    ):
+        axes.barh(places + offset, values, height=0.36, color=colour, label=label)
+        for place, value in zip(places, values, strict=True):
+            axes.text(
+                value + 0.008, place + offset, f"{value:.2f}", va="center", fontsize=font - 2, color=_INK
+            )
+    axes.set_yticks(places)
+    axes.set_yticklabels([_supported(scores) for scores in ordered], fontsize=font, parse_math=False)
+    axes.set_ylim(len(ordered) - 0.4, -0.6)
+    axes.set_xlim(0, 1.06)
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.xaxis.grid(True, color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelcolor=_INK)
+    axes.spines[:].set_visible(False)
+    title = f"Macro F1 {_number(evaluation.macro_f1)} over {evaluation.num_images:,} images, lowest F1 on top"
+    axes.set_title(title, loc="left", fontsize=12, color=_INK, pad=28)
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        bbox_transform=axes.transAxes,
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+        borderaxespad=0.3,
+        borderpad=0,
+    )
+    return _png(figure)
+
+
+def learning_curves(history: Mapping[str, Sequence[float]]) -> bytes:
+    """A PNG of how training went: loss, every other metric, and the learning rate if it is known.
+
+    A metric and its `val_` twin share a panel, whose title names the best value of the validation: the lowest
+    loss, the highest accuracy and the like. Values that are not finite leave a gap; metrics that are not one
+    number an epoch are left out.
+
+    Args:
+        history: Metric -> a value an epoch, as Keras gives it. With no epochs the picture says so.
+    """
+    curves = _curves(history)
+    panels = list(dict.fromkeys(name.removeprefix("val_") for name in curves))
+    # Loss first, learning rate last, the others in the order of the history.
+    panels.sort(key=lambda name: (name in _LEARNING_RATE) - (name == _LOSS))
+    num_columns = min(3, max(1, len(panels)))
+    num_rows = max(1, math.ceil(len(panels) / num_columns))
+    figure = Figure(figsize=(4.4 * num_columns, 3.2 * num_rows), layout="constrained")
+    if not panels:
+        axes = figure.subplots()
+        axes.text(0.5, 0.5, "no epochs yet", ha="center", va="center", color=_FAINT, fontsize=12)
+        axes.set_axis_off()
+        return _png(figure)
+    grid = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    num_epochs = max(len(values) for values in curves.values())
+    for axes, name in zip(grid, panels, strict=False):
+        _curve_panel(axes, name, curves.get(name), curves.get(f"val_{name}"), num_epochs)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    return _png(figure)
+
+
+def _curve_panel(
+    axes: Axes,
+    name: str,
+    training: npt.NDArray[np.float64] | None,
+    validation: npt.NDArray[np.float64] | None,
+    num_epochs: int,
+) -> None:
+    title = _printable(name).replace("_", " ")
+    # With few epochs, or gaps around one, a line alone would show nothing.
+    marker = "o" if num_epochs <= 40 else ""
+    drawn = False
+    for values, colour, label in ((training, _BLUE, "training"), (validation, _ORANGE, "validation")):
+        if values is None:
+            continue
+        # Validation every k-th epoch has fewer values: Keras' `validation_freq`.
+        epochs = np.arange(1, len(values) + 1) * max(1, num_epochs // len(values))
+        finite = np.isfinite(values)
+        lonely = finite & ~np.r_[False, finite[:-1]] & ~np.r_[finite[1:], False]
+        axes.plot(epochs, values, color=colour, marker=marker, markersize=3.5, linewidth=1.6, label=label)
+        axes.plot(epochs[lonely], values[lonely], color=colour, marker="o", markersize=3.5, linestyle="")
+        drawn = drawn or bool(finite.any())
+        is_loss = _LOSS in name
+        if (
+            label == "validation"
+            and finite.any()
+            and (is_loss or any(part in name for part in _MORE_IS_BETTER))
+        ):
+            best = int(np.nanargmin(values) if is_loss else np.nanargmax(values))
+            title += f": best {values[best]:.4g} in epoch {epochs[best]}"
+            axes.axvline(float(epochs[best]), color=_ORANGE, linewidth=1, linestyle=":", zorder=0)
+    if not drawn:
+        axes.text(
+            0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", va="center", color=_FAINT
+        )
+    elif (
+        name in _LEARNING_RATE
+        and training is not None
+        and 0 < 10 * np.nanmin(training) <= np.nanmax(training)
+    ):
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_title(title, loc="left", fontsize=10, color=_INK, parse_math=False)
+    axes.set_xlabel("epoch", color=_FAINT, fontsize=9)
+    axes.set_xlim(0.5, num_epochs + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    axes.grid(True, color="#e4e4e4", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8, labelcolor=_INK, color="#b0b0b0")
+    if validation is not None and training is not None:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _curves(history: Mapping[str, Sequence[float]]) -> dict[str, npt.NDArray[np.float64]]:
+    """Those metrics of a history that are one number an epoch, NaN where it is none or not finite."""
+    curves = {}
+    for name, values in history.items():
+        try:
+            numbers = np.array([math.nan if value is None else float(value) for value in values])
+        except (TypeError, ValueError, OverflowError):
+            continue
+        if len(numbers):
+            curves[str(name)] = np.where(np.isfinite(numbers), numbers, np.nan)
+    return curves
+
+
+def _png(figure: Figure) -> bytes:
+    FigureCanvasAgg(figure)
+    content = io.BytesIO()
+    # Without the software's name, the same numbers give the same bytes wherever they are drawn the same.
+    figure.savefig(
+        content,
+        format="png",
+        dpi=_DPI,
+        bbox_inches="tight",
+        pad_inches=0.2,
+        facecolor="white",
+        metadata={"Software": None},
+    )
+    return content.getvalue()
+
+
+def _page(evaluation: Evaluation, plots: Mapping[str, bytes], about: Mapping[str, object]) -> str:
+    numbers = [
+        ("accuracy", _number(evaluation.accuracy)),
+        ("macro F1", _number(evaluation.macro_f1)),
+        ("weighted F1", _number(evaluation.weighted_f1)),
+        ("macro precision", _number(evaluation.macro_precision)),
+        ("macro recall", _number(evaluation.macro_recall)),
+        ("images", f"{evaluation.num_images:,}"),
+        ("species", str(len(evaluation.classes))),
+    ]
+    parts = [
+        "<!DOCTYPE html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{_escaped(_headline(evaluation))}</title>",
+        f"<style>{_STYLE}</style></head><body>",
+        "<h1>Evaluation</h1>",
+        '<dl class="numbers">',
+        *(f"<div><dt>{_escaped(name)}</dt><dd>{_escaped(value)}</dd></div>" for name, value in numbers),
+        "</dl>",
+    ]
+    if about:
+        parts += [
+            "<h2>About</h2>",
+            *_html_table(None, [[name, _as_text(value)] for name, value in about.items()], num_names=2),
+        ]
+    parts += [
+        "<h2>Per species</h2>",
+        *_html_table(
+            ["species", *_HEADS],
+            [_score_cells(scores) for scores in evaluation.per_species],
+        ),
+        "<p>FPR: share of the other species' images that were taken for this one. "
+        "FNR: share of its own images that were taken for others. -: undefined.</p>",
+        _image(PER_SPECIES, plots, "Precision and recall of each species"),
+        "<h2>Confusion matrix</h2>",
+        _image(CONFUSION_MATRIX, plots, "Rows are true species, columns predicted ones"),
+    ]
+    worst = worst_confusions(evaluation, _NUM_WORST)
+    if worst:
+        parts += [
+            "<h2>Worst confusions</h2>",
+            *_html_table(
+                ["true species", "taken for", "images", "share"],
+                [[each.truth, each.predicted, str(each.num_images), f"{each.share:.1%}"] for each in worst],
+                num_names=2,
+            ),
+        ]
+    if LEARNING_CURVES in plots:
+        parts += ["<h2>Training</h2>", _image(LEARNING_CURVES, plots, "Metrics by epoch")]
+    parts += [f"<p>The same numbers for programs: {METRICS}</p>", "</body></html>"]
+    return "\n".join(parts) + "\n"
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #333; }
+body { max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+img { max-width: 100%; height: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .2rem .8rem; border-bottom: 1px solid #e4e4e4; white-space: nowrap; }
+th { font-weight: 600; color: #777; } td.name, th.name { text-align: left; white-space: pre-wrap; }
+td.name { overflow-wrap: anywhere; }
+.wide { overflow-x: auto; } p { color: #777; }
+dl.numbers { display: flex; flex-wrap: wrap; gap: .8rem; }
+dl.numbers div { background: #f4f6f8; border-radius: .5rem; padding: .6rem 1rem; }
+dt { color: #777; font-size: .85rem; }
+dd { margin: 0; font-size: 1.4rem; font-variant-numeric: tabular-nums; }
+"""
+
+
+def _html_table(heads: Sequence[str] | None, rows: Iterable[Sequence[str]], num_names: int = 1) -> list[str]:
+    def line(tag: str, cells: Sequence[str]) -> str:
+        kinds = ([' class="name"'] * num_names + [""] * len(cells))[: len(cells)]
+        inner = "".join(
+            f"<{tag}{kind}>{_escaped(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)
+        )
+        return f"<tr>{inner}</tr>"
+
+    head = [f"<thead>{line('th', heads)}</thead>"] if heads else []
+    return ['<div class="wide"><table>', *head, *(line("td", row) for row in rows), "</table></div>"]
+
+
+def _image(name: str, plots: Mapping[str, bytes], description: str) -> str:
+    data = base64.b64encode(plots[name]).decode("ascii")
+    return f'<img alt="{_escaped(description)}" src="data:image/png;base64,{data}">'
+
+
+def _score_cells(scores: SpeciesScores) -> list[str]:
+    return [
+        scores.species,
+        str(scores.support),
+        str(scores.predicted),
+        _number(scores.precision),
+        _number(scores.recall),
+        _number(scores.f1),
+        _number(scores.false_positive_rate),
+        _number(scores.false_negative_rate),
+    ]
+
+
+def _text_matrix(evaluation: Evaluation, names: Sequence[str]) -> list[str]:
+    """The confusion matrix as text; lines may be longer than a terminal is wide."""
+    short = _short_names(evaluation.classes)
+    cell = max(4, *(len(str(count)) for row in evaluation.confusion for count in row))
+    width = max(len(name) for name in names)
+    lines = ["confusion matrix: rows are true, columns predicted species"]
+    lines.append(" " * (5 + width) + "".join(f" {name:>{cell}}" for name in short))
+    for name, full, row in zip(short, names, evaluation.confusion, strict=True):
+        # A dot keeps the eye on what is not zero.
+        lines.append(f"{name:<4} {full:<{width}}" + "".join(f" {count or '.':>{cell}}" for count in row))
+    return lines
+
+
+def _text_confusions(evaluation: Evaluation) -> list[str]:
+    worst = worst_confusions(evaluation, _NUM_WORST)
+    if not worst:
+        return ["no image was taken for another species"]
+    rows = [
+        (_cut(_printable(each.truth), _NAME_WIDTH), _cut(_printable(each.predicted), _NAME_WIDTH), each)
+        for each in worst
+    ]
+    first = max(len(truth) for truth, _, _ in rows)
+    second = max(len("taken for"), *(len(predicted) for _, predicted, _ in rows))
+    return [
+        f"the {len(rows)} worst confusions (the whole matrix is in the report)",
+        f"{'true species':<{first}}  {'taken for':<{second}}  images  share",
+        *(
+            f"{truth:<{first}}  {predicted:<{second}}  {each.num_images:>6}  {each.share:>5.1%}"
+            for truth, predicted, each in rows
+        ),
+    ]
+
+
+def _short_names(species: Sequence[str]) -> list[str]:
+    """A name of up to four characters for each species, all different: "Common wheat" is "CoWh".
+
+    Those that would be the same, or empty, are named by their place instead: "#3".
+    """
+    short = []
+    for name in species:
+        words = [word for word in re.split(r"[\W_]+", name) if word]
+        if len(words) > 1:
+            short.append(words[0][:2].capitalize() + words[-1][:2].capitalize())
+        else:
+            short.append("".join(words)[:4])
+    times = Counter(short)
+    return [name if name and times[name] == 1 else f"#{place}" for place, name in enumerate(short, start=1)]
+
+
+def _headline(evaluation: Evaluation) -> str:
+    return (
+        f"Accuracy {_number(evaluation.accuracy)} on {evaluation.num_images:,} images, "
+        f"macro F1 {_number(evaluation.macro_f1)}"
+    )
+
+
+def _supported(scores: SpeciesScores) -> str:
+    return f"{_cut(_printable(scores.species), _NAME_WIDTH)} ({scores.support})"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "-"
+
+
+def _printable(text: str) -> str:
+    """The text on one line; "?" for control characters and for bytes of a file name that are no UTF-8."""
+    return "".join(
+        character if character.isprintable() else " " if character.isspace() else "?" for character in text
+    )
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 2] + ".."
+
+
+def _escaped(text: str) -> str:
+    return html.escape(_printable(text), quote=True)
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _jsonable(value: object) -> object:
+    """What JSON can hold: NumPy's numbers as Python's, what is not finite as null, the rest as text."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _jsonable(each) for name, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_jsonable(each) for each in value]
+    return str(value)

@@ -1,0 +1,140 @@
+"""What TensorFlow may use in this process: threads, GPU, determinism, precision.
+
+Spark reuses its Python processes, and TensorFlow's thread pools and GPU choice cannot change once it has
+started. So the environment variables of a process are set before its first import of TensorFlow, and each
+task verifies on entry that it runs in a process set up as it needs.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from seedlings_spark import reproducibility
+from seedlings_spark.errors import ClusterError, OptionError
+
+PRECISIONS = ("float32", "mixed_bfloat16", "auto")
+# Read by `start`; part of a worker's environment, and Spark keeps processes of different environments apart.
+THREADS_VARIABLE = "SEEDLINGS_TENSORFLOW_THREADS"
+
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "ABSL_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+
+
+def quiet() -> None:
+    """Set, before TensorFlow is first imported, what keeps its registration noise out of the logs."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """The environment variables of a Python worker that is to run TensorFlow in `threads` threads.
+
+    Op determinism and seeds do not stand here: they are set in the process, by `start`.
+    """
+    return {**_QUIET, THREADS_VARIABLE: str(threads), "PYTHONHASHSEED": "0"}
+
+
+def start(threads: int, gpus: tuple[str, ...] = ()) -> Any:
+    """Import TensorFlow and hold it to these threads and devices.
+
+    Args:
+        threads: Within one operation; across operations it is always 1, so that the order of
+            floating-point sums is fixed.
+        gpus: Addresses of the GPUs that Spark gave this task; none means that GPUs are hidden.
+
+    Returns:
+        The module `tensorflow`.
+
+    Raises:
+        ClusterError: TensorFlow has already started in this process with other settings.
+    """
+    quiet()
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus) if gpus else "-1"
+    with quiet_import():
+        import tensorflow as tf
+
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        for device in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(device, True)
+    except RuntimeError:
+        found = tf.config.threading.get_intra_op_parallelism_threads()
+        raise ClusterError(
+            f"TensorFlow has already started in this Python process with {found} threads",
+            f"{threads}, set before its first operation",
+            "Start the session with spark.python.worker.reuse=false, or use one number of threads throughout",
+        ) from None
+    tf.config.experimental.enable_op_determinism()
+    return tf
+
+
+def resolve_precision(precision: str, features: tuple[str, ...] | None = None) -> str:
+    """Turn "auto" into what this processor does best.
+
+    Args:
+        precision: One of `PRECISIONS`.
+        features: The processor's instruction sets; by default those of this machine.
+
+    Returns:
+        "float32" or "mixed_bfloat16": the latter where the processor multiplies bfloat16 itself, elsewhere
+        it would be slower than float32.
+    """
+    if precision not in PRECISIONS:
+        raise OptionError(
+            f"precision {precision!r}", f"one of {', '.join(PRECISIONS)}", "Choose one of them for --precision"
+        )
+    if precision != "auto":
+        return precision
+    features = reproducibility.cpu_features() if features is None else features
+    return "mixed_bfloat16" if {"avx512_bf16", "amx_bf16"} & set(features) else "float32"
+
+
+def gpu_addresses(resources: Mapping[str, Any]) -> tuple[str, ...]:
+    """The GPUs among the resources that Spark assigned to a task (`TaskContext.resources()`)."""
+    gpu = resources.get("gpu")
+    return tuple(gpu.addresses) if gpu is not None else ()
+
+
+def set_precision(network: Any, precision: str) -> None:
+    """Let a network compute in this precision; its variables stay as they are.
+
+    In mixed precision the last layer still answers in float32 (a softmax over bfloat16 has two digits), and so
+    does every layer that was given another dtype than float32 on purpose.
+
+    Args:
+        network: A built `keras.Model`; changed in place, before it is first traced.
+        precision: "float32" or "mixed_bfloat16".
+    """
+    if precision == "float32":
+        return
+    import keras
+
+    layers = list(network._flatten_layers(include_self=False))
+    leaves = [layer for layer in layers if not isinstance(layer, keras.Model)]
+    policy = keras.DTypePolicy(precision)
+    keep = [keras.layers.InputLayer, keras.layers.Normalization, keras.layers.Rescaling]
+    for layer in leaves[:-1]:
+        if layer.dtype_policy.name == "float32" and not isinstance(layer, tuple(keep)):
+            layer.dtype_policy = policy
+
+
+class quiet_import:  # noqa: N801 - used as a statement: `with quiet_import():`
+    """Keep what native libraries write to stderr while they are imported; show it when the import fails.
+
+    TensorFlow's wheel reports that CUDA cannot be registered before it has read any setting.
+    """
+
+    def __enter__(self) -> None:
+        quiet()
+        self._kept = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        self._stderr = os.dup(2)
+        os.dup2(self._kept.fileno(), 2)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        os.dup2(self._stderr, 2)
+        os.close(self._stderr)
+        if error is not None:
+            self._kept.seek(0)
+            os.write(2, self._kept.read())
+        self._kept.close()

@@ -1,0 +1,270 @@
+"""A model version over files: every listed file ends as a prediction or as a rejection.
+
+Reading, decoding and the forward pass happen in one task, so that a picture crosses no process boundary. A run
+writes into a folder of its own and appears by one rename.
+"""
+
+import datetime
+import json
+import logging
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+from pyspark.sql.types import ArrayType, FloatType, StringType, StructField, StructType
+
+from seedlings_spark import files, fingerprint, prediction, reading, runtime, schema, session
+from seedlings_spark.errors import InputError, StoreError
+from seedlings_spark.store import ModelVersion
+
+_log = logging.getLogger(__name__)
+FORMAT = 1
+
+# What a task leaves of one file, before predictions and rejects part.
+_SCORED = StructType(
+    [
+        StructField(schema.PATH, StringType(), False),
+        StructField(schema.CONTENT_HASH, StringType(), True),
+        StructField(schema.PROBABILITIES, ArrayType(FloatType(), False), True),
+        StructField(schema.REASON, StringType(), True),
+        StructField(schema.STAGE, StringType(), True),
+        StructField(schema.DETAIL, StringType(), True),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """What a scoring task is told.
+
+    Args:
+        decode: How files become pixels.
+        forward: The network.
+    """
+
+    decode: reading.DecodeTask
+    forward: prediction.ForwardTask
+
+
+@dataclass(frozen=True)
+class ScoreRun:
+    """A finished run.
+
+    Args:
+        path: Its folder.
+        manifest: Its numbers.
+    """
+
+    path: str
+    manifest: Mapping[str, Any]
+
+
+def score(
+    spark: SparkSession,
+    images: str,
+    version: ModelVersion,
+    output: str,
+    *,
+    formats: tuple[str, ...],
+    max_pixels: int,
+    max_bytes: int,
+    batch_size: int,
+) -> ScoreRun:
+    """Score every file below a folder.
+
+    Args:
+        spark: The session.
+        images: Full URI of a folder, of any layout.
+        version: Of the model.
+        output: Full URI of the folder that holds the runs.
+        formats: Accepted formats.
+        max_pixels: A picture with more is rejected.
+        max_bytes: A longer file is rejected.
+        batch_size: Images of one forward pass.
+
+    Returns:
+        The run, published.
+
+    Raises:
+        InputError: Nothing to score.
+        StoreError: The version is damaged.
+    """
+    started = datetime.datetime.now(datetime.UTC)
+    run = f"{started:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+    task = ScoreTask(
+        reading.DecodeTask(
+            size=version.image_size,
+            aspect=str(version.manifest.get("aspect", "crop")),
+            formats=formats,
+            max_pixels=max_pixels,
+            max_bytes=max_bytes,
+        ),
+        forward_task(spark, version, batch_size),
+    )
+    listing = reading.listing_table(spark, reading.walk(images, by_folder=False)).persist()
+    num_listed = listing.count()
+    if num_listed == 0:
+        raise InputError(f"{images} is empty", "at least one file to score", "Check --images")
+    building = files.join(output, "runs", f".building-{run}")
+    target = files.join(output, "runs", run)
+    try:
+        _write(spark, listing, images, task, version, building)
+        manifest = _manifest(spark, building, num_listed, version, run, images, started)
+        files.write_text(files.join(building, "manifest.json"), _as_json(manifest))
+        files.rename(building, target)
+    finally:
+        files.delete(building)
+        listing.unpersist()
+    files.write_text(files.join(output, "manifest.json"), _as_json(manifest))
+    return ScoreRun(target, manifest)
+
+
+def summary(run: ScoreRun) -> list[tuple[str, object]]:
+    """What `score` prints at its end."""
+    manifest = run.manifest
+    reasons = ", ".join(f"{count} {reason}" for reason, count in manifest["rejected_by_reason"].items())
+    most = sorted(manifest["images_of_species"].items(), key=lambda item: -item[1])
+    return [
+        ("model", f"{manifest['model_name']} {manifest['model_version']}"),
+        ("run", run.path),
+        ("listed", f"{manifest['listed']:,}"),
+        ("scored", f"{manifest['scored']:,}"),
+        ("rejected", f"{manifest['rejected']:,}" + (f" ({reasons})" if reasons else "")),
+        ("species", ", ".join(f"{count:,} {name}" for name, count in most[:5]) + (" ..." if len(most) > 5 else "")),
+    ]
+
+
+def forward_task(spark: SparkSession, version: ModelVersion, batch_size: int) -> prediction.ForwardTask:
+    """The forward pass of a model version.
+
+    Raises:
+        StoreError: The network's bytes are not those that were published.
+    """
+    content = files.read_bytes(version.network_path)
+    recorded = version.manifest.get("files", {}).get("network.keras", {}).get("sha256")
+    if recorded != fingerprint.content_hash(content):
+        raise StoreError(
+            f"{version.network_path}, whose SHA-256 is not that of its manifest",
+            "the file that was published",
+            "Choose another --model-version, and publish this one again",
+        )
+    return prediction.ForwardTask(
+        network=content,
+        precision=str(version.manifest.get("precision", "float32")),
+        batch_size=batch_size,
+        threads=session.task_cpus(spark),
+    )
+
+
+def score_listed(task: ScoreTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The function of a Spark task: listed files to rows of predictions and rejects."""
+    network = prediction.forward(task.forward)
+    for batch in reading.decode_listed(task.decode, batches):
+        yield _predict(network, batch)
+
+
+def _predict(network: prediction.Forward, batch: pa.RecordBatch) -> pa.RecordBatch:
+    import numpy as np
+
+    contents = batch.column(schema.IMAGE)
+    pixels = np.frombuffer(b"".join(contents.drop_null().to_pylist()), np.uint8)
+    outputs = iter(network.predict(pixels.reshape(-1, *network.row_shape)).astype(np.float32))
+    rows = [next(outputs).tolist() if one.is_valid else None for one in contents]
+    kept = [batch.column(name) for name in (schema.REASON, schema.STAGE, schema.DETAIL)]
+    return pa.RecordBatch.from_arrays(
+        [batch.column(schema.PATH), batch.column(schema.CONTENT_HASH), pa.array(rows, pa.list_(pa.float32())), *kept],
+        names=_SCORED.names,
+    )
+
+
+def _write(
+    spark: SparkSession, listing: DataFrame, images: str, task: ScoreTask, version: ModelVersion, building: str
+) -> None:
+    with session.python_environment(spark, runtime.worker_environment(task.forward.threads)):
+        scored = _scored(spark, listing, images, task)
+    all_rows = files.join(building, "all")
+    with session.arrow_batches(spark, 1024):
+        scored.write.parquet(all_rows)
+    table = spark.read.schema(_SCORED).parquet(all_rows)
+    classes = F.array(*[F.lit(name) for name in version.classes])
+    best = F.array_max(schema.PROBABILITIES)
+    place = F.array_position(F.col(schema.PROBABILITIES), best).cast("int")
+    (
+        table.where(F.col(schema.REASON).isNull())
+        .withColumns(
+            {
+                schema.PREDICTED_SPECIES: F.element_at(classes, place),
+                schema.CONFIDENCE: best,
+                schema.MODEL_VERSION: F.lit(version.version),
+            }
+        )
+        .select(*schema.PREDICTIONS.names)
+        .write.parquet(files.join(building, "predictions"))
+    )
+    table.where(F.col(schema.REASON).isNotNull()).select(*schema.REJECTS.names).coalesce(1).write.parquet(
+        files.join(building, "rejects")
+    )
+    files.delete(all_rows)
+
+
+def _scored(spark: SparkSession, listing: DataFrame, images: str, task: ScoreTask) -> DataFrame:
+    if files.is_local(images):
+        return reading.spread(spark, listing).mapInArrow(partial(score_listed, task), _SCORED)
+    decoded = reading.decode_all(spark, listing, images, task.decode)
+    return decoded.mapInArrow(partial(_score_decoded, task), _SCORED)
+
+
+def _score_decoded(task: ScoreTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    network = prediction.forward(task.forward)
+    for batch in batches:
+        yield _predict(network, batch)
+
+
+def _manifest(
+    spark: SparkSession,
+    building: str,
+    num_listed: int,
+    version: ModelVersion,
+    run: str,
+    images: str,
+    started: datetime.datetime,
+) -> dict[str, Any]:
+    """The numbers of what lies on disk now, checked against the listing."""
+    predictions = spark.read.schema(schema.PREDICTIONS).parquet(files.join(building, "predictions"))
+    rejects = spark.read.schema(schema.REJECTS).parquet(files.join(building, "rejects"))
+    species = {row[0]: int(row[1]) for row in predictions.groupBy(schema.PREDICTED_SPECIES).count().collect()}
+    reasons = {row[0]: int(row[1]) for row in rejects.groupBy(schema.REASON).count().collect()}
+    num_scored, num_rejected = sum(species.values()), sum(reasons.values())
+    if num_scored + num_rejected != num_listed:
+        raise InputError(
+            f"{num_scored:,} predictions and {num_rejected:,} rejects",
+            f"the {num_listed:,} files that were listed, each exactly once",
+            "This is a fault of the program or of the file system; nothing was published. Run score again",
+        )
+    finished = datetime.datetime.now(datetime.UTC)
+    return {
+        "format": FORMAT,
+        "run": run,
+        "images": images,
+        "model_name": version.name,
+        "model_version": version.version,
+        "classes": list(version.classes),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": finished.isoformat(timespec="seconds"),
+        "listed": num_listed,
+        "scored": num_scored,
+        "rejected": num_rejected,
+        "already_scored": 0,
+        "already_rejected": 0,
+        "rejected_by_reason": dict(sorted(reasons.items())),
+        "images_of_species": dict(sorted(species.items())),
+    }
+
+
+def _as_json(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,116 @@
+"""Builds the SparkSession, and knows what it offers: slots, addresses, environments.
+
+What belongs to a cluster stands in `conf/spark-*.conf`; here stands only what no job can run without.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+
+from pyspark.sql import SparkSession
+
+from seedlings_spark.errors import ClusterError
+
+# Rows of one Arrow batch are chosen so that it takes about this much.
+ARROW_BATCH_BYTES = 8 * 1024 * 1024
+
+
+def build(app_name: str, settings: Mapping[str, str] | None = None) -> SparkSession:
+    """The session of this application; one that is already active is used.
+
+    Args:
+        app_name: Shown in Spark's UI.
+        settings: Further Spark settings, for tests and notebooks; spark-submit has set all others.
+
+    Raises:
+        ClusterError: No JVM could be started, or the session could not.
+    """
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder = SparkSession.builder.appName(app_name)
+    for name, value in (settings or {}).items():
+        builder = builder.config(name, value)
+    try:
+        return builder.getOrCreate()
+    except Exception as error:  # py4j and pyspark raise many kinds here
+        raise ClusterError(
+            f"no SparkSession could be started ({str(error).strip().splitlines()[0]})",
+            "Java 17 on the PATH or in JAVA_HOME, and a master that answers",
+            "Check `java -version` and the value of --master",
+        ) from error
+
+
+def is_local(spark: SparkSession) -> bool:
+    """Whether driver and workers are one process tree on this machine."""
+    return spark.sparkContext.master.startswith("local") and not spark.sparkContext.master.startswith("local-cluster")
+
+
+def task_cpus(spark: SparkSession) -> int:
+    """Cores of one task."""
+    return int(spark.conf.get("spark.task.cpus", "1") or "1")
+
+
+def num_slots(spark: SparkSession) -> int:
+    """How many tasks can run at once on the executors that have registered."""
+    context = spark.sparkContext._jsc.sc()
+    return int(context.maxNumConcurrentTasks(context.resourceProfileManager().defaultResourceProfile()))
+
+
+def require_slots(spark: SparkSession, num_workers: int) -> None:
+    """Refuse a run whose workers cannot all run at once, before Spark waits ten minutes for them.
+
+    Raises:
+        ClusterError: Fewer slots than workers, or executors that may be taken away.
+    """
+    if not is_local(spark) and (spark.conf.get("spark.dynamicAllocation.enabled", "false") or "").lower() == "true":
+        raise ClusterError(
+            "spark.dynamicAllocation.enabled=true",
+            "a fixed number of executors: a worker keeps its rows for the whole run",
+            "Start the job with --conf spark.dynamicAllocation.enabled=false and --num-executors",
+        )
+    slots, cpus = num_slots(spark), task_cpus(spark)
+    if num_workers > slots:
+        raise ClusterError(
+            f"{slots} free slot{'s' * (slots != 1)} ({spark.sparkContext.master}, spark.task.cpus={cpus})"
+            f" for {num_workers} workers",
+            "a slot for every worker",
+            f"Use --num-workers {max(1, slots)}, or start with more cores"
+            f" (--master 'local[{num_workers * cpus}]', --num-executors, --executor-cores)",
+        )
+
+
+def driver_addresses(spark: SparkSession) -> tuple[str, str]:
+    """Where a server on the driver listens, and where executors reach it: (bind address, host)."""
+    if is_local(spark):
+        return "127.0.0.1", "127.0.0.1"
+    host = str(spark.conf.get("spark.driver.host"))
+    return str(spark.conf.get("spark.driver.bindAddress", host)), host
+
+
+@contextlib.contextmanager
+def python_environment(spark: SparkSession, variables: Mapping[str, str]) -> Iterator[None]:
+    """Give the Python functions that are made inside these environment variables on the executors.
+
+    Spark keeps Python processes of different environments apart, so a process that has started TensorFlow
+    with one number of threads is never reused for another.
+    """
+    environment = spark.sparkContext.environment
+    before = dict(environment)
+    environment.update(variables)
+    try:
+        yield
+    finally:
+        environment.clear()
+        environment.update(before)
+
+
+@contextlib.contextmanager
+def arrow_batches(spark: SparkSession, row_bytes: int) -> Iterator[None]:
+    """Let the Arrow batches of what is run inside hold about `ARROW_BATCH_BYTES`; Spark's default is 10,000 rows."""
+    name = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before = spark.conf.get(name)
+    spark.conf.set(name, str(max(1, min(10_000, ARROW_BATCH_BYTES // max(1, row_bytes)))))
+    try:
+        yield
+    finally:
+        spark.conf.set(name, str(before))

@@ -1,0 +1,543 @@
+"""Model versions: publish, list, resolve, promote, roll back, import.
+
+    STORE/NAME/v0001/           a version: nothing in it ever changes
+        model/                  the fitted PipelineModel
+        network.keras           the network, with the scaler folded in
+        report/                 its evaluation
+        manifest.json           what it is, and the bytes of every file
+    STORE/NAME/current          one line: the version in use
+    STORE/NAME/promotions       how it came to be, one version a line, newest last
+
+A version is built in a hidden folder and gets its name by one rename, so that it is there whole or not at
+all, and of two publishers at once each gets a number of its own. A folder without a manifest is no version.
+An import is the publishing of a network that was made elsewhere.
+
+`promotions` is what a rollback goes back along: the versions that were current before the current one, and
+that one last. A rollback shortens it, so a second one goes back further. It is written before `current`:
+what stands in it after the current version is of a promotion that did not come about, and is ignored.
+"""
+
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from seedlings_spark import files
+from seedlings_spark.errors import StoreError
+
+FORMAT = 1
+CURRENT = "current"
+
+MANIFEST = "manifest.json"
+NETWORK = "network.keras"
+PIPELINE = "model"
+REPORT = "report"
+# What `publish` writes into a manifest itself.
+RESERVED_KEYS = ("format", "name", "version", "created", "files")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VERSION = re.compile(r"v(?:[0-9]{4}|[1-9][0-9]{4,11})")  # one spelling a number: v0001 ... v9999, v10000
+_BUILDING = ".building-"
+_NUM_ATTEMPTS = 1000  # each lost race is another's version
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One published version of a model.
+
+    Args:
+        name: Of the model.
+        version: Of this version, such as v0001.
+        path: Its folder.
+        manifest: What was published with it; not to be changed.
+    """
+
+    name: str
+    version: str
+    path: str
+    manifest: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def network_path(self) -> str:
+        """The Keras network, which takes raw pixels: the scaler is folded in."""
+        return files.join(self.path, NETWORK)
+
+    @property
+    def pipeline_path(self) -> str:
+        """The fitted PipelineModel."""
+        return files.join(self.path, PIPELINE)
+
+    @property
+    def report_path(self) -> str:
+        """The folder of its evaluation."""
+        return files.join(self.path, REPORT)
+
+    @property
+    def manifest_path(self) -> str:
+        """The manifest, which makes the folder a version."""
+        return files.join(self.path, MANIFEST)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the network's outputs.
+
+        Raises:
+            StoreError: The manifest has none.
+        """
+        classes = self.manifest.get("classes")
+        if not isinstance(classes, list) or not classes or not all(isinstance(each, str) for each in classes):
+            raise self._damaged("classes", classes, "a list of the classes' names")
+        return tuple(classes)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the images that the network takes.
+
+        Raises:
+            StoreError: The manifest has none.
+        """
+        found = self.manifest.get("image_size")
+        if (
+            not isinstance(found, list)
+            or len(found) != 2
+            or not all(_is_count(each) and each for each in found)
+        ):
+            raise self._damaged("image_size", found, "[height, width] in pixels")
+        return found[0], found[1]
+
+    def _damaged(self, key: str, found: object, expected: str) -> StoreError:
+        return StoreError(
+            found=f"{self.manifest_path} has {json.dumps(found)} as {key}",
+            expected=expected,
+            remedy="Publish the version again with it",
+        )
+
+
+@dataclass(frozen=True)
+class ModelStore:
+    """The versions of one model in a store.
+
+    Args:
+        directory: The store, on any Hadoop file system; made by the first `publish`.
+        name: Of the model: letters, digits, `.`, `_` and `-`, at most 128, beginning with a letter or digit.
+
+    Raises:
+        StoreError: The name is another.
+    """
+
+    directory: str
+    name: str
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise StoreError(
+                found=f"the model's name {self.name!r}",
+                expected="1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-', with a letter or digit first",
+                remedy="Give it such a name",
+            )
+
+    @property
+    def path(self) -> str:
+        """The folder of all versions of the model."""
+        return files.join(self.directory, self.name)
+
+    @property
+    def current_path(self) -> str:
+        """The file that names the version in use."""
+        return files.join(self.path, CURRENT)
+
+    @property
+    def promotions_path(self) -> str:
+        """The file of the versions that were in use up to now."""
+        return files.join(self.path, "promotions")
+
+    def version_path(self, version: str) -> str:
+        """The folder of a version, which need not exist.
+
+        Raises:
+            StoreError: That is no name of a version.
+        """
+        if not _VERSION.fullmatch(version):
+            raise StoreError(
+                found=f"the version {version!r}",
+                expected="a name such as v0001, or 'current'",
+                remedy="Choose one of the versions that there are",
+            )
+        return files.join(self.path, version)
+
+    def publish(
+        self, build: Callable[[str], None], manifest: Mapping[str, Any], *, promote: bool = True
+    ) -> ModelVersion:
+        """Build a version and publish it under the next free number.
+
+        What crashed publishers leave behind (`.building-...`) is never a version, and is not cleaned up here:
+        it could be that of a publisher at work.
+
+        Args:
+            build: Is called with the path of an empty folder and writes `network.keras` into it, and `model/`
+                and `report/` where there are any.
+            manifest: What is to be known of the version, as JSON: at least `classes`, and `image_size` for a
+                network that takes images. Keys of `RESERVED_KEYS` are added.
+            promote: Whether it becomes the current version.
+
+        Returns:
+            The version.
+
+        Raises:
+            StoreError: The manifest is no JSON, or no network was built. Nothing has been published.
+        """
+        _check_manifest(manifest)
+        building = files.join(self.path, f"{_BUILDING}{uuid.uuid4().hex}")
+        files.make_directory(building)
+        try:
+            build(building)
+            found = _files_of(building)
+            if NETWORK not in found:
+                raise StoreError(
+                    found=f"a version of {self.name} was built without {NETWORK}",
+                    expected=f"the network in {NETWORK}",
+                    remedy="Let the builder write it into the folder that it is given",
+                )
+            published = self._take_number(building, manifest, found)
+        except BaseException:
+            files.delete(building)
+            raise
+        if promote:
+            self.promote(published.version)
+        return published
+
+    def versions(self) -> list[ModelVersion]:
+        """All versions, oldest first; none if nothing has been published.
+
+        Raises:
+            StoreError: A version's manifest is damaged or of an unknown format.
+        """
+        return [self._load(version) for version in self._version_names()]
+
+    def resolve(self, version: str = CURRENT) -> ModelVersion:
+        """A version by its name, or the current one.
+
+        Raises:
+            StoreError: There is no such store, model or version, or it is damaged. Says what there is.
+        """
+        if version != CURRENT:
+            self.version_path(version)
+        there_are = self._version_names()
+        if not there_are:
+            raise self._nothing_published()
+        listed = ", ".join(there_are)
+        if version == CURRENT:
+            current = self.current()
+            if current is None:
+                raise StoreError(
+                    found=f"no version of {self.name} in {self.directory} is promoted; there are {listed}",
+                    expected="a current version",
+                    remedy="Promote one of them, or choose one by its name",
+                )
+            if current not in there_are:
+                raise StoreError(
+                    found=f"{self.current_path} names {current}, which is missing",
+                    expected=f"one of {listed}",
+                    remedy="Promote one of them, or roll back",
+                )
+            version = current
+        if version not in there_are:
+            raise StoreError(
+                found=f"no version {version} of {self.name} in {self.directory}",
+                expected=f"one of {listed}, or 'current'",
+                remedy="Choose one of them",
+            )
+        return self._load(version)
+
+    def current(self) -> str | None:
+        """The name of the version in use; None if none has been promoted.
+
+        Raises:
+            StoreError: The file that names it is damaged.
+        """
+        try:
+            version = files.read_bytes(self.current_path).decode("utf-8", "replace").strip()
+        except FileNotFoundError:
+            return None
+        if not _VERSION.fullmatch(version):
+            raise StoreError(
+                found=f"{self.current_path} holds {version[:80]!r}",
+                expected="one line with the name of a version, such as v0001",
+                remedy="Delete that file and promote a version",
+            )
+        return version
+
+    def promote(self, version: str) -> ModelVersion:
+        """Make a version the current one; nothing happens if it is.
+
+        A reader finds the old or the new version. If two are promoted at once, one of them is current
+        afterwards, and the other may be missing from what a rollback goes back along.
+
+        Raises:
+            StoreError: There is no such version, or it is damaged.
+        """
+        promoted = self.resolve(version)
+        current = self.current()
+        if promoted.version != current:
+            self._write_promotions([*self._past(current), *([current] if current else []), promoted.version])
+            self._write_current(promoted.version)
+        return promoted
+
+    def rollback(self) -> ModelVersion:
+        """Make the version current that was current before; once more goes back further.
+
+        Versions that have been deleted since are passed over.
+
+        Raises:
+            StoreError: No version was current before.
+        """
+        there_are = self._version_names()
+        if not there_are:
+            raise self._nothing_published()
+        current = self.current()
+        past = self._past(current)
+        while past and (past[-1] == current or past[-1] not in there_are):
+            past.pop()
+        if not past:
+            raise StoreError(
+                found=f"no version of {self.name} was current before {current or 'now'}; "
+                f"there are {', '.join(there_are)}",
+                expected="an earlier promotion to go back to",
+                remedy="Promote the version that you want",
+            )
+        version = self._load(past[-1])
+        self._write_current(version.version)
+        self._write_promotions(past)
+        return version
+
+    def verify(self, version: str = CURRENT) -> ModelVersion:
+        """Compare a version's files with its manifest: all lengths, and the hash of the network.
+
+        Files that the manifest does not know are no error.
+
+        Raises:
+            StoreError: A file is missing or is not what was published; names it.
+        """
+        verified = self.resolve(version)
+        for relative, expected in verified.manifest["files"].items():
+            path = files.join(verified.path, relative)
+            try:
+                found: dict[str, Any] = {"bytes": files.size(path)}
+                if "sha256" in expected and found["bytes"] == expected["bytes"]:
+                    found["sha256"] = _sha256(path)
+            except (FileNotFoundError, IsADirectoryError):
+                found = {}
+            for key, value in expected.items():
+                if found.get(key) != value:
+                    raise StoreError(
+                        found=f"{path} has {found.get(key)} {key}" if found else f"{path} is missing",
+                        expected=f"{value} {key}, as in {verified.manifest_path}",
+                        remedy="Restore the file from a copy, or publish the version again and promote that",
+                    )
+        return verified
+
+    def _take_number(
+        self, building: str, manifest: Mapping[str, Any], found: Mapping[str, Any]
+    ) -> ModelVersion:
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        for _ in range(_NUM_ATTEMPTS):
+            # Folders without a manifest count here: their names are not free.
+            numbers = [int(each[1:]) for each in files.list_names(self.path) if _VERSION.fullmatch(each)]
+            version = f"v{max(numbers, default=0) + 1:04d}"
+            whole = {
+                "format": FORMAT,
+                "name": self.name,
+                "version": version,
+                "created": created,
+                **manifest,
+                "files": found,
+            }
+            files.write_text(files.join(building, MANIFEST), _to_json(whole))
+            try:
+                files.rename(building, self.version_path(version))
+            except FileExistsError:
+                continue
+            return self._load(version)
+        raise StoreError(
+            found=f"{_NUM_ATTEMPTS} numbers in {self.path} were taken by others in the last moment",
+            expected="a free number",
+            remedy="Publish again when fewer publish at once",
+        )
+
+    def _version_names(self) -> list[str]:
+        """The names of the folders with a manifest, in the order of their numbers."""
+        try:
+            found = files.list_names(self.path)
+        except FileNotFoundError:
+            return []
+        versions = [each for each in found if _VERSION.fullmatch(each)]
+        return sorted(
+            (each for each in versions if files.exists(files.join(self.path, each, MANIFEST))),
+            key=lambda each: int(each[1:]),
+        )
+
+    def _load(self, version: str) -> ModelVersion:
+        path = self.version_path(version)
+        manifest_path = files.join(path, MANIFEST)
+        restore = "Restore it from a copy, or delete the version's folder"
+        try:
+            manifest = json.loads(files.read_bytes(manifest_path))
+        except (ValueError, IsADirectoryError) as error:  # a ValueError is bad JSON, or bad UTF-8
+            raise StoreError(f"{manifest_path} is damaged: {error}", "a JSON object", restore) from error
+        if not isinstance(manifest, dict):
+            raise StoreError(f"{manifest_path} holds {type(manifest).__name__}", "a JSON object", restore)
+        if manifest.get("format") != FORMAT:
+            raise StoreError(
+                found=f"{manifest_path} has format {manifest.get('format')!r}",
+                expected=f"format {FORMAT}",
+                remedy="Use the release of this software that published it, or a newer one",
+            )
+        listed = manifest.get("files")
+        if not isinstance(listed, dict) or not all(_is_file(*item) for item in listed.items()):
+            raise StoreError(
+                found=f"{manifest_path} has no list of files, or a damaged one",
+                expected="the length of each file by its path inside of the version",
+                remedy=restore,
+            )
+        return ModelVersion(self.name, version, path, manifest)
+
+    def _nothing_published(self) -> StoreError:
+        if not files.is_directory(self.directory):
+            return StoreError(
+                found=f"no store at {self.directory}",
+                expected="a folder with models in it",
+                remedy="Give the folder that a training run published to",
+            )
+        there_are = names(self.directory)
+        if self.name not in there_are:
+            return StoreError(
+                found=f"no model {self.name} in {self.directory}",
+                expected=f"one of {', '.join(there_are)}" if there_are else "a model, but there is none",
+                remedy="Choose one of them" if there_are else "Train one and publish it there",
+            )
+        return StoreError(
+            found=f"no version of {self.name} in {self.directory}",
+            expected="a folder such as v0001 with a manifest.json",
+            remedy="Train the model and publish it there",
+        )
+
+    def _past(self, current: str | None) -> list[str]:
+        """The versions that were current before `current`, newest last."""
+        try:
+            lines = files.read_bytes(self.promotions_path).decode("utf-8", "replace").split()
+        except FileNotFoundError:
+            return []
+        promoted = [line for line in lines if _VERSION.fullmatch(line)]
+        if current in promoted:
+            return promoted[: len(promoted) - 1 - promoted[::-1].index(current)]
+        return promoted
+
+    def _write_current(self, version: str) -> None:
+        files.write_text(self.current_path, version + "\n")
+
+    def _write_promotions(self, versions: list[str]) -> None:
+        files.write_text(self.promotions_path, "".join(f"{version}\n" for version in versions))
+
+
+def table(store: ModelStore) -> str:
+    """All versions of a model for a person to read, the current one marked."""
+    current = store.current()
+    lines = [f"{'':<2}{'version':<10}{'created':<28}{'validation accuracy':<21}classes"]
+    for version in store.versions():
+        accuracy = version.manifest.get("metrics", {}).get("val_accuracy")
+        lines.append(
+            f"{'*' if version.version == current else '':<2}{version.version:<10}"
+            f"{version.manifest['created']!s:<28}{'-' if accuracy is None else format(accuracy, '.4f'):<21}"
+            f"{len(version.classes)}"
+        )
+    if len(lines) == 1:
+        raise store._nothing_published()
+    return "\n".join(lines)
+
+
+def names(directory: str) -> list[str]:
+    """The names of the models in a store that can be models' names, in order.
+
+    Raises:
+        StoreError: There is no store.
+    """
+    try:
+        found = files.list_names(directory)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreError(
+            found=f"no store at {directory}",
+            expected="a folder with models in it",
+            remedy="Give the folder that a training run published to",
+        ) from error
+    return [
+        each for each in found if _NAME.fullmatch(each) and files.is_directory(files.join(directory, each))
+    ]
+
+
+def _check_manifest(manifest: Mapping[str, Any]) -> None:
+    reserved = [key for key in RESERVED_KEYS if key in manifest]
+    if reserved:
+        raise StoreError(
+            found=f"a manifest with {', '.join(reserved)}",
+            expected="none of the keys that are written on publishing",
+            remedy="Leave them out",
+        )
+    try:
+        _to_json(manifest)
+    except (TypeError, ValueError) as error:
+        raise StoreError(
+            found=f"a manifest that cannot be written as JSON: {error}",
+            expected="texts, finite numbers, lists and mappings",
+            remedy="Convert the values first",
+        ) from error
+
+
+def _to_json(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(dict(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _files_of(directory: str) -> dict[str, dict[str, Any]]:
+    """Path inside of the folder -> length of each file, and the hash of the network."""
+    found: dict[str, dict[str, Any]] = {}
+    for status in files.walk(directory):
+        relative = status.path.removeprefix(directory + "/")
+        name = files.name(relative)
+        if name.startswith(".") and name.endswith(".crc"):
+            continue  # Hadoop's local checksums do not come along when a store is copied to HDFS
+        if status.error is not None:
+            raise StoreError(
+                found=f"{relative} cannot be read: {status.error}",
+                expected="files that can be published",
+                remedy="Let the builder write plain files only",
+            )
+        found[relative] = {"bytes": status.length}
+    if NETWORK in found:
+        found[NETWORK]["sha256"] = _sha256(files.join(directory, NETWORK))
+    return found
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    for block in files.read_blocks(path):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_file(relative: object, properties: object) -> bool:
+    return (
+        isinstance(relative, str)
+        and bool(relative)
+        and not relative.startswith("/")
+        and ".." not in relative.split("/")
+        and isinstance(properties, dict)
+        and _is_count(properties.get("bytes"))
+        and set(properties) <= {"bytes", "sha256"}
+    )

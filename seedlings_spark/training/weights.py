@@ -1,0 +1,90 @@
+"""Arithmetic on lists of arrays, held as one flat vector.
+
+A model's weights, gradients and optimizer slots travel and are summed as one vector, in the order in which
+Keras lists them: one message, one addition, no dictionary of names.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each array lies in a flat vector.
+
+    Args:
+        shapes: One shape an array, in order.
+        dtype: Of the vector: "float32" or "float64".
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    dtype: str
+
+    @classmethod
+    def of(cls, arrays: Sequence[np.ndarray]) -> "Layout":
+        """The layout of these arrays: float64 if any of them is, else float32."""
+        wide = any(array.dtype == np.float64 for array in arrays)
+        return cls(tuple(tuple(array.shape) for array in arrays), "float64" if wide else "float32")
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of elements of each array."""
+        return tuple(int(np.prod(shape, dtype=np.int64)) for shape in self.shapes)
+
+    @property
+    def size(self) -> int:
+        """Number of elements of the vector."""
+        return sum(self.sizes)
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes of the vector."""
+        return self.size * np.dtype(self.dtype).itemsize
+
+    def flatten(self, arrays: Sequence[np.ndarray]) -> NDArray[np.floating]:
+        """Copy arrays of these shapes into a new vector."""
+        found = tuple(tuple(array.shape) for array in arrays)
+        if found != self.shapes:
+            raise ValueError(f"arrays of shapes {found}, expected {self.shapes}")
+        if not arrays:
+            return np.zeros(0, self.dtype)
+        return np.concatenate([np.asarray(array, self.dtype).ravel() for array in arrays])
+
+    def split(self, vector: NDArray[np.floating]) -> list[NDArray[np.floating]]:
+        """Views of the vector in these shapes."""
+        if vector.shape != (self.size,):
+            raise ValueError(f"a vector of shape {vector.shape}, expected ({self.size},)")
+        edges = np.cumsum(self.sizes)[:-1]
+        return [part.reshape(shape) for part, shape in zip(np.split(vector, edges), self.shapes, strict=True)]
+
+
+def weighted_mean(vectors: Sequence[NDArray[np.floating]], weights: Sequence[float]) -> NDArray[np.floating]:
+    """The weighted mean of vectors, summed in the order given.
+
+    Args:
+        vectors: Of one shape and dtype.
+        weights: One a vector, at least 0. A vector of weight 0 is not looked at.
+
+    Returns:
+        A new vector of the same dtype.
+
+    Raises:
+        ValueError: All weights are 0.
+    """
+    total = float(sum(weights))
+    if total <= 0:
+        raise ValueError("a mean over no samples")
+    mean: NDArray[np.floating] | None = None
+    for vector, weight in zip(vectors, weights, strict=True):
+        if weight == 0:
+            continue
+        if mean is None:
+            mean = vector * np.asarray(weight / total, vector.dtype)
+        else:
+            mean += vector * np.asarray(weight / total, vector.dtype)
+    assert mean is not None
+    return mean

@@ -1,0 +1,179 @@
+"""Messages between workers and the parameter server, over TLS 1.3.
+
+A run makes one key and one self-signed certificate. Each side must present it and accepts nothing else, so
+whoever has not been given the run's credentials (they travel only inside Spark's tasks) can neither read nor
+send; messages of one connection or run mean nothing in another. No message is ever unpickled.
+
+A frame is: magic (4 bytes), kind (1 byte), length of the header (4 bytes), length of the payload (8 bytes), all
+big-endian; the header, a JSON object; the payload, a vector's bytes in the machine's (little-endian) order.
+"""
+
+import datetime
+import enum
+import json
+import os
+import socket
+import ssl
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+_MAGIC = b"SDL1"
+_FRAME = struct.Struct(">4sBIQ")
+# Headers hold names, numbers and the sums of metrics: an AUC with its 200 thresholds takes 20 kB.
+MAX_HEADER_BYTES = 4 * 1024 * 1024
+# Seconds between signs of life of a side that computes or waits, and until the other side gives it up.
+HEARTBEAT_SECONDS = 5.0
+SILENCE_SECONDS = 60.0
+
+
+class Kind(enum.IntEnum):
+    """What a message is."""
+
+    OPEN = 1  # worker: who I am
+    BEGIN = 2  # server: what holds for the whole run
+    READY = 3  # worker: give me work
+    WORK = 4  # server: do this
+    RESULT = 5  # worker: this came out
+    STOP = 6  # server: there is no more work
+    ERROR = 7  # worker: my own computation failed
+    ALIVE = 8  # either: still computing, still waiting
+    REFUSED = 9  # server: this message cannot be accepted
+
+
+class ProtocolError(Exception):
+    """The other side sent something that is no message of this protocol."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message.
+
+    Args:
+        kind: What it is.
+        header: Plain JSON values.
+        payload: Bytes of a vector, or nothing.
+    """
+
+    kind: Kind
+    header: Mapping[str, Any] = field(default_factory=dict)
+    payload: Any = b""
+
+
+@dataclass(frozen=True, repr=False)
+class Credentials:
+    """The key and certificate of one run, in PEM. Never logged: it has no repr of its content."""
+
+    pem: bytes
+
+    @classmethod
+    def make(cls) -> "Credentials":
+        """Make a new P-256 key and its certificate.
+
+        The certificate names no time that matters: it is pinned and lives as long as the run, and the
+        clocks of a cluster need not agree.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "seedlings-spark run")])
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(datetime.datetime(2000, 1, 1))
+            .not_valid_after(datetime.datetime(2099, 1, 1))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        return cls(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+            + certificate.public_bytes(serialization.Encoding.PEM)
+        )
+
+    def __repr__(self) -> str:
+        return "Credentials(...)"
+
+    def context(self, *, server: bool) -> ssl.SSLContext:
+        """A TLS 1.3 context that presents this certificate and trusts only it."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_REQUIRED
+        if server:
+            context.num_tickets = 0
+        certificate = self.pem[self.pem.index(b"-----BEGIN CERTIFICATE") :]
+        context.load_verify_locations(cadata=certificate.decode())
+        # OpenSSL wants the key as a file: one in memory, which no other process sees.
+        descriptor = os.memfd_create("seedlings", os.MFD_CLOEXEC)
+        try:
+            os.write(descriptor, self.pem)
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+        return context
+
+
+def send(connection: socket.socket, message: Message) -> None:
+    """Send one message."""
+    header = json.dumps(message.header).encode() if message.header else b""
+    payload = memoryview(message.payload).cast("B")
+    connection.sendall(_FRAME.pack(_MAGIC, message.kind, len(header), len(payload)) + header)
+    if len(payload):
+        connection.sendall(payload)
+
+
+def receive(connection: socket.socket, buffer: bytearray | memoryview) -> Message:
+    """Receive one message.
+
+    Args:
+        connection: With a time-out set.
+        buffer: Takes the payload; a longer payload is refused before it is read.
+
+    Returns:
+        The message; its payload is a view of `buffer`, valid until the next call with it.
+
+    Raises:
+        ProtocolError: Not a message, or one that is too long.
+        ConnectionError: The other side has closed.
+        OSError: Time-out and other failures of the network.
+    """
+    start = bytearray(_FRAME.size)
+    _fill(connection, memoryview(start))
+    magic, kind, header_length, payload_length = _FRAME.unpack(start)
+    if magic != _MAGIC:
+        raise ProtocolError(f"a frame that begins with {bytes(magic)!r}, expected {_MAGIC!r}")
+    if header_length > MAX_HEADER_BYTES:
+        raise ProtocolError(f"a header of {header_length} bytes, at most {MAX_HEADER_BYTES} are accepted")
+    if payload_length > len(buffer):
+        raise ProtocolError(f"a payload of {payload_length} bytes, at most {len(buffer)} are accepted")
+    raw = bytearray(header_length)
+    _fill(connection, memoryview(raw))
+    payload = memoryview(buffer)[:payload_length]
+    _fill(connection, payload)
+    try:
+        header = json.loads(raw) if raw else {}
+        known = Kind(kind)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"a frame that cannot be read: {error}") from None
+    if not isinstance(header, dict):
+        raise ProtocolError(f"a header that is a {type(header).__name__}, expected an object")
+    return Message(known, header, payload)
+
+
+def _fill(connection: socket.socket, view: memoryview) -> None:
+    while len(view):
+        count = connection.recv_into(view)
+        if count == 0:
+            raise ConnectionError("the other side closed the connection")
+        view = view[count:]

@@ -1,0 +1,433 @@
+"""What one Spark task does, given one frozen TrainTask.
+
+It reads its rows once, builds and traces the network once, and then does what the master says, piece by piece,
+until it says stop.
+"""
+
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from seedlings_spark import reproducibility, runtime
+from seedlings_spark.errors import CorpusError
+from seedlings_spark.reproducibility import seed_for
+from seedlings_spark.training.client import ParameterClient, RefusedError
+from seedlings_spark.training.master import Vectors, build_metrics, network_from_json
+from seedlings_spark.training.shard import Batch, Shard, batch_edges, epoch_order
+from seedlings_spark.training.wire import Credentials, Kind, Message, ProtocolError
+
+# Columns of the rows that a worker is fed.
+RANK, FEATURES, LABEL, WEIGHT, HELD_OUT = "rank", "features", "label", "weight", "held_out"
+# The one row that a worker leaves behind.
+SUMMARY = "rank long, images long, seconds_input double, seconds_compute double, seconds_outside double"
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """All that a worker is told before it connects.
+
+    Args:
+        run: Id of the run.
+        generation: How many times the stage has been started before.
+        address: (host, port) of the parameter server.
+        credentials: Of the run.
+        num_workers: Workers of the run.
+        network: JSON configuration.
+        loss: What `keras.losses.get` takes.
+        metrics: What `compile` takes.
+        optimizer: Configuration, for steps that workers take on their own.
+        labels: "index" (class numbers), "one_hot" or "number".
+        num_classes: Of one-hot labels; else 0.
+        row_shape: Of one row's features.
+        row_dtype: Of the features: "uint8" for images, else the dtype of the network's input.
+        augmentation: JSON configuration of the layers that change images before each training step, or None.
+        batch_size: Rows of one worker at one step, at most.
+        seed: Of the run.
+        threads: That TensorFlow may use within one operation.
+        budget_bytes: Memory for the shard's features.
+        custom_objects: Classes and functions that the configurations name.
+    """
+
+    run: str
+    generation: int
+    address: tuple[str, int]
+    credentials: Credentials
+    num_workers: int
+    network: str
+    loss: Any
+    metrics: Any
+    optimizer: Mapping[str, Any]
+    labels: str
+    num_classes: int
+    row_shape: tuple[int, ...]
+    row_dtype: str
+    augmentation: str | None
+    batch_size: int
+    seed: int
+    threads: int
+    budget_bytes: int
+    custom_objects: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run(task: TrainTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The function of the Spark stage: one partition is one worker.
+
+    Args:
+        task: The same for all workers.
+        batches: Arrow batches of the columns named above, sorted.
+
+    Returns:
+        One batch with one row of `SUMMARY`.
+    """
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    if context is None:
+        raise RuntimeError("a worker runs inside a Spark task only")
+    rank = context.partitionId()
+    tf = runtime.start(task.threads, runtime.gpu_addresses(context.resources()))
+    summary = work(task, rank, context.taskAttemptId(), batches, tf)
+    yield pa.RecordBatch.from_pydict({name: [value] for name, value in summary.items()})
+
+
+def work(
+    task: TrainTask, rank: int, attempt: int, batches: Iterator[pa.RecordBatch], tf: Any
+) -> dict[str, float]:
+    """A worker from its rows to its summary; `run` without Spark.
+
+    Args:
+        task: The same for all workers.
+        rank: 0 to num_workers - 1.
+        attempt: Tells two attempts of one rank apart.
+        batches: As for `run`.
+        tf: The module `tensorflow`, started.
+    """
+    started = time.perf_counter()
+    train, held_out = _read_shards(task, rank, batches)
+    clock = {"input": time.perf_counter() - started, "compute": 0.0, "outside": 0.0}
+    images = 0
+    with ParameterClient(task.address, task.credentials) as client:
+        try:
+            begin = client.open(
+                {
+                    "run": task.run,
+                    "generation": task.generation,
+                    "rank": rank,
+                    "attempt": attempt,
+                    "rows": len(train),
+                    "held_out_rows": len(held_out),
+                    "weight_of_class": _weight_of_class(train) if task.labels != "number" else {},
+                    "environment": reproducibility.environment(task.threads),
+                }
+            ).header
+            computation = Computation(task, rank, begin, tf)
+            client.expect(computation.max_bytes)
+            mark = time.perf_counter()
+            message = client.ready()
+            while message.kind == Kind.WORK:
+                clock["outside"] += time.perf_counter() - mark
+                mark = time.perf_counter()
+                header, payload = computation.do(message, train, held_out)
+                images += int(header["samples"]) if message.header["task"] == "train" else 0
+                clock["compute"] += time.perf_counter() - mark
+                mark = time.perf_counter()
+                message = client.result(header, payload)
+        except (RefusedError, ProtocolError, OSError):
+            raise  # the connection's doing, not the computation's: whether to try again is the master's decision
+        except Exception:
+            client.error(traceback.format_exc())
+            raise
+        finally:
+            train.close()
+            held_out.close()
+    return {"rank": rank, "images": images, **{f"seconds_{name}": value for name, value in clock.items()}}
+
+
+class Computation:
+    """The network of a worker and the functions traced from it.
+
+    Args:
+        task: Of the worker.
+        rank: Of the worker.
+        begin: What the master said holds for the whole run: `steps` an epoch, `precision`, `local` (whether
+            workers take optimizer steps), `class_weight`.
+        tf: The module `tensorflow`.
+    """
+
+    def __init__(self, task: TrainTask, rank: int, begin: Mapping[str, Any], tf: Any) -> None:
+        import keras
+
+        self._task, self._rank, self._tf = task, rank, tf
+        self._steps, self._local = int(begin["steps"]), bool(begin["local"])
+        self._class_weight = {int(key): float(value) for key, value in begin["class_weight"].items()}
+        self.network = network_from_json(task.network, task.custom_objects)
+        runtime.set_precision(self.network, begin["precision"])
+        self.network.compile(
+            loss=task.loss,
+            metrics=task.metrics,
+            optimizer=keras.optimizers.deserialize(dict(task.optimizer), custom_objects=dict(task.custom_objects)),
+            jit_compile=False,
+        )
+        self._augment = (
+            keras.models.model_from_json(task.augmentation, custom_objects=dict(task.custom_objects))
+            if task.augmentation
+            else None
+        )
+        build_metrics(self.network, self._labels(np.zeros(2)))
+        if self._local:
+            self.network.optimizer.build(self.network.trainable_variables)
+        self.vectors = Vectors(self.network)
+        self._seeds = _seed_states(self.network) + (_seed_states(self._augment) if self._augment else [])
+        self._gradient = tf.function(self._gradient_step, autograph=False, reduce_retracing=True)
+        self._update = tf.function(self._local_step, autograph=False, reduce_retracing=True)
+        self._forward = tf.function(self._evaluate_step, autograph=False, reduce_retracing=True)
+        self._order: tuple[int, NDArray[np.int64]] | None = None
+
+    @property
+    def max_bytes(self) -> int:
+        """The longest payload that the master may send."""
+        return self.vectors.state_layout.nbytes
+
+    def do(self, message: Message, train: Shard, held_out: Shard) -> tuple[dict[str, Any], Any]:
+        """Do one piece of work; returns the result's header and payload."""
+        header = message.header
+        if header["task"] == "evaluate":
+            self._assign(message, self.vectors.trainable + self.vectors.other, self.vectors.model_layout)
+            return self._sums(header, self._evaluate(held_out)), b""
+        edges = batch_edges(len(train), self._steps)
+        epoch, first, last = int(header["epoch"]), int(header["first"]), int(header["last"])
+        batches = train.batches(self._epoch_order(epoch, train), edges, first, last)
+        if self._local:
+            variables = self.vectors.trainable + self.vectors.other + self.vectors.slots
+            self._assign(message, variables, self.vectors.state_layout)
+            optimizer = self.network.optimizer
+            optimizer.iterations.assign(int(header["iterations"]))
+            if not callable(getattr(optimizer, "_learning_rate", None)):
+                optimizer.learning_rate = float(header["learning_rate"])
+            sums = _Sums()
+            for step, batch in enumerate(batches, first):
+                if len(batch):
+                    loss, metrics = self._update(*self._inputs(batch, epoch, step))
+                    sums.add(len(batch), loss, metrics, step)
+            return self._sums(header, sums), self.vectors.state_layout.flatten(
+                [np.asarray(variable.value) for variable in variables]
+            )
+        self._assign(message, self.vectors.trainable + self.vectors.other, self.vectors.model_layout)
+        sums = _Sums()
+        batch = next(batches)
+        if not len(batch):
+            return self._sums(header, sums), np.zeros(self.vectors.model_layout.size, self.vectors.model_layout.dtype)
+        vector, loss, metrics = self._gradient(*self._inputs(batch, epoch, first))
+        sums.add(len(batch), loss, metrics, first)
+        return self._sums(header, sums), vector.numpy()
+
+    def _epoch_order(self, epoch: int, train: Shard) -> NDArray[np.int64]:
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, epoch_order(self._task.seed, epoch, self._rank, len(train), train.row_bytes)
+        return self._order[1]
+
+    def _assign(self, message: Message, variables: list[Any], layout: Any) -> None:
+        vector = np.frombuffer(message.payload, layout.dtype)
+        for variable, value in zip(variables, layout.split(vector), strict=True):
+            variable.assign(value)
+
+    def _evaluate(self, held_out: Shard) -> "_Sums":
+        sums = _Sums()
+        size = max(1, self._task.batch_size)
+        for start in range(0, len(held_out), size):
+            batch = held_out.read(np.arange(start, min(start + size, len(held_out))))
+            loss, metrics = self._forward(batch.features, self._labels(batch.labels), self._weights(batch, {}))
+            sums.add(len(batch), loss, metrics, start // size)
+        return sums
+
+    def _inputs(self, batch: Batch, epoch: int, step: int) -> tuple[Any, ...]:
+        seeds = np.array(
+            [
+                [seed_for(self._task.seed, "layer", epoch, step, self._rank, index), 0]
+                for index in range(len(self._seeds))
+            ],
+            np.int64,
+        ).reshape(len(self._seeds), 2)
+        weights = self._weights(batch, self._class_weight)
+        return batch.features, self._labels(batch.labels), weights, seeds
+
+    def _labels(self, labels: NDArray[np.float64]) -> NDArray[np.generic]:
+        if self._task.labels == "number":
+            return labels.astype(self.network.outputs[0].dtype).reshape(-1, 1)
+        indices = labels.astype(np.int64)
+        if self._task.labels == "index":
+            return indices
+        return np.eye(self._task.num_classes, dtype=np.float32)[indices]
+
+    def _weights(self, batch: Batch, class_weight: Mapping[int, float]) -> NDArray[np.float64]:
+        if not class_weight:
+            return batch.weights
+        return batch.weights * np.array([class_weight.get(int(label), 1.0) for label in batch.labels])
+
+    def _sums(self, header: Mapping[str, Any], sums: "_Sums") -> dict[str, Any]:
+        return {"number": header["number"], **sums.header()}
+
+    # The traced functions.
+
+    def _reset(self) -> None:
+        for variable in self.vectors.metrics:
+            variable.assign(self._tf.zeros(variable.shape, variable.dtype))
+
+    def _metric_sums(self) -> Any:
+        tf = self._tf
+        if not self.vectors.metrics:
+            return tf.zeros([0], tf.float64)
+        return tf.concat([tf.cast(tf.reshape(v.value, [-1]), tf.float64) for v in self.vectors.metrics], axis=0)
+
+    def _prepared(self, features: Any) -> Any:
+        if self._task.row_dtype == "uint8":
+            return self._tf.cast(features, self.network.inputs[0].dtype)
+        return features
+
+    def _loss(self, features: Any, labels: Any, weights: Any, *, training: bool) -> Any:
+        outputs = self.network(features, training=training)
+        loss = self.network.compute_loss(features, labels, outputs, sample_weight=weights, training=training)
+        if self.network._compile_metrics is not None:
+            self.network._compile_metrics.update_state(labels, outputs)
+        return loss
+
+    def _backward(self, features: Any, labels: Any, weights: Any, seeds: Any) -> tuple[Any, list[Any]]:
+        tf = self._tf
+        self._reset()
+        for index, state in enumerate(self._seeds):
+            state.assign(tf.cast(seeds[index], state.dtype))
+        features = self._prepared(features)
+        if self._augment is not None:
+            features = self._augment(features, training=True)
+        with tf.GradientTape() as tape:
+            loss = self._loss(features, labels, weights, training=True)
+        variables = [variable.value for variable in self.vectors.trainable]
+        gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+    def _gradient_step(self, features: Any, labels: Any, weights: Any, seeds: Any) -> tuple[Any, Any, Any]:
+        tf = self._tf
+        loss, gradients = self._backward(features, labels, weights, seeds)
+        dtype = self.vectors.model_layout.dtype
+        parts = gradients + [variable.value for variable in self.vectors.other]
+        vector = tf.concat([tf.cast(tf.reshape(part, [-1]), dtype) for part in parts], axis=0)
+        return vector, loss, self._metric_sums()
+
+    def _local_step(self, features: Any, labels: Any, weights: Any, seeds: Any) -> tuple[Any, Any]:
+        loss, gradients = self._backward(features, labels, weights, seeds)
+        self.network.optimizer.apply(gradients, self.vectors.trainable)
+        return loss, self._metric_sums()
+
+    def _evaluate_step(self, features: Any, labels: Any, weights: Any) -> tuple[Any, Any]:
+        self._reset()
+        loss = self._loss(self._prepared(features), labels, weights, training=False)
+        return loss, self._metric_sums()
+
+
+class _Sums:
+    """Samples, loss and metrics of a piece of work, summed in float64 in the order of its steps."""
+
+    def __init__(self) -> None:
+        self._samples = 0
+        self._loss = 0.0
+        self._metrics: NDArray[np.float64] | None = None
+        self._bad_step: int | None = None
+
+    def add(self, samples: int, loss: Any, metrics: Any, step: int) -> None:
+        value = float(loss)
+        if not np.isfinite(value) and self._bad_step is None:
+            self._bad_step = step
+        self._samples += samples
+        self._loss += value * samples
+        found = np.asarray(metrics, np.float64)
+        self._metrics = found if self._metrics is None else self._metrics + found
+
+    def header(self) -> dict[str, Any]:
+        bad = self._bad_step is not None
+        return {
+            "samples": self._samples,
+            "loss": None if bad else self._loss,
+            "bad_step": self._bad_step,
+            "metrics": [] if self._metrics is None or bad else self._metrics.tolist(),
+        }
+
+
+def _read_shards(task: TrainTask, rank: int, batches: Iterator[pa.RecordBatch]) -> tuple[Shard, Shard]:
+    train, held_out = (
+        Shard(task.row_shape, task.row_dtype, budget_bytes=budget)
+        for budget in (task.budget_bytes * 3 // 4, task.budget_bytes // 4)
+    )
+    for batch in batches:
+        if batch.num_rows == 0:
+            continue
+        ranks = batch.column(RANK).to_numpy(zero_copy_only=False)
+        if not (ranks == rank).all():
+            raise RuntimeError(f"worker {rank} was given rows of worker {int(ranks[ranks != rank][0])}")
+        features = _features(batch.column(FEATURES), task)
+        labels = batch.column(LABEL).to_numpy(zero_copy_only=False).astype(np.float64)
+        weights = batch.column(WEIGHT).to_numpy(zero_copy_only=False).astype(np.float64)
+        if np.isnan(labels).any() or np.isnan(weights).any():
+            raise CorpusError(
+                "a row without a label or sample weight",
+                "a number in every row",
+                "Drop such rows before fit, for example with DataFrame.dropna",
+            )
+        if task.labels != "number" and task.num_classes and not ((labels >= 0) & (labels < task.num_classes)).all():
+            raise CorpusError(
+                f"labels from {labels.min():g} to {labels.max():g}",
+                f"class numbers 0 to {task.num_classes - 1}, one for each output of the network",
+                "Index the labels with StringIndexer, or give the network as many outputs as there are classes",
+            )
+        held = batch.column(HELD_OUT).to_numpy(zero_copy_only=False).astype(bool)
+        for shard, rows in ((train, ~held), (held_out, held)):
+            if rows.any():
+                shard.append(features[rows], labels[rows], weights[rows])
+    return train, held_out
+
+
+def _features(column: Any, task: TrainTask) -> NDArray[np.generic]:
+    """An Arrow column of bytes or of lists of numbers as an array of shape (rows, *row_shape)."""
+    expected = int(np.prod(task.row_shape, dtype=np.int64))
+    width = expected * np.dtype(task.row_dtype).itemsize if task.row_dtype == "uint8" else expected
+    offsets = np.frombuffer(column.buffers()[1], _offset_type(column.type))[
+        column.offset : column.offset + len(column) + 1
+    ]
+    lengths = np.diff(offsets)
+    if column.null_count or (lengths != width).any():
+        found = "no value" if column.null_count else f"{int(lengths[lengths != width][0])} values"
+        raise CorpusError(
+            f"a row whose features have {found}",
+            f"{width} values in every row, which the network takes as {task.row_shape}",
+            "Prepare the corpus with the image size of the network, or build the network for this corpus",
+        )
+    if task.row_dtype == "uint8":
+        values = np.frombuffer(column.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+    else:
+        flat = column.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
+        values = flat.to_numpy(zero_copy_only=False).astype(task.row_dtype)
+    return values.reshape(len(column), *task.row_shape)
+
+
+def _offset_type(kind: Any) -> str:
+    return "int64" if pa.types.is_large_binary(kind) or pa.types.is_large_list(kind) else "int32"
+
+
+def _weight_of_class(shard: Shard) -> dict[str, int]:
+    """Rows of each class, for balanced class weights."""
+    classes, counts = np.unique(shard.labels().astype(np.int64), return_counts=True)
+    return {str(int(name)): int(count) for name, count in zip(classes, counts, strict=True)}
+
+
+def _seed_states(network: Any) -> list[Any]:
+    """The states of all seed generators in a network, in the order of its layers."""
+    return [
+        generator.state
+        for layer in network._flatten_layers(include_self=True)
+        for generator in layer._seed_generators
+    ]

@@ -1,0 +1,75 @@
+import random
+
+import numpy as np
+import pytest
+from pyspark.sql import functions
+from sklearn import metrics
+
+from seedlings_spark import evaluation, schema
+from seedlings_spark.errors import CorpusError, SeedlingsError
+
+CLASSES = ["Shepherd's `Purse`", "Maïs", "Sugar beet", "never seen", ' "quoted", $x$ ']
+LAYOUT = f"{schema.SPECIES} string, {schema.PREDICTED_SPECIES} string"
+
+
+def table(spark, rows):
+    return spark.createDataFrame(rows, LAYOUT).repartition(3)
+
+
+def test_an_empty_table_counts_nothing(spark):
+    matrix = evaluation.confusion_matrix(table(spark, []), CLASSES)
+    assert matrix.dtype == np.int64
+    assert matrix.tolist() == [[0] * 5] * 5
+
+
+@pytest.mark.parametrize("strange", ["Thistle", "", "maïs", "Maïs "])
+def test_a_species_outside_of_the_classes_is_refused_by_name(spark, strange):
+    predictions = table(spark, [("Maïs", "Maïs"), (strange, "Maïs"), (None, "Sugar beet")])
+    with pytest.raises(CorpusError) as caught:
+        evaluation.confusion_matrix(predictions, CLASSES)
+    assert caught.value.found.startswith("2 of 3 rows")
+    assert repr(strange) in caught.value.found
+    assert "Sugar beet" in caught.value.expected
+
+
+def test_a_null_species_is_refused(spark):
+    with pytest.raises(CorpusError, match=r"1 of 2 rows .* 'species', null"):
+        evaluation.confusion_matrix(table(spark, [("Maïs", "Maïs"), (None, "Maïs")]), CLASSES)
+
+
+@pytest.mark.parametrize("strange", ["Thistle", None])
+def test_a_prediction_outside_of_the_classes_is_refused(spark, strange):
+    with pytest.raises(SeedlingsError, match=r"1 of 2 rows .* 'predicted_species'"):
+        evaluation.confusion_matrix(table(spark, [("Maïs", "Maïs"), ("Maïs", strange)]), CLASSES)
+
+
+def test_any_number_of_strange_names_comes_to_the_driver_as_one(spark):
+    many = spark.range(5000).select(
+        functions.concat(functions.lit("x"), functions.format_string("%04d", "id")).alias(schema.SPECIES),
+        functions.lit("Maïs").alias(schema.PREDICTED_SPECIES),
+    )
+    with pytest.raises(CorpusError, match=r"5000 of 5000 rows .* such as 'x0000'") as caught:
+        evaluation.confusion_matrix(many, CLASSES)
+    assert "x0001" not in str(caught.value)
+
+
+def test_a_table_without_true_species_is_refused(spark):
+    with pytest.raises(CorpusError, match="no column 'species'"):
+        evaluation.confusion_matrix(table(spark, []).drop(schema.SPECIES), CLASSES)
+
+
+def test_the_counts_are_those_of_scikit_learn(spark):
+    draw = random.Random(7)
+    seen = [name for name in CLASSES if name != "never seen"]
+    rows = [(draw.choice(seen), draw.choice(seen)) for _ in range(300)]
+    matrix = evaluation.confusion_matrix(table(spark, rows), CLASSES)
+    truth, predicted = zip(*rows, strict=True)
+    assert np.array_equal(matrix, metrics.confusion_matrix(truth, predicted, labels=CLASSES))
+    assert matrix[3].sum() == matrix[:, 3].sum() == 0
+
+
+def test_the_columns_can_have_other_names(spark):
+    rows = [("Maïs", "Sugar beet"), ("Maïs", "Sugar beet"), ("Sugar beet", "Sugar beet")]
+    renamed = spark.createDataFrame(rows, "`row` string, `column` string")
+    matrix = evaluation.confusion_matrix(renamed, ["Maïs", "Sugar beet"], truth="row", predicted="column")
+    assert matrix.tolist() == [[0, 2], [0, 1]]
