@@ -5,10 +5,15 @@
 # by --master, ships the package to the executors, and runs the job. `test` runs the tests.
 set -euo pipefail
 
-home=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=${BASH_SOURCE[0]}
+while [ -L "$here" ]; do # the script itself, should it be called by a link
+  link=$(readlink "$here")
+  case $link in /*) here=$link ;; *) here=$(dirname "$here")/$link ;; esac
+done
+home=$(CDPATH='' cd -- "$(dirname -- "$here")" && pwd)
 jobs="quickstart prepare train evaluate score models"
 
-fail() { # found, expected, what to do
+fail() { # found, expected, what to do, exit code
   printf 'spark-submit.sh: %s. Expected %s. %s.\n' "$1" "$2" "$3" >&2
   exit "${4:-1}"
 }
@@ -25,60 +30,88 @@ usage: ./spark-submit.sh [spark-submit options] JOB [job options]
   models       list, promote, roll back, import model versions
   test         run the tests: [--all] [pytest arguments]
 
-./spark-submit.sh JOB --help shows a job's options. Spark's options, such as --master yarn, go before JOB;
-without --master a job runs on this machine.
+./spark-submit.sh JOB --help shows a job's options.
+
+Spark's options go before JOB, as in  ./spark-submit.sh --master yarn --num-executors 4 train ...
+Without --master a job runs on all cores of this machine. --master also chooses Spark's settings:
+conf/spark-local.conf, conf/spark-yarn.conf or conf/spark-standalone.conf, over the site's spark-defaults.conf.
+A --properties-file of your own takes their place.
+
+The first call makes .venv, which takes some minutes. Environment variables:
+  SEEDLINGS_PYTHON   a Python that has everything installed, in place of .venv
+  PYSPARK_PYTHON     the Python of the executors, where theirs has another path
+  JAVA_HOME          a Java 17, in place of the one on the PATH
 USAGE
 }
 
-# The Python to run with: SEEDLINGS_PYTHON as it is, or .venv, made whenever what it is made from has changed.
+# The Python to run with: SEEDLINGS_PYTHON as it is, or .venv, set up whenever what it is made from has changed.
 find_python() {
   if [ -n "${SEEDLINGS_PYTHON:-}" ]; then
-    python=$SEEDLINGS_PYTHON
-    "$python" -c 'import pyspark, elephas' 2>/dev/null ||
-      fail "SEEDLINGS_PYTHON=$python without pyspark and elephas" "an interpreter with the packages of pyproject.toml" \
-        "Install them with $python -m pip install -c conf/constraints.txt $home"
-    return
+    python=$(command -v "$SEEDLINGS_PYTHON") || fail "no program SEEDLINGS_PYTHON=$SEEDLINGS_PYTHON" \
+      "the path of a Python 3.11" "Correct it, or unset it to let .venv be made"
+    case $python in /*) ;; *) python=$PWD/$python ;; esac
+  else
+    python=$home/.venv/bin/python
+    set_up
   fi
-  python=$home/.venv/bin/python
-  local stamp wanted base
-  stamp=$home/.venv/installed
-  wanted=$(cat "$home/pyproject.toml" "$home/conf/constraints.txt" | cksum)
-  [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
+  # Nothing is imported: that would take seconds.
+  pyspark=$("$python" -c '
+import sys
+from importlib.util import find_spec
+found = [find_spec(name) for name in ("pyspark", "elephas", "tensorflow", "PIL")]
+if sys.version_info[:2] != (3, 11) or None in found:
+    sys.exit(1)
+print(found[0].submodule_search_locations[0])
+') || fail "$python, which is no Python 3.11 with the packages of pyproject.toml" "one that has them" \
+    "Install them with $python -m pip install -c $home/conf/constraints.txt $home, or unset SEEDLINGS_PYTHON"
+}
+
+set_up() {
+  local stamp=$home/.venv/installed wanted base clear=
+  wanted=$( (echo "$home" && cat "$home/pyproject.toml" "$home/conf/constraints.txt") | cksum)
+  "$python" -c '' 2>/dev/null || clear=--clear
+  if [ -z "$clear" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
   base=$(command -v python3.11 || command -v python3 || true)
-  [ -n "$base" ] && "$base" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' ||
-    fail "${base:-no python3} on the PATH" "Python 3.11" "Install it, or set SEEDLINGS_PYTHON"
+  if [ -z "$base" ] || ! "$base" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then
+    fail "${base:-no python3} on the PATH" "Python 3.11" "Install it, or set SEEDLINGS_PYTHON to the path of one"
+  fi
   (
     # Two first calls at once: the second waits and finds the work done.
     if command -v flock >/dev/null; then flock 9; fi
-    [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && exit 0
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && "$python" -c '' 2>/dev/null; then exit 0; fi
     echo "setting up $home/.venv (once, some minutes)" >&2
-    "$base" -m venv --clear "$home/.venv"
-    "$python" -m pip install --quiet --disable-pip-version-check --constraint "$home/conf/constraints.txt" \
-      --editable "$home[dev]" >&2
-    echo "$wanted" >"$stamp"
-  ) 9>"$home/.venv.lock" || fail "the set-up of .venv failed" "pip to install what pyproject.toml names" \
-    "See the message above; a second call tries again"
+    # One chain: `set -e` does not hold in what stands before `||`.
+    cd "$home" && "$base" -m venv ${clear:+"$clear"} .venv &&
+      "$python" -m pip install --quiet --disable-pip-version-check --constraint conf/constraints.txt \
+        --editable '.[dev]' >&2 &&
+      echo "$wanted" >"$stamp"
+  ) 9>"$home/.venv.lock" || fail "the set-up of $home/.venv failed" "pip to install what pyproject.toml names" \
+    "See the message above; the next call tries again"
 }
 
 find_java() {
-  local java=java
-  [ -n "${JAVA_HOME:-}" ] && java=$JAVA_HOME/bin/java
-  command -v "$java" >/dev/null 2>&1 ||
-    fail "no Java (${JAVA_HOME:+JAVA_HOME=$JAVA_HOME, }java is not on the PATH)" "Java 17" \
-      "Install it (for example apt-get install openjdk-17-jre-headless), or set JAVA_HOME"
+  local java=${JAVA_HOME:+$JAVA_HOME/bin/}java version
+  version=$("$java" -version 2>&1 | sed -n 's/.*version "\(1\.\)\{0,1\}\([0-9]*\).*/\2/p') || true
+  [ "${version:-0}" -ge 17 ] ||
+    fail "no ${version:+newer }Java ${version:+than $version }${JAVA_HOME:+in JAVA_HOME=}${JAVA_HOME:-on the PATH}" \
+      "Java 17" "Install it, for example with apt-get install openjdk-17-jre-headless, or set JAVA_HOME"
 }
 
-# Options before the job's name go to spark-submit unchanged.
+# Options before the job's name go to spark-submit unchanged; of some we have to know.
 spark_options=()
-master=
-settings=
+master= master_conf= settings= py_files=
 job=
 while [ $# -gt 0 ]; do
   case $1 in
   -h | --help) usage; exit 0 ;;
   --master) master=${2:-} ;;
   --master=*) master=${1#*=} ;;
-  --properties-file | --properties-file=*) settings=own ;;
+  --properties-file) settings=${2:-} ;;
+  --properties-file=*) settings=${1#*=} ;;
+  --py-files) py_files=${2:-} ;;
+  --py-files=*) py_files=${1#*=} ;;
+  --conf=spark.master=*) master_conf=${1#*=*=} ;;
+  --conf | -c) case ${2:-} in spark.master=*) master_conf=${2#*=} ;; esac ;;
   esac
   case $1 in
   -v | --verbose | --version | --supervise | --usage-error | --load-spark-defaults | --*=*)
@@ -101,9 +134,9 @@ if [ "$job" = test ]; then
     folders+=(tests/cluster)
   fi
   for argument in "$@"; do # a path of one's own replaces the folders
-    case $argument in tests/*) folders=() ;; esac
+    case $argument in tests/* | ./tests/* | "$home"/tests/*) folders=() ;; esac
   done
-  exec "$python" -m pytest "${folders[@]}" "$@"
+  exec "$python" -m pytest ${folders[@]+"${folders[@]}"} "$@"
 fi
 
 case " $jobs " in
@@ -111,23 +144,35 @@ case " $jobs " in
 *) fail "no job '$job'" "one of: $jobs test" "See ./spark-submit.sh --help" 2 ;;
 esac
 
-find_python
+# Wrong arguments are told at once, without Spark; so is --help.
 for argument in "$@"; do
-  case $argument in -h | --help) PYTHONPATH=$home exec "$python" "$home/jobs/$job.py" --help ;; esac
+  case $argument in -h | --help)
+    find_python
+    PYTHONPATH=$home exec "$python" -P -m seedlings_spark.cli "$job" --help ;;
+  esac
 done
 find_java
+find_python
+PYTHONPATH=$home "$python" -P -m seedlings_spark.cli "$job" "$@"
 
-if [ -z "$settings" ]; then
+# Ours come first: of two options the later one counts. Settings of one's own take the place of ours.
+ours=()
+if [ -n "$settings" ]; then
+  in_file=$(sed -n 's/^[[:space:]]*spark\.master[[:space:]=:]*//p' "$settings" 2>/dev/null | tail -n 1) || true
+  master=${master:-${master_conf:-$in_file}}
+else
+  master=${master:-$master_conf}
   case $master in
+  '' | local*) settings=spark-local.conf ;;
   yarn*) settings=spark-yarn.conf ;;
-  spark://*) settings=spark-standalone.conf ;;
-  *) settings=spark-local.conf ;;
+  *) settings=spark-standalone.conf ;;
   esac
-  spark_options=(--properties-file "$home/conf/$settings" --load-spark-defaults "${spark_options[@]}")
+  ours+=(--properties-file "$home/conf/$settings" --load-spark-defaults)
 fi
-[ -n "$master" ] || spark_options=(--master 'local[*]' "${spark_options[@]}")
+[ -n "$master" ] || ours+=(--master 'local[*]')
 
 # On this machine the package is read where it stands; executors elsewhere get it as a zip beside the job.
+shipped=
 case $master in
 '' | local | 'local['*) export PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH} ;;
 *)
@@ -135,19 +180,42 @@ case $master in
   trap 'rm -rf "$shipped"' EXIT
   (cd "$home" && "$python" -c '
 import pathlib, sys, zipfile
-with zipfile.ZipFile(sys.argv[1], "w") as archive:
+with zipfile.ZipFile(sys.argv[1], "w", zipfile.ZIP_DEFLATED) as archive:
     for file in sorted(pathlib.Path("seedlings_spark").rglob("*.py")):
         archive.write(file)
 ' "$shipped/seedlings_spark.zip")
-  spark_options=(--py-files "$shipped/seedlings_spark.zip" "${spark_options[@]}")
+  # Behind all others, since it takes the place of a --py-files before it, whose files it names too.
+  spark_options+=(--py-files "$shipped/seedlings_spark.zip${py_files:+,$py_files}")
   ;;
 esac
 
 export PYSPARK_PYTHON=${PYSPARK_PYTHON:-$python}
 export PYSPARK_DRIVER_PYTHON=${PYSPARK_DRIVER_PYTHON:-$python}
-export SPARK_HOME=${SPARK_HOME:-$("$python" -c 'import pyspark, pathlib; print(pathlib.Path(pyspark.__file__).parent)')}
+export SPARK_HOME=${SPARK_HOME:-$pyspark}
+export LOG4J_CONFIGURATION_FILE=${LOG4J_CONFIGURATION_FILE:-$home/conf/log4j2.properties}
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}
 
-"$SPARK_HOME/bin/spark-submit" \
-  --driver-java-options "-Dlog4j2.configurationFile=file:$home/conf/log4j2.properties" \
-  "${spark_options[@]}" "$home/jobs/$job.py" "$@"
+# spark-submit prints both streams of a Python driver on stdout. By this path the job finds stderr again. Where
+# a stream is a file, several programs write to it then, so each has to write at its end.
+if [ -e "/proc/$$/fd/2" ]; then
+  export SEEDLINGS_STDERR=/proc/$$/fd/2
+  if [ -f "/proc/$$/fd/1" ]; then exec >>"/proc/$$/fd/1" || true; fi
+  if [ -f "/proc/$$/fd/2" ]; then exec 2>>"/proc/$$/fd/2" || true; fi
+fi
+
+submit=("$SPARK_HOME/bin/spark-submit" ${ours[@]+"${ours[@]}"} ${spark_options[@]+"${spark_options[@]}"})
+submit+=("$home/jobs/$job.py" "$@")
+[ -n "$shipped" ] || exec "${submit[@]}"
+
+# The zip has to go afterwards, so this script stays; a signal that it gets is one for the application.
+set -m
+"${submit[@]}" &
+trap 'kill -TERM -- "-$!"' TERM HUP
+trap 'kill -INT -- "-$!"' INT
+code=0
+wait "$!" || code=$?
+while kill -0 "$!" 2>/dev/null; do
+  code=0
+  wait "$!" || code=$?
+done
+exit "$code"

@@ -14,7 +14,9 @@ def main(spark: SparkSession, options: ModelsOptions) -> None:
     store = ModelStore(options.store, options.name)
     if options.action == "promote":
         if not options.model_version:
-            raise OptionError("no --model-version", "the version to promote", "Add it; `models list` shows what there is")
+            raise OptionError(
+                "no --model-version", "the version to promote", "Add it; `models list` shows what there is"
+            )
         store.promote(options.model_version)
     elif options.action == "rollback":
         store.rollback()

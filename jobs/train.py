@@ -17,7 +17,9 @@ def main(spark: SparkSession, options: TrainOptions) -> None:
     steps = pipeline.num_steps(images, options.num_workers, options.batch_size, options.epochs)
     estimator = SeedlingsEstimator(
         loss=options.loss,
-        optimizer_config=pipeline.optimizer(options.optimizer, options.learning_rate, options.schedule, steps),
+        optimizer_config=pipeline.optimizer(
+            options.optimizer, options.learning_rate, options.schedule, steps
+        ),
         mode=options.mode,
         frequency=options.frequency,
         num_workers=options.num_workers,
@@ -35,7 +37,9 @@ def main(spark: SparkSession, options: TrainOptions) -> None:
     estimator.set_callbacks(pipeline.callbacks(run, options.patience))
     about = pipeline.about(prepared, config.plain(options), run)
     pipeline.begin_run(run, about)
-    stages = pipeline.pipeline(prepared, estimator, scaler=options.scaler, scaler_images=options.scaler_images)
+    stages = pipeline.pipeline(
+        prepared, estimator, scaler=options.scaler, scaler_images=options.scaler_images
+    )
     version = pipeline.publish(store, stages.fit(images), about=about, promote=options.promote)
     print(cli.table(pipeline.summary(version, run, promoted=options.promote)))
 

@@ -1,21 +1,39 @@
 """Arguments, options, session, logging and exit code of a job.
 
 A job is a function of a session and its options. What it raises for a user becomes one line on stderr and the
-exit code of its class; a traceback is shown with `--debug` only.
+exit code of its class; a traceback is shown with `--debug` only:
+
+    0    done
+    1    failed
+    2    wrong arguments; nothing has been started
+    3    done, but with more rejects than --max-reject-fraction
+    73   the output is in use by another run
+    130  interrupted from the keyboard
+
+`python -m seedlings_spark.cli JOB ...` reads a job's arguments and does no more, in a moment: this module imports
+neither Spark nor TensorFlow before it runs a job.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import difflib
+import functools
 import json
 import logging
+import os
+import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from pyspark.sql import SparkSession
-
-from seedlings_spark import config, files, session
+from seedlings_spark import config, errors, files
 from seedlings_spark.errors import OptionError, SeedlingsError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _T = TypeVar("_T", bound=config.Options)
 _log = logging.getLogger("seedlings_spark")
@@ -23,12 +41,29 @@ _log = logging.getLogger("seedlings_spark")
 DONE, FAILED, WRONG_ARGUMENTS, TOO_MANY_REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
 # Options that are paths on a Hadoop file system.
 _PATHS = ("images", "corpus", "store", "run", "report", "output")
+# Where stderr really goes, as spark-submit.sh says.
+_STDERR = "SEEDLINGS_STDERR"
+# What people give to a job, and spark-submit should have.
+_OF_SPARK = frozenset(
+    (
+        "--master",
+        "--deploy-mode",
+        "--conf",
+        "--properties-file",
+        "--py-files",
+        "--files",
+        "--archives",
+        "--jars",
+    )
+    + ("--packages", "--queue", "--num-executors", "--total-executor-cores", "--executor-cores")
+    + ("--executor-memory", "--driver-cores", "--driver-memory")
+)
 
 
 def run(
     job: str,
     options_class: type[_T],
-    main: Callable[[SparkSession, _T], int | None],
+    main: "Callable[[SparkSession, _T], int | None]",
     arguments: Sequence[str] | None = None,
 ) -> int:
     """Run a job from its command line.
@@ -42,18 +77,50 @@ def run(
     Returns:
         The exit code of the contract.
     """
-    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
-    try:
-        flags = vars(_parser(job, options_class).parse_args(arguments))
-        debug = flags.pop("debug")
-        options = config.resolve(options_class, job, flags, flags.pop("config"))
+    arguments = sys.argv[1:] if arguments is None else arguments
+    _find_stderr()
+
+    def work() -> int:
+        options, debug = read_arguments(job, options_class, arguments)
         configure_logging(debug)
+        from seedlings_spark import session  # Spark takes a second to import, and wrong arguments need none
+
         spark = session.build(f"seedlings {job}")
         spark.sparkContext.setLogLevel("WARN" if debug else "ERROR")
         try:
-            return main(spark, qualified(options)) or DONE
+            qualified_options = qualified(options)
+            _log.info(opening_line(job, qualified_options, spark.version, str(spark.sparkContext.master)))
+            return main(spark, qualified_options) or DONE
         finally:
             spark.stop()
+
+    return exit_code_of(work, debug="--debug" in arguments)
+
+
+def check(arguments: Sequence[str]) -> int:
+    """Read the arguments of a job, its name first, as `run` would, and do nothing; the exit code."""
+    job, *rest = arguments
+    return exit_code_of(lambda: read_arguments(job, config.JOBS[job], rest) and DONE, debug="--debug" in rest)
+
+
+def read_arguments(job: str, options_class: type[_T], arguments: Sequence[str]) -> tuple[_T, bool]:
+    """A job's options and whether it is to be debugged; `--help` prints the options and exits.
+
+    Raises:
+        OptionError: An unknown option, or a value that it cannot have.
+    """
+    known, unknown = _parser(job, options_class).parse_known_args(arguments)
+    if unknown:
+        raise _unknown(job, options_class, unknown[0])
+    flags = vars(known)
+    debug, file = bool(flags.pop("debug")), str(flags.pop("config"))
+    return config.resolve(options_class, job, flags, file), debug
+
+
+def exit_code_of(work: Callable[[], int | None], *, debug: bool = False) -> int:
+    """Do some work; what it raises becomes one line on stderr and an exit code."""
+    try:
+        return work() or DONE
     except SeedlingsError as error:
         if debug:
             _log.exception("the traceback, since --debug was given")
@@ -63,31 +130,48 @@ def run(
         return INTERRUPTED
     except Exception as error:
         if debug:
-            raise
-        line = next((line for line in str(error).splitlines() if line.strip()), "")
-        return fail(
-            SeedlingsError(
-                f"{type(error).__name__}: {line.strip()[:300]}",
-                "no such failure: this is likely a fault of the program or of the cluster",
-                "Run the job again with --debug for the traceback, and report it",
-            )
-        )
+            _log.exception("the traceback, since --debug was given")
+        return fail(_unexpected(error))
 
 
 def fail(error: SeedlingsError) -> int:
-    """Say what is wrong on stderr; returns the error's exit code."""
-    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    """Say on one line of stderr what is wrong; returns the error's exit code."""
+    print(" ".join(f"{type(error).__name__}: {error}".splitlines()), file=sys.stderr)
     return error.exit_code
 
 
 def qualified(options: _T) -> _T:
-    """The options with every path as a full URI, as Spark would resolve it."""
-    changes = {
-        field.name: files.qualify(getattr(options, field.name))
+    """The options with every path as a full URI, as Spark would resolve it.
+
+    Raises:
+        OptionError: A path is malformed, or on a file system that Spark does not know.
+    """
+    changes = {}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name in _PATHS and value:
+            try:
+                changes[field.name] = files.qualify(value)
+            except (OSError, ValueError) as error:
+                raise OptionError(
+                    f"{config.flag_of(field.name)} {value} ({getattr(error, 'strerror', None) or error})",
+                    "a path on this machine, or the URI of a file system that Hadoop knows",
+                    f"Correct {config.flag_of(field.name)}",
+                ) from error
+    return dataclasses.replace(options, **changes)
+
+
+def opening_line(job: str, options: config.Options, spark_version: str, master: str) -> str:
+    """What runs, where it runs, and where things come from and go to."""
+    version = ""
+    with contextlib.suppress(metadata.PackageNotFoundError):  # a checkout need not be installed
+        version = f" {metadata.version('seedlings-spark')}"
+    paths = [
+        f"{field.name} {getattr(options, field.name)}"
         for field in dataclasses.fields(options)
         if field.name in _PATHS and getattr(options, field.name)
-    }
-    return dataclasses.replace(options, **changes)
+    ]
+    return f"seedlings_spark{version}: {job} on {master}, Spark {spark_version}; {', '.join(paths)}"
 
 
 def configure_logging(debug: bool) -> None:
@@ -116,8 +200,50 @@ def rejects_exit_code(manifest: Mapping[str, Any], max_reject_fraction: float) -
 
 def table(rows: Sequence[tuple[str, object]]) -> str:
     """Two aligned columns for a person to read."""
-    width = max(len(name) for name, _ in rows)
+    width = max((len(name) for name, _ in rows), default=0)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _find_stderr() -> None:
+    """Write to the stderr of spark-submit.sh again.
+
+    spark-submit gives a Python driver one pipe for both streams and prints what comes out on stdout
+    (org.apache.spark.deploy.PythonRunner): errors would stand among results, and no progress line could be live.
+    """
+    path = os.environ.pop(_STDERR, "")
+    with contextlib.suppress(OSError):  # nothing is lost then: both streams stay one
+        if path:
+            found = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY)
+            sys.stderr.flush()
+            os.dup2(found, 2)
+            os.close(found)
+
+
+def _unexpected(error: Exception) -> SeedlingsError:
+    """What is no error of a user's: its cause in one line, of however many Spark made it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    name, cause = type(error).__name__, lines[0] if lines else ""
+    raised = _raised_by_worker(str(error))
+    if raised:
+        ours = re.fullmatch(r"seedlings_spark\.errors\.(\w+): (.*?)\. Expected (.*?)\. (.*)", raised)
+        kind = getattr(errors, ours[1], None) if ours else None
+        if ours and isinstance(kind, type) and issubclass(kind, SeedlingsError):
+            return kind(ours[2], ours[3], ours[4])
+        name, _, cause = raised.partition(": ")
+    elif cause.startswith("An error occurred while calling") and len(lines) > 1:
+        cause = lines[1].removeprefix(": ")
+    return SeedlingsError(
+        f"{name}: {cause[:300]}" if cause else name,
+        "no such failure: this is likely a fault of the program or of the cluster",
+        "Run the job again with --debug for the traceback, and report it",
+    )
+
+
+def _raised_by_worker(message: str) -> str:
+    """The last line of the last Python traceback in a message of Spark's, or ""."""
+    _, found, traceback = message.rpartition("Traceback (most recent call last):\n")
+    ends = (line for line in traceback.splitlines() if line and not line[0].isspace())
+    return next(ends, "") if found else ""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -126,38 +252,92 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(job: str, options_class: type[config.Options]) -> argparse.ArgumentParser:
+    fields = dataclasses.fields(options_class)
+    needed = [f"{config.flag_of(field.name)} {_metavar(field)}" for field in fields if _is_required(field)]
+    action = "ACTION " if any(field.name == "action" for field in fields) else ""
     parser = _Parser(
         prog=f"./spark-submit.sh {job}",
+        usage=f"./spark-submit.sh [spark-submit options] {job} {action}{' '.join([*needed, '[options]'])}",
         description=(options_class.__doc__ or "").strip(),
         allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Spark options (--master, --conf ...) go before the job's name.",
+        add_help=False,
+        formatter_class=functools.partial(
+            argparse.HelpFormatter,
+            max_help_position=30,
+            width=max(60, min(110, shutil.get_terminal_size().columns)),
+        ),
+        epilog="Spark's own options (--master, --conf, ...) go before the job's name.",
     )
-    parser.add_argument("--config", default="", metavar="FILE", help=f"TOML file with a table [{job}] of options")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks and Spark's warnings")
-    for field in dataclasses.fields(options_class):
-        limits = field.metadata
-        text = limits["text"] + (f" [{limits['unit']}]" if limits["unit"] else "")
-        default = "required" if limits["required"] else f"default {_shown(field.default)}"
-        settings: dict[str, Any] = {"default": argparse.SUPPRESS, "help": f"{text} ({default})".replace("%", "%%")}
-        if field.name == "action":
-            parser.add_argument(field.name, nargs="?", **settings)
-        elif field.type == "bool" or field.type is bool:
-            parser.add_argument(config.flag_of(field.name), action=argparse.BooleanOptionalAction, **settings)
-        elif str(field.type).startswith("tuple"):
-            parser.add_argument(config.flag_of(field.name), nargs="+", metavar="VALUE", **settings)
-        else:
-            parser.add_argument(config.flag_of(field.name), metavar=_metavar(field), **settings)
+    groups = {
+        True: parser.add_argument_group("required"),
+        False: parser.add_argument_group("options"),
+    }
+    for field in fields:
+        _add(groups[_is_required(field)], field)
+    general = parser.add_argument_group("for every job")
+    general.add_argument(
+        "--config", default="", metavar="FILE", help=f"TOML file with options in its table [{job}]; flags win"
+    )
+    general.add_argument("--debug", action="store_true", help="show tracebacks and Spark's warnings")
+    general.add_argument("-h", "--help", action="help", help="show this and exit")
     return parser
+
+
+def _add(group: Any, field: "dataclasses.Field[Any]") -> None:
+    limits, flag = field.metadata, config.flag_of(field.name)
+    unit = f" {limits['unit']}" if limits["unit"] else ""
+    notes = [] if _is_required(field) else [f"default: {_shown(field.default)}{unit}"]
+    if limits["choices"] and str(field.type).startswith("tuple"):
+        notes.insert(0, f"any of {', '.join(limits['choices'])}")
+    text = limits["text"] + (f" ({'; '.join(notes)})" if notes else "")
+    settings: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+    if field.name == "action":
+        group.add_argument(field.name, nargs="?", metavar="ACTION", **settings)
+    elif field.type is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, **settings)
+    elif str(field.type).startswith("tuple"):
+        group.add_argument(flag, nargs="+", metavar="VALUE", **settings)
+    else:
+        group.add_argument(flag, metavar=_metavar(field), **settings)
+
+
+def _unknown(job: str, options_class: type[config.Options], argument: str) -> OptionError:
+    see = f"See ./spark-submit.sh {job} --help"
+    if not argument.startswith("-"):
+        return OptionError(f"{argument!r}, which belongs to no option", f"the options of {job}", see)
+    flag = argument.partition("=")[0]
+    if flag in _OF_SPARK:
+        return OptionError(
+            f"{flag} after the job's name",
+            "Spark's own options before it",
+            f"Write ./spark-submit.sh {flag} ... {job} ...",
+        )
+    flags = [config.flag_of(field.name) for field in dataclasses.fields(options_class)]
+    near = difflib.get_close_matches(flag, [*flags, "--config", "--debug"], 1)
+    return OptionError(
+        f"unknown option {flag}", f"the options of {job}", f"Did you mean {near[0]}?" if near else see
+    )
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    return bool(field.metadata["required"])
 
 
 def _metavar(field: "dataclasses.Field[Any]") -> str:
     if field.name in _PATHS:
         return "DIR"
-    return {"int": "N", "float": "X"}.get(getattr(field.type, "__name__", ""), "VALUE")
+    if field.metadata["choices"]:
+        return "{" + ",".join(field.metadata["choices"]) + "}"
+    return "N" if field.type is int else "X" if field.type is float else "VALUE"
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
-    return {"": "none", True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, str | bool) else str(value)
+    return str(value) or "none"
+
+
+if __name__ == "__main__":
+    sys.exit(check(sys.argv[1:]))

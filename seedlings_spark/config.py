@@ -7,6 +7,9 @@ the TOML file, which wins over the default.
 
 import dataclasses
 import difflib
+import json
+import math
+import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +20,9 @@ from seedlings_spark.errors import OptionError
 
 _T = TypeVar("_T")
 _REQUIRED = object()
+# Where a value comes from, if not from a file.
+COMMAND_LINE = "the command line"
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def option(
@@ -27,6 +33,7 @@ def option(
     reason: str = "",
     choices: Sequence[str] = (),
     least: float | None = None,
+    above: float | None = None,
     most: float | None = None,
 ) -> Any:
     """A field that is an option.
@@ -38,6 +45,7 @@ def option(
         reason: Why the default is what it is.
         choices: The only values it can have.
         least: Lower limit, itself allowed.
+        above: Lower limit, itself not allowed.
         most: Upper limit, itself allowed.
     """
     metadata = {
@@ -46,6 +54,7 @@ def option(
         "reason": reason,
         "choices": tuple(choices),
         "least": least,
+        "above": above,
         "most": most,
         "required": default is _REQUIRED,
     }
@@ -54,218 +63,353 @@ def option(
 
 def required(text: str) -> Any:
     """A field that is an option without a default."""
-    return option(_REQUIRED, text)
+    return option(_REQUIRED, text, reason="there is none that could be guessed")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Base of a job's options: checks the limits that its fields state."""
+    """Base of a job's options: checks that nothing is missing, and the limits that its fields state."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            self._check(field)
-
-    def _check(self, field: "dataclasses.Field[Any]") -> None:
-        value, limits, flag = getattr(self, field.name), field.metadata, flag_of(field.name)
-        if limits["required"] and value == "":
-            raise OptionError(f"no {flag}", f"{flag}: {limits['text']}", f"Add {flag}, or the key to --config")
-        for item in value if isinstance(value, tuple) else (value,):
-            if limits["choices"] and item not in limits["choices"]:
-                near = difflib.get_close_matches(str(item), limits["choices"], 1)
-                raise OptionError(
-                    f"{flag} {item}",
-                    f"one of {', '.join(limits['choices'])}",
-                    f"Did you mean {near[0]}?" if near else f"Choose one of them for {flag}",
-                )
-            too_small = limits["least"] is not None and item < limits["least"]
-            too_large = limits["most"] is not None and item > limits["most"]
-            if too_small or too_large:
-                raise OptionError(f"{flag} {item}", _range(limits), f"Correct {flag}")
+        fields = dataclasses.fields(self)
+        missing = [field for field in fields if field.metadata["required"] and not getattr(self, field.name)]
+        if missing:
+            raise OptionError(
+                f"no {', '.join(flag_of(field.name) for field in missing)}",
+                "; ".join(f"{flag_of(field.name)}: {field.metadata['text']}" for field in missing),
+                "Add what is missing, or give it as a key of a file for --config",
+            )
+        for field in fields:
+            _check(field, getattr(self, field.name), COMMAND_LINE)
 
 
 @dataclass(frozen=True)
 class DecodeOptions(Options):
     """How files are read, alike in `prepare` and `score`."""
 
-    images: str = required("folder of images; with any scheme that Hadoop knows")
+    images: str = required("folder of images, of any layout, on any file system that Hadoop knows")
     formats: tuple[str, ...] = option(
         ("png", "jpeg", "webp", "bmp", "tiff", "gif"),
-        "accepted formats",
+        "formats that are accepted; a file of any other is rejected",
         reason="what cameras and annotation tools write; each further decoder is a further risk",
         choices=("png", "jpeg", "webp", "bmp", "tiff", "gif"),
     )
     max_pixels: int = option(
         64_000_000,
-        "a picture with more is rejected from its header",
+        "most pixels of a picture; one with more is rejected before it is decoded",
         unit="pixels",
         reason="above any camera in the field; four such pictures fit into an executor at once",
         least=1,
     )
     max_bytes: int = option(
         64 * 1024 * 1024,
-        "a longer file is rejected unread",
+        "longest file; a longer one is rejected unread",
         unit="bytes",
         reason="an uncompressed 20-megapixel picture still fits",
         least=1,
     )
     max_reject_fraction: float = option(
         0.05,
-        "with a larger share of rejects the job ends with exit code 3",
+        "share of rejected files up to which the job succeeds; above it, exit code 3",
         reason="a few broken files are normal, one in twenty means that something is wrong",
         least=0,
         most=1,
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.formats:
+            raise OptionError("no format in --formats", "at least one", "Add one, or leave --formats out")
+
 
 @dataclass(frozen=True)
 class PrepareOptions(DecodeOptions):
-    """Options of `prepare`."""
+    """Read image files into a corpus: pixels, splits, rejects and a manifest that adds up."""
 
-    images: str = required("folder with one folder a species, or a .csv or .parquet table of path,species")
-    corpus: str = required("folder to write the corpus to")
+    images: str = required(
+        "folder with one folder a species, or a CSV or Parquet table with the columns path and species"
+    )
+    corpus: str = required("folder that the corpus is written to")
     image_size: int = option(
-        64, "height and width of the prepared images", unit="pixels", reason="leaves are told apart at it, training is fast", least=8, most=2048
+        64,
+        "height and width of the prepared images",
+        unit="pixels",
+        reason="leaves can be told apart at it, and training is fast",
+        least=8,
+        most=2048,
     )
     aspect: str = option(
         "crop",
-        "what becomes of pictures that are not square: centre crop, pad with black, or stretch",
+        "what becomes of a picture that is not square: cut to its centre, padded with black, or stretched",
         reason="plants stand in the centre, and neither borders nor proportions are invented",
         choices=("crop", "pad", "stretch"),
     )
     split_policy: str = option(
         "hash",
-        "hash: an image's split depends on its bytes alone; stratified: exact shares in every species, but images that are added later may move others to another split",
+        "how images are dealt to the splits. hash: by an image's own bytes alone; stratified: exact shares of"
+        " every species, but images that are added later may move others to another split",
         reason="results stay comparable while a corpus grows",
         choices=("hash", "stratified"),
     )
     split_shares: tuple[float, ...] = option(
-        (0.7, 0.15, 0.15), "shares of train, validation and test", reason="usual for some thousand images", least=0, most=1
+        (0.7, 0.15, 0.15),
+        "shares of the splits train, validation and test; they add up to 1",
+        reason="usual for some thousand images",
+        least=0,
+        most=1,
     )
     conflicts: str = option(
         "error",
-        "the same bytes under two species: stop, or drop all copies",
+        "what the same bytes under two species are: an error, or rejects, all copies of them",
         reason="a wrong label is a person's to mend",
         choices=("error", "drop"),
     )
-    sample: float = option(1.0, "share of each species to prepare", reason="all", least=0, most=1)
-    overwrite: bool = option(False, "replace a corpus that is already there", reason="a corpus is work")
+    sample: float = option(
+        1.0, "share of each species that is prepared", reason="all that there is", above=0, most=1
+    )
+    overwrite: bool = option(
+        False, "replace a corpus that is already there", reason="nobody's work is lost by accident"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.split_shares) != 3 or abs(sum(self.split_shares) - 1) > 1e-9 or not self.split_shares[0] > 0:
+        if (
+            len(self.split_shares) != 3
+            or abs(sum(self.split_shares) - 1) > 1e-9
+            or not self.split_shares[0] > 0
+        ):
             raise OptionError(
                 f"--split-shares {' '.join(map(str, self.split_shares))}",
                 "three shares that add up to 1, the first above 0",
                 "Correct it, as in --split-shares 0.7 0.15 0.15",
             )
-        if not self.sample > 0:
-            raise OptionError(f"--sample {self.sample}", "a share above 0", "Correct --sample")
 
 
 @dataclass(frozen=True)
 class TrainOptions(Options):
-    """Options of `train`."""
+    """Train a network on a corpus and publish it to the model store as a new version."""
 
-    corpus: str = required("folder that `prepare` wrote")
+    corpus: str = required("folder of a corpus, written by prepare")
     store: str = required("folder of the model store")
-    name: str = option("seedlings", "of the model in the store", reason="the example's")
-    run: str = option("", "folder for what the run leaves behind", reason="made below the store from the application's id")
-    mode: str = option("synchronous", "how workers and master work together", reason="repeatable", choices=("synchronous",))
+    name: str = option("seedlings", "name of the model in the store", reason="the example's")
+    run: str = option(
+        "",
+        "folder for what the run leaves behind; without it STORE/NAME/runs/APPLICATION",
+        reason="each run gets a folder of its own",
+    )
+    mode: str = option(
+        "synchronous",
+        "how the workers and the master model work together",
+        reason="a run can be repeated bit for bit",
+        choices=("synchronous",),
+    )
     frequency: str = option(
         "batch",
-        "workers meet after every batch, after a number of batches, or after every epoch",
-        reason="exactly SGD with the global batch",
+        "when the workers meet: after every batch, after a number of batches (such as 10), or after every epoch",
+        reason="exactly the training of one machine with the batches of all workers together",
     )
-    num_workers: int = option(2, "tasks that train at once", reason="works on any machine", least=1)
-    threads: int = option(0, "of each worker; 0 for spark.task.cpus", reason="what Spark reserves", least=0)
-    network: str = option("plain", "plain, residual, or a .keras or .json file", reason="quick to train, no batch statistics")
-    loss: str = option("sparse_categorical_crossentropy", "a Keras loss", reason="species exclude each other")
-    optimizer: str = option("adam", "a Keras optimizer", reason="forgives a wrong learning rate")
-    learning_rate: float = option(0.001, "of the optimizer, at its highest", reason="Adam's own", least=0)
+    num_workers: int = option(
+        2, "tasks that train at once; each needs a free slot", reason="works on any machine", least=1
+    )
+    threads: int = option(
+        0,
+        "TensorFlow's threads in each worker; 0 for as many as spark.task.cpus",
+        reason="the cores that Spark reserves for a task",
+        least=0,
+    )
+    network: str = option(
+        "plain",
+        "network to train: plain, residual, or the path of a .keras or .json file",
+        reason="quick to train, and without statistics of a batch",
+    )
+    loss: str = option(
+        "sparse_categorical_crossentropy", "name of a Keras loss", reason="species exclude each other"
+    )
+    optimizer: str = option("adam", "name of a Keras optimizer", reason="forgives a wrong learning rate")
+    learning_rate: float = option(
+        0.001, "learning rate of the optimizer, where it is highest", reason="Adam's own", above=0
+    )
     schedule: str = option(
         "cosine",
-        "constant, or falling with a cosine to 0 at the last step, after a warm-up of 5 % of the steps",
+        "course of the learning rate: constant, or rising for 5 % of the steps and then falling to 0 like a cosine",
         reason="worth some points of accuracy at no cost",
         choices=("constant", "cosine"),
     )
-    epochs: int = option(30, "times that all images are trained on", reason="where the example levels off", least=1)
-    batch_size: int = option(32, "images of one worker at one step", unit="images", reason="Keras' own", least=1)
-    class_weight: str = option("", "balanced, or nothing", reason="accuracy is what is measured", choices=("", "balanced"))
+    epochs: int = option(
+        30,
+        "how often each image is trained on",
+        unit="epochs",
+        reason="where the example levels off",
+        least=1,
+    )
+    batch_size: int = option(
+        32, "images of one worker in one step", unit="images", reason="Keras' own", least=1
+    )
+    class_weight: str = option(
+        "none",
+        "balanced: an image counts for more, the fewer its species has",
+        reason="accuracy over all images is what is measured",
+        choices=("none", "balanced"),
+    )
     augment: tuple[str, ...] = option(
         ("flip", "turn"),
-        "changes to training images, any of flip, turn, zoom, contrast; none for none",
+        "random changes to training images: mirroring, quarter turns, zoom, contrast; or none",
         reason="a plant from above has no up",
         choices=("flip", "turn", "zoom", "contrast", "none"),
     )
     scaler: str = option(
         "channel",
-        "mean and std for each channel or pixel, or none",
+        "one mean and one standard deviation for each colour channel, for each pixel, or none at all",
         reason="a pixel's own mean says little where plants stand anywhere",
         choices=("channel", "pixel", "none"),
     )
     scaler_images: int = option(
-        2000, "images that mean and std are taken from; 0 for all", unit="images", reason="exact to a tenth of a grey value", least=0
+        2000,
+        "images that mean and standard deviation are taken from, at most; 0 for all",
+        unit="images",
+        reason="exact to a tenth of a grey value",
+        least=0,
     )
     precision: str = option(
         "auto",
-        "float32, mixed_bfloat16, or what the processors do best",
-        reason="twice as fast where the processor has bfloat16; the answer is recorded",
+        "numbers that the network computes with; auto asks the processors",
+        reason="bfloat16 is twice as fast where processors have it; the choice is recorded",
         choices=("float32", "mixed_bfloat16", "auto"),
     )
-    patience: int = option(0, "epochs without a better validation loss until training stops; 0 for never", unit="epochs", reason="the schedule wants all epochs", least=0)
-    memory_budget_mb: int = option(1024, "images that each worker holds in memory; the rest goes to local disk", unit="MB", reason="fits beside TensorFlow into 3 GB", least=16)
-    seed: int = option(0, "of initial weights, order, dropout and augmentation", reason="any will do; the same one repeats a run")
-    promote: bool = option(True, "make the new version the current one", reason="the last trained is meant to be used")
+    patience: int = option(
+        0,
+        "epochs without a better validation loss after which training stops; 0 for never",
+        unit="epochs",
+        reason="the cosine needs all its epochs",
+        least=0,
+    )
+    memory_budget_mb: int = option(
+        1024,
+        "memory for the images of each worker; what does not fit is kept on local disk",
+        unit="MB",
+        reason="fits beside TensorFlow into 3 GB",
+        least=16,
+    )
+    seed: int = option(
+        0,
+        "seed of initial weights, order of images, dropout and augmentation",
+        reason="any number will do; the same one repeats a run",
+    )
+    promote: bool = option(
+        True,
+        "make the new version the current one, which is used unless another is named",
+        reason="the last trained is meant to be used",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.frequency not in ("batch", "epoch") and not (self.frequency.isdigit() and int(self.frequency) > 0):
-            raise OptionError(f"--frequency {self.frequency}", "batch, epoch or a number of batches", "Correct --frequency")
+        if self.frequency not in ("batch", "epoch") and not (
+            self.frequency.isascii() and self.frequency.isdigit() and int(self.frequency) > 0
+        ):
+            raise OptionError(
+                f"--frequency {self.frequency}", "batch, epoch or a number of batches", "Correct --frequency"
+            )
+        if "none" in self.augment and len(self.augment) > 1:
+            raise OptionError(
+                f"--augment {' '.join(self.augment)}",
+                "none, or the changes that are wanted",
+                "Remove none, or all others",
+            )
 
 
 @dataclass(frozen=True)
 class EvaluateOptions(Options):
-    """Options of `evaluate`."""
+    """Evaluate a model version on one split of a corpus: numbers, plots and a page that shows them."""
 
-    corpus: str = required("folder that `prepare` wrote")
+    corpus: str = required("folder of a corpus, written by prepare")
     store: str = required("folder of the model store")
-    report: str = required("folder to write numbers and plots to")
-    name: str = option("seedlings", "of the model in the store", reason="the example's")
-    model_version: str = option("current", "version of the model", reason="the promoted one")
-    split: str = option("test", "images to evaluate on", reason="never seen in training", choices=("train", "validation", "test"))
+    report: str = required("folder that numbers and plots are written to")
+    name: str = option("seedlings", "name of the model in the store", reason="the example's")
+    model_version: str = option(
+        "current", "version of the model, such as v0001, or current", reason="the promoted one"
+    )
+    split: str = option(
+        "test",
+        "split of the corpus to evaluate on",
+        reason="never seen in training",
+        choices=("train", "validation", "test"),
+    )
 
 
 @dataclass(frozen=True)
 class ScoreOptions(DecodeOptions):
-    """Options of `score`."""
+    """Score a folder of images with a model version: a prediction or a rejection for every file."""
 
     store: str = required("folder of the model store")
-    output: str = required("folder of the scores")
-    name: str = option("seedlings", "of the model in the store", reason="the example's")
-    model_version: str = option("current", "version of the model", reason="the promoted one")
-    batch_size: int = option(64, "images of one forward pass", unit="images", reason="larger ones are no faster on a CPU", least=1)
+    output: str = required("folder of the scores; each run adds one of its own to it")
+    name: str = option("seedlings", "name of the model in the store", reason="the example's")
+    model_version: str = option(
+        "current", "version of the model, such as v0001, or current", reason="the promoted one"
+    )
+    batch_size: int = option(
+        64,
+        "images that go through the network at once",
+        unit="images",
+        reason="larger ones are no faster on a CPU",
+        least=1,
+    )
 
 
 @dataclass(frozen=True)
 class ModelsOptions(Options):
-    """Options of `models`."""
+    """List the versions of a model; promote one, go back to the one before, or import a network."""
 
-    action: str = option("list", "list, promote, rollback or import", reason="it changes nothing", choices=("list", "promote", "rollback", "import"))
+    action: str = option(
+        "list",
+        "what to do: list versions, promote one, roll back to the one before, or import a network",
+        reason="it changes nothing",
+        choices=("list", "promote", "rollback", "import"),
+    )
     store: str = required("folder of the model store")
-    name: str = option("seedlings", "of the model in the store", reason="the example's")
-    model_version: str = option("", "version to promote", reason="no version is promoted by accident")
-    network: str = option("", ".keras file to import; it takes raw pixels, 0 to 255", reason="only for import")
-    classes: tuple[str, ...] = option((), "names of the classes, in the order of the network's outputs", reason="only for import")
-    aspect: str = option("crop", "how its images are made square", reason="as prepare does", choices=("crop", "pad", "stretch"))
-    promote: bool = option(True, "make the imported version the current one", reason="as train does")
+    name: str = option("seedlings", "name of the model in the store", reason="the example's")
+    model_version: str = option(
+        "", "for promote: the version, such as v0001", reason="no version is promoted by accident"
+    )
+    network: str = option(
+        "", "for import: a .keras file that takes raw pixels, 0 to 255", reason="only import needs it"
+    )
+    classes: tuple[str, ...] = option(
+        (),
+        "for import: names of the classes, in the order of the network's outputs",
+        reason="only import needs it",
+    )
+    aspect: str = option(
+        "crop",
+        "for import: what becomes of a picture that is not square",
+        reason="as prepare does",
+        choices=("crop", "pad", "stretch"),
+    )
+    promote: bool = option(True, "for import: make the new version the current one", reason="as train does")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        needed = {"promote": ("model_version",), "import": ("network", "classes")}.get(self.action, ())
+        missing = [flag_of(name) for name in needed if not getattr(self, name)]
+        if missing:
+            raise OptionError(
+                f"models {self.action} without {' and '.join(missing)}",
+                f"models {self.action} {' '.join(f'{flag_of(name)} ...' for name in needed)}",
+                "Add what is missing; models list shows the versions that there are",
+            )
 
 
 @dataclass(frozen=True)
 class QuickstartOptions(Options):
-    """Options of `quickstart`."""
+    """Go the whole way in about two minutes: draw images, prepare, train, evaluate and score them."""
 
-    images: str = option("", "folder with one folder a species; without it images are drawn", reason="needs no download")
-    output: str = option("quickstart", "folder for everything that is made", reason="beside the checkout's other folders")
+    images: str = option(
+        "",
+        "folder with one folder a species, to use in place of drawn images",
+        reason="drawn images need no download",
+    )
+    output: str = option(
+        "quickstart", "folder for everything that is made", reason="easy to find, easy to remove"
+    )
 
 
 JOBS: Mapping[str, type[Options]] = {
@@ -293,38 +437,41 @@ def resolve(options: type[_T], job: str, flags: Mapping[str, Any], config_file: 
         config_file: A TOML file, or "".
 
     Raises:
-        OptionError: An unknown table, key or value.
+        OptionError: An unknown table, key or value; says where it stands.
     """
-    table = read_toml(config_file).get(job, {}) if config_file else {}
-    return make(options, {**table, **flags}, f"[{job}] of {config_file}" if config_file else job)
+    values = {}
+    if config_file:
+        table = read_toml(config_file).get(job, {})
+        values = _checked(options, table, f"[{job}] of {config_file}")
+    return options(**{**values, **_checked(options, flags, COMMAND_LINE)})
 
 
 def make(options: type[_T], values: Mapping[str, Any], source: str) -> _T:
     """Build options from plain values; unknown names are refused, each value must have its option's type."""
-    fields = {field.name: field for field in dataclasses.fields(cast(Any, options))}
-    for name in values:
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, 1)
-            raise OptionError(
-                f"unknown option {name!r} in {source}",
-                f"one of {', '.join(fields)}",
-                f"Did you mean {near[0]}?" if near else "Remove it",
-            )
-    return options(**{name: _converted(fields[name], value, source) for name, value in values.items()})
+    return options(**_checked(options, values, source))
 
 
 def read_toml(file: str) -> dict[str, Any]:
     """The tables of a TOML file, one a job; unknown tables are refused."""
     try:
         tables = tomllib.loads(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(f"--config {file} ({error.strerror})", "a TOML file that can be read", "Check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"--config {file}, which is not TOML ({error})", "TOML", "Correct the file") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, tomllib.TOMLDecodeError | UnicodeDecodeError):
+            raise OptionError(
+                f"--config {file}, which is not TOML ({error})", "TOML in UTF-8", "Correct the file"
+            ) from None
+        raise OptionError(
+            f"--config {file} ({getattr(error, 'strerror', None) or error})",
+            "a TOML file that can be read",
+            "Check the path",
+        ) from None
     for name, table in tables.items():
         if name not in JOBS or not isinstance(table, dict):
+            remedy = _suggestion(name, JOBS) or "Put each option into the table of its job"
             raise OptionError(
-                f"{name!r} in {file}", f"only tables named {', '.join(JOBS)}", "Put each option into its job's table"
+                f"{'the table' if isinstance(table, dict) else 'the key'} {name!r} in {file}",
+                f"only tables named {', '.join(JOBS)}",
+                remedy,
             )
     return tables
 
@@ -332,19 +479,25 @@ def read_toml(file: str) -> dict[str, Any]:
 def as_toml() -> str:
     """All options with their defaults, units and reasons: the content of `conf/seedlings.toml`."""
     lines = [
-        "# Every option of every job with its default, its unit and the reason for it. Printed by",
+        "# Every option of every job: what it is, why its default is what it is, the default. Printed by",
         "# python -m seedlings_spark.config. Copy what you want to change into a file of your own and give it",
         "# with --config FILE; a flag on the command line wins over the file.",
     ]
     for job, options in JOBS.items():
-        lines += ["", f"[{job}]"]
+        lines += ["", "", f"# {(options.__doc__ or '').strip()}", f"[{job}]"]
         for field in dataclasses.fields(cast(Any, options)):
             limits = field.metadata
-            lines.append(f"# {limits['text']}{_unit(limits)}")
+            text = limits["text"] + (f" [{limits['unit']}]" if limits["unit"] else "")
+            lines += ["", *_comment(f"{text}.")]
+            if limits["choices"]:
+                lines += _comment(f"Of: {', '.join(limits['choices'])}.")
             if limits["required"]:
-                lines.append(f"# {field.name} = \"...\"  # required")
+                lines.append(f'# {field.name} = "..."  (required)')
             else:
-                lines.append(f"{field.name} = {_as_toml(field.default)}  # {limits['reason']}")
+                lines += [
+                    *_comment(f"Why: {limits['reason']}."),
+                    f"{field.name} = {_as_toml(field.default)}",
+                ]
     return "\n".join(lines) + "\n"
 
 
@@ -354,46 +507,112 @@ def plain(options: Any) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
+def chosen(options: Any, *names: str) -> dict[str, Any]:
+    """Some of the options by name, as keyword arguments of what they are for."""
+    return {name: getattr(options, name) for name in names}
+
+
+def range_of(limits: Mapping[str, Any]) -> str:
+    """The limits of a number in words; empty without any."""
+    unit = f", in {limits['unit']}" if limits["unit"] else ""
+    least, above, most = limits["least"], limits["above"], limits["most"]
+    if least is not None and most is not None:
+        return f"from {least} to {most}{unit}"
+    lower = f"at least {least}" if least is not None else f"above {above}" if above is not None else ""
+    upper = f"at most {most}" if most is not None else ""
+    both = " and ".join(part for part in (lower, upper) if part)
+    return both + unit if both else ""
+
+
+def _checked(options: Any, values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Known names with values of the right type and range; the errors name the source."""
+    fields = {field.name: field for field in dataclasses.fields(options)}
+    checked = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise OptionError(
+                f"unknown option {name!r} in {source}",
+                f"one of {', '.join(fields)}",
+                _suggestion(name, fields) or "Remove it",
+            )
+        checked[name] = _converted(fields[name], value, source)
+        _check(fields[name], checked[name], source)
+    return checked
+
+
 def _converted(field: "dataclasses.Field[Any]", value: Any, source: str) -> Any:
-    kind, flag = str(field.type), flag_of(field.name)
-    item = {"tuple[str, ...]": str, "tuple[float, ...]": float}.get(kind)
-    if item is not None:
-        if not isinstance(value, list | tuple):
-            value = [value]
-        return tuple(_scalar(item, one, flag, source) for one in value)
-    return _scalar(cast(type, field.type), value, flag, source)
+    kinds = {"tuple[str, ...]": str, "tuple[float, ...]": float}
+    item = kinds.get(str(field.type))
+    if item is None:
+        return _scalar(field, cast(type, field.type), value, source)
+    values = value if isinstance(value, list | tuple) else [value]
+    return tuple(_scalar(field, item, one, source) for one in values)
 
 
-def _scalar(kind: type, value: Any, flag: str, source: str) -> Any:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+def _scalar(field: "dataclasses.Field[Any]", kind: type, value: Any, source: str) -> Any:
     accepted = (int, float) if kind is float else kind
-    if isinstance(value, accepted) and (kind is bool or not isinstance(value, bool)):
-        return kind(value)
-    if isinstance(value, str) and kind in (int, float):
-        try:
+    try:
+        if isinstance(value, accepted) and (kind is bool or not isinstance(value, bool)):
             return kind(value)
-        except ValueError:
-            pass
-    raise OptionError(f"{flag} {value!r} ({source})", names[kind], f"Correct {flag}")
+        # A flag is text; a file has types, and a number in quotes is a mistake there.
+        if isinstance(value, str) and kind in (int, float) and source == COMMAND_LINE:
+            return kind(value)
+    except (ValueError, OverflowError):
+        pass
+    limits = range_of(field.metadata)
+    expected = _KINDS[kind] + (f", {limits}" if limits else "")
+    raise OptionError(_said(field, value, source), expected, _correct(field, source))
 
 
-def _range(limits: Mapping[str, Any]) -> str:
-    unit = f" {limits['unit']}" if limits["unit"] else ""
-    if limits["least"] is not None and limits["most"] is not None:
-        return f"from {limits['least']} to {limits['most']}{unit}"
-    return f"at least {limits['least']}{unit}" if limits["least"] is not None else f"at most {limits['most']}{unit}"
+def _check(field: "dataclasses.Field[Any]", value: Any, source: str) -> None:
+    """Refuse what is outside of an option's choices or limits."""
+    limits = field.metadata
+    choices, least, above, most = (limits[name] for name in ("choices", "least", "above", "most"))
+    for item in value if isinstance(value, tuple) else (value,):
+        if choices and item not in choices:
+            raise OptionError(
+                _said(field, item, source),
+                f"one of {', '.join(choices)}",
+                _suggestion(str(item), choices) or _correct(field, source),
+            )
+        if not isinstance(item, int | float) or isinstance(item, bool):
+            continue
+        inside = (least is None or item >= least) and (most is None or item <= most)
+        finite = isinstance(item, int) or math.isfinite(item)
+        if not finite or not inside or (above is not None and not item > above):
+            raise OptionError(
+                _said(field, item, source), range_of(limits) or "a finite number", _correct(field, source)
+            )
 
 
-def _unit(limits: Mapping[str, Any]) -> str:
-    return f" [{limits['unit']}]" if limits["unit"] else ""
+def _said(field: "dataclasses.Field[Any]", value: Any, source: str) -> str:
+    """A value as it was given, and where."""
+    if source == COMMAND_LINE:
+        return f"{flag_of(field.name)} {value}"
+    shown = _as_toml(value) if isinstance(value, bool | int | float | str | list | tuple) else repr(value)
+    return f"{field.name} = {shown} in {source}"
+
+
+def _correct(field: "dataclasses.Field[Any]", source: str) -> str:
+    return f"Correct {flag_of(field.name) if source == COMMAND_LINE else field.name + ' there'}"
+
+
+def _suggestion(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"Did you mean {near[0]}?" if near else ""
+
+
+def _comment(text: str) -> list[str]:
+    sentence = text[:1].upper() + text[1:]
+    return textwrap.wrap(sentence, 105, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
 
 
 def _as_toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, tuple):
+    if isinstance(value, list | tuple):
         return "[" + ", ".join(_as_toml(item) for item in value) + "]"
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 if __name__ == "__main__":

@@ -6,23 +6,42 @@ half-written, and no job reads it.
 """
 
 import json
+import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import files, fingerprint, reading, schema, session
-from seedlings_spark.errors import CorpusError, InputError, OptionError
+from seedlings_spark import files, fingerprint, reading, schema
+from seedlings_spark.errors import CorpusError, InputError, OptionError, OutputInUseError
 
+_log = logging.getLogger(__name__)
 FORMAT = 1
 SPLIT_POLICIES = ("hash", "stratified")
 CONFLICT_POLICIES = ("error", "drop")
-# Bytes of pixels in one Parquet file of a corpus.
+# Bytes of pixels in one Parquet file of a corpus, and in one of its row groups, which readers hold in memory.
 _FILE_BYTES = 128 * 1024 * 1024
+_ROW_GROUP_BYTES = 32 * 1024 * 1024
 _EXAMPLES = 3
+_FOLDERS = "one folder a species, as in plants/Maize/0001.png"
+_TABLE = "a table with the columns path and species"
+# What every reader of a manifest may rely on.
+_MANIFEST_KEYS: Mapping[str, type] = {
+    "listed": int,
+    "accepted": int,
+    "rejected": int,
+    "rejected_by_reason": dict,
+    "duplicates": int,
+    "images_of_species": dict,
+    "images_of_split": dict,
+    "fingerprint": str,
+    "image_size": list,
+    "aspect": str,
+}
 
 
 @dataclass(frozen=True)
@@ -69,21 +88,22 @@ class Corpus:
 
     def images(self, spark: SparkSession, *splits: str) -> DataFrame:
         """The images of these splits (all without one), as `schema.CORPUS`."""
-        table = spark.read.schema(schema.CORPUS).parquet(self.images_path)
+        table = spark.read.schema(schema.CORPUS).parquet(reading.literal(self.images_path))
         if splits:
             table = table.where(F.col(schema.SPLIT).isin(*splits))
         return table.select(*schema.CORPUS.names)
 
     def rejects(self, spark: SparkSession) -> DataFrame:
         """The rejected files, as `schema.REJECTS`."""
-        return spark.read.schema(schema.REJECTS).parquet(self.rejects_path).select(*schema.REJECTS.names)
+        table = spark.read.schema(schema.REJECTS).parquet(reading.literal(self.rejects_path))
+        return table.select(*schema.REJECTS.names)
 
 
 def load(path: str) -> Corpus:
     """Open a corpus that `prepare` has written.
 
     Raises:
-        CorpusError: There is none, it is half-written, or of a format that this version does not know.
+        CorpusError: There is none, it is half-written or damaged, or of a format that this version does not know.
     """
     manifest_path = files.join(path, "manifest.json")
     try:
@@ -93,11 +113,15 @@ def load(path: str) -> Corpus:
         raise CorpusError(
             f"no folder {path}" if missing else f"{path}, which has no manifest.json",
             "a corpus that `prepare` has finished (the manifest is written last)",
-            "Run prepare" if missing else "It is half-written or something else: run prepare again with this --corpus",
+            "Run prepare"
+            if missing
+            else "It is half-written or something else: run prepare again with this --corpus",
         ) from None
     except ValueError as error:
         raise CorpusError(
-            f"{manifest_path}, which is not JSON ({error})", "the manifest that `prepare` wrote", "Run prepare again"
+            f"{manifest_path}, which is not JSON ({error})",
+            "the manifest that `prepare` wrote",
+            "Run prepare again",
         ) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
@@ -106,7 +130,26 @@ def load(path: str) -> Corpus:
             f"format {FORMAT}",
             "Use the version of seedlings_spark that wrote it, or run prepare again",
         )
+    damage = _damage(path, manifest)
+    if damage:
+        raise CorpusError(
+            f"{manifest_path}, {damage}",
+            "a corpus as `prepare` has written it",
+            "Restore the file from a copy, or run prepare again with --overwrite",
+        )
     return Corpus(path, manifest)
+
+
+def _damage(path: str, manifest: Mapping[str, Any]) -> str:
+    """What is wrong with a corpus whose manifest has the right format; empty if nothing is."""
+    for key, kind in _MANIFEST_KEYS.items():
+        if not isinstance(manifest.get(key), kind):
+            return f"whose {key} is {manifest.get(key)!r}"
+    listed, accepted, rejected = (manifest[key] for key in ("listed", "accepted", "rejected"))
+    if listed != accepted + rejected or accepted != sum(manifest["images_of_split"].values()):
+        return f"in which {accepted:,} accepted and {rejected:,} rejected files do not make {listed:,} listed"
+    missing = [name for name in ("images", "rejects") if not files.is_directory(files.join(path, name))]
+    return f"beside which there is no {' and no '.join(missing)} folder" if missing else ""
 
 
 def prepare(
@@ -123,17 +166,21 @@ def prepare(
 ) -> Corpus:
     """Read image files into a corpus.
 
+    What fails leaves no trace: a corpus that is to be replaced stays until the new one is complete and is
+    put back if it cannot be published. Only a process that is killed in the instant between its renames
+    leaves a corpus without a manifest, which no job reads, and the old tables in `CORPUS/.building-*/old`.
+
     Args:
         spark: The session.
-        images: Full URI of a folder with one folder a species, or of a CSV or Parquet table with the columns
-            `path` and `species`.
-        corpus: Full URI of the folder to write.
+        images: A folder with one folder a species, or a CSV or Parquet table with the columns `path` and
+            `species`, whose relative paths are looked up beside the table.
+        corpus: The folder to write.
         task: How to decode.
         split_policy: "hash": an image's split depends on its bytes alone. "stratified": exact shares in every
             species, for which images that are added later may move others.
         shares: Split -> share, adding up to 1.
         conflicts: What to do with the same bytes under two species: "error", or "drop" (reject all copies).
-        sample: Share of each species to prepare, chosen by content hash.
+        sample: Share of each species' readable files to prepare, chosen by content; at least one of each.
         overwrite: Whether a corpus that is already there may be replaced.
 
     Returns:
@@ -141,21 +188,50 @@ def prepare(
 
     Raises:
         CorpusError: Nothing to prepare, one species only, conflicting labels, or a corpus is already there.
+        OptionError: An option has a value it cannot have.
+        OutputInUseError: Another run has written the corpus meanwhile.
     """
-    _check_choice("split_policy", split_policy, SPLIT_POLICIES)
-    _check_choice("conflicts", conflicts, CONFLICT_POLICIES)
-    _check_target(corpus, overwrite)
+    _check_options(split_policy, shares, conflicts, sample)
+    images, corpus = _qualified(images), _qualified(corpus)
+    is_new = not files.exists(corpus)
+    _check_target(images, corpus, overwrite)
     building = files.join(corpus, f".building-{uuid.uuid4().hex[:12]}")
+    listing, roots = _listing(spark, images)
     try:
-        listing = _listing(spark, images)
-        decoded, num_listed = _decode(spark, listing, images, task, sample, building)
+        num_found = listing.count()
+        _log.info("listed %d files of %s", num_found, images)
+        decoded, num_listed = _decode(spark, listing, roots, task, sample, building)
+        _log.info("read and decoded %d of %d files", num_listed, num_found)
         rows = _with_reasons(decoded, conflicts)
         _check_species(rows, images)
         _write(rows, building, split_policy, shares, task)
-        manifest = _manifest(spark, building, num_listed, task, split_policy, shares, sample, listing.count())
+        written = _manifest(spark, building, num_listed, shares)
+        manifest = {
+            "format": FORMAT,
+            **written,
+            "image_size": list(task.size),
+            "aspect": task.aspect,
+            "formats": list(task.formats),
+            "max_pixels": task.max_pixels,
+            "max_bytes": task.max_bytes,
+            "split_policy": split_policy,
+            "split_shares": dict(shares),
+            "seed": None,  # nothing is drawn: splits and samples follow from the content
+            "sample": sample,
+            "found": num_found,
+        }
+        _log.info(
+            "wrote %d images of %d species (%d duplicates) and %d rejects",
+            manifest["accepted"],
+            len(manifest["images_of_species"]),
+            manifest["duplicates"],
+            manifest["rejected"],
+        )
         _publish(building, corpus, manifest)
+        _log.info("published %s, fingerprint %s", corpus, manifest["fingerprint"])
     finally:
-        files.delete(building)
+        listing.unpersist()
+        _clear(building, corpus if is_new else None)
     return load(corpus)
 
 
@@ -176,9 +252,10 @@ def summary(corpus: Corpus) -> list[tuple[str, object]]:
     manifest = corpus.manifest
     reasons = ", ".join(f"{count} {reason}" for reason, count in manifest["rejected_by_reason"].items())
     splits = ", ".join(f"{count:,} {split}" for split, count in manifest["images_of_split"].items())
+    sampled = f" (a sample of {manifest['found']:,})" if manifest.get("sample", 1) < 1 else ""
     return [
         ("corpus", corpus.path),
-        ("listed", f"{manifest['listed']:,}"),
+        ("listed", f"{manifest['listed']:,}{sampled}"),
         ("accepted", f"{manifest['accepted']:,} of {len(corpus.classes)} species ({splits})"),
         ("rejected", f"{manifest['rejected']:,}" + (f" ({reasons})" if reasons else "")),
         ("duplicates", f"{manifest['duplicates']:,}"),
@@ -186,70 +263,106 @@ def summary(corpus: Corpus) -> list[tuple[str, object]]:
     ]
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise OptionError(f"{name} {value!r}", f"one of {', '.join(choices)}", "Choose one of them")
+def _check_options(split_policy: str, shares: Mapping[str, float], conflicts: str, sample: float) -> None:
+    """For callers other than the job, whose options have checked themselves."""
+    for name, value, choices in (
+        ("split_policy", split_policy, SPLIT_POLICIES),
+        ("conflicts", conflicts, CONFLICT_POLICIES),
+    ):
+        if value not in choices:
+            raise OptionError(f"{name} {value!r}", f"one of {', '.join(choices)}", "Choose one of them")
+    if not 0 < sample <= 1:
+        raise OptionError(f"sample {sample}", "a share above 0 and at most 1", "Correct it")
+    if not shares or min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-9:
+        raise OptionError(f"shares {dict(shares)}", "shares that add up to 1", "Correct them")
 
 
-def _check_target(corpus: str, overwrite: bool) -> None:
-    if files.exists(files.join(corpus, "manifest.json")) and not overwrite:
+def _qualified(path: str) -> str:
+    try:
+        return files.qualify(path)
+    except (OSError, ValueError) as error:
         raise CorpusError(
-            f"{corpus}, which already holds a corpus", "a new folder", "Give another --corpus, or add --overwrite"
+            f"the path {path!r} ({error})", "a path that Hadoop can read", "Correct the path"
+        ) from None
+
+
+def _check_target(images: str, corpus: str, overwrite: bool) -> None:
+    """Refuse a folder in which anything would be lost or mixed up: what is replaced must be a corpus."""
+    above, below = sorted((images.rstrip("/") + "/", corpus.rstrip("/") + "/"), key=len)
+    if below.startswith(above):
+        raise CorpusError(
+            f"the corpus {corpus} and the images {images}, one of which is inside of the other",
+            "two folders that are apart",
+            "Give another --corpus",
+        )
+    if not files.exists(corpus):
+        return
+    if not files.is_directory(corpus):
+        raise CorpusError(f"{corpus}, which is a file", "an empty or new folder", "Give another --corpus")
+    names = files.list_names(corpus)
+    if "manifest.json" in names and not overwrite:
+        raise CorpusError(
+            f"{corpus}, which already holds a corpus",
+            "a new folder",
+            "Give another --corpus, or add --overwrite",
         )
     strangers = [
         name
-        for name in (files.list_names(corpus) if files.exists(corpus) else [])
-        if name not in ("images", "rejects", "manifest.json") and not name.startswith(".")
+        for name in names
+        if not name.startswith(".") and name != "manifest.json" and not _is_our_table(corpus, name)
     ]
     if strangers:
         raise CorpusError(
-            f"{corpus}, which holds {', '.join(strangers[:_EXAMPLES])}",
+            f"{corpus}, which holds {', '.join(strangers[:_EXAMPLES])}, not written by prepare",
             "an empty or new folder",
             "Give a --corpus folder of its own",
         )
 
 
-def _listing(spark: SparkSession, images: str) -> DataFrame:
-    """What is to be prepared, as `schema.LISTING`, held by Spark so that it is listed once."""
-    if files.exists(images) and (not files.is_directory(images) or _is_parquet(images)):
-        return _listing_of_table(spark, images).persist()
+def _is_our_table(corpus: str, name: str) -> bool:
+    """Whether `images` or `rejects` holds nothing but what Spark has written, and may be replaced."""
+    folder = files.join(corpus, name)
+    if name not in ("images", "rejects") or not files.is_directory(folder):
+        return False
+    kind = ("split=", "_", ".") if name == "images" else ("part-", "_", ".")
+    return all(each.startswith(kind) for each in files.list_names(folder))
+
+
+def _listing(spark: SparkSession, images: str) -> tuple[DataFrame, tuple[str, ...]]:
+    """What is to be prepared, as `schema.LISTING`, held by Spark so that it is listed once; and its roots."""
     try:
+        if files.exists(images) and (not files.is_directory(images) or _is_parquet(images)):
+            return _listing_of_table(spark, images)
         listing = reading.listing_table(spark, reading.walk(images, by_folder=True)).persist()
     except InputError as error:
-        raise CorpusError(error.found, "one folder a species, as in plants/Maize/0001.png", error.remedy) from None
+        raise CorpusError(error.found, f"{_FOLDERS}, or {_TABLE}", error.remedy) from None
+    except OSError as error:
+        raise CorpusError(
+            f"{images}, which cannot be listed ({error})", _FOLDERS, "Check the folder's permissions"
+        ) from None
     counts = listing.agg(F.count("*"), F.count(schema.SPECIES)).first()
     assert counts is not None
     if counts[0] == 0:
         raise CorpusError(
             f"{images} is empty",
-            "one folder a species, as in plants/Maize/0001.png",
+            _FOLDERS,
             "Check --images, and put each picture into a folder named for its species",
         )
     if counts[1] == 0:
         raise CorpusError(
             f"{images} has {counts[0]} files and no class folders",
-            "one folder a species, as in plants/Maize/0001.png",
+            _FOLDERS,
             "Move each picture into a folder named for its species",
         )
-    return listing
+    return listing, (images,)
 
 
 def _is_parquet(images: str) -> bool:
     return images.endswith(".parquet") or "_SUCCESS" in files.list_names(images)
 
 
-def _listing_of_table(spark: SparkSession, table: str) -> DataFrame:
-    name = files.name(table).lower()
-    if name.endswith((".csv", ".csv.gz", ".txt")):
-        rows = spark.read.csv(table, header=True)
-    elif _is_parquet(table) or name.endswith(".parquet"):
-        rows = spark.read.parquet(table)
-    else:
-        raise CorpusError(
-            f"{table}, which is neither a folder nor a .csv or .parquet table",
-            "a folder with one folder a species, or a table with the columns path and species",
-            "Check --images",
-        )
+def _listing_of_table(spark: SparkSession, table: str) -> tuple[DataFrame, tuple[str, ...]]:
+    rows = _table(spark, table)
     missing = [column for column in (schema.PATH, schema.SPECIES) if column not in rows.columns]
     if missing:
         raise CorpusError(
@@ -257,63 +370,106 @@ def _listing_of_table(spark: SparkSession, table: str) -> DataFrame:
             "the columns path and species",
             f"Add {' and '.join(missing)}; a relative path is looked up beside the table",
         )
-    base = files.parent(table)
-    path = F.col(schema.PATH)
-    full = (
-        F.when(path.rlike("^[A-Za-z][A-Za-z0-9+.-]*:/"), path)
-        .when(path.startswith("/"), F.concat(F.lit("file://" if files.is_local(table) else ""), path))
-        .otherwise(F.concat(F.lit(base.rstrip("/") + "/"), path))
-    )
-    species = F.when(F.trim(F.col(schema.SPECIES)) != "", F.trim(F.col(schema.SPECIES)))
-    return (
-        rows.where(path.isNotNull())
-        .select(
-            full.alias(schema.PATH),
-            F.lit(-1).cast("long").alias(schema.LENGTH),
-            species.alias(schema.SPECIES),
-            F.lit(None).cast("string").alias(schema.DETAIL),
+    rows = rows.select(*(F.col(name).cast("string") for name in (schema.PATH, schema.SPECIES)))
+    counts = rows.agg(F.count("*"), F.sum((F.coalesce(schema.PATH, F.lit("")) == "").cast("int"))).first()
+    assert counts is not None
+    if counts[0] == 0 or counts[1]:
+        raise CorpusError(
+            f"{table} with {counts[1]} rows without a path" if counts[1] else f"{table} without a row",
+            "a path and a species in every row",
+            "Correct the table",
         )
-        .select(*schema.LISTING.names)
-        .distinct()
+    try:
+        listing, roots = reading.listing_of_paths(spark, rows, files.parent(table))
+    except (InputError, OSError) as error:
+        raise CorpusError(f"{table}: {error}", "paths of readable files", "Correct the table") from None
+    return listing.persist(), roots
+
+
+def _table(spark: SparkSession, table: str) -> DataFrame:
+    name, path = files.name(table).lower(), reading.literal(table)
+    try:
+        if name.endswith((".csv", ".csv.gz", ".txt")):
+            # As spreadsheets and pandas write it: a quote in quotes is doubled, a file may begin with a mark.
+            rows = spark.read.csv(path, header=True, escape='"')
+            return rows.toDF(*(column.removeprefix("\ufeff").strip() for column in rows.columns))
+        if name.endswith(".parquet") or files.is_directory(table):
+            return spark.read.parquet(path)
+    except AnalysisException as error:
+        raise CorpusError(
+            f"{table}, which Spark cannot read ({str(error).splitlines()[0]})", _TABLE, "Check --images"
+        ) from None
+    raise CorpusError(
+        f"{table}, which is neither a folder nor a .csv or .parquet table",
+        f"{_FOLDERS}, or {_TABLE}",
+        "Check --images",
     )
 
 
 def _decode(
-    spark: SparkSession, listing: DataFrame, images: str, task: reading.DecodeTask, sample: float, building: str
+    spark: SparkSession,
+    listing: DataFrame,
+    roots: tuple[str, ...],
+    task: reading.DecodeTask,
+    sample: float,
+    building: str,
 ) -> tuple[DataFrame, int]:
     """The decoded files, from disk (each file is read and decoded once), and how many were to be."""
     target = files.join(building, "decoded")
-    chosen = listing
-    if sample < 1:
-        # To choose by content the bytes have to be read, but only the chosen ones are decoded.
-        hashed = reading.hash_all(spark, listing, images, task)
-        window = Window.partitionBy(schema.SPECIES).orderBy(schema.CONTENT_HASH, schema.PATH)
-        everyone = Window.partitionBy(schema.SPECIES)
-        ranked = hashed.withColumn("place", F.row_number().over(window)).withColumn("all", F.count("*").over(everyone))
-        chosen = ranked.where(F.col("place") <= F.ceil(F.col("all") * F.lit(sample))).select(*schema.LISTING.names)
-        chosen = chosen.persist()
+    with reading.batches(spark):
+        chosen = listing if sample == 1 else _sampled(spark, listing, roots, task, sample).persist()
+        num_chosen = chosen.count()
+        decoded = reading.decode_all(spark, chosen, roots, task)
+        decoded.write.options(**_parquet_options(task)).parquet(target)
+        if chosen is not listing:
+            chosen.unpersist()
+    return spark.read.schema(schema.DECODED).parquet(reading.literal(target)), num_chosen
+
+
+def _sampled(
+    spark: SparkSession, listing: DataFrame, roots: tuple[str, ...], task: reading.DecodeTask, sample: float
+) -> DataFrame:
+    """The share of each species' readable files with the smallest `fingerprint.sample_key`.
+
+    To choose by content all bytes have to be read, but only what is chosen is decoded.
+    """
+    hashed = reading.hash_all(spark, listing, roots, task)
+    key = F.sha2(F.concat(F.lit(fingerprint.SAMPLE_PREFIX), F.col(schema.CONTENT_HASH)), 256)
+    readable = hashed.where(F.col(schema.CONTENT_HASH).isNotNull()).withColumn("key", key)
+    # Rounded, since 70 * 0.1 is a little more than 7.
+    share = F.ceil(F.round(F.count("*").over(Window.partitionBy(schema.SPECIES)) * F.lit(sample), 6))
+    place = F.row_number().over(Window.partitionBy(schema.SPECIES).orderBy("key", schema.PATH))
+    ranked = readable.withColumns({"place": place, "share": share})
+    return ranked.where("place <= share").select(*schema.LISTING.names)
+
+
+def _parquet_options(task: reading.DecodeTask) -> dict[str, str]:
+    """For tables of pixels: they do not repeat, and Parquet would look at memory after 100 rows at the earliest."""
     height, width = task.size
-    with session.arrow_batches(spark, 1024):
-        reading.decode_all(spark, chosen, images, task).write.option(
-            "parquet.block.size", str(max(_FILE_BYTES, height * width * 3))
-        ).parquet(target)
-    return spark.read.schema(schema.DECODED).parquet(target), chosen.count()
+    return {
+        "parquet.block.size": str(_ROW_GROUP_BYTES),
+        "parquet.page.size.row.check.min": str(max(1, min(100, _ROW_GROUP_BYTES // (height * width * 3)))),
+        f"parquet.enable.dictionary#{schema.IMAGE}": "false",
+    }
 
 
 def _with_reasons(decoded: DataFrame, conflicts: str) -> DataFrame:
     """The decoded files, those without a usable label rejected too."""
     no_species = F.col(schema.REASON).isNull() & F.col(schema.SPECIES).isNull()
-    rows = _rejected(decoded, no_species, "no_species", F.lit("not in a species' folder"))
+    rows = _rejected(
+        decoded, no_species, "no_species", F.lit("neither in a species' folder nor given one by a table")
+    )
     of_content = rows.where(F.col(schema.REASON).isNull()).groupBy(schema.CONTENT_HASH)
     disputed = of_content.agg(F.countDistinct(schema.SPECIES).alias("claims")).where("claims > 1")
     if conflicts == "error":
         _refuse_conflicts(rows, disputed)
         return rows
-    marked = rows.join(
-        F.broadcast(disputed.select(schema.CONTENT_HASH, F.lit(True).alias("disputed"))), schema.CONTENT_HASH, "left"
-    )
+    disputed = disputed.select(schema.CONTENT_HASH, F.lit(True).alias("disputed"))
+    marked = rows.join(disputed, schema.CONTENT_HASH, "left")
     condition = F.col(schema.REASON).isNull() & F.col("disputed").isNotNull()
-    return _rejected(marked, condition, "conflicting_species", F.concat(F.lit("labelled "), F.col(schema.SPECIES)))
+    return _rejected(
+        marked, condition, "conflicting_species", F.concat(F.lit("labelled "), F.col(schema.SPECIES))
+    )
 
 
 def _rejected(rows: DataFrame, condition: Column, reason: str, detail: Column) -> DataFrame:
@@ -350,7 +506,11 @@ def _refuse_conflicts(rows: DataFrame, disputed: DataFrame) -> None:
 def _check_species(rows: DataFrame, images: str) -> None:
     species = [
         row[0]
-        for row in rows.where(F.col(schema.REASON).isNull()).select(schema.SPECIES).distinct().limit(_EXAMPLES).collect()
+        for row in rows.where(F.col(schema.REASON).isNull())
+        .select(schema.SPECIES)
+        .distinct()
+        .limit(_EXAMPLES)
+        .collect()
     ]
     if len(species) < 2:
         reasons = rows.where(F.col(schema.REASON).isNotNull()).groupBy(schema.REASON).count().collect()
@@ -379,7 +539,8 @@ def _write(
         .select(*schema.CORPUS.names)
         .repartition(num_files, schema.CONTENT_HASH)
         .sortWithinPartitions(schema.SPLIT, schema.CONTENT_HASH, schema.PATH)
-        .write.partitionBy(schema.SPLIT)
+        .write.options(**_parquet_options(task))
+        .partitionBy(schema.SPLIT)
         .parquet(files.join(building, "images"))
     )
     rows.where(F.col(schema.REASON).isNotNull()).select(*schema.REJECTS.names).coalesce(1).write.parquet(
@@ -409,7 +570,11 @@ def _stratified(accepted: DataFrame, shares: Mapping[str, float]) -> DataFrame:
     split: Column | None = None
     for name in names[:-1]:
         edge += shares[name]
-        split = (F if split is None else split).when(F.col("place") <= F.round(F.col("total") * edge), F.lit(name))
+        split = (F if split is None else split).when(
+            # Rounded twice, since 50 * 0.29 is a little less than 14.5.
+            F.col("place") <= F.round(F.round(F.col("total") * edge, 6)),
+            F.lit(name),
+        )
     chosen = F.lit(names[-1]) if split is None else split.otherwise(F.lit(names[-1]))
     return (
         contents.withColumns({"place": place, "total": total})
@@ -419,14 +584,7 @@ def _stratified(accepted: DataFrame, shares: Mapping[str, float]) -> DataFrame:
 
 
 def _manifest(
-    spark: SparkSession,
-    building: str,
-    num_listed: int,
-    task: reading.DecodeTask,
-    split_policy: str,
-    shares: Mapping[str, float],
-    sample: float,
-    num_found: int,
+    spark: SparkSession, building: str, num_listed: int, shares: Mapping[str, float]
 ) -> dict[str, Any]:
     """The numbers of what lies on disk now, checked against what was listed."""
     written = Corpus(building, {})
@@ -444,37 +602,49 @@ def _manifest(
             f"the {num_listed:,} that were listed, each exactly once",
             "This is a fault of the program or of the file system; nothing was published. Run prepare again",
         )
-    distinct = accepted.select(schema.CONTENT_HASH).distinct().count()
     return {
-        "format": FORMAT,
         "listed": num_listed,
         "accepted": num_accepted,
         "rejected": num_rejected,
         "rejected_by_reason": dict(sorted(reasons.items())),
-        "duplicates": num_accepted - distinct,
+        "duplicates": num_accepted - accepted.select(schema.CONTENT_HASH).distinct().count(),
         "images_of_species": of_species,
         "images_of_split": of_split,
         "fingerprint": corpus_fingerprint(accepted),
-        "image_size": list(task.size),
-        "aspect": task.aspect,
-        "formats": list(task.formats),
-        "max_pixels": task.max_pixels,
-        "max_bytes": task.max_bytes,
-        "split_policy": split_policy,
-        "split_shares": dict(shares),
-        "seed": None,  # nothing is drawn: splits and samples follow from the content
-        "sample": sample,
-        "found": num_found,
     }
 
 
 def _publish(building: str, corpus: str, manifest: Mapping[str, Any]) -> None:
-    """Put the tables into place; the manifest goes first and comes last."""
-    manifest_path = files.join(corpus, "manifest.json")
-    files.delete(manifest_path)
-    for table in ("images", "rejects"):
-        files.delete(files.join(corpus, table))
-        files.rename(files.join(building, table), files.join(corpus, table))
-    files.write_text(manifest_path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    """Put the tables into place: the manifest goes first and comes last, and a failure takes all steps back."""
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    files.write_text(files.join(building, "manifest.json"), text)
+    old = files.join(building, "old")
+    files.make_directory(old)
+    names = ("manifest.json", "images", "rejects")
+    moves = [(corpus, old, name) for name in names if files.exists(files.join(corpus, name))]
+    moves += [(building, corpus, name) for name in reversed(names)]
+    done: list[tuple[str, str, str]] = []
+    try:
+        for source, target, name in moves:
+            files.rename(files.join(source, name), files.join(target, name))
+            done.append((source, target, name))
+    except BaseException as error:
+        for source, target, name in reversed(done):
+            files.rename(files.join(target, name), files.join(source, name))
+        if isinstance(error, FileExistsError):
+            raise OutputInUseError(
+                f"{corpus}, which another run has written meanwhile",
+                "one run for one --corpus",
+                "Use what the other run has written, or run prepare again with --overwrite",
+            ) from None
+        raise
 
 
+def _clear(building: str, new_corpus: str | None) -> None:
+    """Remove what a run leaves behind; a corpus' folder too if this run has made it for nothing."""
+    try:
+        files.delete(building)
+        if new_corpus is not None and files.exists(new_corpus) and not files.list_names(new_corpus):
+            files.delete(new_corpus)
+    except OSError as error:
+        _log.warning("%s could not be removed (%s)", building, error)

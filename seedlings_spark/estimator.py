@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pyspark.ml.functions import array_to_vector, vector_to_array
 from pyspark.ml.linalg import VectorUDT
 from pyspark.ml.param import Param, Params, TypeConverters
@@ -28,9 +29,19 @@ from pyspark.ml.util import (
 )
 from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, BinaryType, NumericType
 
-from seedlings_spark import features, files, fingerprint, prediction, reproducibility, runtime, schema, session
+from seedlings_spark import (
+    features,
+    files,
+    fingerprint,
+    prediction,
+    reproducibility,
+    runtime,
+    schema,
+    session,
+)
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
 from seedlings_spark.training import synchronous
 from seedlings_spark.training.master import Master, build_metrics, network_from_json
@@ -59,13 +70,22 @@ class _SeedlingsParams(HasWeightCol, HasValidationIndicatorCol, HasProbabilityCo
     """The params that Elephas does not have."""
 
     seed: Param[int] = Param(
-        Params._dummy(), "seed", "of initial weights, order of rows, dropout and augmentation", TypeConverters.toInt
+        Params._dummy(),
+        "seed",
+        "of initial weights, order of rows, dropout and augmentation",
+        TypeConverters.toInt,
     )
     threads: Param[int] = Param(
-        Params._dummy(), "threads", "of TensorFlow in each worker; 0 for spark.task.cpus", TypeConverters.toInt
+        Params._dummy(),
+        "threads",
+        "of TensorFlow in each worker; 0 for spark.task.cpus",
+        TypeConverters.toInt,
     )
     precision: Param[str] = Param(
-        Params._dummy(), "precision", "float32, mixed_bfloat16, or auto: what the CPU does best", TypeConverters.toString
+        Params._dummy(),
+        "precision",
+        "float32, mixed_bfloat16, or auto: what the CPU does best",
+        TypeConverters.toString,
     )
     class_weight: Param[str] = Param(
         Params._dummy(),
@@ -86,7 +106,10 @@ class _SeedlingsParams(HasWeightCol, HasValidationIndicatorCol, HasProbabilityCo
         TypeConverters.toInt,
     )
     predicted_species_col: Param[str] = Param(
-        Params._dummy(), "predicted_species_col", "column of the predicted class' name", TypeConverters.toString
+        Params._dummy(),
+        "predicted_species_col",
+        "column of the predicted class' name",
+        TypeConverters.toString,
     )
 
 
@@ -133,7 +156,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
 
     def __init__(self, **kwargs: Any) -> None:
         self._callbacks: list[Any] = []
-        self._initial_weights: list[np.ndarray] | None = None
+        self._initial_weights: list[NDArray[Any]] | None = None
         self._progress: synchronous.Progress | None = None
         custom_objects = kwargs.pop("custom_objects", None)
         unknown = [name for name in kwargs if not _is_param(name)]
@@ -200,7 +223,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
     def _fit(self, dataset: DataFrame) -> "SeedlingsModel":
         spark = dataset.sparkSession
         frequency = self._frequency()
-        self._check_options()
+        self._check_options(dataset)
         session.require_slots(spark, self.get_num_workers())
         network = self._network(dataset)
         task = self._task(dataset, network, spark)
@@ -231,7 +254,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         model._take(networks.to_bytes(network), record["history"], record)
         return model._resetUid(self.uid)
 
-    def _check_options(self) -> None:
+    def _check_options(self, dataset: DataFrame) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("num_workers", 1), ("memory_budget_mb", 1)):
             value = self.getOrDefault(name)
             if not isinstance(value, int) or value < least:
@@ -242,9 +265,14 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             )
         if not 0 <= self.get_validation_split() < 1:
             raise OptionError(
-                f"validation_split={self.get_validation_split()!r}", "a share from 0 up to less than 1", "Correct it"
+                f"validation_split={self.get_validation_split()!r}",
+                "a share from 0 up to less than 1",
+                "Correct it",
             )
         runtime.resolve_precision(self.getOrDefault("precision"))
+        self._given_class_weights()
+        _feature_column(dataset, self.getFeaturesCol())
+        _label_names(dataset, self.getLabelCol())
 
     def _frequency(self) -> str | int:
         frequency = self.get_frequency()
@@ -253,7 +281,9 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         if str(frequency).isdigit() and int(frequency) > 0:
             return int(frequency)
         raise OptionError(
-            f"frequency={frequency!r}", "'batch', 'epoch' or a number of steps", "Set frequency to one of them"
+            f"frequency={frequency!r}",
+            "'batch', 'epoch' or a number of steps",
+            "Set frequency to one of them",
         )
 
     def _network(self, dataset: DataFrame) -> Any:
@@ -273,9 +303,12 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         if scaling is not None:
             network = networks.fold_standardization(network, *scaling)
         config = self.get_optimizer_config() or "adam"
-        network.compile(
-            loss=self.get_loss(), metrics=list(self.get_metrics() or []), optimizer=keras.optimizers.get(config)
-        )
+        with runtime.float_type_of(network):
+            network.compile(
+                loss=self.get_loss(),
+                metrics=list(self.get_metrics() or []),
+                optimizer=keras.optimizers.get(config),
+            )
         labels = _label_names(dataset, self.getLabelCol())
         outputs = int(network.output_shape[-1])
         if labels and _label_kind(self.get_loss()) != "number" and len(labels) != outputs:
@@ -291,7 +324,8 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         is_image = isinstance(dataset.schema[self.getFeaturesCol()].dataType, BinaryType)
         outputs = int(network.output_shape[-1])
         num_classes = self.get_nb_classes() or outputs
-        build_metrics(network, _example_labels(kind, num_classes, network))
+        with runtime.float_type_of(network):
+            build_metrics(network, _example_labels(kind, num_classes, network))
         return TrainTask(
             run=uuid.uuid4().hex,
             generation=0,
@@ -335,9 +369,15 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             hashed = F.sha2(F.xxhash64(FEATURES, LABEL, WEIGHT).cast("string").cast("binary"), 256)
             chosen = chosen.withColumn(_KEY, hashed)
         if not self.isDefined("validationIndicatorCol"):
-            place = F.conv(F.substring(_KEY, 20, fingerprint.DIGITS), 16, 10).cast("double") / 16.0**fingerprint.DIGITS
+            place = (
+                F.conv(F.substring(_KEY, 20, fingerprint.DIGITS), 16, 10).cast("double")
+                / 16.0**fingerprint.DIGITS
+            )
             chosen = chosen.withColumn(HELD_OUT, place < F.lit(float(self.get_validation_split())))
-        rank = F.pmod(F.conv(F.right(F.col(_KEY), F.lit(fingerprint.DIGITS)), 16, 10).cast("long"), F.lit(task.num_workers))
+        rank = F.pmod(
+            F.conv(F.right(F.col(_KEY), F.lit(fingerprint.DIGITS)), 16, 10).cast("long"),
+            F.lit(task.num_workers),
+        )
         keys = F.array(*[F.lit(key) for key in _partition_keys(spark, task.num_workers)])
         return (
             chosen.withColumn(RANK, rank.cast("int"))
@@ -411,7 +451,9 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         record["workers"] = [row.asDict() for row in sorted(summaries, key=lambda row: int(row["rank"]))]
         return record
 
-    def _begin(self, rendezvous: synchronous.Rendezvous, task: TrainTask, frequency: str | int) -> dict[str, Any]:
+    def _begin(
+        self, rendezvous: synchronous.Rendezvous, task: TrainTask, frequency: str | int
+    ) -> dict[str, Any]:
         """Gather the workers, check what they say, and tell them what holds for the run."""
         workers = rendezvous.gather_workers()
         rows = [int(worker["rows"]) for worker in workers]
@@ -425,7 +467,10 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         environments = [worker["environment"] for worker in workers]
         differences = reproducibility.differences(environments)
         if differences:
-            _log.warning("the workers differ, so that this run cannot be repeated bit for bit: %s", "; ".join(differences))
+            _log.warning(
+                "the workers differ, so that this run cannot be repeated bit for bit: %s",
+                "; ".join(differences),
+            )
         precisions = {
             runtime.resolve_precision(self.getOrDefault("precision"), tuple(environment["cpu_features"]))
             for environment in environments
@@ -447,18 +492,25 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             "environment_differences": differences,
         }
 
-    def _class_weights(self, counts: Sequence[Mapping[str, int]]) -> dict[str, float]:
-        """Class number -> weight."""
+    def _given_class_weights(self) -> dict[str, float] | None:
+        """Class number -> weight; None where they are to be balanced."""
         text = self.getOrDefault("class_weight")
-        if not text:
-            return {}
-        if text != "balanced":
-            try:
-                return {str(int(name)): float(value) for name, value in json.loads(text).items()}
-            except (ValueError, TypeError, AttributeError):
-                raise OptionError(
-                    f"class_weight={text!r}", "'balanced' or a JSON object such as {\"0\": 1.0, \"1\": 2.5}", "Correct it"
-                ) from None
+        if text == "balanced":
+            return None
+        try:
+            return {str(int(name)): float(value) for name, value in json.loads(text or "{}").items()}
+        except (ValueError, TypeError, AttributeError):
+            raise OptionError(
+                f"class_weight={text!r}",
+                '\'balanced\' or a JSON object such as {"0": 1.0, "1": 2.5}',
+                "Correct class_weight",
+            ) from None
+
+    def _class_weights(self, counts: Sequence[Mapping[str, int]]) -> dict[str, float]:
+        """Class number -> weight, from the rows of each class that each worker has."""
+        given = self._given_class_weights()
+        if given is not None:
+            return given
         totals: dict[str, int] = {}
         for of_worker in counts:
             for name, count in of_worker.items():
@@ -499,7 +551,9 @@ class SeedlingsModel(ElephasTransformer, _SeedlingsParams, MLWritable, MLReadabl
         )
 
     @classmethod
-    def from_network(cls, network: Any, classes: Sequence[str], *, features_col: str = schema.IMAGE) -> "SeedlingsModel":
+    def from_network(
+        cls, network: Any, classes: Sequence[str], *, features_col: str = schema.IMAGE
+    ) -> "SeedlingsModel":
         """A model of a network that was trained elsewhere, over raw pixels.
 
         Args:
@@ -511,7 +565,9 @@ class SeedlingsModel(ElephasTransformer, _SeedlingsParams, MLWritable, MLReadabl
         model._take(networks.to_bytes(network), {}, {})
         return model
 
-    def _take(self, content: bytes, history: Mapping[str, Sequence[float]], record: Mapping[str, Any]) -> None:
+    def _take(
+        self, content: bytes, history: Mapping[str, Sequence[float]], record: Mapping[str, Any]
+    ) -> None:
         self._content = content
         self._history = dict(history)
         self._record = dict(record)
@@ -527,9 +583,9 @@ class SeedlingsModel(ElephasTransformer, _SeedlingsParams, MLWritable, MLReadabl
         return dict(self._record)
 
     @property
-    def weights(self) -> list[np.ndarray]:
+    def weights(self) -> list[NDArray[Any]]:
         """The network's weights, in Keras' order."""
-        weights: list[np.ndarray] = self.get_model().get_weights()
+        weights: list[NDArray[Any]] = self.get_model().get_weights()
         return weights
 
     def get_model(self) -> Any:
@@ -641,7 +697,7 @@ def _predict_udf(task: prediction.ForwardTask) -> Any:
         return prediction.predict_rows(task, parts)
 
     # Not deterministic, so that Spark never evaluates it twice for one row.
-    return F.pandas_udf(predict, "array<double>").asNondeterministic()  # type: ignore[call-overload]
+    return pandas_udf(predict, "array<double>").asNondeterministic()  # type: ignore[call-overload]
 
 
 def _workers_table(spark: SparkSession, rows: DataFrame, task: TrainTask) -> DataFrame:
@@ -691,7 +747,9 @@ def _label_names(dataset: DataFrame, column: str) -> list[str]:
     """The names that StringIndexer left in the label column's metadata, in order."""
     if column not in dataset.columns:
         raise CorpusError(
-            f"no column {column!r} among {', '.join(dataset.columns)}", "the label column", "Set labelCol to its name"
+            f"no column {column!r} among {', '.join(dataset.columns)}",
+            "the label column",
+            "Set labelCol to its name",
         )
     names = dataset.schema[column].metadata.get("ml_attr", {}).get("vals", [])
     return [str(name) for name in names]
@@ -713,7 +771,7 @@ def _kind(loss: Any, network: Any) -> str:
     return "binary" if "binary" in name and int(network.output_shape[-1]) == 1 else "regression"
 
 
-def _example_labels(kind: str, num_classes: int, network: Any) -> np.ndarray:
+def _example_labels(kind: str, num_classes: int, network: Any) -> NDArray[Any]:
     if kind == "index":
         return np.zeros(2, np.int64)
     if kind == "one_hot":

@@ -1,7 +1,8 @@
 """Content hash, split of a hash, shard of a hash, corpus fingerprint: pure functions of bytes.
 
-Split and shard read different digits of the hash, so that the images of one split spread over all
-shards. Nothing here looks at a name, a folder, an order or a clock.
+Split and shard read different digits of the hash, and a sample is chosen by a hash of the hash, so that the
+images of one split spread over all shards, and those of a sample over all splits. Nothing here looks at a name,
+a folder, an order or a clock.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ DIGITS = 15
 _RANGE = 16**DIGITS
 # The fingerprint's sums run over words of 32 bits, so that a 64-bit sum holds 2**31 images.
 FINGERPRINT_WORDS = 8
+SAMPLE_PREFIX = "sample "
 
 
 def content_hash(content: bytes) -> str:
@@ -20,8 +22,8 @@ def content_hash(content: bytes) -> str:
 
 
 def position(content_hash: str) -> float:
-    """Where a hash lies between 0 (included) and 1 (excluded), by its first digits: its place in the split."""
-    return int(content_hash[:DIGITS], 16) / _RANGE
+    """Where a hash lies between 0 and 1, by its first digits: its place in the split."""
+    return float(int(content_hash[:DIGITS], 16) / _RANGE)
 
 
 def split_of(content_hash: str, shares: Mapping[str, float]) -> str:
@@ -45,6 +47,14 @@ def split_of(content_hash: str, shares: Mapping[str, float]) -> str:
 def shard_of(content_hash: str, num_shards: int) -> int:
     """The shard of an image, 0 to num_shards - 1, by the last digits of its hash."""
     return int(content_hash[-DIGITS:], 16) % num_shards
+
+
+def sample_key(content_hash: str) -> str:
+    """Where an image stands when a sample is chosen: those with the smallest keys are in it.
+
+    Not the content hash itself: the smallest hashes are all of one split.
+    """
+    return hashlib.sha256(f"{SAMPLE_PREFIX}{content_hash}".encode()).hexdigest()
 
 
 def labelled_digest(content_hash: str, species: str) -> str:

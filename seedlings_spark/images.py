@@ -39,11 +39,10 @@ FORMATS = ("png", "jpeg", "webp", "bmp", "tiff", "gif")
 # pad: the whole picture, centred, with black bars
 # stretch: the whole picture, squeezed
 ASPECTS = ("crop", "pad", "stretch")
-# 8000 x 8000, above any camera in common use. Decoding takes 4 to 12 bytes of memory a pixel (WebP 20), so
-# 0.3 to 1.2 GB at this limit, 0.1 GB for a photograph of 12 million; a JPEG far larger than its target less.
+# 8000 x 8000, above any camera in common use. Decoding takes 4 to 12 bytes of memory a pixel (WebP 16), so
+# 0.3 to 1 GB at this limit, 0.1 GB for a photograph of 12 million; a JPEG far larger than its target less.
 MAX_PIXELS = 64_000_000
 
-_EXPECTED = "unknown {name} {value!r}: expected one of {known}"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _TIFF_SIGNATURES = (b"MM\0*", b"II*\0", b"MM*\0", b"II\0*", b"MM\0+", b"II+\0")
@@ -178,7 +177,7 @@ def encode_png(pixels: Pixels) -> bytes:
 
 def _check_known(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        raise ValueError(_EXPECTED.format(name=name, value=value, known=", ".join(known)))
+        raise ValueError(f"unknown {name} {value!r}: expected one of {', '.join(known)}")
 
 
 # --- what is it -----------------------------------------------------------------------------------------

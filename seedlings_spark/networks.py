@@ -5,6 +5,7 @@ is stored is complete: whoever loads it needs no scaler, and no table of scaled 
 """
 
 import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,13 @@ from numpy.typing import NDArray
 
 from seedlings_spark import runtime
 from seedlings_spark.errors import NetworkError, OptionError
-from seedlings_spark.training.master import network_from_json
 
 with runtime.quiet_import():
     import keras
     from keras import layers
 
 MIN_IMAGE_SIZE = 32
-# The largest network file that is read.
+# The largest network file that is read, as it is and unpacked.
 MAX_NETWORK_BYTES = 2 * 1024**3
 # A pixel that never changes in the training images says nothing; Spark's StandardScaler maps it to 0, and a
 # division by this does so too.
@@ -31,7 +31,7 @@ _CONSTANT_STD = 1e15
 def plain(image_size: tuple[int, int], num_classes: int) -> Any:
     """A VGG-like network: four blocks of 3x3 convolutions, global average, one hidden layer, dropout.
 
-    About 0.6 million parameters, whatever the image size (Simonyan and Zisserman 2015, arXiv:1409.1556, in
+    About 0.5 million parameters, whatever the image size (Simonyan and Zisserman 2015, arXiv:1409.1556, in
     small; the average in place of the flattening is from Lin, Chen and Yan 2014, arXiv:1312.4400).
 
     Args:
@@ -41,14 +41,18 @@ def plain(image_size: tuple[int, int], num_classes: int) -> Any:
     inputs = x = keras.Input((*image_size, 3), name="pixels")
     for depth, (filters, convolutions) in enumerate([(32, 1), (64, 1), (128, 2), (192, 1)]):
         for _ in range(convolutions):
-            x = layers.Conv2D(filters, 3, padding="same", activation="relu", kernel_initializer="he_normal")(x)
+            x = layers.Conv2D(filters, 3, padding="same", activation="relu", kernel_initializer="he_normal")(
+                x
+            )
         x = layers.MaxPooling2D(2)(x)
         if depth:
             x = layers.Dropout(0.1)(x)
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.Dense(256, activation="relu", kernel_initializer="he_normal")(x)
     x = layers.Dropout(0.4)(x)
-    return keras.Model(inputs, layers.Dense(num_classes, activation="softmax", name="probabilities")(x), name="plain")
+    return keras.Model(
+        inputs, layers.Dense(num_classes, activation="softmax", name="probabilities")(x), name="plain"
+    )
 
 
 def residual(image_size: tuple[int, int], num_classes: int) -> Any:
@@ -62,7 +66,9 @@ def residual(image_size: tuple[int, int], num_classes: int) -> Any:
     """
 
     def convolution(x: Any, filters: int, stride: int = 1, kernel: int = 3) -> Any:
-        x = layers.Conv2D(filters, kernel, strides=stride, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
+        x = layers.Conv2D(
+            filters, kernel, strides=stride, padding="same", use_bias=False, kernel_initializer="he_normal"
+        )(x)
         return layers.BatchNormalization(momentum=0.9)(x)
 
     def block(x: Any, filters: int, stride: int) -> Any:
@@ -106,35 +112,105 @@ def build(name: str, image_size: tuple[int, int], num_classes: int) -> Any:
     return BY_NAME[name](image_size, num_classes)
 
 
-def load(file: Path) -> Any:
+def load(file: Path, shown: str = "") -> Any:
     """A network from a `.keras` file (with its weights) or the JSON of `to_json()` (weights newly drawn).
 
-    A file is data, not code: layers that carry Python code (Lambda) are refused.
+    A file is data, not code: layers that carry Python code (Lambda) are refused, and so are a user's own classes.
 
     Args:
         file: On this machine.
+        shown: What to call it in errors; by default its path.
+
+    Returns:
+        A built `keras.Model` with one input of a fixed shape and one output.
 
     Raises:
-        NetworkError: Not a network, too large, or one that carries code.
+        NetworkError: Not such a network, too large, or one that carries code.
     """
+    shown = shown or str(file)
     if not file.is_file():
         raise NetworkError(
-            f"no file {file}", "a .keras file or the JSON of a Keras network", "Check the path given to --network"
+            f"no file {shown}",
+            "a .keras file or the JSON of a Keras network",
+            "Check the path given to --network",
         )
-    if file.stat().st_size > MAX_NETWORK_BYTES:
+    if file.suffix not in (".keras", ".json"):
         raise NetworkError(
-            f"{file} of {file.stat().st_size:,} bytes", f"at most {MAX_NETWORK_BYTES:,}", "Give a smaller network"
+            f"{shown}, whose name ends in {file.suffix or 'nothing'!r}",
+            "a file that ends in .keras or .json",
+            "Save the network with model.save('name.keras')",
         )
-    if file.suffix == ".json":
-        return network_from_json(file.read_text(encoding="utf-8"))
+    _check_size(shown, file.stat().st_size)
     try:
-        return keras.saving.load_model(file, compile=False, safe_mode=True)
+        network = (
+            keras.models.model_from_json(file.read_text(encoding="utf-8"))
+            if file.suffix == ".json"
+            else _load_keras(file, shown)
+        )
+    except NetworkError:
+        raise
     except Exception as error:  # Keras raises what its zip, JSON and HDF5 readers raise
+        reason = str(error).strip()
+        if "safe_mode" in reason:
+            raise NetworkError(
+                f"{shown}, which carries code ({reason.split('. ')[0]})",
+                "built-in layers only: a network file is data, and what it brings is never run",
+                "Replace such layers by built-in ones, for example Lambda(lambda x: x / 255) by Rescaling(1 / 255)",
+            ) from error
         raise NetworkError(
-            f"{file.name}, which Keras does not load ({str(error).strip().splitlines()[0]})",
-            "a network that model.save('name.keras') of Keras 3 wrote, without Lambda layers or own classes",
-            "Save it again with the installed Keras, with built-in layers only",
+            f"{shown}, which Keras does not load ({type(error).__name__}: {next(iter(reason.splitlines()), '')})",
+            "a network that Keras 3 wrote with model.save('name.keras') or model.to_json(), of built-in layers",
+            "Save it again with the installed Keras, without own classes and functions",
         ) from error
+    return _checked(network, shown)
+
+
+def _load_keras(file: Path, shown: str) -> Any:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            _check_size(shown, sum(member.file_size for member in archive.infolist()))
+    except zipfile.BadZipFile as error:
+        raise NetworkError(
+            f"{shown}, which is no .keras file or not a whole one ({error})",
+            "a network that Keras 3 wrote with model.save('name.keras')",
+            "Copy or save it again",
+        ) from error
+    return keras.saving.load_model(file, compile=False, safe_mode=True)
+
+
+def _check_size(shown: str, num_bytes: int) -> None:
+    if num_bytes > MAX_NETWORK_BYTES:
+        raise NetworkError(
+            f"{shown} of {num_bytes:,} bytes", f"at most {MAX_NETWORK_BYTES:,}", "Give a smaller network"
+        )
+
+
+def _checked(network: Any, shown: str) -> Any:
+    if not isinstance(network, keras.Model):
+        raise NetworkError(
+            f"{shown}, which holds a {type(network).__name__}",
+            "a Keras network",
+            "Save a whole keras.Model or keras.Sequential",
+        )
+    if not network.built:
+        raise NetworkError(
+            f"{shown}, a network that does not know the shape of its input",
+            "one that is built",
+            "Begin it with keras.Input(shape=...) and save it again",
+        )
+    if len(network.inputs) != 1 or len(network.outputs) != 1:
+        raise NetworkError(
+            f"{shown}, a network with {len(network.inputs)} inputs and {len(network.outputs)} outputs",
+            "one input and one output",
+            "Build a network of the one output that is wanted",
+        )
+    if None in network.input_shape[1:]:
+        raise NetworkError(
+            f"{shown}, a network that takes {network.input_shape}",
+            "a fixed shape of its input",
+            "Begin it with keras.Input((height, width, 3)) and save it again",
+        )
+    return network
 
 
 def to_bytes(network: Any) -> bytes:
@@ -150,7 +226,7 @@ def from_bytes(content: bytes) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.keras"
         file.write_bytes(content)
-        return load(file)
+        return load(file, file.name)
 
 
 def fold_standardization(network: Any, mean: NDArray[np.float64], std: NDArray[np.float64]) -> Any:
@@ -176,11 +252,22 @@ def fold_standardization(network: Any, mean: NDArray[np.float64], std: NDArray[n
             f"both of shape {shape} or {shape[-1:]}",
             "Fit the standardiser on the images that the network is for",
         )
+    if not (np.isfinite(mean).all() and np.isfinite(std).all()):
+        raise NetworkError(
+            "a mean or std that is not finite",
+            "finite numbers",
+            "Fit the standardiser on images without damage",
+        )
     scale = np.where(std > 0, std, _CONSTANT_STD)
     axis: int | tuple[int, ...] = -1 if mean.ndim == 1 else tuple(range(1, len(shape) + 1))
-    inputs = keras.Input(shape, name="raw_pixels")
+    dtype = network.inputs[0].dtype
+    inputs = keras.Input(shape, dtype=dtype, name="raw_pixels")
     standardised = layers.Normalization(
-        axis=axis, mean=mean.tolist(), variance=np.square(scale).tolist(), name="standardization"
+        axis=axis,
+        mean=mean.tolist(),
+        variance=np.square(scale).tolist(),
+        dtype=dtype,
+        name="standardization",
     )(inputs)
     return keras.Model(inputs, network(standardised), name=f"standardized_{network.name}")
 
@@ -244,7 +331,9 @@ def augmentation(names: Sequence[str], image_size: tuple[int, int]) -> str:
         "zoom": lambda: layers.RandomZoom(0.1, fill_mode="reflect", seed=0),
         "contrast": lambda: layers.RandomContrast(0.2, value_range=(0, 255), seed=0),
     }
-    stack = keras.Sequential([keras.Input((*image_size, 3)), *[makers[name]() for name in AUGMENTATIONS if name in names]])
+    stack = keras.Sequential(
+        [keras.Input((*image_size, 3)), *[makers[name]() for name in AUGMENTATIONS if name in names]]
+    )
     return str(stack.to_json())
 
 

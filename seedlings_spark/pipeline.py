@@ -1,29 +1,41 @@
 """From a corpus to a published version: the pipeline that is fitted, and what is kept with its model."""
 
+import contextlib
 import datetime
 import json
+import logging
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import features, files, fingerprint, networks, report, reproducibility, schema
+from seedlings_spark import features, files, fingerprint, networks, report, reproducibility, runtime, schema
 from seedlings_spark.corpus import Corpus
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
-from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, keras
+from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.store import ModelStore, ModelVersion
 
+with runtime.quiet_import():
+    import keras
+
+_log = logging.getLogger(__name__)
+
+SCHEDULES = ("constant", "cosine")
 HELD_OUT = "is_validation"
 # Share of all steps in which the learning rate rises, where it falls with a cosine afterwards.
 _WARM_UP = 0.05
+# How far the outputs of a softmax may be from adding up to 1: bfloat16 has two to three digits.
+_SOFTMAX_TOLERANCE = 0.02
 
 
 def set_network(estimator: SeedlingsEstimator, name: str, corpus: Corpus) -> None:
-    """Give an estimator its network: by name, or from a `.keras` or JSON file on this machine.
+    """Give an estimator its network: by name, or from a `.keras` or JSON file on any file system.
 
     The weights in a `.keras` file are trained on; all others are drawn from the estimator's seed.
 
@@ -31,9 +43,11 @@ def set_network(estimator: SeedlingsEstimator, name: str, corpus: Corpus) -> Non
         NetworkError: A file's network takes or gives something else than the corpus has.
     """
     if not name.endswith((".keras", ".json")):
-        estimator.set_keras_model_config(networks.build(name, corpus.image_size, len(corpus.classes)).to_json())
+        estimator.set_keras_model_config(
+            networks.build(name, corpus.image_size, len(corpus.classes)).to_json()
+        )
         return
-    loaded = networks.load(Path(name))
+    loaded = _load_network(name)
     expected = (*corpus.image_size, 3)
     if tuple(loaded.input_shape[1:]) != expected or loaded.output_shape[-1] != len(corpus.classes):
         raise NetworkError(
@@ -53,18 +67,24 @@ def optimizer(name: str, learning_rate: float, schedule: str, num_steps: int) ->
     Args:
         name: Of a Keras optimizer.
         learning_rate: The highest.
-        schedule: "constant" or "cosine".
-        num_steps: Of the whole run, over which the cosine falls.
+        schedule: "constant", or "cosine": the rate rises over the first steps, and then falls to 0.
+        num_steps: Of the whole run, after which the cosine reaches 0.
     """
+    if schedule not in SCHEDULES:
+        raise OptionError(f"--schedule {schedule}", f"one of {', '.join(SCHEDULES)}", "Correct --schedule")
     rate: Any = learning_rate
     if schedule == "cosine":
+        # It does not begin at 0, where the first step, and with few steps the only one, would change nothing.
         warm_up = max(1, round(_WARM_UP * num_steps))
         rate = keras.optimizers.schedules.CosineDecay(
-            0.0, max(1, num_steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up
+            learning_rate / warm_up,
+            max(1, num_steps - warm_up),
+            warmup_target=learning_rate,
+            warmup_steps=warm_up,
         )
     try:
         made = keras.optimizers.get({"class_name": name, "config": {}})
-    except ValueError:
+    except (ValueError, TypeError, KeyError):  # unknown, or one that wraps another
         raise OptionError(
             f"--optimizer {name}", "a Keras optimizer, such as adam, sgd or rmsprop", "Correct --optimizer"
         ) from None
@@ -77,7 +97,9 @@ def num_steps(images: DataFrame, num_workers: int, batch_size: int, epochs: int)
     """Steps of a whole run: known before it starts, since shards follow from the hashes."""
     digits = F.right(F.col(schema.CONTENT_HASH), F.lit(fingerprint.DIGITS))
     shard = F.pmod(F.conv(digits, 16, 10).cast("long"), F.lit(num_workers))
-    largest = images.where(F.col(schema.SPLIT) == schema.TRAIN).groupBy(shard).count().agg(F.max("count")).first()
+    largest = (
+        images.where(F.col(schema.SPLIT) == schema.TRAIN).groupBy(shard).count().agg(F.max("count")).first()
+    )
     rows = int((largest[0] if largest is not None else 0) or 0)
     return epochs * -(-rows // batch_size)
 
@@ -88,7 +110,9 @@ def training_images(spark: SparkSession, corpus: Corpus) -> DataFrame:
     Raises:
         CorpusError: A species has no image to train on.
     """
-    absent = [name for name, splits in corpus.manifest["images_of_species"].items() if not splits[schema.TRAIN]]
+    absent = [
+        name for name, splits in corpus.manifest["images_of_species"].items() if not splits[schema.TRAIN]
+    ]
     if absent:
         raise CorpusError(
             f"no training image of {', '.join(absent)}",
@@ -99,9 +123,7 @@ def training_images(spark: SparkSession, corpus: Corpus) -> DataFrame:
     return images.withColumn(HELD_OUT, F.col(schema.SPLIT) == schema.VALIDATION)
 
 
-def pipeline(
-    corpus: Corpus, estimator: SeedlingsEstimator, *, scaler: str, scaler_images: int
-) -> Pipeline:
+def pipeline(corpus: Corpus, estimator: SeedlingsEstimator, *, scaler: str, scaler_images: int) -> Pipeline:
     """`StringIndexer`, the standardiser (unless scaler is "none") and the estimator."""
     stages: list[Any] = [features.species_indexer()]
     column = schema.IMAGE
@@ -134,7 +156,7 @@ class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """An epoch has ended."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self._lines.append(json.dumps({"epoch": epoch + 1, "time": now, **(logs or {})}))
+        self._lines.append(json.dumps({"epoch": epoch + 1, "time": now, **_finite(dict(logs or {}))}))
         files.write_text(self._path, "\n".join(self._lines) + "\n")
 
 
@@ -187,14 +209,27 @@ def predictions(spark: SparkSession, version: ModelVersion, corpus: Corpus, spli
         CorpusError: The images have another size than the model takes, or there are none.
     """
     if corpus.image_size != version.image_size:
-        sizes = ["x".join(map(str, size)) for size in (corpus.image_size, version.image_size)]
+        found, expected = ("x".join(map(str, size)) for size in (corpus.image_size, version.image_size))
         raise CorpusError(
-            f"{corpus.path} with images of {sizes[0]} pixels for the model {version.name} {version.version} of {sizes[1]}",
-            f"images of {sizes[1]}",
+            f"{corpus.path} with images of {found} pixels for {version.name} {version.version}",
+            f"images of {expected}, as that model takes",
             f"Prepare the corpus with --image-size {version.image_size[0]}, or choose another --model-version",
         )
     if not corpus.num_images(split):
-        raise CorpusError(f"no image in the split {split!r} of {corpus.path}", "at least one", "Choose another --split")
+        raise CorpusError(
+            f"no image in the split {split!r} of {corpus.path}", "at least one", "Choose another --split"
+        )
+    strange = [
+        name
+        for name, images_of_split in corpus.manifest["images_of_species"].items()
+        if images_of_split.get(split) and name not in version.classes
+    ]
+    if strange:
+        raise CorpusError(
+            f"images of {', '.join(strange)} in the split {split!r} of {corpus.path}",
+            f"species that {version.name} {version.version} knows: {', '.join(version.classes)}",
+            "Choose another --model-version, or train one on this corpus",
+        )
     model = PipelineModel.load(version.pipeline_path)
     return model.transform(corpus.images(spark, split))
 
@@ -219,7 +254,7 @@ def summary(version: ModelVersion, run: str, *, promoted: bool) -> list[tuple[st
         ("stored in", version.path),
         ("run", run),
         ("precision", version.manifest["precision"]),
-        *[(name, f"{value:.4f}") for name, value in metrics.items()],
+        *[(name, "not finite" if value is None else f"{value:.4f}") for name, value in metrics.items()],
     ]
 
 
@@ -241,25 +276,38 @@ def publish(
     last = model.stages[-1]
     assert isinstance(last, SeedlingsModel)
     history = last.history
+    # JSON has no NaN; what is not finite is null there.
+    written = _finite(history)
 
     def build(folder: str) -> None:
         model.write().save(files.join(folder, "model"))
         files.write_bytes(files.join(folder, "network.keras"), last.network_bytes)
         if history:
-            files.write_bytes(files.join(folder, "report", "learning_curves.png"), report.learning_curves(history))
-            files.write_text(files.join(folder, "report", "history.json"), json.dumps(history) + "\n")
+            files.write_bytes(
+                files.join(folder, "report", "learning_curves.png"), report.learning_curves(history)
+            )
+            files.write_text(files.join(folder, "report", "history.json"), json.dumps(written) + "\n")
 
-    metrics = {name: values[-1] for name, values in history.items()}
+    epoch = _epoch_of_weights(history, about.get("options", {}))
     manifest = {
         **about,
         "classes": last.getOrDefault("labels"),
         "precision": last.getOrDefault("precision"),
-        "metrics": metrics,
-        "history": history,
-        "training": last.record,
+        "metrics": {name: values[epoch] for name, values in written.items()},
+        "history": written,
+        "training": _finite(last.record),
         "versions": reproducibility.package_versions(),
     }
-    return store.publish(build, manifest, promote=promote)
+    version = store.publish(build, manifest, promote=promote)
+    _log.info(
+        "published %s %s%s: a network of %s bytes for %d classes",
+        version.name,
+        version.version,
+        " (now current)" if promote else "",
+        f"{len(last.network_bytes):,}",
+        len(version.classes),
+    )
+    return version
 
 
 def import_network(
@@ -277,17 +325,64 @@ def import_network(
     Raises:
         NetworkError: It is no image classifier of so many classes.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / "network.keras"
-        files.get(file, local)
-        loaded = networks.load(local)
-    shape, outputs = tuple(loaded.input_shape[1:]), int(loaded.output_shape[-1])
-    if len(shape) != 3 or None in shape or shape[2] != 3 or outputs != len(classes) or len(set(classes)) != outputs:
+    if not file.endswith(".keras"):
         raise NetworkError(
-            f"{file}, which takes {shape} and gives {outputs} outputs, for {len(set(classes))} different class names",
-            "a network that takes (height, width, 3) and gives one output for each class name",
-            "Correct --classes, or give a network with a fixed image size and one softmax",
+            f"{file}, whose name does not end in .keras",
+            "a network with its weights",
+            "Save it with model.save('name.keras')",
         )
+    if not all(classes) or len(set(classes)) != len(classes):
+        raise OptionError(
+            f"--classes {' '.join(map(repr, classes))}", "different names, none empty", "Correct --classes"
+        )
+    loaded = _load_network(file)
+    shape, outputs = tuple(loaded.input_shape[1:]), tuple(loaded.output_shape[1:])
+    if len(shape) != 3 or shape[2] != 3 or outputs != (len(classes),):
+        raise NetworkError(
+            f"{file}, which takes {shape} and gives {outputs}, for {len(classes)} class names",
+            "a network that takes (height, width, 3) and gives one output for each class name",
+            "Correct --classes, or give a network of another shape",
+        )
+    _check_softmax(loaded, file)
     model = PipelineModel([SeedlingsModel.from_network(loaded, classes)])
     about = {"image_size": list(shape[:2]), "aspect": aspect, "imported_from": file}
     return publish(store, model, about=about, promote=promote)
+
+
+def _load_network(file: str) -> Any:
+    """A network file from any file system."""
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / files.name(file)
+        with contextlib.suppress(FileNotFoundError):  # `load` says so
+            files.get(file, local)
+        return networks.load(local, file)
+
+
+def _check_softmax(network: Any, file: str) -> None:
+    """Refuse a network whose outputs for noise are no probabilities: its confidences would mean nothing."""
+    noise = np.random.default_rng(0).integers(0, 256, (2, *network.input_shape[1:]))
+    outputs = np.asarray(network(noise.astype("float32"), training=False), np.float64)
+    sums = outputs.sum(axis=-1)
+    if not (np.abs(sums - 1) <= _SOFTMAX_TOLERANCE).all() or outputs.min() < 0:
+        raise NetworkError(
+            f"{file}, whose outputs are from {outputs.min():.3g} to {outputs.max():.3g} and add up to {sums[0]:.3g}",
+            "probabilities that add up to 1",
+            "End the network with a softmax, for example keras.layers.Softmax(), and save it again",
+        )
+
+
+def _epoch_of_weights(history: Mapping[str, Sequence[float]], options: Mapping[str, Any]) -> int:
+    """The epoch whose weights were kept: the last, or with early stopping the best, as Keras chooses it."""
+    losses = history.get("val_loss", [])
+    if not options.get("patience") or not any(map(math.isfinite, losses)):
+        return -1
+    return min(range(len(losses)), key=lambda epoch: (not math.isfinite(losses[epoch]), losses[epoch]))
+
+
+def _finite(value: Any) -> Any:
+    """The same mappings, lists and values with None in place of numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

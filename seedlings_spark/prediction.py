@@ -6,6 +6,7 @@ partitioned, and nothing is traced twice.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seedlings_spark import runtime
+from seedlings_spark.errors import CorpusError
 
 # Networks kept by this process; a scoring job has one, CrossValidator has many in turn.
 _MAX_KEPT = 2
@@ -62,7 +64,7 @@ class Forward:
         self.row_shape = tuple(self._network.input_shape[1:])
         self._call = tf.function(self._forward, autograph=False, reduce_retracing=True)
 
-    def predict(self, features: NDArray[np.generic]) -> NDArray[np.floating]:
+    def predict(self, features: NDArray[np.generic]) -> NDArray[Any]:
         """The network's outputs.
 
         Args:
@@ -86,30 +88,43 @@ class Forward:
 
 
 def forward(task: ForwardTask) -> Forward:
-    """The network of a task, loaded once a process."""
-    if task.key not in _kept:
-        while len(_kept) >= _MAX_KEPT:
-            _kept.pop(next(iter(_kept)))
-        _kept[task.key] = Forward(task)
-    return _kept[task.key]
+    """The network of a task, loaded once a process; the one that was used least recently gives way."""
+    found = _kept.pop(task.key, None) or Forward(task)
+    while len(_kept) >= _MAX_KEPT:
+        _kept.pop(next(iter(_kept)))
+    _kept[task.key] = found
+    return found
 
 
 def predict_rows(task: ForwardTask, parts: Iterator[Any]) -> Iterator[Any]:
-    """The body of a pandas UDF: series of bytes or of lists of numbers to series of outputs."""
+    """The body of a pandas UDF: series of bytes or of lists of numbers to series of outputs.
+
+    Raises:
+        CorpusError: A row has another number of values than the network takes, or none.
+    """
     import pandas as pd
 
     network = forward(task)
     for rows in parts:
-        outputs = [np.zeros((0,))]
-        if len(rows):
-            dtype = np.uint8 if isinstance(rows.iloc[0], bytes) else np.float64
-            flat = b"".join(rows) if dtype == np.uint8 else np.concatenate([np.asarray(row) for row in rows])
-            values = np.frombuffer(flat, np.uint8) if dtype == np.uint8 else np.asarray(flat, np.float64)
-            expected = int(np.prod(network.row_shape, dtype=np.int64))
-            if values.size != expected * len(rows):
-                raise ValueError(
-                    f"rows of {values.size // len(rows)} values; the network takes {expected}, as"
-                    f" {network.row_shape}. Prepare them with the size of the images that the model was trained on."
-                )
-            outputs = list(network.predict(values.reshape(len(rows), *network.row_shape)).astype(np.float64))
-        yield pd.Series([output.ravel() for output in outputs] if len(rows) else [], dtype=object)
+        if not len(rows):
+            yield pd.Series([], dtype=object)
+            continue
+        features = _features(list(rows), network.row_shape)
+        outputs = network.predict(features).astype(np.float64).reshape(len(rows), -1)
+        yield pd.Series(list(outputs), dtype=object)
+
+
+def _features(rows: list[Any], row_shape: tuple[int, ...]) -> NDArray[np.generic]:
+    """Rows of bytes or of numbers as one array of shape (rows, *row_shape)."""
+    expected = math.prod(row_shape)
+    for row in rows:
+        if row is None or len(row) != expected:
+            found = "a row without features" if row is None else f"a row of {len(row):,} values"
+            raise CorpusError(
+                found,
+                f"{expected:,} values, as the network takes {row_shape}",
+                "Prepare the rows as those that the model was trained on, images with the same --image-size",
+            )
+    if isinstance(rows[0], bytes | bytearray):
+        return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), *row_shape)
+    return np.array(rows, np.float64).reshape(len(rows), *row_shape)

@@ -62,7 +62,11 @@ class Places:
         Raises:
             CorpusError: There are some.
         """
-        there = [name for name in ("corpus", "store", "run", "report", "scores") if files.exists(getattr(self, name))]
+        there = [
+            name
+            for name in ("corpus", "store", "run", "report", "scores")
+            if files.exists(getattr(self, name))
+        ]
         if there:
             raise CorpusError(
                 f"{self.output} with {', '.join(there)} of an earlier quickstart",

@@ -2,30 +2,60 @@
 
 The listing is ours: Spark's file sources silently drop zero-byte files, names that begin with `_` or `.` and
 dangling links. Each listed path ends as exactly one row. Local files (and network file systems that are mounted
-alike everywhere) are read by the executors' Python; on any other file system Spark's `binaryFile` source
-reads, since a Python process has no way there, and what it leaves out is rejected by name.
+alike everywhere) are read by the executors' Python. On any other file system, where a Python process has no
+way, Spark's `binaryFile` source reads, and the driver what that leaves out; what neither can read is
+rejected.
 """
 
-from collections.abc import Iterable, Iterator
+import contextlib
+import errno
+import logging
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
-from pyspark.sql.types import StringType, StructField, StructType
+from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import BinaryType, LongType, StringType, StructField, StructType
 
 from seedlings_spark import files, fingerprint, images, schema, session
 from seedlings_spark.errors import ImageError, InputError
+
+_log = logging.getLogger(__name__)
 
 # Listed paths that travel to the JVM at once.
 _LISTING_CHUNK = 100_000
 # Bytes of files that one task reads: some seconds of decoding.
 _TASK_BYTES = 16 * 1024 * 1024
+# What a file counts for whose length the listing does not know.
+_USUAL_BYTES = 128 * 1024
 _MAX_TASKS = 4096
-# Rows of one Arrow batch that leaves a task.
+# Rows, and bytes of pixels, of one Arrow batch that leaves a task.
 _ROWS = 64
+_BATCH_BYTES = 8 * 1024 * 1024
+# Bytes of one Arrow batch of file contents that enters a task, and rows: of small files.
+_CONTENT_BATCH_BYTES = 32 * 1024 * 1024
+_CONTENT_BATCH_ROWS = 1024
+# Bytes of files that `binaryFile` leaves out, and that the driver reads and holds in its memory instead.
+_DRIVER_BYTES = 256 * 1024 * 1024
+_FILE_SCHEME = "file:"
+# A scheme has a slash after its colon, as in `files`.
+_SCHEME_AND_AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?=/)(?://[^/]*)?")
+_GLOB_CHARACTERS = re.compile(r"[\\*?\[\]{}]")
+_CONTENTS = StructType(
+    [
+        StructField(schema.PATH, StringType(), False),
+        StructField(schema.LENGTH, LongType(), False),
+        StructField(schema.CONTENT, BinaryType(), False),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -79,15 +109,16 @@ def walk(root: str, *, by_folder: bool) -> Iterator[Listed]:
     """Every file below a folder, at any depth, in the order of their names.
 
     Args:
-        root: A full URI (`files.qualify`).
+        root: A path; the listing has the full URIs below it.
         by_folder: Whether the first folder below the root names a file's species.
 
     Raises:
         InputError: There is no such folder.
     """
-    if not files.exists(root) or not files.is_directory(root):
+    root = files.qualify(root)
+    if not files.is_directory(root):
         raise InputError(
-            f"no folder {root}" if not files.exists(root) else f"{root}, which is a file",
+            f"{root}, which is a file" if files.exists(root) else f"no folder {root}",
             "a folder of images",
             "Check --images; a path without a scheme is looked up where Spark's fs.defaultFS says",
         )
@@ -117,9 +148,91 @@ def listing_table(spark: SparkSession, listed: Iterable[Listed]) -> DataFrame:
     return spark.createDataFrame(pa.concat_tables(tables), schema.LISTING)
 
 
+def listing_of_paths(spark: SparkSession, rows: DataFrame, base: str) -> tuple[DataFrame, tuple[str, ...]]:
+    """The listing of a table of paths.
+
+    Local files are not looked at here: their lengths are -1 and a missing one is found when it is read.
+    On other file systems the folders that they are in are listed.
+
+    Args:
+        spark: The session.
+        rows: With the columns `path` and `species`. A path without a scheme is one on `base`'s file system,
+            a relative path one below `base`.
+        base: Full URI of the folder that the table is in.
+
+    Returns:
+        A table of `schema.LISTING` with the same path more than once only under several species, and what
+        `decode_all` is given as the roots.
+    """
+    resolved = rows.select(schema.PATH, schema.SPECIES).mapInArrow(partial(_resolve, base), schema.LISTING)
+    resolved = resolved.distinct()
+    is_remote = F.col(schema.DETAIL).isNull() & ~_is_local(schema.PATH)
+    folder = F.regexp_extract(schema.PATH, r"(?s)^(.*)/[^/]*\z", 1)
+    folders = [row[0] for row in resolved.where(is_remote).select(folder).distinct().collect()]
+    if not folders:
+        return resolved, (base,)
+    try:
+        qualified = {each: files.qualify(each + "/") for each in folders}
+        pairs = [(each, known.rstrip("/")) for each, known in sorted(qualified.items())]
+        names = spark.createDataFrame(pairs, "folder string, qualified string")
+        roots = _topmost(qualified.values())
+        statuses = listing_table(spark, (each for root in roots for each in _walk_if_there(root)))
+    except ValueError as error:
+        raise InputError(
+            f"a path that is none ({error})", "full URIs in the column path", "Correct the table"
+        ) from None
+    found = statuses.select(
+        schema.PATH,
+        F.col(schema.LENGTH).alias("found_length"),
+        F.col(schema.DETAIL).alias("found_detail"),
+    ).dropDuplicates([schema.PATH])
+    name = F.regexp_extract(schema.PATH, r"(?s)([^/]*)\z", 1)
+    remote = (
+        resolved.where(is_remote)
+        .withColumn("folder", folder)
+        .join(F.broadcast(names), "folder")
+        .withColumn(schema.PATH, F.concat("qualified", F.lit("/"), name))
+        .join(found, schema.PATH, "left")
+        .withColumns(
+            {
+                schema.DETAIL: F.when(
+                    F.col("found_length").isNull(), F.lit(os.strerror(errno.ENOENT))
+                ).otherwise(F.col("found_detail")),
+                schema.LENGTH: F.coalesce("found_length", F.lit(-1).cast("long")),
+            }
+        )
+        .select(*schema.LISTING.names)
+        .distinct()
+    )
+    local = resolved.where(~is_remote)
+    return local.union(remote), ((*roots, base) if files.is_local(base) else roots)
+
+
+def literal(path: str) -> str:
+    """A path as Spark's readers take it, which expand `*`, `?`, `[...]` and `{...}` in what they load."""
+    return _GLOB_CHARACTERS.sub(r"\\\g<0>", path)
+
+
+@contextlib.contextmanager
+def batches(spark: SparkSession) -> Iterator[None]:
+    """Let the Arrow batches of listed files, with their contents or their pixels, stay small in what is run inside."""
+    name = "spark.sql.execution.arrow.maxBytesPerBatch"
+    before = spark.conf.get(name, None)
+    spark.conf.set(name, str(_CONTENT_BATCH_BYTES))
+    try:
+        with session.arrow_batches(spark, session.ARROW_BATCH_BYTES // _CONTENT_BATCH_ROWS):
+            yield
+    finally:
+        if before is None:
+            spark.conf.unset(name)
+        else:
+            spark.conf.set(name, before)
+
+
 def spread(spark: SparkSession, listing: DataFrame) -> DataFrame:
     """The listing in tasks that each have about as many bytes to read."""
-    total = listing.agg(F.sum(F.greatest(F.col(schema.LENGTH), F.lit(0))), F.count("*")).first()
+    length = F.col(schema.LENGTH)
+    total = listing.agg(F.sum(F.when(length < 0, _USUAL_BYTES).otherwise(length)), F.count("*")).first()
     assert total is not None
     num_bytes, num_files = int(total[0] or 0), int(total[1])
     least = 2 * session.num_slots(spark)
@@ -127,65 +240,79 @@ def spread(spark: SparkSession, listing: DataFrame) -> DataFrame:
     return listing.repartition(tasks, F.xxhash64(schema.PATH))
 
 
-def decode_all(spark: SparkSession, listing: DataFrame, root: str, task: DecodeTask) -> DataFrame:
+def decode_all(
+    spark: SparkSession, listing: DataFrame, roots: str | Sequence[str], task: DecodeTask
+) -> DataFrame:
     """Read and decode every listed file.
+
+    Outside of the local file system the files that Spark's `binaryFile` source leaves out for their names are
+    read here and now by the driver, up to 256 MiB of them; further ones are rejected as `unreadable`. A file that
+    Spark may not open for lack of permission there fails the job.
 
     Args:
         spark: The session.
         listing: A table of `schema.LISTING`.
-        root: The folder that was listed, or any of the paths: it tells the file system.
+        roots: The folder that was listed, or all of them.
         task: How to decode.
 
     Returns:
-        A table of `schema.DECODED`, with one row a listed path.
+        A table of `schema.DECODED`, with one row for each of the listing. Run it within `batches`.
     """
-    if files.is_local(root):
-        return spread(spark, listing).mapInArrow(partial(decode_listed, task), schema.DECODED)
-    contents = (
-        spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(root).select("path", "content")
+    remote_roots = _remote(roots)
+    decode = partial(decode_listed, task)
+    if not remote_roots:
+        return spread(spark, listing).mapInArrow(decode, schema.DECODED)
+    # What the listing already knows to be a reject needs no bytes.
+    is_local = _is_local(schema.PATH)
+    is_readable = ~is_local & _is_worth_reading(task)
+    rest = spread(spark, listing.where(~is_readable)).mapInArrow(decode, schema.DECODED)
+    readable = listing.where(is_readable)
+    contents = _contents(spark, readable, remote_roots, task)
+    unlabelled = contents.withColumns(
+        {name: F.lit(None).cast("string") for name in (schema.SPECIES, schema.DETAIL)}
     )
-    readable = listing.where(F.col(schema.DETAIL).isNull() & (F.col(schema.LENGTH) <= task.max_bytes))
-    found = readable.join(contents, schema.PATH).select(*readable.columns, schema.CONTENT)
-    decoded = found.mapInArrow(partial(decode_listed, task), schema.DECODED)
-    # What binaryFile has left out still gets its row: its task finds no content.
-    rest = listing.join(contents.select(schema.PATH), schema.PATH, "left_anti").union(
-        listing.where(F.col(schema.LENGTH) > task.max_bytes)
+    decoded = unlabelled.mapInArrow(decode, schema.DECODED).drop(schema.SPECIES)
+    is_lost = F.col(schema.CONTENT_HASH).isNull() & F.col(schema.REASON).isNull()
+    # Pixels are joined to the labels, not the files' bytes: they are smaller.
+    found = (
+        readable.select(schema.PATH, schema.SPECIES)
+        .join(decoded, schema.PATH, "left")
+        .withColumns(
+            {
+                schema.DETAIL: F.when(is_lost, F.lit(_LOST)).otherwise(F.col(schema.DETAIL)),
+                schema.STAGE: F.when(is_lost, F.lit("read")).otherwise(F.col(schema.STAGE)),
+                schema.REASON: F.when(is_lost, F.lit("unreadable")).otherwise(F.col(schema.REASON)),
+            }
+        )
     )
-    without = rest.dropDuplicates([schema.PATH]).withColumn(schema.CONTENT, F.lit(None).cast("binary"))
-    return decoded.union(without.mapInArrow(partial(decode_listed, task), schema.DECODED))
+    return found.select(*schema.DECODED.names).union(rest.select(*schema.DECODED.names))
 
 
-def hash_all(spark: SparkSession, listing: DataFrame, root: str, task: DecodeTask) -> DataFrame:
+def hash_all(
+    spark: SparkSession, listing: DataFrame, roots: str | Sequence[str], task: DecodeTask
+) -> DataFrame:
     """The listing with each file's content hash (null where it cannot be read), without decoding."""
-    if files.is_local(root):
-        layout = StructType([*schema.LISTING.fields, StructField(schema.CONTENT_HASH, StringType(), True)])
-        return spread(spark, listing).mapInArrow(partial(_hash_listed, task), layout)
-    contents = spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(root)
+    layout = StructType([*schema.LISTING.fields, StructField(schema.CONTENT_HASH, StringType(), True)])
+    remote_roots = _remote(roots)
+    hash_ = partial(_hash_listed, task)
+    if not remote_roots:
+        return spread(spark, listing).mapInArrow(hash_, layout)
+    is_readable = ~_is_local(schema.PATH) & _is_worth_reading(task)
+    rest = spread(spark, listing.where(~is_readable)).mapInArrow(hash_, layout)
+    readable = listing.where(is_readable)
+    contents = _contents(spark, readable, remote_roots, task)
     hashes = contents.select(schema.PATH, F.sha2(schema.CONTENT, 256).alias(schema.CONTENT_HASH))
-    return listing.join(hashes, schema.PATH, "left").select(*schema.LISTING.names, schema.CONTENT_HASH)
-
-
-def _hash_listed(task: DecodeTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        hashes = []
-        for row in batch.to_pylist():
-            try:
-                content = None if row[schema.DETAIL] else _read(row[schema.PATH], task.max_bytes)
-            except (OSError, ValueError):
-                content = None
-            hashes.append(None if content is None else fingerprint.content_hash(content))
-        yield batch.append_column(schema.CONTENT_HASH, pa.array(hashes, pa.string()))
+    return readable.join(hashes, schema.PATH, "left").select(*layout.names).union(rest.select(*layout.names))
 
 
 def decode_listed(task: DecodeTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The function of a Spark task: listed files, with or without their content, to rows of `schema.DECODED`."""
+    height, width = task.size
+    num_rows = max(1, min(_ROWS, _BATCH_BYTES // (height * width * 3)))
     for batch in batches:
-        has_content = schema.CONTENT in batch.schema.names
-        for start in range(0, batch.num_rows, _ROWS):
-            rows = batch.slice(start, _ROWS).to_pylist()
-            decoded = [
-                read_and_decode(task, row, row[schema.CONTENT] if has_content else None, has_content) for row in rows
-            ]
+        for start in range(0, batch.num_rows, num_rows):
+            rows = batch.slice(start, num_rows).to_pylist()
+            decoded = [read_and_decode(task, row, row.get(schema.CONTENT)) for row in rows]
             yield pa.RecordBatch.from_pydict(
                 {
                     schema.PATH: [row[schema.PATH] for row in rows],
@@ -200,39 +327,21 @@ def decode_listed(task: DecodeTask, batches: Iterator[pa.RecordBatch]) -> Iterat
             )
 
 
-def read_and_decode(
-    task: DecodeTask, row: dict[str, object], content: bytes | None = None, content_was_read: bool = False
-) -> Decoded:
-    """One listed file to its pixels, or to the reason why there are none; never an exception.
+def read_and_decode(task: DecodeTask, row: Mapping[str, Any], content: bytes | None = None) -> Decoded:
+    """One listed file to its pixels, or to the reason why there are none; no file raises an exception.
 
     Args:
         task: How to decode.
         row: Of `schema.LISTING`.
         content: The file's bytes, where Spark has read them.
-        content_was_read: Whether Spark should have; a missing content is then a reject.
     """
-    path, length = str(row[schema.PATH]), int(str(row[schema.LENGTH]))
-    if row[schema.DETAIL] is not None:
-        return Decoded(reason="unreadable", stage="list", detail=str(row[schema.DETAIL]))
-    if length == 0:
-        return Decoded(reason="empty", stage="list")
-    if length > task.max_bytes:
-        return Decoded(reason="too_large", stage="list", detail=f"{length:,} bytes, at most {task.max_bytes:,}")
-    if content is None:
-        if content_was_read:
-            return Decoded(reason="unreadable", stage="read", detail="Spark's binaryFile source left it out")
-        try:
-            content = _read(path, task.max_bytes)
-        except (OSError, ValueError) as error:
-            return Decoded(reason="unreadable", stage="read", detail=getattr(error, "strerror", None) or str(error))
-        if content is None:
-            return Decoded(reason="too_large", stage="read", detail=f"more than {task.max_bytes:,} bytes")
-        if not content:
-            return Decoded(reason="empty", stage="read")
-    content_hash = fingerprint.content_hash(content)
+    found = _read(task, row) if content is None else content
+    if isinstance(found, Decoded):
+        return found
+    content_hash = fingerprint.content_hash(found)
     try:
         pixels = images.decode(
-            content, task.size, aspect=task.aspect, formats=task.formats, max_pixels=task.max_pixels
+            found, task.size, aspect=task.aspect, formats=task.formats, max_pixels=task.max_pixels
         )
     except ImageError as error:
         return Decoded(content_hash, None, error.reason, "decode", error.detail[:500])
@@ -241,13 +350,165 @@ def read_and_decode(
 
 def arrow_schema(table: StructType) -> pa.Schema:
     """The Arrow schema of a table's layout, for batches that a task yields."""
-    from pyspark.sql.pandas.types import to_arrow_schema
-
     return to_arrow_schema(table)
 
 
-def _read(path: str, max_bytes: int) -> bytes | None:
-    """The bytes of a local file, or None if there are more than max_bytes."""
-    with files.local_path(path).open("rb") as file:
-        content = file.read(max_bytes + 1)
-    return content if len(content) <= max_bytes else None
+def _hash_listed(task: DecodeTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        contents = (_read(task, row) for row in batch.to_pylist())
+        hashes = [
+            None if isinstance(content, Decoded) else fingerprint.content_hash(content)
+            for content in contents
+        ]
+        yield batch.append_column(schema.CONTENT_HASH, pa.array(hashes, pa.string()))
+
+
+def _read(task: DecodeTask, row: Mapping[str, Any]) -> bytes | Decoded:
+    """The bytes of a listed local file, or why there are none."""
+    length = int(row[schema.LENGTH])
+    if row[schema.DETAIL] is not None:
+        return Decoded(reason="unreadable", stage="list", detail=row[schema.DETAIL])
+    if length == 0:
+        return Decoded(reason="empty", stage="list")
+    if length > task.max_bytes:
+        detail = f"{length:,} bytes, at most {task.max_bytes:,}"
+        return Decoded(reason="too_large", stage="list", detail=detail)
+    try:
+        content = _read_local(row[schema.PATH], task.max_bytes)
+    except (OSError, ValueError) as error:
+        detail = getattr(error, "strerror", None) or str(error)
+        return Decoded(reason="unreadable", stage="read", detail=detail)
+    if len(content) > task.max_bytes:
+        return Decoded(reason="too_large", stage="read", detail=f"more than {task.max_bytes:,} bytes")
+    return content or Decoded(reason="empty", stage="read")
+
+
+def _read_local(path: str, max_bytes: int) -> bytes:
+    """The bytes of a file, or the first max_bytes + 1 of them."""
+    # Not blocking: to open a pipe would wait for somebody who writes to it.
+    descriptor = os.open(files.local_path(path), os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor is no path
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError("a folder" if stat.S_ISDIR(mode) else "not a regular file")
+        return file.read(max_bytes + 1)
+
+
+# --- other file systems ---------------------------------------------------------------------------------
+
+
+_LOST = "Spark's binaryFile source gave no content; the executors' logs say why"
+
+
+def _remote(roots: str | Sequence[str]) -> list[str]:
+    return [root for root in ([roots] if isinstance(roots, str) else roots) if not files.is_local(root)]
+
+
+def _is_local(path: str) -> Column:
+    return F.lower(F.left(F.col(path), F.lit(len(_FILE_SCHEME)))) == _FILE_SCHEME
+
+
+def _is_worth_reading(task: DecodeTask) -> Column:
+    length = F.col(schema.LENGTH)
+    return F.col(schema.DETAIL).isNull() & (length != 0) & (length <= task.max_bytes)
+
+
+def _contents(spark: SparkSession, readable: DataFrame, roots: Sequence[str], task: DecodeTask) -> DataFrame:
+    """The files of a listing with their bytes: `_CONTENTS`, one row a path, where they can be read."""
+    source = (
+        spark.read.format("binaryFile")
+        .option("recursiveFileLookup", "true")
+        # A file that has gone, or cannot be read after the retries of its file system's client, is one reject
+        # and not the end of the job.
+        .option("ignoreMissingFiles", "true")
+        .option("ignoreCorruptFiles", "true")
+        .load([literal(root) for root in roots])
+        .where(F.col(schema.LENGTH) <= task.max_bytes)  # pushed down: longer files are not read
+    )
+    key = F.xxhash64(schema.PATH)
+    # Of a sample or a table other files lie in the same folders. Eight bytes a path are broadcast; another
+    # file with the same key costs its decoding and is dropped by the caller's join.
+    wanted = F.broadcast(readable.select(key.alias("key")).distinct())
+    contents = source.withColumn("key", key).join(wanted, "key", "left_semi").select(*_CONTENTS.names)
+    left_out = readable.select(schema.PATH, schema.LENGTH).distinct()
+    left_out = left_out.join(source.select(schema.PATH), schema.PATH, "left_anti").orderBy(schema.PATH)
+    by_driver = _read_by_driver(left_out, task)
+    if by_driver.num_rows:
+        contents = contents.union(spark.createDataFrame(by_driver, _CONTENTS))
+    return contents
+
+
+def _read_by_driver(left_out: DataFrame, task: DecodeTask) -> pa.Table:
+    """What `binaryFile` leaves out (names that begin with `_` or `.`), as `_CONTENTS`, within the budget."""
+    rows: list[tuple[str, bytes]] = []
+    num_bytes, num_files = 0, 0
+    for path, length in left_out.toLocalIterator():
+        num_files += 1
+        if num_bytes + length > _DRIVER_BYTES:
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            content = files.read_bytes(path)
+            if 0 < len(content) <= task.max_bytes:
+                num_bytes += len(content)
+                rows.append((path, content))
+    if num_files:
+        _log.info(
+            "the driver has read %d of %d files that Spark's binaryFile source leaves out (%.1f MB)",
+            len(rows),
+            num_files,
+            num_bytes / 1e6,
+        )
+    return pa.table(
+        {
+            schema.PATH: pa.array([path for path, _ in rows], pa.string()),
+            schema.LENGTH: pa.array([len(content) for _, content in rows], pa.int64()),
+            schema.CONTENT: pa.array([content for _, content in rows], pa.binary()),
+        }
+    )
+
+
+# --- tables of paths ------------------------------------------------------------------------------------
+
+
+def _resolve(base: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        rows = [_full(base, *row.values()) for row in batch.to_pylist()]
+        yield pa.RecordBatch.from_pydict(
+            {
+                schema.PATH: [row.path for row in rows],
+                schema.LENGTH: [row.length for row in rows],
+                schema.SPECIES: [row.species for row in rows],
+                schema.DETAIL: [row.error for row in rows],
+            },
+            schema=arrow_schema(schema.LISTING),
+        )
+
+
+def _full(base: str, path: str, species: str | None) -> Listed:
+    """A row of a table of paths."""
+    species = (species or "").strip() or None
+    full = path
+    if not _SCHEME_AND_AUTHORITY.match(path):
+        root = _SCHEME_AND_AUTHORITY.match(base)
+        above = (root.group() if root else "") if path.startswith("/") else base.rstrip("/") + "/"
+        full = above + path
+    try:
+        if files.is_local(full):
+            full = files.qualify(full)
+    except ValueError as error:
+        return Listed(full, -1, species, str(error))
+    return Listed(full, -1, species, None)
+
+
+def _topmost(folders: Iterable[str]) -> tuple[str, ...]:
+    """These folders without those that lie in another of them."""
+    kept: list[str] = []
+    for folder in sorted({folder.rstrip("/") + "/" for folder in folders}):
+        if not (kept and folder.startswith(kept[-1])):
+            kept.append(folder)
+    return tuple(folder.rstrip("/") if folder.count("/") > 3 else folder for folder in kept)
+
+
+def _walk_if_there(folder: str) -> Iterator[Listed]:
+    if files.is_directory(folder):
+        yield from walk(folder, by_folder=False)

@@ -5,9 +5,10 @@ started. So the environment variables of a process are set before its first impo
 task verifies on entry that it runs in a process set up as it needs.
 """
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from seedlings_spark import reproducibility
@@ -82,7 +83,9 @@ def resolve_precision(precision: str, features: tuple[str, ...] | None = None) -
     """
     if precision not in PRECISIONS:
         raise OptionError(
-            f"precision {precision!r}", f"one of {', '.join(PRECISIONS)}", "Choose one of them for --precision"
+            f"precision {precision!r}",
+            f"one of {', '.join(PRECISIONS)}",
+            "Choose one of them for --precision",
         )
     if precision != "auto":
         return precision
@@ -119,6 +122,23 @@ def set_precision(network: Any, precision: str) -> None:
             layer.dtype_policy = policy
 
 
+@contextlib.contextmanager
+def float_type_of(network: Any) -> Iterator[None]:
+    """Let Keras compute losses and metrics in float64 for a network that answers in float64.
+
+    A loss takes its type from Keras' global setting, not from the network; a float64 network would lose half
+    of its digits there, or fail with a regulariser.
+    """
+    import keras
+
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64" if network.outputs[0].dtype == "float64" else "float32")
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(before)
+
+
 class quiet_import:  # noqa: N801 - used as a statement: `with quiet_import():`
     """Keep what native libraries write to stderr while they are imported; show it when the import fails.
 
@@ -127,7 +147,7 @@ class quiet_import:  # noqa: N801 - used as a statement: `with quiet_import():`
 
     def __enter__(self) -> None:
         quiet()
-        self._kept = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        self._kept = tempfile.TemporaryFile()
         self._stderr = os.dup(2)
         os.dup2(self._kept.fileno(), 2)
 

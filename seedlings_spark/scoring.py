@@ -5,6 +5,7 @@ writes into a folder of its own and appears by one rename.
 """
 
 import datetime
+import decimal
 import json
 import logging
 import uuid
@@ -13,17 +14,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import ArrayType, FloatType, StringType, StructField, StructType
 
 from seedlings_spark import files, fingerprint, prediction, reading, runtime, schema, session
-from seedlings_spark.errors import InputError, StoreError
+from seedlings_spark.errors import InputError, NetworkError, StoreError
 from seedlings_spark.store import ModelVersion
 
 _log = logging.getLogger(__name__)
 FORMAT = 1
+# So that an Arrow batch with the content of files has 64 rows.
+_FILE_ROW_BYTES = session.ARROW_BATCH_BYTES // 64
 
 # What a task leaves of one file, before predictions and rejects part.
 _SCORED = StructType(
@@ -91,9 +95,10 @@ def score(
         The run, published.
 
     Raises:
-        InputError: Nothing to score.
+        InputError: Nothing to score, or the runs would lie among the images.
         StoreError: The version is damaged.
     """
+    _check_output(images, output)
     started = datetime.datetime.now(datetime.UTC)
     run = f"{started:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     task = ScoreTask(
@@ -107,20 +112,30 @@ def score(
         forward_task(spark, version, batch_size),
     )
     listing = reading.listing_table(spark, reading.walk(images, by_folder=False)).persist()
-    num_listed = listing.count()
-    if num_listed == 0:
-        raise InputError(f"{images} is empty", "at least one file to score", "Check --images")
     building = files.join(output, "runs", f".building-{run}")
     target = files.join(output, "runs", run)
     try:
+        listed = _count(listing)
+        if listed.rows == 0:
+            raise InputError(f"{images} is empty", "at least one file to score", "Check --images")
+        _log.info("listed %s files in %s", f"{listed.rows:,}", images)
         _write(spark, listing, images, task, version, building)
-        manifest = _manifest(spark, building, num_listed, version, run, images, started)
+        manifest = _manifest(spark, building, listed, version, run, images, started)
         files.write_text(files.join(building, "manifest.json"), _as_json(manifest))
         files.rename(building, target)
     finally:
         files.delete(building)
         listing.unpersist()
     files.write_text(files.join(output, "manifest.json"), _as_json(manifest))
+    _log.info(
+        "scored %s files and rejected %s in %.1f s, with %s %s: %s",
+        f"{manifest['scored']:,}",
+        f"{manifest['rejected']:,}",
+        (datetime.datetime.now(datetime.UTC) - started).total_seconds(),
+        version.name,
+        version.version,
+        target,
+    )
     return ScoreRun(target, manifest)
 
 
@@ -135,7 +150,10 @@ def summary(run: ScoreRun) -> list[tuple[str, object]]:
         ("listed", f"{manifest['listed']:,}"),
         ("scored", f"{manifest['scored']:,}"),
         ("rejected", f"{manifest['rejected']:,}" + (f" ({reasons})" if reasons else "")),
-        ("species", ", ".join(f"{count:,} {name}" for name, count in most[:5]) + (" ..." if len(most) > 5 else "")),
+        (
+            "species",
+            ", ".join(f"{count:,} {name}" for name, count in most[:5]) + (" ..." if len(most) > 5 else ""),
+        ),
     ]
 
 
@@ -145,7 +163,14 @@ def forward_task(spark: SparkSession, version: ModelVersion, batch_size: int) ->
     Raises:
         StoreError: The network's bytes are not those that were published.
     """
-    content = files.read_bytes(version.network_path)
+    try:
+        content = files.read_bytes(version.network_path)
+    except FileNotFoundError:
+        raise StoreError(
+            f"no {version.network_path}",
+            "the network that was published",
+            "Choose another --model-version, and publish this one again",
+        ) from None
     recorded = version.manifest.get("files", {}).get("network.keras", {}).get("sha256")
     if recorded != fingerprint.content_hash(content):
         raise StoreError(
@@ -169,26 +194,68 @@ def score_listed(task: ScoreTask, batches: Iterator[pa.RecordBatch]) -> Iterator
 
 
 def _predict(network: prediction.Forward, batch: pa.RecordBatch) -> pa.RecordBatch:
-    import numpy as np
-
+    """Rows of `schema.DECODED` to rows of `_SCORED`: probabilities where there is an image, else null."""
     contents = batch.column(schema.IMAGE)
     pixels = np.frombuffer(b"".join(contents.drop_null().to_pylist()), np.uint8)
-    outputs = iter(network.predict(pixels.reshape(-1, *network.row_shape)).astype(np.float32))
-    rows = [next(outputs).tolist() if one.is_valid else None for one in contents]
-    kept = [batch.column(name) for name in (schema.REASON, schema.STAGE, schema.DETAIL)]
-    return pa.RecordBatch.from_arrays(
-        [batch.column(schema.PATH), batch.column(schema.CONTENT_HASH), pa.array(rows, pa.list_(pa.float32())), *kept],
-        names=_SCORED.names,
+    outputs = network.predict(pixels.reshape(-1, *network.row_shape)).astype(np.float32)
+    if not np.isfinite(outputs).all():
+        raise NetworkError(
+            "probabilities that are not finite",
+            "numbers from 0 to 1",
+            "The network is damaged or badly trained: choose another --model-version",
+        )
+    # A null list has no values: its row begins and ends where the one before it ends.
+    offsets = np.zeros(len(contents) + 1, np.int32)
+    np.cumsum(np.asarray(contents.is_valid()) * outputs.shape[1], out=offsets[1:])
+    probabilities = pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(outputs.ravel()), mask=contents.is_null()
     )
+    columns = {name: batch.column(name) for name in _SCORED.names if name != schema.PROBABILITIES}
+    columns[schema.PROBABILITIES] = probabilities
+    return pa.RecordBatch.from_pydict({name: columns[name] for name in _SCORED.names})
+
+
+def _check_output(images: str, output: str) -> None:
+    if f"{output.rstrip('/')}/".startswith(f"{images.rstrip('/')}/"):
+        raise InputError(
+            f"the output {output} inside of the images in {images}",
+            "a folder outside of them, or the next run would list this one's files",
+            "Give another --output",
+        )
+
+
+@dataclass(frozen=True)
+class _Count:
+    """A number of rows, and a sum over their paths' hashes: equal for equal sets of paths."""
+
+    rows: int
+    hashes: decimal.Decimal
+
+    def __add__(self, other: "_Count") -> "_Count":
+        return _Count(self.rows + other.rows, self.hashes + other.hashes)
+
+
+def _count(table: DataFrame) -> _Count:
+    row = table.agg(
+        F.count("*"), F.sum(F.xxhash64(schema.PATH).cast("decimal(20,0)")).cast("decimal(38,0)")
+    ).first()
+    assert row is not None
+    return _Count(int(row[0]), row[1] or decimal.Decimal(0))
 
 
 def _write(
-    spark: SparkSession, listing: DataFrame, images: str, task: ScoreTask, version: ModelVersion, building: str
+    spark: SparkSession,
+    listing: DataFrame,
+    images: str,
+    task: ScoreTask,
+    version: ModelVersion,
+    building: str,
 ) -> None:
     with session.python_environment(spark, runtime.worker_environment(task.forward.threads)):
         scored = _scored(spark, listing, images, task)
     all_rows = files.join(building, "all")
-    with session.arrow_batches(spark, 1024):
+    # Local files are listed paths until they are read; others come as Arrow batches of whole files.
+    with session.arrow_batches(spark, 1024 if files.is_local(images) else _FILE_ROW_BYTES):
         scored.write.parquet(all_rows)
     table = spark.read.schema(_SCORED).parquet(all_rows)
     classes = F.array(*[F.lit(name) for name in version.classes])
@@ -228,7 +295,7 @@ def _score_decoded(task: ScoreTask, batches: Iterator[pa.RecordBatch]) -> Iterat
 def _manifest(
     spark: SparkSession,
     building: str,
-    num_listed: int,
+    listed: _Count,
     version: ModelVersion,
     run: str,
     images: str,
@@ -240,10 +307,10 @@ def _manifest(
     species = {row[0]: int(row[1]) for row in predictions.groupBy(schema.PREDICTED_SPECIES).count().collect()}
     reasons = {row[0]: int(row[1]) for row in rejects.groupBy(schema.REASON).count().collect()}
     num_scored, num_rejected = sum(species.values()), sum(reasons.values())
-    if num_scored + num_rejected != num_listed:
+    if _count(predictions) + _count(rejects) != listed:
         raise InputError(
             f"{num_scored:,} predictions and {num_rejected:,} rejects",
-            f"the {num_listed:,} files that were listed, each exactly once",
+            f"the {listed.rows:,} files that were listed, each exactly once",
             "This is a fault of the program or of the file system; nothing was published. Run score again",
         )
     finished = datetime.datetime.now(datetime.UTC)
@@ -256,7 +323,7 @@ def _manifest(
         "classes": list(version.classes),
         "started": started.isoformat(timespec="seconds"),
         "finished": finished.isoformat(timespec="seconds"),
-        "listed": num_listed,
+        "listed": listed.rows,
         "scored": num_scored,
         "rejected": num_rejected,
         "already_scored": 0,

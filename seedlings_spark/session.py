@@ -42,7 +42,8 @@ def build(app_name: str, settings: Mapping[str, str] | None = None) -> SparkSess
 
 def is_local(spark: SparkSession) -> bool:
     """Whether driver and workers are one process tree on this machine."""
-    return spark.sparkContext.master.startswith("local") and not spark.sparkContext.master.startswith("local-cluster")
+    master = str(spark.sparkContext.master)
+    return master == "local" or master.startswith("local[")
 
 
 def task_cpus(spark: SparkSession) -> int:
@@ -62,7 +63,10 @@ def require_slots(spark: SparkSession, num_workers: int) -> None:
     Raises:
         ClusterError: Fewer slots than workers, or executors that may be taken away.
     """
-    if not is_local(spark) and (spark.conf.get("spark.dynamicAllocation.enabled", "false") or "").lower() == "true":
+    if (
+        not is_local(spark)
+        and (spark.conf.get("spark.dynamicAllocation.enabled", "false") or "").lower() == "true"
+    ):
         raise ClusterError(
             "spark.dynamicAllocation.enabled=true",
             "a fixed number of executors: a worker keeps its rows for the whole run",

@@ -444,19 +444,31 @@ class ModelStore:
 
 
 def table(store: ModelStore) -> str:
-    """All versions of a model for a person to read, the current one marked."""
-    current = store.current()
-    lines = [f"{'':<2}{'version':<10}{'created':<28}{'validation accuracy':<21}classes"]
-    for version in store.versions():
-        accuracy = version.manifest.get("metrics", {}).get("val_accuracy")
-        lines.append(
-            f"{'*' if version.version == current else '':<2}{version.version:<10}"
-            f"{version.manifest['created']!s:<28}{'-' if accuracy is None else format(accuracy, '.4f'):<21}"
-            f"{len(version.classes)}"
-        )
-    if len(lines) == 1:
+    """All versions of a model for a person to read, the current one marked.
+
+    Raises:
+        StoreError: There is none, or a version is damaged.
+    """
+    versions, current = store.versions(), store.current()
+    if not versions:
         raise store._nothing_published()
-    return "\n".join(lines)
+    rows = [("", "version", "created", "validation accuracy", "classes")]
+    for version in versions:
+        metrics = version.manifest.get("metrics")
+        accuracy = metrics.get("val_accuracy") if isinstance(metrics, dict) else None
+        rows.append(
+            (
+                "*" if version.version == current else "",
+                version.version,
+                str(version.manifest.get("created", "-")),
+                f"{accuracy:.4f}" if isinstance(accuracy, float) else "-",
+                str(len(version.classes)),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def names(directory: str) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seedlings_spark.errors import NetworkError
-from seedlings_spark.training.weights import Layout
+from seedlings_spark.training.weights import Layout, Vector
 
 
 class Vectors:
@@ -47,7 +47,9 @@ def metric_variables(network: Any) -> list[Any]:
     variables: exactly, also for metrics that are no means, such as AUC.
     """
     compiled = network._compile_metrics
-    return [] if compiled is None else [variable for metric in compiled.metrics for variable in metric.variables]
+    return (
+        [] if compiled is None else [variable for metric in compiled.metrics for variable in metric.variables]
+    )
 
 
 def build_metrics(network: Any, labels: Any) -> None:
@@ -91,19 +93,19 @@ class Master:
         """Of the vector of weights and optimizer slots."""
         return self.vectors.state_layout
 
-    def weights(self) -> NDArray[np.floating]:
+    def weights(self) -> Vector:
         """A new vector of the current weights."""
         vectors = self.vectors
         return vectors.model_layout.flatten([_numpy(weight) for weight in vectors.trainable + vectors.other])
 
-    def state(self) -> NDArray[np.floating]:
+    def state(self) -> Vector:
         """A new vector of the current weights and optimizer slots."""
         vectors = self.vectors
         return vectors.state_layout.flatten(
             [_numpy(variable) for variable in vectors.trainable + vectors.other + vectors.slots]
         )
 
-    def set_state(self, state: NDArray[np.floating]) -> None:
+    def set_state(self, state: Vector) -> None:
         """Replace weights and optimizer slots."""
         vectors = self.vectors
         variables = vectors.trainable + vectors.other + vectors.slots
@@ -124,7 +126,7 @@ class Master:
         """Count steps that the workers have taken on their own."""
         self.optimizer.iterations.assign(self.optimizer.iterations + num_steps)
 
-    def apply_gradient(self, update: NDArray[np.floating]) -> NDArray[np.floating]:
+    def apply_gradient(self, update: Vector) -> Vector:
         """One optimizer step.
 
         Args:
@@ -137,7 +139,7 @@ class Master:
         num_trainable = len(self.vectors.trainable)
         for variable, value in zip(self.vectors.other, parts[num_trainable:], strict=True):
             variable.assign(value)
-        result: NDArray[np.floating] = np.array(self._apply(*parts[:num_trainable]))
+        result: Vector = np.array(self._apply(*parts[:num_trainable]))
         if self.vectors.other:
             result = np.concatenate([result, *[part.ravel() for part in parts[num_trainable:]]])
         return result
@@ -191,7 +193,7 @@ def network_from_json(text: str, custom_objects: Mapping[str, Any] | None = None
             "the JSON that model.to_json() of Keras 3 gives",
             "Write it again with the installed Keras, and give its own layers by set_custom_objects",
         ) from error
-    if not network.built:
+    if not getattr(network, "built", False):
         raise NetworkError(
             "a network that does not know the shape of its input",
             "one that is built",

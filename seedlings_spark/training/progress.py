@@ -80,7 +80,10 @@ class ProgressLine:
 
 
 def _numbers(logs: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" if abs(value) >= 0.001 else f"{name} {value:.2g}" for name, value in logs.items())
+    return "  ".join(
+        f"{name} {value:.4f}" if abs(value) >= 0.001 else f"{name} {value:.2g}"
+        for name, value in logs.items()
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -11,12 +11,14 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seedlings_spark.reproducibility import seed_for
 
+_T = TypeVar("_T", bound=np.generic)
 BLOCK_BYTES = 1024 * 1024
 WINDOW_BYTES = 64 * BLOCK_BYTES
 
@@ -115,7 +117,9 @@ class Shard:
         """Whether the features lie on disk."""
         return self._file is not None
 
-    def append(self, features: NDArray[np.generic], labels: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
+    def append(
+        self, features: NDArray[np.generic], labels: NDArray[np.float64], weights: NDArray[np.float64]
+    ) -> None:
         """Take some rows.
 
         Args:
@@ -151,10 +155,14 @@ class Shard:
             for place, row in enumerate(rows):
                 _read(self._file, memoryview(features[place]), int(row) * self.row_bytes)
         return Batch(
-            features.view(self.dtype).reshape(len(rows), *self.row_shape), self._labels[rows], self._weights[rows]
+            features.view(self.dtype).reshape(len(rows), *self.row_shape),
+            self._labels[rows],
+            self._weights[rows],
         )
 
-    def batches(self, order: NDArray[np.int64], edges: NDArray[np.int64], first: int, last: int) -> Iterator[Batch]:
+    def batches(
+        self, order: NDArray[np.int64], edges: NDArray[np.int64], first: int, last: int
+    ) -> Iterator[Batch]:
         """The batches of the steps first .. last - 1 of an epoch.
 
         Args:
@@ -180,7 +188,7 @@ class Shard:
         self._memory = np.zeros((0, self.row_bytes), np.uint8)
 
 
-def _grown(array: NDArray[np.generic], used: int, more: int) -> NDArray[np.generic]:
+def _grown(array: NDArray[_T], used: int, more: int) -> NDArray[_T]:
     """The array, with room for `more` rows after the first `used`; it at least doubles when it grows."""
     if used + more <= len(array):
         return array
@@ -190,7 +198,7 @@ def _grown(array: NDArray[np.generic], used: int, more: int) -> NDArray[np.gener
 
 
 def _write(descriptor: int, data: NDArray[np.uint8]) -> None:
-    view = memoryview(np.ascontiguousarray(data)).cast("B") if data.size else memoryview(b"")
+    view = memoryview(data.tobytes())
     while len(view):
         view = view[os.write(descriptor, view) :]
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from seedlings_spark.errors import TrainingError
 from seedlings_spark.training.server import Superseded
-from seedlings_spark.training.weights import weighted_mean
+from seedlings_spark.training.weights import Vector, weighted_mean
 from seedlings_spark.training.wire import Kind, Message
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Result:
     loss: float
     metrics: NDArray[np.float64]
     bad_step: int | None
-    vector: NDArray[np.floating]
+    vector: Vector
 
 
 class StageEndedError(Exception):
@@ -107,6 +107,9 @@ class Rendezvous:
             rank, generation = header.get("rank"), header.get("generation")
             if header.get("run") != self._run or generation != self._generation:
                 raise Superseded("this run or attempt is over")
+            if "error" in header:
+                self._fail(f"worker {rank}: {header['error']}")
+                raise Superseded("the run is over")
             if not isinstance(rank, int) or not 0 <= rank < self._num_workers or rank in self._workers:
                 raise Superseded(f"rank {rank!r} is not free")
             worker = Worker(rank, generation, header)
@@ -148,12 +151,7 @@ class Rendezvous:
         with self._condition:
             if self._is_known(ticket):
                 assert isinstance(ticket, Worker)
-                self._failure = TrainingError(
-                    f"an exception in worker {ticket.rank}:\n{text.rstrip()}\n",
-                    "a computation that ends",
-                    "Mend what it names; it is not tried again, since it would happen again",
-                )
-                self._condition.notify_all()
+                self._fail(f"an exception in worker {ticket.rank}:\n{text.rstrip()}\n")
 
     def lost(self, ticket: object, why: str) -> None:
         """A connection broke. Spark is given some time to notice that the task is gone."""
@@ -163,6 +161,12 @@ class Rendezvous:
                 _log.warning("lost worker %d: %s", ticket.rank, why)
                 self._lost_at = time.monotonic()
                 self._condition.notify_all()
+
+    def _fail(self, found: str) -> None:
+        self._failure = TrainingError(
+            found, "a computation that ends", "Mend what it names; it was not tried again, since it would fail again"
+        )
+        self._condition.notify_all()
 
     def _is_known(self, ticket: object) -> bool:
         return isinstance(ticket, Worker) and self._workers.get(ticket.rank) is ticket
@@ -198,7 +202,7 @@ class Rendezvous:
                 answer.put(self._begin)
             self._queues.clear()
 
-    def perform(self, header: Mapping[str, Any], vector: NDArray[np.floating]) -> list[Result]:
+    def perform(self, header: Mapping[str, Any], vector: Vector) -> list[Result]:
         """Let all workers do one piece of work.
 
         Args:
@@ -279,14 +283,23 @@ class Rendezvous:
     def _count_failure(self, error: BaseException) -> None:
         self.num_failures += 1
         self._failures_of_epoch += 1
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = _in_brief(error)
         if self._begin is None or self._failures_of_epoch > self._max_failures:
             raise TrainingError(
-                f"the workers' stage failed {self._failures_of_epoch} times in one epoch, at last with: {error}",
+                f"the workers' stage failed {self._failures_of_epoch} times in one epoch, at last with: {reason}",
                 f"at most {self._max_failures} failures an epoch, and workers that start",
                 "Look into the executors' logs; memory (spark.executor.memoryOverhead) is the most frequent cause",
             ) from error
         _log.warning("the workers' stage failed (%s); starting it again where it was", reason)
+
+
+def _in_brief(error: BaseException) -> str:
+    """What failed in one line: of a Python worker's traceback its last line, and no Java frames."""
+    lines = [line.strip() for line in str(error).split("\n\tat ")[0].splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    traceback_starts = any(line.startswith("Traceback") for line in lines)
+    return (lines[-1] if traceback_starts else lines[0])[:500]
 
 
 class Progress(Protocol):
@@ -313,7 +326,11 @@ def rounds_of_epoch(num_steps: int, frequency: str | int) -> list[tuple[int, int
         num_steps: Of the epoch.
         frequency: "batch", "epoch", or a number of steps; a last, shorter round takes what is left.
     """
-    length = {"batch": 1, "epoch": num_steps}.get(frequency, frequency) if isinstance(frequency, str) else frequency
+    length = (
+        {"batch": 1, "epoch": num_steps}.get(frequency, frequency)
+        if isinstance(frequency, str)
+        else frequency
+    )
     assert isinstance(length, int)
     return [(first, min(first + length, num_steps)) for first in range(0, num_steps, length)]
 
@@ -374,7 +391,9 @@ def train(
                 vector,
             )
             _check(results, epoch, first)
-            mean = weighted_mean([result.vector for result in results], [result.samples for result in results])
+            mean = weighted_mean(
+                [result.vector for result in results], [result.samples for result in results]
+            )
             if local:
                 master.set_state(mean)
                 master.advance(last - first)

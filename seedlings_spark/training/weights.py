@@ -7,9 +7,13 @@ Keras lists them: one message, one addition, no dictionary of names.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+# A flat vector of float32 or float64.
+Vector = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Layout:
     dtype: str
 
     @classmethod
-    def of(cls, arrays: Sequence[np.ndarray]) -> "Layout":
+    def of(cls, arrays: Sequence[NDArray[Any]]) -> "Layout":
         """The layout of these arrays: float64 if any of them is, else float32."""
         wide = any(array.dtype == np.float64 for array in arrays)
         return cls(tuple(tuple(array.shape) for array in arrays), "float64" if wide else "float32")
@@ -45,7 +49,7 @@ class Layout:
         """Number of bytes of the vector."""
         return self.size * np.dtype(self.dtype).itemsize
 
-    def flatten(self, arrays: Sequence[np.ndarray]) -> NDArray[np.floating]:
+    def flatten(self, arrays: Sequence[NDArray[Any]]) -> Vector:
         """Copy arrays of these shapes into a new vector."""
         found = tuple(tuple(array.shape) for array in arrays)
         if found != self.shapes:
@@ -54,7 +58,7 @@ class Layout:
             return np.zeros(0, self.dtype)
         return np.concatenate([np.asarray(array, self.dtype).ravel() for array in arrays])
 
-    def split(self, vector: NDArray[np.floating]) -> list[NDArray[np.floating]]:
+    def split(self, vector: Vector) -> list[Vector]:
         """Views of the vector in these shapes."""
         if vector.shape != (self.size,):
             raise ValueError(f"a vector of shape {vector.shape}, expected ({self.size},)")
@@ -62,7 +66,7 @@ class Layout:
         return [part.reshape(shape) for part, shape in zip(np.split(vector, edges), self.shapes, strict=True)]
 
 
-def weighted_mean(vectors: Sequence[NDArray[np.floating]], weights: Sequence[float]) -> NDArray[np.floating]:
+def weighted_mean(vectors: Sequence[Vector], weights: Sequence[float]) -> Vector:
     """The weighted mean of vectors, summed in the order given.
 
     Args:
@@ -78,7 +82,7 @@ def weighted_mean(vectors: Sequence[NDArray[np.floating]], weights: Sequence[flo
     total = float(sum(weights))
     if total <= 0:
         raise ValueError("a mean over no samples")
-    mean: NDArray[np.floating] | None = None
+    mean: Vector | None = None
     for vector, weight in zip(vectors, weights, strict=True):
         if weight == 0:
             continue

@@ -109,17 +109,20 @@ def work(
         tf: The module `tensorflow`, started.
     """
     started = time.perf_counter()
-    train, held_out = _read_shards(task, rank, batches)
+    who = {"run": task.run, "generation": task.generation, "rank": rank, "attempt": attempt}
+    try:
+        train, held_out = _read_shards(task, rank, batches)
+    except CorpusError as error:
+        with ParameterClient(task.address, task.credentials) as client:
+            client.open({**who, "error": str(error)})
+        raise
     clock = {"input": time.perf_counter() - started, "compute": 0.0, "outside": 0.0}
     images = 0
     with ParameterClient(task.address, task.credentials) as client:
         try:
             begin = client.open(
                 {
-                    "run": task.run,
-                    "generation": task.generation,
-                    "rank": rank,
-                    "attempt": attempt,
+                    **who,
                     "rows": len(train),
                     "held_out_rows": len(held_out),
                     "weight_of_class": _weight_of_class(train) if task.labels != "number" else {},
@@ -139,7 +142,7 @@ def work(
                 mark = time.perf_counter()
                 message = client.result(header, payload)
         except (RefusedError, ProtocolError, OSError):
-            raise  # the connection's doing, not the computation's: whether to try again is the master's decision
+            raise  # the connection's doing, not the computation's: the master decides whether to try again
         except Exception:
             client.error(traceback.format_exc())
             raise
@@ -168,26 +171,34 @@ class Computation:
         self._class_weight = {int(key): float(value) for key, value in begin["class_weight"].items()}
         self.network = network_from_json(task.network, task.custom_objects)
         runtime.set_precision(self.network, begin["precision"])
-        self.network.compile(
-            loss=task.loss,
-            metrics=task.metrics,
-            optimizer=keras.optimizers.deserialize(dict(task.optimizer), custom_objects=dict(task.custom_objects)),
-            jit_compile=False,
-        )
+        with runtime.float_type_of(self.network):
+            self._compile(task)
         self._augment = (
             keras.models.model_from_json(task.augmentation, custom_objects=dict(task.custom_objects))
             if task.augmentation
             else None
         )
-        build_metrics(self.network, self._labels(np.zeros(2)))
-        if self._local:
-            self.network.optimizer.build(self.network.trainable_variables)
         self.vectors = Vectors(self.network)
         self._seeds = _seed_states(self.network) + (_seed_states(self._augment) if self._augment else [])
         self._gradient = tf.function(self._gradient_step, autograph=False, reduce_retracing=True)
         self._update = tf.function(self._local_step, autograph=False, reduce_retracing=True)
         self._forward = tf.function(self._evaluate_step, autograph=False, reduce_retracing=True)
         self._order: tuple[int, NDArray[np.int64]] | None = None
+
+    def _compile(self, task: TrainTask) -> None:
+        import keras
+
+        self.network.compile(
+            loss=task.loss,
+            metrics=task.metrics,
+            optimizer=keras.optimizers.deserialize(
+                dict(task.optimizer), custom_objects=dict(task.custom_objects)
+            ),
+            jit_compile=False,
+        )
+        build_metrics(self.network, self._labels(np.zeros(2)))
+        if self._local:
+            self.network.optimizer.build(self.network.trainable_variables)
 
     @property
     def max_bytes(self) -> int:
@@ -222,7 +233,9 @@ class Computation:
         sums = _Sums()
         batch = next(batches)
         if not len(batch):
-            return self._sums(header, sums), np.zeros(self.vectors.model_layout.size, self.vectors.model_layout.dtype)
+            return self._sums(header, sums), np.zeros(
+                self.vectors.model_layout.size, self.vectors.model_layout.dtype
+            )
         vector, loss, metrics = self._gradient(*self._inputs(batch, epoch, first))
         sums.add(len(batch), loss, metrics, first)
         return self._sums(header, sums), vector.numpy()
@@ -242,7 +255,9 @@ class Computation:
         size = max(1, self._task.batch_size)
         for start in range(0, len(held_out), size):
             batch = held_out.read(np.arange(start, min(start + size, len(held_out))))
-            loss, metrics = self._forward(batch.features, self._labels(batch.labels), self._weights(batch, {}))
+            loss, metrics = self._forward(
+                batch.features, self._labels(batch.labels), self._weights(batch, {})
+            )
             sums.add(len(batch), loss, metrics, start // size)
         return sums
 
@@ -283,7 +298,9 @@ class Computation:
         tf = self._tf
         if not self.vectors.metrics:
             return tf.zeros([0], tf.float64)
-        return tf.concat([tf.cast(tf.reshape(v.value, [-1]), tf.float64) for v in self.vectors.metrics], axis=0)
+        return tf.concat(
+            [tf.cast(tf.reshape(v.value, [-1]), tf.float64) for v in self.vectors.metrics], axis=0
+        )
 
     def _prepared(self, features: Any) -> Any:
         if self._task.row_dtype == "uint8":
@@ -378,7 +395,11 @@ def _read_shards(task: TrainTask, rank: int, batches: Iterator[pa.RecordBatch]) 
                 "a number in every row",
                 "Drop such rows before fit, for example with DataFrame.dropna",
             )
-        if task.labels != "number" and task.num_classes and not ((labels >= 0) & (labels < task.num_classes)).all():
+        if (
+            task.labels != "number"
+            and task.num_classes
+            and not ((labels >= 0) & (labels < task.num_classes)).all()
+        ):
             raise CorpusError(
                 f"labels from {labels.min():g} to {labels.max():g}",
                 f"class numbers 0 to {task.num_classes - 1}, one for each output of the network",

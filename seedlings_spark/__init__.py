@@ -1,0 +1,48 @@
+"""Distributed training and bulk scoring of Keras image classifiers on Spark, through Elephas.
+
+The map, in the order of imports: a module may import those of its own and of earlier groups only.
+`tests/unit/test_architecture.py` holds it.
+
+    errors          what can go wrong for a user, one class each
+
+    config          options of every job: TOML and flags become frozen, validated objects
+    schema          column names and layouts of our tables
+    files           paths on any Hadoop file system; a file appears whole or not at all
+    fingerprint     content hash, split of a hash, shard of a hash, corpus fingerprint
+    reproducibility seeds derived by name; what a result depends on
+
+    session         builds the SparkSession; slots, addresses, environments
+    images          bytes -> uint8 pixels, or ImageError: Pillow's only door
+    runtime         what TensorFlow may use in this process: threads, GPU, determinism, precision
+    store           model versions: publish, list, resolve, promote, roll back
+    training        the protocol between master and workers, in prose
+      weights         arithmetic on lists of arrays, held as one flat vector
+      wire            messages over TLS
+      server          the driver's side of the connections
+      client          a worker's side
+      shard           a worker's rows: in memory, or spooled to disk
+      master          the one model and optimizer of a run
+      worker          what one Spark task does
+      stage           the Spark stage of a run's workers
+      progress        what a person sees while it trains
+      synchronous     the driver's side of synchronous training
+
+    reading         a listing of files, and of each its pixels or the reason why there are none
+    synthetic       draws a small corpus of species-like plants, from a seed
+    corpus          image files -> corpus table, rejects, manifest
+    networks        Keras networks by name; folding a mean and a std into one
+
+    features        Spark ML stages: class indices, mean and std of pixels
+    prediction      the forward pass in a Spark task
+    evaluation      predictions -> numbers
+
+    estimator       SeedlingsEstimator and SeedlingsModel
+
+    scoring         a model version over files
+    report          numbers -> JSON, HTML, plots: matplotlib's only door
+
+    pipeline        from a corpus to a published version
+    quickstart      where the quickstart puts what it makes
+
+    cli             arguments, session, logging and exit code of a job
+"""

@@ -1,0 +1,69 @@
+"""Fixtures for all tests: one Spark session, images, the data outside of the repository."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Photographs and other data that are not part of the repository; tests that need them skip without.
+SHARED = ROOT.parent / "shared" / "data"
+
+os.environ.setdefault("PYTHONHASHSEED", "0")
+
+
+def shared_data(name: str) -> Path:
+    """A file or folder outside of the repository, or a skip with the reason."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"{name} is not on this machine (it would be in ../shared/data)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A session with two cores; its Python workers import this checkout."""
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    from seedlings_spark import session
+
+    scratch = tmp_path_factory.mktemp("spark")
+    made = session.build(
+        "tests",
+        {
+            "spark.master": "local[2]",
+            "spark.ui.enabled": "false",
+            "spark.driver.host": "127.0.0.1",
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.sql.shuffle.partitions": "2",
+            "spark.sql.files.openCostInBytes": "65536",
+            "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+            "spark.local.dir": str(scratch / "local"),
+            "spark.ui.showConsoleProgress": "false",
+            "spark.executorEnv.PYTHONHASHSEED": "0",
+            "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{ROOT / 'conf' / 'log4j2.properties'}",
+        },
+    )
+    made.sparkContext.setLogLevel("ERROR")
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="session")
+def drawn_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 drawn species with 8 images each."""
+    from seedlings_spark import synthetic
+
+    folder = tmp_path_factory.mktemp("drawn") / "images"
+    synthetic.write_corpus(folder, images_per_species=8, size=48)
+    return folder
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,272 @@
+"""Synchronous training held against plain Keras, which sees the same global batches."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from seedlings_spark.errors import TrainingError
+from seedlings_spark.training.shard import batch_edges, epoch_order
+from seedlings_spark.training.synchronous import rounds_of_epoch, steps_of_epoch
+from tests.keras.engine import Rows, train
+
+@pytest.fixture(autouse=True)
+def _float32_afterwards() -> Any:
+    yield
+    keras.config.set_floatx("float32")
+
+
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.05),
+    "momentum": lambda: keras.optimizers.SGD(0.02, momentum=0.9, nesterov=True),
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "schedule": lambda: keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.02, 3, 0.7)),
+}
+
+
+def _network(dtype: str = "float64", outputs: int = 3, activation: str = "softmax") -> Any:
+    keras.utils.set_random_seed(3)
+    return keras.Sequential(
+        [
+            keras.Input((5,), dtype=dtype),
+            keras.layers.Dense(7, activation="tanh", dtype=dtype, kernel_regularizer=keras.regularizers.L2(0.01)),
+            keras.layers.Dense(outputs, activation=activation, dtype=dtype),
+        ]
+    )
+
+
+def _rows(sizes: Sequence[int], classes: int = 3, seed: int = 0) -> list[Rows]:
+    rng = np.random.default_rng(seed)
+    return [
+        Rows(rng.normal(size=(size, 5)), rng.integers(0, classes, size), rng.uniform(0.5, 2, size)) for size in sizes
+    ]
+
+
+def _global_batches(rows: Sequence[Rows], epoch: int, batch_size: int, row_bytes: int, seed: int = 0) -> Any:
+    """The global batch of each step of an epoch: features, labels, sample weights."""
+    steps = steps_of_epoch([len(one.labels) for one in rows], batch_size)
+    orders = [epoch_order(seed, epoch, rank, len(one.labels), row_bytes) for rank, one in enumerate(rows)]
+    for step in range(steps):
+        parts = []
+        for one, order in zip(rows, orders, strict=True):
+            edges = batch_edges(len(one.labels), steps)
+            chosen = order[edges[step] : edges[step + 1]]
+            weights = np.ones(len(one.labels)) if one.weights is None else one.weights
+            parts.append((one.features[chosen], one.labels[chosen], weights[chosen]))
+        yield tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def _plain_keras(network: Any, rows: Sequence[Rows], optimizer: Any, epochs: int, batch_size: int) -> Any:
+    reference = keras.models.clone_model(network)
+    reference.set_weights(network.get_weights())
+    width = 8 if network.inputs[0].dtype == "float64" else 4
+    keras.config.set_floatx(network.inputs[0].dtype)
+    reference.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy")
+    for epoch in range(epochs):
+        for features, labels, weights in _global_batches(rows, epoch, batch_size, 5 * width):
+            reference.train_on_batch(features, labels, sample_weight=weights)
+    return reference
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("sizes", [(13, 10), (9, 4, 11), (7,), (10, 0)], ids=str)
+def test_batch_frequency_is_sgd_with_the_global_batch(optimizer: str, sizes: tuple[int, ...]) -> None:
+    network, rows = _network(), _rows(sizes)
+    outcome = train(network, rows, optimizer=OPTIMIZERS[optimizer](), epochs=3)
+    reference = _plain_keras(network, rows, OPTIMIZERS[optimizer](), 3, 4)
+    for ours, theirs in zip(outcome.master.network.get_weights(), reference.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
+
+
+def test_one_step_in_float32_equals_plain_keras() -> None:
+    network, rows = _network("float32"), _rows([4, 3])
+    outcome = train(network, rows, optimizer=keras.optimizers.Adam(0.01), epochs=1)
+    reference = _plain_keras(network, rows, keras.optimizers.Adam(0.01), 1, 4)
+    assert outcome.master.iterations == 1
+    for ours, theirs in zip(outcome.master.network.get_weights(), reference.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("frequency", ["epoch", 2])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_local_steps_are_averaged_with_their_slots(frequency: str | int, optimizer: str) -> None:
+    keras.config.set_floatx("float64")  # of the optimizers' learning rates
+    network, rows, epochs = _network(), _rows([13, 10]), 2
+    outcome = train(network, rows, optimizer=OPTIMIZERS[optimizer](), frequency=frequency, epochs=epochs)
+
+    # By hand: one Keras model a worker; after each round the mean, weighted by samples, of weights and slots.
+    models = []
+    for _ in rows:
+        models.append(keras.models.clone_model(network))
+        models[-1].set_weights(network.get_weights())
+        models[-1].compile(optimizer=OPTIMIZERS[optimizer](), loss="sparse_categorical_crossentropy")
+        models[-1].optimizer.build(models[-1].trainable_variables)
+    steps = steps_of_epoch([13, 10], 4)
+    for epoch in range(epochs):
+        for first, last in rounds_of_epoch(steps, frequency):
+            counts = []
+            for rank, (model, one) in enumerate(zip(models, rows, strict=True)):
+                order = epoch_order(0, epoch, rank, len(one.labels), 40)
+                edges = batch_edges(len(one.labels), steps)
+                for step in range(first, last):
+                    chosen = order[edges[step] : edges[step + 1]]
+                    model.train_on_batch(one.features[chosen], one.labels[chosen], sample_weight=one.weights[chosen])
+                counts.append(edges[last] - edges[first])
+            states = [[v.numpy() for v in model.weights + _slots(model.optimizer)] for model in models]
+            means = [np.average(column, axis=0, weights=counts) for column in zip(*states, strict=True)]
+            for model in models:
+                for variable, value in zip(model.weights + _slots(model.optimizer), means, strict=True):
+                    variable.assign(value)
+    for ours, theirs in zip(outcome.master.network.get_weights(), models[0].get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
+    assert outcome.master.iterations == epochs * steps
+
+
+def _slots(optimizer: Any) -> list[Any]:
+    return [v for v in optimizer.variables if v.path.split("/")[-1] not in ("iteration", "learning_rate")]
+
+
+def test_loss_and_metrics_are_those_of_all_workers_together() -> None:
+    network, rows = _network(outputs=1, activation="sigmoid"), _rows([30, 17], classes=2)
+    held = [Rows(one.features, one.labels, None, np.arange(len(one.labels)) % 3 == 0) for one in rows]
+    metrics = ["accuracy", keras.metrics.AUC(name="auc"), keras.metrics.Precision(name="precision")]
+    outcome = train(
+        network, held, optimizer=keras.optimizers.SGD(0.05), loss="binary_crossentropy", metrics=metrics, labels="number"
+    )
+    final = outcome.master.network
+    features = np.concatenate([one.features[one.held_out] for one in held])
+    labels = np.concatenate([one.labels[one.held_out] for one in held]).reshape(-1, 1)
+    expected = final.evaluate(features, labels, batch_size=len(labels), verbose=0, return_dict=True)
+    assert set(expected) == {"loss", "accuracy", "auc", "precision"}
+    for name, value in expected.items():
+        assert outcome.history[f"val_{name}"][-1] == pytest.approx(value, abs=1e-6)
+        assert len(outcome.history[name]) == 3
+
+
+def test_one_hot_labels_train_as_class_numbers_do() -> None:
+    network, rows = _network(), _rows([9, 8])
+    ours = train(network, rows, optimizer=keras.optimizers.SGD(0.1))
+    theirs = train(
+        network, rows, optimizer=keras.optimizers.SGD(0.1), loss="categorical_crossentropy", labels="one_hot"
+    )
+    for one, other in zip(ours.master.network.get_weights(), theirs.master.network.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-7)
+
+
+def test_class_weights_are_sample_weights_of_the_classes() -> None:
+    network, rows = _network(), _rows([9, 8])
+    plain = [Rows(one.features, one.labels) for one in rows]
+    weight = {0: 0.5, 1: 2.0, 2: 1.25}
+    weighted = [Rows(one.features, one.labels, np.array([weight[label] for label in one.labels])) for one in rows]
+    by_class = train(
+        network, plain, optimizer=keras.optimizers.SGD(0.1), class_weight={str(k): v for k, v in weight.items()}
+    )
+    by_sample = train(network, weighted, optimizer=keras.optimizers.SGD(0.1))
+    assert (by_class.master.weights() == by_sample.master.weights()).all()
+
+
+def _noisy_network() -> Any:
+    keras.utils.set_random_seed(5)
+    return keras.Sequential(
+        [
+            keras.Input((5,)),
+            keras.layers.Dense(16, activation="relu"),
+            keras.layers.BatchNormalization(momentum=0.8),
+            keras.layers.Dropout(0.5),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+@pytest.mark.parametrize("frequency", ["batch", "epoch"])
+def test_the_same_run_gives_the_same_bits_and_another_seed_others(frequency: str) -> None:
+    rows = _rows([13, 10])
+    runs = [
+        train(_noisy_network(), rows, optimizer=keras.optimizers.Adam(0.01), frequency=frequency, seed=seed)
+        for seed in (1, 1, 2)
+    ]
+    first, second, other = (run.master.weights().tobytes() for run in runs)
+    assert first == second
+    assert first != other
+
+
+def test_moving_statistics_are_averaged_by_samples() -> None:
+    keras.utils.set_random_seed(5)
+    network = keras.Sequential(
+        [
+            keras.Input((5,), dtype="float64"),
+            keras.layers.BatchNormalization(momentum=0.0, dtype="float64"),
+            keras.layers.Dense(3, activation="softmax", dtype="float64"),
+        ]
+    )
+    rows = _rows([4, 2])
+    outcome = train(network, rows, optimizer=keras.optimizers.SGD(0.0), epochs=1)
+    means = [one.features.mean(axis=0) for one in rows]
+    moving_mean = outcome.master.network.layers[0].moving_mean.numpy()
+    np.testing.assert_allclose(moving_mean, (4 * means[0] + 2 * means[1]) / 6, atol=1e-12)
+
+
+def test_callbacks_see_the_master_model_and_may_stop_the_run() -> None:
+    network, rows = _network(), _rows([13, 10])
+    rows = [Rows(one.features, one.labels, None, np.arange(len(one.labels)) < 4) for one in rows]
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            seen.append((epoch, sorted(logs), self.model.get_weights()[0].sum()))
+
+    stop = keras.callbacks.EarlyStopping("val_loss", patience=0, min_delta=100.0, restore_best_weights=True)
+    outcome = train(network, rows, optimizer=keras.optimizers.SGD(0.1), epochs=9, callbacks=[Watch(), stop])
+    assert [epoch for epoch, _, _ in seen] == [0, 1]
+    assert seen[0][1] == ["loss", "val_loss"]
+    assert len(outcome.history["loss"]) == 2
+    # The best epoch was the first: its weights are back.
+    assert outcome.master.network.get_weights()[0].sum() == seen[0][2] != seen[1][2]
+
+
+def test_a_learning_rate_set_by_a_callback_is_used_by_workers_too() -> None:
+    network, rows = _network(), _rows([8, 8])
+    freeze = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 if epoch == 0 else 0.0)
+    for frequency in ("batch", "epoch"):
+        one = train(network, rows, optimizer=keras.optimizers.SGD(0.5), epochs=1, frequency=frequency, callbacks=[freeze])
+        three = train(network, rows, optimizer=keras.optimizers.SGD(0.5), epochs=3, frequency=frequency, callbacks=[freeze])
+        np.testing.assert_allclose(one.master.weights(), three.master.weights(), atol=1e-12)
+
+
+@pytest.mark.parametrize("frequency", ["batch", 2])
+def test_a_loss_that_is_not_finite_names_epoch_and_step(frequency: str | int) -> None:
+    rows = _rows([12, 12])
+    rows[1].features[7] = np.nan
+    with pytest.raises(TrainingError, match=r"not finite, in epoch 1, step \d, worker 1"):
+        train(_network(), rows, optimizer=keras.optimizers.SGD(0.1), frequency=frequency)
+
+
+def test_a_workers_exception_arrives_in_its_own_words_and_is_not_tried_again() -> None:
+    calls = []
+
+    @keras.saving.register_keras_serializable(package="tests")
+    class Breaks(keras.layers.Layer):
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            if training:
+                calls.append(1)
+                raise RuntimeError("this layer does not train on Tuesdays")
+            return inputs
+
+    network = keras.Sequential([keras.Input((5,)), Breaks(), keras.layers.Dense(3, activation="softmax")])
+    with pytest.raises(TrainingError, match="does not train on Tuesdays"):
+        train(network, _rows([8]), optimizer=keras.optimizers.SGD(0.1), custom_objects={"Breaks": Breaks})
+    assert len(calls) == 1
+
+
+def test_every_row_is_trained_on_in_every_epoch() -> None:
+    outcome = train(_network(), _rows([13, 3, 0]), optimizer=keras.optimizers.SGD(0.1), epochs=4, batch_size=5)
+    assert [summary["images"] for summary in outcome.summaries] == [4 * 13, 4 * 3, 0]
+
+
+def test_a_label_outside_of_the_classes_is_refused() -> None:
+    rows = _rows([8, 8])
+    rows[0].labels[3] = 3
+    with pytest.raises(TrainingError, match=r"labels from 0 to 3"):
+        train(_network(), rows, optimizer=keras.optimizers.SGD(0.1))

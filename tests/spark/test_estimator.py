@@ -1,0 +1,361 @@
+"""The estimator and its model on a real Spark: exactness, repeatability, lost workers, persistence."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from elephas.ml_model import ElephasEstimator, ElephasTransformer
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.evaluation import MulticlassClassificationEvaluator, RegressionEvaluator
+from pyspark.ml.feature import StandardScaler, StringIndexer
+from pyspark.ml.linalg import Vectors
+from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812
+
+from seedlings_spark import corpus, images, pipeline, reading, schema
+from seedlings_spark.errors import ClusterError, CorpusError, NetworkError, OptionError, TrainingError
+from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
+from seedlings_spark.training.progress import Silent
+from tests.spark.processes import kill_one_worker
+
+
+@pytest.fixture(scope="module")
+def table(spark: SparkSession) -> DataFrame:
+    """Two classes by name, 8 features."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(160, 8))
+    names = np.where(values[:, 0] + values[:, 1] > 0, "maize", "charlock")
+    rows = [(i, Vectors.dense(x), str(name), float(x.sum())) for i, (x, name) in enumerate(zip(values, names, strict=True))]
+    indexed = StringIndexer(inputCol="species", outputCol="label", stringOrderType="alphabetAsc")
+    data = spark.createDataFrame(rows, ["id", "features", "species", "total"]).repartition(3)
+    return indexed.fit(data).transform(data).cache()
+
+
+def _network(outputs: int = 2, activation: str = "softmax") -> Any:
+    return keras.Sequential(
+        [
+            keras.Input((8,)),
+            keras.layers.Dense(16, activation="relu"),
+            keras.layers.Dropout(0.2),
+            keras.layers.Dense(outputs, activation=activation),
+        ]
+    )
+
+
+def _estimator(**params: Any) -> SeedlingsEstimator:
+    return SeedlingsEstimator(
+        **{
+            "keras_model_config": _network().to_json(),
+            "loss": "sparse_categorical_crossentropy",
+            "optimizer_config": {"class_name": "Adam", "config": {"learning_rate": 0.02}},
+            "num_workers": 2,
+            "epochs": 3,
+            "batch_size": 16,
+            **params,
+        }
+    )
+
+
+def _bits(model: SeedlingsModel) -> bytes:
+    return b"".join(weight.tobytes() for weight in model.weights)
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "words"),
+    [
+        ({"mode": "nonsense"}, OptionError, "mode='nonsense'"),
+        ({"frequency": "sometimes"}, OptionError, "frequency='sometimes'"),
+        ({"epochs": 0}, OptionError, "epochs=0"),
+        ({"batch_size": -1}, OptionError, "batch_size=-1"),
+        ({"precision": "int8"}, OptionError, "int8"),
+        ({"validation_split": 1.0}, OptionError, "validation_split"),
+        ({"class_weight": "unbalanced"}, OptionError, "unbalanced"),
+        ({"num_workers": 3}, ClusterError, "2 free slots .* for 3 workers"),
+        ({"featuresCol": "pixels"}, CorpusError, "no column 'pixels'"),
+        ({"labelCol": "class"}, CorpusError, "no column 'class'"),
+        ({"featuresCol": "species"}, CorpusError, "of type string"),
+        ({"keras_model_config": "{}"}, NetworkError, "does not know the shape"),
+        ({"keras_model_config": "nonsense"}, NetworkError, "Keras cannot build"),
+        ({"keras_model_config": _network(5).to_json()}, NetworkError, "5 outputs for 2 classes"),
+    ],
+    ids=str,
+)
+def test_a_wrong_param_is_refused_by_name(
+    table: DataFrame, params: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        _estimator(**params).fit(table)
+
+
+def test_an_unknown_param_is_refused_by_name() -> None:
+    with pytest.raises(OptionError, match="num_wokers"):
+        SeedlingsEstimator(num_wokers=2)
+
+
+def test_fewer_rows_than_workers_are_refused(table: DataFrame) -> None:
+    with pytest.raises(CorpusError, match="1 rows to train on"):
+        _estimator().fit(table.limit(1))
+
+
+def test_rows_without_a_label_are_refused(table: DataFrame) -> None:
+    broken = table.withColumn("label", F.when(F.col("id") != 7, F.col("label")))
+    with pytest.raises(TrainingError, match=r"worker \d: a row without a label"):
+        _estimator().fit(broken)
+
+
+def test_features_of_another_size_are_refused(table: DataFrame) -> None:
+    wider = keras.Sequential([keras.Input((9,)), keras.layers.Dense(2, activation="softmax")])
+    with pytest.raises(TrainingError, match="8 values.*9 values"):
+        _estimator(keras_model_config=wider.to_json()).fit(table)
+
+
+def test_it_is_an_elephas_estimator_and_takes_its_setters(table: DataFrame) -> None:
+    estimator = SeedlingsEstimator()
+    assert isinstance(estimator, ElephasEstimator)
+    estimator.set_keras_model_config(_network().to_json())
+    estimator.set_loss("categorical_crossentropy")
+    estimator.set_metrics(["acc"])
+    estimator.set_optimizer_config(keras.optimizers.serialize(keras.optimizers.SGD(0.1)))
+    estimator.set_mode("synchronous")
+    estimator.set_frequency("epoch")
+    estimator.set_epochs(2)
+    estimator.set_batch_size(8)
+    estimator.set_num_workers(2)
+    estimator.set_categorical_labels(True)
+    estimator.set_nb_classes(2)
+    estimator.set_validation_split(0.25)
+    model = estimator.fit(table)
+    assert isinstance(model, ElephasTransformer)
+    assert sorted(model.history) == ["acc", "loss", "val_acc", "val_loss"]
+    assert len(model.history["val_acc"]) == 2
+    assert 0.1 < model.record["held_out_rows"] / 160 < 0.4
+
+
+def test_every_row_is_used_and_the_prediction_is_what_spark_expects(table: DataFrame) -> None:
+    model = _estimator(epochs=25).fit(table)
+    assert sum(model.record["rows"]) == 160
+    assert sum(worker["images"] for worker in model.record["workers"]) == 25 * 160
+    predictions = model.transform(table)
+    assert predictions.columns == [*table.columns, "prediction", "probability", "predicted_species"]
+    assert dict(predictions.dtypes)["prediction"] == "double"
+    assert dict(predictions.dtypes)["probability"] == "vector"
+    assert MulticlassClassificationEvaluator(metricName="accuracy").evaluate(predictions) > 0.9
+    outputs = model.get_model().predict(np.array([row.features.toArray() for row in table.collect()]), verbose=0)
+    for row, expected in zip(predictions.collect(), outputs, strict=True):
+        assert np.abs(row.probability.toArray() - expected).max() < 1e-6
+        assert row.prediction == np.argmax(expected)
+        assert row.predicted_species == ["charlock", "maize"][int(np.argmax(expected))]
+
+
+@pytest.fixture(scope="module")
+def first_run(table: DataFrame) -> SeedlingsModel:
+    return _estimator().fit(table)
+
+
+@pytest.mark.parametrize(
+    "arrange",
+    [
+        lambda table: table,
+        lambda table: table.repartition(1),
+        lambda table: table.repartition(7),
+        lambda table: table.orderBy(F.desc("id")),
+    ],
+    ids=["again", "one partition", "seven partitions", "another order"],
+)
+def test_the_same_rows_give_the_same_weights_bit_for_bit(
+    table: DataFrame, first_run: SeedlingsModel, arrange: Callable[[DataFrame], DataFrame]
+) -> None:
+    assert _bits(_estimator().fit(arrange(table))) == _bits(first_run)
+
+
+def test_another_seed_gives_other_weights(table: DataFrame, first_run: SeedlingsModel) -> None:
+    assert _bits(_estimator(seed=1).fit(table)) != _bits(first_run)
+
+
+def test_a_shard_on_disk_gives_the_same_weights_as_one_in_memory(table: DataFrame, first_run: SeedlingsModel) -> None:
+    wide = table.withColumn("features", F.expr("transform(sequence(1, 20000), i -> cast(i % 7 as double) + id)"))
+    network = keras.Sequential([keras.Input((20000,)), keras.layers.Dense(2, activation="softmax")])
+    fits = [
+        _estimator(keras_model_config=network.to_json(), memory_budget_mb=budget, epochs=1).fit(wide)
+        for budget in (1, 512)
+    ]
+    assert _bits(fits[0]) == _bits(fits[1])
+
+
+class KillWorkers(Silent):
+    """Kills a worker at these rounds of a run."""
+
+    def __init__(self, rounds: set[int]) -> None:
+        self._rounds, self._round = rounds, 0
+
+    def step(self, epoch: int, images: int, images_of_epoch: int, logs: Callable[[], Mapping[str, float]]) -> None:
+        self._round += 1
+        if self._round in self._rounds:
+            kill_one_worker()
+
+
+@pytest.mark.parametrize(("frequency", "rounds"), [("batch", {2, 3, 6, 9, 14}), ("epoch", {1, 2})])
+def test_killed_workers_change_no_bit(table: DataFrame, frequency: str, rounds: set[int]) -> None:
+    calm = _estimator(frequency=frequency).fit(table)
+    killed = _estimator(frequency=frequency).set_progress(KillWorkers(rounds)).fit(table)
+    assert killed.record["stage_failures"] == len(rounds)
+    assert _bits(killed) == _bits(calm)
+    assert killed.history == calm.history
+
+
+def test_a_workers_own_error_is_not_tried_again(table: DataFrame) -> None:
+    text = _network().to_json().replace('"noise_shape": null', '"noise_shape": [5, 7]')
+    with pytest.raises(TrainingError, match=r"exception in worker \d"):
+        _estimator(keras_model_config=text).fit(table)
+
+
+def test_after_a_failed_fit_the_next_one_works_and_no_port_stays_open(table: DataFrame, first_run: SeedlingsModel) -> None:
+    def listening() -> int:
+        lines = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+        return sum(fields[3] == "0A" for fields in lines)
+
+    before = listening()
+    broken = table.withColumn("label", F.lit(9.0))
+    with pytest.raises(TrainingError, match="labels from 9 to 9"):
+        _estimator().fit(broken)
+    assert _bits(_estimator().fit(table)) == _bits(first_run)
+    assert listening() <= before + 2  # the JVM's own may come and go
+
+
+def test_regression_and_binary_losses(table: DataFrame) -> None:
+    regression = _estimator(
+        keras_model_config=_network(1, "linear").to_json(), loss="mse", metrics=["mae"], labelCol="total", epochs=30
+    ).fit(table)
+    predicted = regression.transform(table)
+    assert "probability" not in predicted.columns
+    assert RegressionEvaluator(labelCol="total", metricName="r2").evaluate(predicted) > 0.8
+    binary = _estimator(
+        keras_model_config=_network(1, "sigmoid").to_json(), loss="binary_crossentropy", epochs=25
+    ).fit(table)
+    predicted = binary.transform(table)
+    assert MulticlassClassificationEvaluator(metricName="accuracy").evaluate(predicted) > 0.9
+    assert predicted.first().probability.size == 2
+
+
+def test_a_saved_model_predicts_what_it_did_bit_for_bit(table: DataFrame, first_run: SeedlingsModel, tmp_path: Path) -> None:
+    path = str(tmp_path / "a model")
+    first_run.save(path)
+    loaded = SeedlingsModel.load(path)
+    assert loaded.history == first_run.history and loaded.uid == first_run.uid
+    before, after = (
+        [row.probability.toArray().tobytes() for row in model.transform(table).orderBy("id").collect()]
+        for model in (first_run, loaded)
+    )
+    assert before == after
+
+
+def test_pipelines_are_saved_loaded_and_searched_over(table: DataFrame, tmp_path: Path) -> None:
+    plain = table.select("id", "features", "species")
+    stages = [
+        StringIndexer(inputCol="species", outputCol="label", stringOrderType="alphabetAsc"),
+        StandardScaler(inputCol="features", outputCol="scaled", withMean=True),
+        _estimator(featuresCol="scaled", epochs=2),
+    ]
+    Pipeline(stages=stages).save(str(tmp_path / "pipeline"))
+    loaded = Pipeline.load(str(tmp_path / "pipeline"))
+    model = loaded.fit(plain)
+    assert _bits(model.stages[-1]) == _bits(Pipeline(stages=stages).fit(plain).stages[-1])
+    model.write().overwrite().save(str(tmp_path / "model"))
+    model.write().overwrite().save(str(tmp_path / "model"))
+    again = PipelineModel.load(str(tmp_path / "model"))
+    before, after = (
+        [row.probability for row in one.transform(plain).orderBy("id").collect()] for one in (model, again)
+    )
+    assert before == after
+
+    estimator = loaded.getStages()[-1]
+    grid = ParamGridBuilder().addGrid(estimator.epochs, [1, 12]).build()
+    search = CrossValidator(
+        estimator=loaded,
+        estimatorParamMaps=grid,
+        evaluator=MulticlassClassificationEvaluator(metricName="accuracy"),
+        numFolds=2,
+        seed=1,
+    ).fit(plain)
+    assert search.avgMetrics[1] > search.avgMetrics[0]
+    assert len(search.bestModel.stages[-1].history["loss"]) == 12
+
+
+def test_weights_and_callbacks_that_are_given_are_used(table: DataFrame) -> None:
+    network = _network()
+    network.set_weights([np.zeros_like(weight) for weight in network.get_weights()])
+    epochs: list[int] = []
+    estimator = _estimator(optimizer_config={"class_name": "SGD", "config": {"learning_rate": 0.0}})
+    estimator.set_network(network)
+    estimator.set_callbacks([keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epochs.append(epoch))])
+    model = estimator.fit(table)
+    assert epochs == [0, 1, 2] and not any(weight.any() for weight in model.weights)
+
+
+@pytest.fixture(scope="module")
+def prepared(spark: SparkSession, drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> corpus.Corpus:
+    task = reading.DecodeTask((32, 32), "crop", images.FORMATS, 10**6, 10**7)
+    return corpus.prepare(
+        spark,
+        drawn_images.as_uri(),
+        (tmp_path_factory.mktemp("prepared") / "corpus").as_uri(),
+        task,
+        split_policy="stratified",
+        shares={"train": 0.7, "validation": 0.15, "test": 0.15},
+    )
+
+
+def test_images_train_with_their_mean_and_std_folded_in(spark: SparkSession, prepared: corpus.Corpus) -> None:
+    table = pipeline.training_images(spark, prepared)
+    estimator = SeedlingsEstimator(
+        loss="sparse_categorical_crossentropy", num_workers=2, epochs=1, batch_size=16, class_weight="balanced"
+    )
+    pipeline.set_network(estimator, "plain", prepared)
+    model = pipeline.pipeline(prepared, estimator, scaler="channel", scaler_images=0).fit(table)
+    assert model.stages[-1].record["held_out_rows"] == prepared.num_images("validation")
+    network = model.stages[-1].get_model()
+    rows = prepared.images(spark, schema.TRAIN).collect()
+    pixels = np.stack([np.frombuffer(row.image, np.uint8).reshape(32, 32, 3) for row in rows]).astype(np.float64)
+    standardised = network.get_layer("standardization")(pixels.astype("float32")).numpy()
+    assert np.abs(standardised.mean(axis=(0, 1, 2))).max() < 1e-3
+    assert np.abs(standardised.std(axis=(0, 1, 2)) - 1).max() < 1e-2
+    predicted = model.transform(prepared.images(spark, schema.TEST).drop("species"))
+    outputs = network.predict(
+        np.stack([np.frombuffer(row.image, np.uint8).reshape(32, 32, 3) for row in predicted.collect()]), verbose=0
+    )
+    found = np.stack([row.probability.toArray() for row in predicted.collect()])
+    assert np.abs(found - outputs).max() < 1e-5
+    assert predicted.select("predicted_species").distinct().count() >= 1
+
+
+def test_augmentation_and_dropout_repeat_bit_for_bit(spark: SparkSession, prepared: corpus.Corpus) -> None:
+    from seedlings_spark import networks
+
+    table = pipeline.training_images(spark, prepared).withColumn("label", F.pmod(F.hash("species"), F.lit(12)))
+    network = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            keras.layers.Conv2D(4, 5, strides=4, activation="relu"),
+            keras.layers.Dropout(0.3),
+            keras.layers.Flatten(),
+            keras.layers.Dense(12, activation="softmax"),
+        ]
+    )
+    runs = [
+        SeedlingsEstimator(
+            keras_model_config=network.to_json(),
+            loss="sparse_categorical_crossentropy",
+            featuresCol="image",
+            augmentation=networks.augmentation(["flip", "turn", "zoom", "contrast"], (32, 32)),
+            epochs=1,
+            batch_size=8,
+            seed=seed,
+        ).fit(table)
+        for seed in (3, 3)
+    ]
+    assert _bits(runs[0]) == _bits(runs[1])
+

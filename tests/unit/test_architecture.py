@@ -1,0 +1,158 @@
+"""The house as the map draws it: who may import whom, and which library has which door."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import seedlings_spark
+
+PACKAGE = Path(seedlings_spark.__file__).parent
+ROOT = PACKAGE.parent
+
+# A module may import those of its own and of earlier groups only.
+GROUPS = [
+    ["errors"],
+    ["config", "schema", "files", "fingerprint", "reproducibility"],
+    ["session", "images", "runtime", "store"],
+    ["training.weights"],
+    ["training.wire"],
+    [
+        "training.server",
+        "training.client",
+        "training.shard",
+        "training.master",
+        "training.stage",
+        "training.progress",
+    ],
+    ["training.worker"],
+    ["training.synchronous"],
+    ["training"],
+    ["reading", "synthetic", "corpus", "networks"],
+    ["features", "prediction", "evaluation"],
+    ["estimator"],
+    ["scoring", "report"],
+    ["pipeline", "quickstart"],
+    ["cli"],
+]
+
+# Library -> the only modules that may import it.
+DOORS = {
+    "PIL": {"images"},
+    "matplotlib": {"report"},
+    "elephas": {"estimator"},
+    "socket": {"training.wire", "training.server", "training.client"},
+    "ssl": {"training.wire", "training.server"},
+    "cryptography": {"training.wire"},
+    "tensorflow": {"runtime", "training.master"},
+    "keras": {"runtime", "networks", "training.worker", "training.master", "estimator", "pipeline"},
+}
+
+# What a job without TensorFlow may reach: it costs 5 to 20 s in every Python process.
+WITHOUT_TENSORFLOW = [
+    "corpus",
+    "reading",
+    "cli",
+    "config",
+    "store",
+    "session",
+    "evaluation",
+    "report",
+    "synthetic",
+]
+
+
+def _name(file: Path) -> str:
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+MODULES = {_name(file): file for file in PACKAGE.rglob("*.py") if _name(file)}
+
+
+def _imports(file: Path, *, top_level_only: bool = False) -> Iterator[str]:
+    """Full names of what a file imports."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    nodes = _top_level(tree) if top_level_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file.name} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _top_level(tree: ast.Module) -> Iterator[ast.AST]:
+    """Statements that run at import, also inside `with` and `if`."""
+    waiting: list[ast.AST] = [*tree.body]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            continue
+        yield node
+        waiting.extend(ast.iter_child_nodes(node))
+
+
+def _own(imported: str) -> str | None:
+    """The module of ours that a full name means, or None."""
+    parts = imported.split(".")
+    if parts[0] != "seedlings_spark":
+        return None
+    for end in range(len(parts), 1, -1):
+        name = ".".join(parts[1:end])
+        if name in MODULES:
+            return name
+    return None
+
+
+def test_every_module_is_on_the_map() -> None:
+    grouped = [name for group in GROUPS for name in group]
+    assert sorted(grouped) == sorted(MODULES)
+    drawn = {
+        line.split()[0] for line in (seedlings_spark.__doc__ or "").splitlines() if line.startswith("    ")
+    }
+    assert drawn == {name.split(".")[-1] for name in MODULES}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_module_imports_only_its_own_and_earlier_groups(name: str) -> None:
+    place = {module: number for number, group in enumerate(GROUPS) for module in group}
+    for imported in map(_own, _imports(MODULES[name])):
+        if imported is not None and imported != name:
+            assert place[imported] <= place[name], f"{name} imports {imported}, which comes later"
+
+
+@pytest.mark.parametrize("library", sorted(DOORS))
+def test_a_library_is_imported_through_its_door_only(library: str) -> None:
+    found = {
+        name for name, file in MODULES.items() if any(i.split(".")[0] == library for i in _imports(file))
+    }
+    assert found == DOORS[library]
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    assert list(_imports(PACKAGE / "__init__.py")) == []
+    assert list(_imports(PACKAGE / "training" / "__init__.py")) == []
+
+
+@pytest.mark.parametrize("start", WITHOUT_TENSORFLOW)
+def test_no_tensorflow_where_none_is_needed(start: str) -> None:
+    seen, waiting = set(), [start]
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for imported in _imports(MODULES[name], top_level_only=True):
+            assert imported.split(".")[0] not in ("tensorflow", "keras", "elephas"), f"{start} reaches {name}"
+            own = _own(imported)
+            if own is not None:
+                waiting.append(own)
+
+
+def test_jobs_are_short_and_without_loops() -> None:
+    for file in (ROOT / "jobs").glob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert not any(isinstance(node, ast.For | ast.While) for node in ast.walk(ast.parse(text))), file.name
+        assert len(text.splitlines()) <= 55, file.name

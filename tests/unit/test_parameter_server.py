@@ -1,0 +1,339 @@
+"""The wire, the server and the client over loopback, and what somebody without the credentials can do: nothing."""
+
+import contextlib
+import queue
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from seedlings_spark.errors import ClusterError
+from seedlings_spark.training import server as server_module
+from seedlings_spark.training.client import ParameterClient, RefusedError
+from seedlings_spark.training.server import ParameterServer, Superseded
+from seedlings_spark.training.wire import (
+    MAX_HEADER_BYTES,
+    Credentials,
+    Kind,
+    Message,
+    ProtocolError,
+    receive,
+    send,
+)
+
+
+class Echo:
+    """Hands every result back as work; remembers what it was told."""
+
+    max_payload_bytes = 1024
+
+    def __init__(self) -> None:
+        self.opened: list[Any] = []
+        self.results: list[bytes] = []
+        self.lost_workers: list[str] = []
+        self.errors: list[str] = []
+        self.held: queue.SimpleQueue[Message] | None = None
+
+    def open(self, header: Any) -> tuple[object, "queue.SimpleQueue[Message]"]:
+        if header.get("run") != "this":
+            raise Superseded("another run")
+        self.opened.append(header)
+        return object(), self._put(Message(Kind.BEGIN, {"steps": 3}))
+
+    def ready(self, ticket: object) -> "queue.SimpleQueue[Message]":
+        return self._put(Message(Kind.WORK, {"number": 1}, b"weights"))
+
+    def result(self, ticket: object, header: Any, payload: memoryview) -> "queue.SimpleQueue[Message]":
+        self.results.append(bytes(payload))
+        if header.get("wait"):
+            self.held = queue.SimpleQueue()
+            return self.held
+        if header.get("last"):
+            return self._put(Message(Kind.STOP))
+        return self._put(Message(Kind.WORK, {"number": 2}, bytes(payload)))
+
+    def error(self, ticket: object, text: str) -> None:
+        self.errors.append(text)
+
+    def lost(self, ticket: object, why: str) -> None:
+        self.lost_workers.append(why)
+
+    @staticmethod
+    def _put(message: Message) -> "queue.SimpleQueue[Message]":
+        answer: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        answer.put(message)
+        return answer
+
+
+CREDENTIALS = Credentials.make()
+
+
+@pytest.fixture
+def echo() -> Echo:
+    return Echo()
+
+
+@pytest.fixture
+def address(echo: Echo) -> Iterator[tuple[str, int]]:
+    with ParameterServer(echo, "127.0.0.1", CREDENTIALS) as server:
+        yield "127.0.0.1", server.port
+
+
+@contextlib.contextmanager
+def _worker(address: tuple[str, int], run: str = "this") -> Iterator[ParameterClient]:
+    with ParameterClient(address, CREDENTIALS) as client:
+        client.open({"run": run})
+        client.expect(1024)
+        yield client
+
+
+def _still_serves(address: tuple[str, int]) -> None:
+    with _worker(address) as client:
+        assert client.ready().header["number"] == 1
+        assert bytes(client.result({}, b"vector").payload) == b"vector"
+
+
+def _tls(address: tuple[str, int], credentials: Credentials = CREDENTIALS) -> ssl.SSLSocket:
+    raw = socket.create_connection(address, timeout=10)
+    return credentials.context(server=False).wrap_socket(raw)
+
+
+def _closed(connection: socket.socket) -> bool:
+    with contextlib.suppress(OSError):
+        while connection.recv(4096):
+            pass
+    return True
+
+
+def test_a_client_without_credentials_gets_nothing(address: tuple[str, int], echo: Echo) -> None:
+    with socket.create_connection(address, timeout=10) as plain:
+        plain.sendall(b"GET /parameters HTTP/1.1\r\n\r\n")
+        assert _closed(plain)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with pytest.raises((ssl.SSLError, ConnectionError)), socket.create_connection(address, timeout=10) as raw:
+        connection = context.wrap_socket(raw)
+        send(connection, Message(Kind.OPEN, {"run": "this"}))
+        receive(connection, bytearray(10))
+    assert echo.opened == []
+    _still_serves(address)
+
+
+def test_a_client_with_credentials_of_another_run_gets_nothing(address: tuple[str, int], echo: Echo) -> None:
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        client = ParameterClient(address, Credentials.make())
+        client.open({"run": "this"})
+    assert echo.opened == []
+    _still_serves(address)
+
+
+def test_a_worker_does_not_talk_to_a_server_with_other_credentials() -> None:
+    other = Echo()
+    with ParameterServer(other, "127.0.0.1", Credentials.make()) as server:
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            ParameterClient(("127.0.0.1", server.port), CREDENTIALS).open({"run": "this"})
+        assert other.opened == []
+
+
+def test_a_worker_of_another_run_is_refused(address: tuple[str, int]) -> None:
+    with pytest.raises(RefusedError, match="another run"), _worker(address, run="other"):
+        pass
+    _still_serves(address)
+
+
+def test_older_versions_of_tls_are_refused(address: tuple[str, int]) -> None:
+    context = CREDENTIALS.context(server=False)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises((ssl.SSLError, ConnectionError)), socket.create_connection(address, timeout=10) as raw:
+        context.wrap_socket(raw)
+    _still_serves(address)
+
+
+def test_a_frame_cut_at_any_byte_leaves_the_others_alone(address: tuple[str, int], echo: Echo) -> None:
+    sent: list[bytes] = []
+
+    class Tape:
+        def sendall(self, data: bytes) -> None:
+            sent.append(bytes(data))
+
+    send(Tape(), Message(Kind.RESULT, {"x": 1}, b"1234"))  # type: ignore[arg-type]
+    frame = b"".join(sent)
+    for length in range(len(frame)):
+        with _tls(address) as connection:
+            send(connection, Message(Kind.OPEN, {"run": "this"}))
+            receive(connection, bytearray(100))
+            connection.sendall(frame[:length])
+    _still_serves(address)
+    assert echo.results == [b"vector"]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        struct.pack(">4sBIQ", b"SDL1", 5, 0, 10 * 2**30),  # a payload of 10 GB
+        struct.pack(">4sBIQ", b"SDL1", 5, MAX_HEADER_BYTES + 1, 0),
+        struct.pack(">4sBIQ", b"HTTP", 5, 0, 0),
+        struct.pack(">4sBIQ", b"SDL1", 99, 0, 0),
+        struct.pack(">4sBIQ", b"SDL1", 5, 3, 0) + b"{x}",
+        struct.pack(">4sBIQ", b"SDL1", 5, 2, 0) + b"[]",
+        struct.pack(">4sBIQ", b"SDL1", 5, 40000, 0) + b"[" * 40000,
+        struct.pack(">4sBIQ", b"SDL1", 2, 0, 0),  # BEGIN, from a worker
+    ],
+)
+def test_what_is_no_message_ends_its_connection_and_no_other(
+    frame: bytes, address: tuple[str, int], echo: Echo
+) -> None:
+    with _tls(address) as connection:
+        send(connection, Message(Kind.OPEN, {"run": "this"}))
+        receive(connection, bytearray(100))
+        connection.sendall(frame)
+        assert _closed(connection)
+    assert echo.results == [] and len(echo.lost_workers) == 1
+    _still_serves(address)
+
+
+def test_a_payload_before_the_worker_has_said_who_it_is_is_refused(address: tuple[str, int], echo: Echo) -> None:
+    with _tls(address) as connection:
+        send(connection, Message(Kind.OPEN, {"run": "this"}, b"payload"))
+        assert _closed(connection)
+    assert echo.opened == []
+    _still_serves(address)
+
+
+def test_two_hundred_silent_connections_keep_nobody_out(address: tuple[str, int]) -> None:
+    silent = [socket.create_connection(address, timeout=10) for _ in range(200)]
+    try:
+        _still_serves(address)
+    finally:
+        for connection in silent:
+            connection.close()
+
+
+def test_a_connection_that_says_nothing_is_given_up(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_OPEN_SECONDS", 0.2)
+    with socket.create_connection(address, timeout=10) as silent:
+        assert silent.recv(1) == b""
+    _still_serves(address)
+
+
+def test_a_silent_worker_is_reported_lost(
+    address: tuple[str, int], echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "SILENCE_SECONDS", 0.3)
+    with _tls(address) as connection:
+        send(connection, Message(Kind.OPEN, {"run": "this"}))
+        receive(connection, bytearray(100))
+        assert _closed(connection)
+    assert len(echo.lost_workers) == 1 and "timed out" in echo.lost_workers[0]
+
+
+def test_signs_of_life_keep_a_slow_worker_and_a_waiting_one(
+    address: tuple[str, int], echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seedlings_spark.training import client as client_module
+
+    for module in (server_module, client_module):
+        monkeypatch.setattr(module, "SILENCE_SECONDS", 0.6)
+        monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.1)
+    with _worker(address) as client:
+        time.sleep(1.5)  # computing for longer than the server accepts silence
+        assert client.ready().kind == Kind.WORK
+
+        def answer() -> None:
+            time.sleep(1.5)  # and now the server lets it wait
+            assert echo.held is not None
+            echo.held.put(Message(Kind.STOP))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert client.result({"wait": True}).kind == Kind.STOP
+        thread.join()
+    assert echo.lost_workers == []
+
+
+def test_a_worker_that_stops_as_told_is_not_lost(address: tuple[str, int], echo: Echo) -> None:
+    with _worker(address) as client:
+        assert client.result({"last": True}).kind == Kind.STOP
+    time.sleep(0.2)
+    assert echo.lost_workers == []
+
+
+def test_a_workers_own_error_arrives_in_its_words(address: tuple[str, int], echo: Echo) -> None:
+    with _worker(address) as client:
+        client.error("ValueError: my words")
+    deadline = time.monotonic() + 5
+    while not echo.errors and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert echo.errors == ["ValueError: my words"] and echo.lost_workers == []
+
+
+def test_a_payload_longer_than_expected_is_refused_by_the_worker_too(address: tuple[str, int]) -> None:
+    with ParameterClient(address, CREDENTIALS) as client:
+        client.open({"run": "this"})
+        client.expect(3)
+        with pytest.raises(ProtocolError, match="at most 3"):
+            client.ready()
+
+
+def test_nothing_of_the_weights_is_in_clear_on_the_wire(echo: Echo) -> None:
+    secret = b"weights that nobody else may see" * 20
+    seen = bytearray()
+    with ParameterServer(echo, "127.0.0.1", CREDENTIALS) as server, socket.socket() as proxy:
+        proxy.bind(("127.0.0.1", 0))
+        proxy.listen(1)
+
+        def relay() -> None:
+            one, _ = proxy.accept()
+            two = socket.create_connection(("127.0.0.1", server.port))
+
+            def copy(source: socket.socket, target: socket.socket) -> None:
+                with contextlib.suppress(OSError):
+                    while data := source.recv(65536):
+                        seen.extend(data)
+                        target.sendall(data)
+                    target.shutdown(socket.SHUT_WR)
+
+            back = threading.Thread(target=copy, args=(two, one), daemon=True)
+            back.start()
+            copy(one, two)
+            back.join(5)
+
+        threading.Thread(target=relay, daemon=True).start()
+        with _worker(proxy.getsockname()) as client:
+            assert bytes(client.result({}, secret).payload) == secret
+    assert len(seen) > 2 * len(secret)
+    assert secret[:32] not in seen and b"number" not in seen
+
+
+def test_the_credentials_do_not_show_in_a_repr() -> None:
+    assert "KEY" in CREDENTIALS.pem.decode() and "KEY" not in f"{CREDENTIALS!r} {CREDENTIALS}"
+
+
+def test_a_stopped_server_has_closed_port_and_connections(echo: Echo) -> None:
+    with ParameterServer(echo, "127.0.0.1", CREDENTIALS) as server:
+        port = server.port
+        client = ParameterClient(("127.0.0.1", port), CREDENTIALS)
+        client.open({"run": "this"})
+    with pytest.raises((OSError, ProtocolError)):
+        client.ready()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=2)
+
+
+def test_without_a_free_port_the_error_says_which_were_tried(echo: Echo) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        port = taken.getsockname()[1]
+        with pytest.raises(ClusterError, match=str(port)), ParameterServer(
+            echo, "127.0.0.1", CREDENTIALS, ports=(port,)
+        ):
+            pass
