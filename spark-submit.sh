@@ -67,7 +67,7 @@ print(found[0].submodule_search_locations[0])
 }
 
 set_up() {
-  local stamp=$home/.venv/installed wanted base clear=
+  local stamp=$home/.venv/installed wanted base clear=''
   wanted=$( (echo "$home" && cat "$home/pyproject.toml" "$home/conf/constraints.txt") | cksum)
   "$python" -c '' 2>/dev/null || clear=--clear
   if [ -z "$clear" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
@@ -99,8 +99,7 @@ find_java() {
 
 # Options before the job's name go to spark-submit unchanged; of some we have to know.
 spark_options=()
-master= master_conf= settings= py_files=
-job=
+master='' master_conf='' settings='' py_files='' job=''
 while [ $# -gt 0 ]; do
   case $1 in
   -h | --help) usage; exit 0 ;;
@@ -172,7 +171,7 @@ fi
 [ -n "$master" ] || ours+=(--master 'local[*]')
 
 # On this machine the package is read where it stands; executors elsewhere get it as a zip beside the job.
-shipped=
+shipped=''
 case $master in
 '' | local | 'local['*) export PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH} ;;
 *)

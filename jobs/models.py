@@ -6,17 +6,12 @@ from pyspark.sql import SparkSession
 
 from seedlings_spark import cli
 from seedlings_spark.config import ModelsOptions
-from seedlings_spark.errors import OptionError
 from seedlings_spark.store import ModelStore, table
 
 
 def main(spark: SparkSession, options: ModelsOptions) -> None:
     store = ModelStore(options.store, options.name)
     if options.action == "promote":
-        if not options.model_version:
-            raise OptionError(
-                "no --model-version", "the version to promote", "Add it; `models list` shows what there is"
-            )
         store.promote(options.model_version)
     elif options.action == "rollback":
         store.rollback()

@@ -4,23 +4,22 @@ import sys
 
 from pyspark.sql import SparkSession
 
-from seedlings_spark import cli, corpus, reading, schema
+from seedlings_spark import cli, config, corpus, reading, schema
 from seedlings_spark.config import PrepareOptions
 
 
 def main(spark: SparkSession, options: PrepareOptions) -> int:
-    size = (options.image_size, options.image_size)
-    task = reading.DecodeTask(size, options.aspect, options.formats, options.max_pixels, options.max_bytes)
+    task = reading.DecodeTask(
+        size=(options.image_size, options.image_size),
+        **config.chosen(options, "aspect", "formats", "max_pixels", "max_bytes"),
+    )
     prepared = corpus.prepare(
         spark,
         options.images,
         options.corpus,
         task,
-        split_policy=options.split_policy,
         shares=dict(zip(schema.SPLITS, options.split_shares, strict=True)),
-        conflicts=options.conflicts,
-        sample=options.sample,
-        overwrite=options.overwrite,
+        **config.chosen(options, "split_policy", "conflicts", "sample", "overwrite"),
     )
     print(cli.table(corpus.summary(prepared)))
     return cli.rejects_exit_code(prepared.manifest, options.max_reject_fraction)

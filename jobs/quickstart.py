@@ -1,4 +1,4 @@
-"""The whole path in two minutes: draw images, prepare, train, evaluate, score."""
+"""The whole path in about two minutes: draw images, prepare, train, evaluate, score."""
 
 import json
 import sys
@@ -26,11 +26,11 @@ def main(spark: SparkSession, options: QuickstartOptions) -> int:
         evaluate.main(spark, given(config.EvaluateOptions, "evaluate")),
         score.main(spark, given(config.ScoreOptions, "score")),
     ]
-    metrics = json.loads(files.read_text(files.join(place.report, "metrics.json")))
-    print("\n" + cli.table(place.summary(metrics["accuracy"])))
+    accuracy = json.loads(files.read_text(files.join(place.report, "metrics.json")))["accuracy"]
+    print("\n" + cli.table(place.summary(accuracy)))
     if not options.images:
-        quickstart.require_accuracy(metrics["accuracy"])
-    return max(code or 0 for code in codes)
+        quickstart.require_accuracy(accuracy, place.report)
+    return max(code or cli.DONE for code in codes)
 
 
 if __name__ == "__main__":

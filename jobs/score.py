@@ -4,7 +4,7 @@ import sys
 
 from pyspark.sql import SparkSession
 
-from seedlings_spark import cli, scoring
+from seedlings_spark import cli, config, scoring
 from seedlings_spark.config import ScoreOptions
 from seedlings_spark.store import ModelStore
 
@@ -16,10 +16,7 @@ def main(spark: SparkSession, options: ScoreOptions) -> int:
         options.images,
         version,
         options.output,
-        formats=options.formats,
-        max_pixels=options.max_pixels,
-        max_bytes=options.max_bytes,
-        batch_size=options.batch_size,
+        **config.chosen(options, "formats", "max_pixels", "max_bytes", "batch_size"),
     )
     print(cli.table(scoring.summary(run)))
     return cli.rejects_exit_code(run.manifest, options.max_reject_fraction)

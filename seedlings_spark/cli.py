@@ -43,21 +43,9 @@ DONE, FAILED, WRONG_ARGUMENTS, TOO_MANY_REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
 _PATHS = ("images", "corpus", "store", "run", "report", "output")
 # Where stderr really goes, as spark-submit.sh says.
 _STDERR = "SEEDLINGS_STDERR"
-# What people give to a job, and spark-submit should have.
-_OF_SPARK = frozenset(
-    (
-        "--master",
-        "--deploy-mode",
-        "--conf",
-        "--properties-file",
-        "--py-files",
-        "--files",
-        "--archives",
-        "--jars",
-    )
-    + ("--packages", "--queue", "--num-executors", "--total-executor-cores", "--executor-cores")
-    + ("--executor-memory", "--driver-cores", "--driver-memory")
-)
+# What is easily given to a job, and belongs before it.
+_OF_SPARK = {"--master", "--deploy-mode", "--conf", "--properties-file", "--py-files", "--num-executors"}
+_OF_SPARK |= {"--executor-cores", "--executor-memory", "--driver-memory"}
 
 
 def run(
@@ -292,7 +280,7 @@ def _add(group: Any, field: "dataclasses.Field[Any]") -> None:
     text = limits["text"] + (f" ({'; '.join(notes)})" if notes else "")
     settings: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
     if field.name == "action":
-        group.add_argument(field.name, nargs="?", metavar="ACTION", **settings)
+        group.add_argument(field.name, nargs="?", metavar=_metavar(field), **settings)
     elif field.type is bool:
         group.add_argument(flag, action=argparse.BooleanOptionalAction, **settings)
     elif str(field.type).startswith("tuple"):

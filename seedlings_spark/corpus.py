@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
@@ -227,7 +228,7 @@ def prepare(
             manifest["duplicates"],
             manifest["rejected"],
         )
-        _publish(building, corpus, manifest)
+        _publish(building, corpus, manifest, overwrite)
         _log.info("published %s, fingerprint %s", corpus, manifest["fingerprint"])
     finally:
         listing.unpersist()
@@ -366,7 +367,7 @@ def _listing_of_table(spark: SparkSession, table: str) -> tuple[DataFrame, tuple
     missing = [column for column in (schema.PATH, schema.SPECIES) if column not in rows.columns]
     if missing:
         raise CorpusError(
-            f"{table} with the columns {', '.join(rows.columns)}",
+            f"{table} with the columns {', '.join(rows.columns)[:200]}",
             "the columns path and species",
             f"Add {' and '.join(missing)}; a relative path is looked up beside the table",
         )
@@ -395,9 +396,10 @@ def _table(spark: SparkSession, table: str) -> DataFrame:
             return rows.toDF(*(column.removeprefix("\ufeff").strip() for column in rows.columns))
         if name.endswith(".parquet") or files.is_directory(table):
             return spark.read.parquet(path)
-    except AnalysisException as error:
+    except (AnalysisException, Py4JJavaError) as error:
+        cause = error.java_exception.getMessage() if isinstance(error, Py4JJavaError) else str(error)
         raise CorpusError(
-            f"{table}, which Spark cannot read ({str(error).splitlines()[0]})", _TABLE, "Check --images"
+            f"{table}, which Spark cannot read ({cause.partition(chr(10))[0]})", _TABLE, "Check --images"
         ) from None
     raise CorpusError(
         f"{table}, which is neither a folder nor a .csv or .parquet table",
@@ -514,7 +516,7 @@ def _check_species(rows: DataFrame, images: str) -> None:
     ]
     if len(species) < 2:
         reasons = rows.where(F.col(schema.REASON).isNotNull()).groupBy(schema.REASON).count().collect()
-        found = ", ".join(f"{row['count']} {row[schema.REASON]}" for row in reasons)
+        found = ", ".join(f"{row['count']} {row[schema.REASON]}" for row in sorted(reasons))
         raise CorpusError(
             f"{images} with usable images of {len(species)} species{f' ({species[0]})' if species else ''}"
             + (f"; rejected: {found}" if found else ""),
@@ -614,8 +616,15 @@ def _manifest(
     }
 
 
-def _publish(building: str, corpus: str, manifest: Mapping[str, Any]) -> None:
+def _publish(building: str, corpus: str, manifest: Mapping[str, Any], overwrite: bool) -> None:
     """Put the tables into place: the manifest goes first and comes last, and a failure takes all steps back."""
+    overtaken = OutputInUseError(
+        f"{corpus}, which another run has written meanwhile",
+        "one run for one --corpus",
+        "Use what the other run has written, or run prepare again with --overwrite",
+    )
+    if not overwrite and files.exists(files.join(corpus, "manifest.json")):
+        raise overtaken
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     files.write_text(files.join(building, "manifest.json"), text)
     old = files.join(building, "old")
@@ -632,11 +641,7 @@ def _publish(building: str, corpus: str, manifest: Mapping[str, Any]) -> None:
         for source, target, name in reversed(done):
             files.rename(files.join(target, name), files.join(source, name))
         if isinstance(error, FileExistsError):
-            raise OutputInUseError(
-                f"{corpus}, which another run has written meanwhile",
-                "one run for one --corpus",
-                "Use what the other run has written, or run prepare again with --overwrite",
-            ) from None
+            raise overtaken from None
         raise
 
 

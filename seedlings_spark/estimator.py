@@ -8,7 +8,7 @@ both are ordinary Spark ML stages: they can be saved, copied, put into a `Pipeli
 import json
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -43,10 +43,11 @@ from seedlings_spark import (
     session,
 )
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
-from seedlings_spark.training import synchronous
+from seedlings_spark.training import asynchronous, rules, synchronous
+from seedlings_spark.training.coordination import Stages
 from seedlings_spark.training.master import Master, build_metrics, network_from_json
-from seedlings_spark.training.progress import ProgressLine, Silent
-from seedlings_spark.training.server import ParameterServer
+from seedlings_spark.training.progress import Progress, ProgressLine, Silent
+from seedlings_spark.training.server import Coordinator, ParameterServer
 from seedlings_spark.training.stage import Stage
 from seedlings_spark.training.wire import Credentials
 from seedlings_spark.training.worker import FEATURES, HELD_OUT, LABEL, RANK, SUMMARY, WEIGHT, TrainTask, run
@@ -59,7 +60,9 @@ with runtime.quiet_import():
 
 _log = logging.getLogger(__name__)
 
-MODES = ("synchronous",)
+MODES = ("synchronous", "asynchronous", "hogwild")
+# alpha of the elastic rules, times the number of workers (beta in the paper, section 6).
+_ELASTICITY = 0.9
 # What a stage of workers may lose within one epoch before the run is given up.
 _MAX_STAGE_FAILURES = 8
 _JOIN_SECONDS = 60.0
@@ -105,6 +108,18 @@ class _SeedlingsParams(HasWeightCol, HasValidationIndicatorCol, HasProbabilityCo
         "MB of features that each worker holds in memory; the rest is spooled to local disk",
         TypeConverters.toInt,
     )
+    rule: Param[str] = Param(
+        Params._dummy(),
+        "rule",
+        "how an asynchronous worker's work enters the model: dynsgd (default), downpour, adag, aeasgd or eamsgd",
+        TypeConverters.toString,
+    )
+    elasticity: Param[float] = Param(
+        Params._dummy(),
+        "elasticity",
+        "alpha of the elastic rules; 0 for 0.9 / num_workers",
+        TypeConverters.toFloat,
+    )
     predicted_species_col: Param[str] = Param(
         Params._dummy(),
         "predicted_species_col",
@@ -125,9 +140,10 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
 
     Args:
         keras_model_config: JSON of the network (`model.to_json()`); or use `set_network`.
-        mode: "synchronous".
+        mode: "synchronous", "asynchronous", or "hogwild" (asynchronous without a lock around an update).
         frequency: "batch" (every step is one step of the master's optimizer on the gradient's mean over all
-            workers), "epoch" or a number of steps after which the workers' weights are averaged.
+            workers), "epoch" or a number of steps that workers take on their own before they exchange weights.
+        rule: How the work of an asynchronous worker enters the model; see `training.rules`.
         num_workers: Tasks that train at once, each with its shard of the rows.
         epochs: Times that all rows are trained on.
         batch_size: Rows of one worker at one step, at most; a step of all workers together takes num_workers
@@ -157,7 +173,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
     def __init__(self, **kwargs: Any) -> None:
         self._callbacks: list[Any] = []
         self._initial_weights: list[NDArray[Any]] | None = None
-        self._progress: synchronous.Progress | None = None
+        self._progress: Progress | None = None
         custom_objects = kwargs.pop("custom_objects", None)
         unknown = [name for name in kwargs if not _is_param(name)]
         if unknown:
@@ -180,6 +196,8 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             class_weight="",
             augmentation="",
             memory_budget_mb=1024,
+            rule="",
+            elasticity=0.0,
             predicted_species_col=schema.PREDICTED_SPECIES,
         )
         if custom_objects:
@@ -198,7 +216,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         self._set(keras_model_config=network.to_json())
         return self
 
-    def set_progress(self, progress: synchronous.Progress) -> "SeedlingsEstimator":
+    def set_progress(self, progress: Progress) -> "SeedlingsEstimator":
         """Who hears of the progress, in place of the line that `verbose=1` shows. Not saved."""
         self._progress = progress
         return self
@@ -263,6 +281,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             raise OptionError(
                 f"mode={self.get_mode()!r}", f"one of {', '.join(MODES)}", "Set mode to one of them"
             )
+        self._check_rule()
         if not 0 <= self.get_validation_split() < 1:
             raise OptionError(
                 f"validation_split={self.get_validation_split()!r}",
@@ -273,6 +292,31 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         self._given_class_weights()
         _feature_column(dataset, self.getFeaturesCol())
         _label_names(dataset, self.getLabelCol())
+
+    def _check_rule(self) -> None:
+        rule, elasticity = self.getOrDefault("rule"), self.getOrDefault("elasticity")
+        if rule and rule not in rules.RULES:
+            raise OptionError(f"rule={rule!r}", f"one of {', '.join(rules.RULES)}", "Set rule to one of them")
+        if rule and self.get_mode() == "synchronous":
+            raise OptionError(
+                f"rule={rule!r} with mode='synchronous'",
+                "a rule with mode='asynchronous' or 'hogwild' only: synchronous workers are averaged",
+                "Remove the rule, or change the mode",
+            )
+        if not 0 <= elasticity <= 1:
+            raise OptionError(
+                f"elasticity={elasticity!r}", "from 0 (for 0.9 / num_workers) to 1", "Correct elasticity"
+            )
+        if rule == "eamsgd":
+            optimizer = keras.optimizers.get(self.get_optimizer_config() or "adam")
+            if not (
+                isinstance(optimizer, keras.optimizers.SGD) and optimizer.momentum and optimizer.nesterov
+            ):
+                raise OptionError(
+                    f"rule='eamsgd' with the optimizer {optimizer.name}",
+                    "SGD with Nesterov momentum, which the rule is made of",
+                    "Set optimizer_config to SGD(momentum=0.9, nesterov=True), or use rule='aeasgd'",
+                )
 
     def _frequency(self) -> str | int:
         frequency = self.get_frequency()
@@ -390,72 +434,141 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         self, spark: SparkSession, rows: DataFrame, task: TrainTask, network: Any, frequency: str | int
     ) -> dict[str, Any]:
         """Run the workers' stage and be their master; what is worth recording of the run."""
-        master = Master(network)
-        bind, host = session.driver_addresses(spark)
-        stages: list[Stage] = []
+        attempts: list[Stage] = []
         summaries: list[Row] = []
+        bind, host = session.driver_addresses(spark)
+        is_synchronous = self.get_mode() == "synchronous"
 
         def start(generation: int) -> Any:
             current = replace(task, generation=generation, address=(host, server.port))
 
             def ended(result: list[Row] | None, error: BaseException | None) -> None:
                 summaries.extend(result or [])
-                rendezvous.stage_ended(generation, error)
+                stages.stage_ended(generation, error)
 
-            stage = Stage(spark, "train", partial(_workers_table, spark, rows, current), ended)
-            stages.append(stage)
-            stage.start()
-            return stage.cancel
+            table = partial(_workers_table, spark, rows, current, barrier=is_synchronous)
+            attempts.append(Stage(spark, f"train {network.name}", table, ended))
+            attempts[-1].start()
+            return attempts[-1].cancel
 
-        rendezvous = synchronous.Rendezvous(
-            task.run,
-            task.num_workers,
-            master.model_layout.dtype,
-            (master.model_layout if frequency == "batch" else master.state_layout).nbytes,
-            start,
-            _MAX_STAGE_FAILURES,
-        )
+        stages = Stages(task.run, task.num_workers, start, _MAX_STAGE_FAILURES)
         callbacks = keras.callbacks.CallbackList(
             self._callbacks, add_history=True, model=network, epochs=self.get_epochs(), verbose=0
         )
         progress = self._progress or (ProgressLine(self.get_epochs()) if self.get_verbosity() else Silent())
+        network.stop_training = False
+        training = self._synchronous if is_synchronous else self._asynchronous
+        coordinator, run_training = training(stages, task, network, frequency, callbacks, progress)
         try:
-            with ParameterServer(rendezvous, bind, task.credentials) as server:
+            with ParameterServer(coordinator, bind, task.credentials) as server:
                 try:
-                    record = self._begin(rendezvous, task, frequency)
-                    network.stop_training = False
-                    synchronous.train(
-                        master,
-                        rendezvous,
-                        rows=record["rows"],
-                        held_out_rows=record["held_out_rows"],
-                        batch_size=task.batch_size,
-                        frequency=frequency,
-                        first_epoch=0,
-                        num_epochs=self.get_epochs(),
-                        callbacks=callbacks,
-                        progress=progress,
-                        checkpoint=lambda epoch: None,
-                    )
-                    rendezvous.stop()
-                    stages[-1].join(_JOIN_SECONDS)
+                    record = run_training()
+                    coordinator.stop()
+                    attempts[-1].join(_JOIN_SECONDS)
                 finally:
-                    rendezvous.stop()
+                    coordinator.stop()
         finally:
-            for stage in stages:
-                stage.cancel()
+            for attempt in attempts:
+                attempt.cancel()
         record["history"] = {
             name: [float(value) for value in values] for name, values in _history(callbacks).items()
         }
-        record["stage_failures"] = rendezvous.num_failures
+        record["stage_failures"] = stages.num_failures
         record["workers"] = [row.asDict() for row in sorted(summaries, key=lambda row: int(row["rank"]))]
         return record
 
-    def _begin(
-        self, rendezvous: synchronous.Rendezvous, task: TrainTask, frequency: str | int
-    ) -> dict[str, Any]:
-        """Gather the workers, check what they say, and tell them what holds for the run."""
-        workers = rendezvous.gather_workers()
+    def _synchronous(
+        self,
+        stages: Stages,
+        task: TrainTask,
+        network: Any,
+        frequency: str | int,
+        callbacks: Any,
+        progress: Progress,
+    ) -> tuple[Coordinator, Callable[[], dict[str, Any]]]:
+        """The coordinator of a synchronous run, and the run itself."""
+        master = Master(network)
+        is_local = frequency != "batch"
+        rendezvous = synchronous.Rendezvous(stages, master.state_layout if is_local else master.model_layout)
+
+        def run_training() -> dict[str, Any]:
+            record, begin = self._gather(stages, task)
+            steps = synchronous.steps_of_epoch(record["rows"], task.batch_size)
+            rendezvous.begin({**begin, "steps": steps, "vector": "state" if is_local else "gradient"})
+            synchronous.train(
+                master,
+                rendezvous,
+                stages,
+                rows=record["rows"],
+                held_out_rows=record["held_out_rows"],
+                batch_size=task.batch_size,
+                frequency=frequency,
+                first_epoch=0,
+                num_epochs=self.get_epochs(),
+                callbacks=callbacks,
+                progress=progress,
+                checkpoint=lambda epoch: None,
+            )
+            return record
+
+        return rendezvous, run_training
+
+    def _asynchronous(
+        self,
+        stages: Stages,
+        task: TrainTask,
+        network: Any,
+        frequency: str | int,
+        callbacks: Any,
+        progress: Progress,
+    ) -> tuple[Coordinator, Callable[[], dict[str, Any]]]:
+        """The coordinator of an asynchronous or hogwild run, and the run itself."""
+        rule = self.getOrDefault("rule") or rules.DEFAULT
+        is_local = frequency != "batch" or rule in rules.ELASTIC
+        # Callbacks look at snapshots in `network`, while gradients are applied to a network of the master's own.
+        # Both have one optimizer, so that a callback's learning rate counts.
+        live = network
+        if not is_local:
+            live = network_from_json(task.network, task.custom_objects)
+            live.set_weights(network.get_weights())
+            with runtime.float_type_of(live):
+                live.compile(loss=task.loss, metrics=task.metrics, optimizer=network.optimizer)
+                build_metrics(live, _example_labels(task.labels, task.num_classes, live))
+        master = Master(live)
+        running = asynchronous.FreeRunning(
+            stages,
+            master,
+            rule=rule,
+            elasticity=self.getOrDefault("elasticity") or _ELASTICITY / task.num_workers,
+            local=is_local,
+            locked=self.get_mode() != "hogwild",
+        )
+
+        def run_training() -> dict[str, Any]:
+            record, begin = self._gather(stages, task)
+            rounds = [
+                synchronous.rounds_of_epoch(-(-count // task.batch_size), frequency)
+                for count in record["rows"]
+            ]
+            running.begin({**begin, "vector": "weights" if is_local else "gradient"}, record["rows"], rounds)
+            asynchronous.train(
+                network,
+                master,
+                running,
+                held_out_rows=record["held_out_rows"],
+                num_rows=sum(record["rows"]),
+                num_epochs=self.get_epochs(),
+                callbacks=callbacks,
+                progress=progress,
+                checkpoint=lambda epoch: None,
+            )
+            return {**record, "rule": rule, **running.record()}
+
+        return running, run_training
+
+    def _gather(self, stages: Stages, task: TrainTask) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Gather the workers and check what they say: the run's record so far, and what all are to be told."""
+        workers = stages.gather()
         rows = [int(worker["rows"]) for worker in workers]
         held_out = sum(int(worker["held_out_rows"]) for worker in workers)
         if sum(rows) < task.num_workers:
@@ -476,21 +589,16 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             for environment in environments
         }
         precision = precisions.pop() if len(precisions) == 1 else "float32"
-        rendezvous.begin(
-            {
-                "steps": synchronous.steps_of_epoch(rows, task.batch_size),
-                "local": frequency != "batch",
-                "precision": precision,
-                "class_weight": self._class_weights([worker["weight_of_class"] for worker in workers]),
-            }
-        )
-        return {
+        record = {
+            "mode": self.get_mode(),
             "rows": rows,
             "held_out_rows": held_out,
             "precision": precision,
             "environment": environments[0],
             "environment_differences": differences,
         }
+        weights = self._class_weights([worker["weight_of_class"] for worker in workers])
+        return record, {"precision": precision, "class_weight": weights}
 
     def _given_class_weights(self) -> dict[str, float] | None:
         """Class number -> weight; None where they are to be balanced."""
@@ -700,13 +808,13 @@ def _predict_udf(task: prediction.ForwardTask) -> Any:
     return pandas_udf(predict, "array<double>").asNondeterministic()  # type: ignore[call-overload]
 
 
-def _workers_table(spark: SparkSession, rows: DataFrame, task: TrainTask) -> DataFrame:
+def _workers_table(spark: SparkSession, rows: DataFrame, task: TrainTask, *, barrier: bool) -> DataFrame:
     row_bytes = int(np.prod(task.row_shape, dtype=np.int64)) * (1 if task.row_dtype == "uint8" else 8)
     with (
         session.arrow_batches(spark, row_bytes),
         session.python_environment(spark, runtime.worker_environment(task.threads)),
     ):
-        return rows.mapInArrow(partial(run, task), SUMMARY, barrier=True)
+        return rows.mapInArrow(partial(run, task), SUMMARY, barrier=barrier)
 
 
 def _partition_keys(spark: SparkSession, num_partitions: int) -> list[int]:

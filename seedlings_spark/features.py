@@ -267,23 +267,24 @@ def exact(
         std: Their sample standard deviation (divided by num_images - 1), to within rounding.
         num_images: At least 1.
     """
-    total = np.rint(mean * num_images)
-    mean = total / num_images
-    if num_images == 1:
-        return mean, np.zeros_like(mean)
-    squares = np.rint(np.square(std) * (num_images - 1) + mean * total)
-    return mean, np.sqrt(np.maximum(squares - mean * total, 0) / (num_images - 1))
+    totals = np.rint(mean * num_images)
+    squares = np.rint(np.square(std) * (num_images - 1) + totals * mean)
+    # Python's integers, which neither round nor overflow.
+    pairs = [(int(total), int(square)) for total, square in zip(totals.flat, squares.flat, strict=True)]
+    divisor = num_images * max(1, num_images - 1)
+    variances = [max(0, num_images * square - total**2) / divisor for total, square in pairs]
+    return totals / num_images, np.sqrt(np.reshape(variances, std.shape))
 
 
 def _first_by(rows: DataFrame, order: Column, limit: int) -> DataFrame:
     """The first rows in an order; only its values are sorted, the rows stay where they are."""
     first = rows.select(order.alias("key")).orderBy("key").limit(limit)
-    last = first.agg(F.max("key")).first()
-    if last is None or last[0] is None:
+    last = first.groupBy("key").count().orderBy(F.desc("key")).first()
+    if last is None:
         return rows.limit(0)
     # Of several rows with the last hash any will do: equal hashes are equal images.
-    ties = first.where(F.col("key") == last[0]).count()
-    return rows.where(order < last[0]).union(rows.where(order == last[0]).limit(ties))
+    key, ties = last
+    return rows.where(order < key).union(rows.where(order == key).limit(ties))
 
 
 def _count_images(rows: DataFrame, column: str, length: int) -> int:

@@ -325,16 +325,16 @@ def augmentation(names: Sequence[str], image_size: tuple[int, int]) -> str:
         )
     if not names:
         return ""
-    makers: dict[str, Callable[[], Any]] = {
-        "flip": lambda: layers.RandomFlip("horizontal_and_vertical", seed=0),
-        "turn": lambda: RandomQuarterTurn(seed=0),
-        "zoom": lambda: layers.RandomZoom(0.1, fill_mode="reflect", seed=0),
-        "contrast": lambda: layers.RandomContrast(0.2, value_range=(0, 255), seed=0),
+    makers: dict[str, Callable[[], list[Any]]] = {
+        # Two layers: RandomFlip("horizontal_and_vertical") of Keras 3.15 draws once for both, and so only ever
+        # turns an image by 180 degrees.
+        "flip": lambda: [layers.RandomFlip("horizontal", seed=0), layers.RandomFlip("vertical", seed=0)],
+        "turn": lambda: [RandomQuarterTurn(seed=0)],
+        "zoom": lambda: [layers.RandomZoom(0.1, fill_mode="reflect", seed=0)],
+        "contrast": lambda: [layers.RandomContrast(0.2, value_range=(0, 255), seed=0)],
     }
-    stack = keras.Sequential(
-        [keras.Input((*image_size, 3)), *[makers[name]() for name in AUGMENTATIONS if name in names]]
-    )
-    return str(stack.to_json())
+    stack = [layer for name in AUGMENTATIONS if name in names for layer in makers[name]()]
+    return str(keras.Sequential([keras.Input((*image_size, 3)), *stack]).to_json())
 
 
 CUSTOM_OBJECTS = {"RandomQuarterTurn": RandomQuarterTurn}

@@ -1,15 +1,18 @@
 """Where the quickstart puts what it makes, and what it asks of the jobs it runs."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from seedlings_spark import config, files, synthetic
-from seedlings_spark.errors import CorpusError, TrainingError
+from seedlings_spark.errors import CorpusError, OptionError, TrainingError
 
 _T = TypeVar("_T")
-# On the drawn corpus; it is far easier than photographs.
+_log = logging.getLogger(__name__)
+
+# On the test split of the drawn corpus, which is easier than photographs.
 MIN_ACCURACY = 0.9
 _IMAGES_OF_SPECIES = 40
 
@@ -57,11 +60,25 @@ class Places:
         return files.join(self.output, "scores")
 
     def check(self) -> None:
-        """Refuse a folder with the results of an earlier quickstart.
+        """Refuse places that cannot work, before anything is drawn or computed.
 
         Raises:
-            CorpusError: There are some.
+            OptionError: Images would have to be drawn elsewhere than on this machine, or what is made would lie
+                among the images.
+            CorpusError: There are results of an earlier quickstart.
         """
+        if not self.own_images and not files.is_local(self.output):
+            raise OptionError(
+                f"--output {self.output} without --images",
+                "a folder of this machine, which the images are drawn into",
+                f"Give a folder such as --output file://{Path.home() / 'quickstart'}, or --images of your own",
+            )
+        if self.own_images and f"{self.output}/".startswith(f"{self.own_images.rstrip('/')}/"):
+            raise OptionError(
+                f"--output {self.output} inside of --images {self.own_images}",
+                "another folder, since everything below --images is taken for an image",
+                "Give another --output",
+            )
         there = [
             name
             for name in ("corpus", "store", "run", "report", "scores")
@@ -69,9 +86,9 @@ class Places:
         ]
         if there:
             raise CorpusError(
-                f"{self.output} with {', '.join(there)} of an earlier quickstart",
-                "a new folder",
-                "Remove it, or give another with --output",
+                f"{self.output}, which has {', '.join(there)} already",
+                "a new folder, or one with drawn images only",
+                "Remove what an earlier quickstart made there, or give another --output",
             )
 
     def summary(self, accuracy: float) -> list[tuple[str, object]]:
@@ -79,17 +96,18 @@ class Places:
         return [
             ("images", self.images),
             ("corpus", self.corpus),
-            ("model version", files.join(self.store, "seedlings")),
-            ("training run", files.join(self.run, "metrics.jsonl")),
+            ("model store", self.store),
+            ("training run", self.run),
             ("report", files.join(self.report, "index.html")),
-            ("scores", files.join(self.scores, "runs")),
+            ("scores", self.scores),
             ("test accuracy", f"{accuracy:.3f}"),
         ]
 
 
 def draw(images: str) -> None:
     """Draw the example corpus into a folder of this machine."""
-    synthetic.write_corpus(Path(files.local_path(images)), images_per_species=_IMAGES_OF_SPECIES)
+    count = synthetic.write_corpus(files.local_path(images), images_per_species=_IMAGES_OF_SPECIES)
+    _log.info("drew %d images of %d species into %s", count, len(synthetic.SPECIES), images)
 
 
 def options(places: Places, file: Path) -> Callable[[type[_T], str], _T]:
@@ -107,8 +125,12 @@ def options(places: Places, file: Path) -> Callable[[type[_T], str], _T]:
     return make
 
 
-def require_accuracy(accuracy: float) -> None:
+def require_accuracy(accuracy: float, report: str) -> None:
     """Assert that the network has learned.
+
+    Args:
+        accuracy: On the test split of the drawn images.
+        report: Where the numbers stand.
 
     Raises:
         TrainingError: It has not.
@@ -117,5 +139,5 @@ def require_accuracy(accuracy: float) -> None:
         raise TrainingError(
             f"a test accuracy of {accuracy:.3f} on the drawn images",
             f"at least {MIN_ACCURACY}",
-            "Something is wrong with this installation: please report it with the folder's report",
+            f"Something is wrong with this installation: please report it, with {report}",
         )

@@ -415,16 +415,7 @@ def _is_worth_reading(task: DecodeTask) -> Column:
 
 def _contents(spark: SparkSession, readable: DataFrame, roots: Sequence[str], task: DecodeTask) -> DataFrame:
     """The files of a listing with their bytes: `_CONTENTS`, one row a path, where they can be read."""
-    source = (
-        spark.read.format("binaryFile")
-        .option("recursiveFileLookup", "true")
-        # A file that has gone, or cannot be read after the retries of its file system's client, is one reject
-        # and not the end of the job.
-        .option("ignoreMissingFiles", "true")
-        .option("ignoreCorruptFiles", "true")
-        .load([literal(root) for root in roots])
-        .where(F.col(schema.LENGTH) <= task.max_bytes)  # pushed down: longer files are not read
-    )
+    source = _binary_files(spark, roots).where(F.col(schema.LENGTH) <= task.max_bytes)  # longer: not read
     key = F.xxhash64(schema.PATH)
     # Of a sample or a table other files lie in the same folders. Eight bytes a path are broadcast; another
     # file with the same key costs its decoding and is dropped by the caller's join.
@@ -436,6 +427,22 @@ def _contents(spark: SparkSession, readable: DataFrame, roots: Sequence[str], ta
     if by_driver.num_rows:
         contents = contents.union(spark.createDataFrame(by_driver, _CONTENTS))
     return contents
+
+
+def _binary_files(spark: SparkSession, roots: Sequence[str]) -> DataFrame:
+    """What Spark's `binaryFile` source finds below these folders, as `_CONTENTS`."""
+    folders = [literal(root) for root in roots if files.is_directory(root)]
+    if not folders:
+        return spark.createDataFrame([], _CONTENTS)
+    source = (
+        spark.read.format("binaryFile")
+        .option("recursiveFileLookup", "true")
+        # A file that has gone, or cannot be read after the retries of its file system's client, is one reject
+        # and not the end of the job.
+        .option("ignoreMissingFiles", "true")
+        .option("ignoreCorruptFiles", "true")
+    )
+    return source.load(folders).select(*_CONTENTS.names)
 
 
 def _read_by_driver(left_out: DataFrame, task: DecodeTask) -> pa.Table:

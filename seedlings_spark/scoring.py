@@ -26,8 +26,6 @@ from seedlings_spark.store import ModelVersion
 
 _log = logging.getLogger(__name__)
 FORMAT = 1
-# So that an Arrow batch with the content of files has 64 rows.
-_FILE_ROW_BYTES = session.ARROW_BATCH_BYTES // 64
 
 # What a task leaves of one file, before predictions and rejects part.
 _SCORED = StructType(
@@ -188,9 +186,30 @@ def forward_task(spark: SparkSession, version: ModelVersion, batch_size: int) ->
 
 def score_listed(task: ScoreTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The function of a Spark task: listed files to rows of predictions and rejects."""
+    return score_decoded(task, reading.decode_listed(task.decode, batches))
+
+
+def score_decoded(task: ScoreTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The function of a Spark task: decoded files (`schema.DECODED`) to rows of predictions and rejects."""
     network = prediction.forward(task.forward)
-    for batch in reading.decode_listed(task.decode, batches):
+    for batch in _regrouped(batches, task.forward.batch_size):
         yield _predict(network, batch)
+
+
+def _regrouped(batches: Iterator[pa.RecordBatch], num_rows: int) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of this many: a smaller one would be padded to it for the network."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        count = sum(each.num_rows for each in waiting)
+        if count >= num_rows:
+            table = pa.Table.from_batches(waiting)
+            whole = count - count % num_rows
+            for start in range(0, whole, num_rows):
+                yield from table.slice(start, num_rows).combine_chunks().to_batches()
+            waiting = table.slice(whole).to_batches()
+    if waiting:
+        yield from pa.Table.from_batches(waiting).combine_chunks().to_batches()
 
 
 def _predict(network: prediction.Forward, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -251,12 +270,12 @@ def _write(
     version: ModelVersion,
     building: str,
 ) -> None:
-    with session.python_environment(spark, runtime.worker_environment(task.forward.threads)):
-        scored = _scored(spark, listing, images, task)
     all_rows = files.join(building, "all")
-    # Local files are listed paths until they are read; others come as Arrow batches of whole files.
-    with session.arrow_batches(spark, 1024 if files.is_local(images) else _FILE_ROW_BYTES):
-        scored.write.parquet(all_rows)
+    with (
+        session.python_environment(spark, runtime.worker_environment(task.forward.threads)),
+        reading.batches(spark),
+    ):
+        _scored(spark, listing, images, task).write.parquet(all_rows)
     table = spark.read.schema(_SCORED).parquet(all_rows)
     classes = F.array(*[F.lit(name) for name in version.classes])
     best = F.array_max(schema.PROBABILITIES)
@@ -282,14 +301,9 @@ def _write(
 def _scored(spark: SparkSession, listing: DataFrame, images: str, task: ScoreTask) -> DataFrame:
     if files.is_local(images):
         return reading.spread(spark, listing).mapInArrow(partial(score_listed, task), _SCORED)
+    # On other file systems Spark itself reads, and a row of decoded pixels comes back into Python once more.
     decoded = reading.decode_all(spark, listing, images, task.decode)
-    return decoded.mapInArrow(partial(_score_decoded, task), _SCORED)
-
-
-def _score_decoded(task: ScoreTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    network = prediction.forward(task.forward)
-    for batch in batches:
-        yield _predict(network, batch)
+    return decoded.mapInArrow(partial(score_decoded, task), _SCORED)
 
 
 def _manifest(

@@ -112,6 +112,22 @@ class Master:
         for variable, value in zip(variables, vectors.state_layout.split(state), strict=True):
             variable.assign(value)
 
+    def set_weights(self, weights: Vector) -> None:
+        """Replace the weights; optimizer slots stay."""
+        self.show(self.network, weights)
+
+    def show(self, network: Any, weights: Vector) -> None:
+        """Set the weights of a network of this architecture."""
+        vectors = self.vectors if network is self.network else Vectors(network)
+        variables = vectors.trainable + vectors.other
+        for variable, value in zip(variables, self.model_layout.split(weights), strict=True):
+            variable.assign(value)
+
+    def shown(self, network: Any) -> Vector:
+        """A new vector of the weights of a network of this architecture."""
+        vectors = self.vectors if network is self.network else Vectors(network)
+        return self.model_layout.flatten([_numpy(weight) for weight in vectors.trainable + vectors.other])
+
     @property
     def learning_rate(self) -> float:
         """In force at the next step."""

@@ -4,10 +4,22 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import TextIO
+from typing import Protocol, TextIO
 
 _log = logging.getLogger(__name__)
 _REFRESH_SECONDS = 0.5
+
+
+class Progress(Protocol):
+    """Hears how far training is."""
+
+    def step(
+        self, epoch: int, images: int, images_of_epoch: int, logs: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """Some rows of an epoch have been trained on."""
+
+    def epoch(self, epoch: int, seconds: float, images: int, logs: Mapping[str, float]) -> None:
+        """An epoch has ended."""
 
 
 class Silent:

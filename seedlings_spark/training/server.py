@@ -66,6 +66,9 @@ class Coordinator(Protocol):
     def lost(self, ticket: object, why: str) -> None:
         """The connection to the worker ended without `STOP`."""
 
+    def stop(self) -> None:
+        """Tell all workers that there is no more work; more than once does no harm."""
+
 
 class ParameterServer:
     """Accepts workers' connections and passes their messages to a coordinator.

@@ -158,8 +158,9 @@ class Computation:
     Args:
         task: Of the worker.
         rank: Of the worker.
-        begin: What the master said holds for the whole run: `steps` an epoch, `precision`, `local` (whether
-            workers take optimizer steps), `class_weight`.
+        begin: What the master said holds for the whole run: `steps` an epoch, `precision`, `vector` (what is
+            exchanged: "gradient", or after steps of the worker's own "weights" or, with optimizer slots, "state"),
+            `class_weight`.
         tf: The module `tensorflow`.
     """
 
@@ -167,7 +168,7 @@ class Computation:
         import keras
 
         self._task, self._rank, self._tf = task, rank, tf
-        self._steps, self._local = int(begin["steps"]), bool(begin["local"])
+        self._steps, self._vector = int(begin["steps"]), str(begin["vector"])
         self._class_weight = {int(key): float(value) for key, value in begin["class_weight"].items()}
         self.network = network_from_json(task.network, task.custom_objects)
         runtime.set_precision(self.network, begin["precision"])
@@ -197,7 +198,7 @@ class Computation:
             jit_compile=False,
         )
         build_metrics(self.network, self._labels(np.zeros(2)))
-        if self._local:
+        if self._vector != "gradient":
             self.network.optimizer.build(self.network.trainable_variables)
 
     @property
@@ -214,9 +215,11 @@ class Computation:
         edges = batch_edges(len(train), self._steps)
         epoch, first, last = int(header["epoch"]), int(header["first"]), int(header["last"])
         batches = train.batches(self._epoch_order(epoch, train), edges, first, last)
-        if self._local:
-            variables = self.vectors.trainable + self.vectors.other + self.vectors.slots
-            self._assign(message, variables, self.vectors.state_layout)
+        if self._vector != "gradient":
+            variables, layout = self.vectors.trainable + self.vectors.other, self.vectors.model_layout
+            if self._vector == "state":
+                variables, layout = variables + self.vectors.slots, self.vectors.state_layout
+            self._assign(message, variables, layout)
             optimizer = self.network.optimizer
             optimizer.iterations.assign(int(header["iterations"]))
             if not callable(getattr(optimizer, "_learning_rate", None)):
@@ -226,7 +229,7 @@ class Computation:
                 if len(batch):
                     loss, metrics = self._update(*self._inputs(batch, epoch, step))
                     sums.add(len(batch), loss, metrics, step)
-            return self._sums(header, sums), self.vectors.state_layout.flatten(
+            return self._sums(header, sums), layout.flatten(
                 [np.asarray(variable.value) for variable in variables]
             )
         self._assign(message, self.vectors.trainable + self.vectors.other, self.vectors.model_layout)

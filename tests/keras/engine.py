@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from seedlings_spark import runtime
 from seedlings_spark.training import synchronous, worker
+from seedlings_spark.training.coordination import Stages
 from seedlings_spark.training.master import Master, build_metrics
 from seedlings_spark.training.progress import Silent
 from seedlings_spark.training.server import ParameterServer
@@ -131,7 +132,7 @@ def _train(
             try:
                 summaries.append(worker.work(current, rank, rank, rows[rank].batches(rank), tf))
             except Exception as error:
-                rendezvous.stage_ended(generation, error)
+                stages.stage_ended(generation, error)
 
         for rank in range(len(rows)):
             threads.append(threading.Thread(target=one, args=(rank,), daemon=True))
@@ -140,17 +141,17 @@ def _train(
         return lambda: None
 
     started: list[threading.Thread] = []
-    rendezvous = synchronous.Rendezvous(
-        task.run, len(rows), master.model_layout.dtype, master.state_layout.nbytes, start, 3
-    )
+    stages = Stages(task.run, len(rows), start, 3)
+    local = frequency != "batch"
+    rendezvous = synchronous.Rendezvous(stages, master.state_layout if local else master.model_layout)
     with ParameterServer(rendezvous, "127.0.0.1", task.credentials) as server:
         try:
-            workers = rendezvous.gather_workers()
+            workers = stages.gather()
             counts = [int(one["rows"]) for one in workers]
             rendezvous.begin(
                 {
                     "steps": synchronous.steps_of_epoch(counts, batch_size),
-                    "local": frequency != "batch",
+                    "vector": "state" if local else "gradient",
                     "precision": "float32",
                     "class_weight": class_weight or {},
                 }
@@ -158,6 +159,7 @@ def _train(
             synchronous.train(
                 master,
                 rendezvous,
+                stages,
                 rows=counts,
                 held_out_rows=sum(int(one["held_out_rows"]) for one in workers),
                 batch_size=batch_size,

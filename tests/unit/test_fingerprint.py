@@ -29,7 +29,7 @@ def test_the_place_of_a_hash_is_its_first_digits_as_a_fraction() -> None:
     assert fingerprint.position("8" + "0" * 63) == 0.5
     assert fingerprint.position("0" * 64) == 0.0
     assert fingerprint.position("04" + "f" * 62) == pytest.approx(5 / 256, rel=1e-12)
-    assert fingerprint.position(EMPTY) == pytest.approx(0.88941598, abs=1e-8)  # 0xe3b0c442 / 2**32
+    assert fingerprint.position(EMPTY) == pytest.approx(0xE3B0C442 / 2**32, abs=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,406 @@
+"""The driver's side of asynchronous training: one update at a time, from whichever worker has one.
+
+Each worker goes through its shard `num_epochs` times at its own speed; what it pushes is applied at once and
+exactly once: an update is taken from the worker that holds its rank's place, and only if it is the next one of
+that rank. A retried, speculative or resurrected worker therefore goes on where its rank stands.
+
+An epoch of the run is one corpus' worth of samples applied. A snapshot of the master is then taken, evaluated by all
+workers as each of them comes by, and shown to callbacks; nobody waits for that.
+"""
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from seedlings_spark.errors import TrainingError
+from seedlings_spark.training import rules
+from seedlings_spark.training.coordination import Result, Stages, Sums, check_finite, parse
+from seedlings_spark.training.progress import Progress
+from seedlings_spark.training.server import Superseded
+from seedlings_spark.training.weights import Vector
+from seedlings_spark.training.wire import Kind, Message
+
+
+@dataclass
+class Snapshot:
+    """The master at the end of an epoch.
+
+    Args:
+        epoch: From 0.
+        weights: Of the master.
+        sums: Of the epoch's training.
+        seconds: That it took.
+        parts: Of each rank that has evaluated it, its part.
+    """
+
+    epoch: int
+    weights: Vector
+    sums: Sums
+    seconds: float
+    parts: dict[int, Result] = field(default_factory=dict)
+
+    def held_out(self) -> Sums:
+        """The evaluation of all ranks, summed in their order."""
+        sums = Sums()
+        sums.add([self.parts[rank] for rank in sorted(self.parts)])
+        return sums
+
+
+class FreeRunning:
+    """Takes updates as they come. A `server.Coordinator`.
+
+    Args:
+        stages: Starts the stage, and knows what has failed.
+        master: Whose optimizer applies gradients; at other frequencies it only lends its layout.
+        rule: Of `rules.RULES`.
+        elasticity: alpha of the elastic rules.
+        local: Whether workers take steps of their own.
+        locked: Whether one update at a time is applied (asynchronous) or not (hogwild).
+    """
+
+    def __init__(
+        self, stages: Stages, master: Any, *, rule: str, elasticity: float, local: bool, locked: bool
+    ) -> None:
+        self._stages, self._master = stages, master
+        self._rule, self._elasticity, self._local = rule, elasticity, local
+        self._apply_lock: Any = threading.Lock() if locked else _NoLock()
+        self._condition = stages.condition
+        self._num_trainable = sum(master.model_layout.sizes[: len(master.vectors.trainable)])
+        self._center = master.weights()
+        self._starts: dict[int, Vector] = {}  # elastic rules: where each worker goes on
+        self._pulled: dict[int, tuple[Vector, int]] = {}
+        self._queues: dict[int, queue.SimpleQueue[Message]] = {}
+        self._begin: Message | None = None
+        self._rounds: list[list[tuple[int, int]]] = []
+        self._next: list[int] = []
+        self._rows: Sequence[int] = ()
+        self._num_epochs = 0
+        self._stopping = False
+        self._version = 0
+        self._sums = Sums()
+        self._applied_samples = 0
+        self._epoch_started = time.perf_counter()
+        self._snapshots: list[Snapshot] = []
+        self._has_held_out = False
+        self.staleness: Counter[int] = Counter()
+        self.updates_of_rank: Counter[int] = Counter()
+        self._last_rank = -1
+        self.num_switches = 0
+        stages.on_restart = self._forget
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """The longest vector."""
+        return int(self._master.model_layout.nbytes)
+
+    # What the server's threads call.
+
+    def open(self, header: Mapping[str, Any]) -> tuple[object, "queue.SimpleQueue[Message]"]:
+        """A worker says who it is; it takes the place of an earlier one of its rank."""
+        with self._condition:
+            place = self._stages.enter(header, replace=True)
+            if place.rank in self._queues:
+                self._queues.pop(place.rank).put(
+                    Message(Kind.REFUSED, {"text": "another worker has this one's place"})
+                )
+            self._pulled.pop(place.rank, None)
+            self._starts.pop(place.rank, None)  # a new worker starts from the master
+            answer: queue.SimpleQueue[Message] = queue.SimpleQueue()
+            if self._begin is not None:
+                answer.put(self._begin_of(place.rank))
+            else:
+                self._queues[place.rank] = answer
+            return place, answer
+
+    def ready(self, ticket: object) -> "queue.SimpleQueue[Message]":
+        """A worker wants its first work."""
+        with self._condition:
+            return self._hand_out(self._stages.holder(ticket).rank)
+
+    def result(
+        self, ticket: object, header: Mapping[str, Any], payload: memoryview
+    ) -> "queue.SimpleQueue[Message]":
+        """A worker hands in an update, or its part of a snapshot's evaluation."""
+        with self._condition:
+            rank = self._stages.holder(ticket).rank
+            if header.get("number") != self._number(rank):
+                raise Superseded(f"work {header.get('number')!r} is not what this worker was given")
+            layout = self._master.model_layout
+            result = parse(header, payload, layout.dtype, layout.size)
+            if rank not in self._pulled:
+                snapshot = self._to_evaluate(rank)
+                assert snapshot is not None
+                snapshot.parts[rank] = result
+                self._condition.notify_all()
+                return self._hand_out(rank)
+            epoch, first, last = self._position(rank)
+            try:
+                check_finite(result, epoch, first, rank)
+            except TrainingError as error:
+                self._stages.fail(error)
+                raise Superseded("the run is over") from None
+            pulled, version = self._pulled.pop(rank)
+            staleness = self._version - version
+            # From here on the update counts as applied: whoever takes this rank's place goes on after it.
+            self._next[rank] += 1
+            self._version += 1
+            self.staleness[staleness] += 1
+            self.updates_of_rank[rank] += 1
+            self.num_switches += self._last_rank not in (-1, rank)
+            self._last_rank = rank
+        if result.samples:
+            with self._apply_lock:
+                self._apply(rank, result.vector, pulled, last - first, staleness)
+        with self._condition:
+            self._sums.add([result])
+            self._applied_samples += result.samples
+            self._cut_epoch()
+            self._condition.notify_all()
+            return self._hand_out(rank)
+
+    def error(self, ticket: object, text: str) -> None:
+        """A worker's own computation failed."""
+        self._stages.error(ticket, text)
+
+    def lost(self, ticket: object, why: str) -> None:
+        """A connection broke: Spark will notice, and start the task again."""
+        self._stages.lost(ticket, why)
+
+    # What the master calls.
+
+    def begin(
+        self, header: Mapping[str, Any], rows: Sequence[int], rounds: Sequence[list[tuple[int, int]]]
+    ) -> None:
+        """Tell all workers what holds for the whole run.
+
+        Args:
+            header: The same for all, but for `steps`, which is added.
+            rows: Of each worker.
+            rounds: Of each worker's epoch: (first, last) steps.
+        """
+        with self._condition:
+            self._rows, self._rounds = rows, [list(each) for each in rounds]
+            self._next = [0] * len(rows)
+            self._begin = Message(Kind.BEGIN, header)
+            self._stages.has_begun = True
+            for rank, answer in self._queues.items():
+                answer.put(self._begin_of(rank))
+            self._queues.clear()
+
+    def start(self, num_epochs: int, *, has_held_out: bool) -> None:
+        """Let the workers train."""
+        with self._condition:
+            self._num_epochs, self._has_held_out = num_epochs, has_held_out
+            self._epoch_started = time.perf_counter()
+            for rank in list(self._queues):
+                self._give(rank)
+
+    def wait_for(self, epoch: int, report: Callable[[int, Sums], None]) -> Snapshot:
+        """Wait until an epoch is over and evaluated.
+
+        Args:
+            epoch: From 0.
+            report: Called now and then with the samples of the current epoch and their sums.
+        """
+
+        self._stages.new_epoch()
+
+        def over() -> bool:
+            report(self._sums.samples, self._sums)
+            if len(self._snapshots) <= epoch:
+                return False
+            return not self._has_held_out or len(self._snapshots[epoch].parts) == self._stages.num_workers
+
+        self._stages.wait(over)
+        return self._snapshots[epoch]
+
+    def set_weights(self, weights: Vector) -> None:
+        """Go on from other weights, which a callback has set."""
+        with self._apply_lock:
+            self._center = weights
+            self._starts.clear()
+            self._master.set_weights(weights)
+
+    def stop(self) -> None:
+        """Tell all workers that there is no more work."""
+        with self._condition:
+            self._stopping = True
+            self._begin = Message(Kind.STOP)
+            for rank in list(self._queues):
+                self._give(rank)
+        self._stages.close()
+
+    def record(self) -> dict[str, Any]:
+        """Updates and their staleness, for the run's record."""
+        total = sum(self.staleness.values())
+        mean = sum(count * value for value, count in self.staleness.items()) / max(1, total)
+        return {
+            "updates": total,
+            "updates_of_rank": {str(rank): count for rank, count in sorted(self.updates_of_rank.items())},
+            "rank_switches": self.num_switches,
+            "staleness": {
+                "mean": mean,
+                "max": max(self.staleness, default=0),
+                "histogram": {str(value): count for value, count in sorted(self.staleness.items())},
+            },
+        }
+
+    # With the condition held.
+
+    def _forget(self) -> None:
+        for answer in self._queues.values():
+            answer.put(Message(Kind.REFUSED, {"text": "the stage was started again"}))
+        self._queues.clear()
+        self._pulled.clear()
+        self._starts.clear()
+
+    def _begin_of(self, rank: int) -> Message:
+        assert self._begin is not None
+        if self._begin.kind != Kind.BEGIN:
+            return self._begin
+        steps = self._rounds[rank][-1][1] if self._rounds[rank] else 0
+        return Message(Kind.BEGIN, {**self._begin.header, "steps": max(1, steps)})
+
+    def _position(self, rank: int) -> tuple[int, int, int]:
+        """The epoch of this rank's own, and the steps, of its next update."""
+        epoch, place = divmod(self._next[rank], len(self._rounds[rank]))
+        return (epoch, *self._rounds[rank][place])
+
+    def _is_done(self, rank: int) -> bool:
+        return self._next[rank] >= self._num_epochs * len(self._rounds[rank])
+
+    def _to_evaluate(self, rank: int) -> Snapshot | None:
+        if not self._has_held_out:
+            return None
+        return next((snapshot for snapshot in self._snapshots if rank not in snapshot.parts), None)
+
+    def _number(self, rank: int) -> str:
+        snapshot = self._to_evaluate(rank) if rank not in self._pulled else None
+        return f"snapshot {snapshot.epoch}" if snapshot is not None else f"update {self._next[rank]}"
+
+    def _hand_out(self, rank: int) -> "queue.SimpleQueue[Message]":
+        self._queues[rank] = queue.SimpleQueue()
+        answer = self._queues[rank]
+        if self._num_epochs or self._stopping:
+            self._give(rank)
+        return answer
+
+    def _give(self, rank: int) -> None:
+        """Answer a waiting worker, if there is something for it."""
+        if self._stopping:
+            self._queues.pop(rank).put(Message(Kind.STOP))
+            return
+        snapshot = self._to_evaluate(rank)
+        if snapshot is not None:
+            header: dict[str, Any] = {"number": self._number(rank), "task": "evaluate"}
+            self._queues.pop(rank).put(Message(Kind.WORK, header, snapshot.weights))
+        elif not self._is_done(rank):
+            vector = self._starts.get(rank, self._center)  # neither is ever changed in place
+            epoch, first, last = self._position(rank)
+            self._pulled[rank] = vector, self._version
+            steps = self._rounds[rank][-1][1]
+            header = {
+                "number": self._number(rank),
+                "task": "train",
+                "epoch": epoch,
+                "first": first,
+                "last": last,
+                "learning_rate": self._master.learning_rate,
+                "iterations": epoch * steps + first,
+            }
+            self._queues.pop(rank).put(Message(Kind.WORK, header, vector))
+
+    def _cut_epoch(self) -> None:
+        """Take a snapshot when a corpus' worth of samples has been applied."""
+        epoch = len(self._snapshots)
+        if self._applied_samples < (epoch + 1) * sum(self._rows):
+            return
+        now = time.perf_counter()
+        self._snapshots.append(Snapshot(epoch, self._center, self._sums, now - self._epoch_started))
+        self._sums, self._epoch_started = Sums(), now
+        for rank in list(self._queues):
+            self._give(rank)
+
+    # With the apply lock held, unless hogwild.
+
+    def _apply(self, rank: int, pushed: Vector, pulled: Vector, num_steps: int, staleness: int) -> None:
+        cut = self._num_trainable
+        others = rules.statistics(self._center[cut:], pushed[cut:], staleness)
+        if not self._local:
+            factor = self._center.dtype.type(rules.gradient_factor(self._rule, staleness))
+            self._center = self._master.apply_gradient(np.concatenate([pushed[:cut] * factor, others]))
+            return
+        push = rules.Push(
+            self._center[:cut], pulled[:cut], pushed[:cut], num_steps, staleness, self._elasticity
+        )
+        center, start = rules.RULES[self._rule](push)
+        self._center = np.concatenate([center, others])
+        if self._rule in rules.ELASTIC:
+            self._starts[rank] = np.concatenate([start, others])
+
+
+class _NoLock:
+    """Hogwild: what two threads apply at the same time may mix (Recht et al. 2011)."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def train(
+    network: Any,
+    master: Any,
+    running: FreeRunning,
+    *,
+    held_out_rows: int,
+    num_rows: int,
+    num_epochs: int,
+    callbacks: Any,
+    progress: Progress,
+    checkpoint: Callable[[int], None],
+) -> None:
+    """Let the workers train, and show each epoch's snapshot to the callbacks.
+
+    Args:
+        network: What callbacks see; it holds the last snapshot when training is over.
+        master: Its layout and metrics.
+        running: With all workers gathered and begun.
+        held_out_rows: Of all workers together.
+        num_rows: To train on, of all workers together.
+        num_epochs: Of the run.
+        callbacks: A `keras.callbacks.CallbackList` of `network`.
+        progress: Hears how far it is.
+        checkpoint: Called with each epoch that has ended.
+    """
+    callbacks.on_train_begin()
+    callbacks.on_epoch_begin(0)
+    running.start(num_epochs, has_held_out=held_out_rows > 0)
+    for epoch in range(num_epochs):
+
+        def report(samples: int, sums: Sums, epoch: int = epoch) -> None:
+            if samples:
+                progress.step(epoch, samples, num_rows, lambda: sums.logs(master))
+
+        snapshot = running.wait_for(epoch, report)
+        master.show(network, snapshot.weights)
+        logs = snapshot.sums.logs(master)
+        if held_out_rows:
+            held_out = snapshot.held_out().logs(master)
+            logs.update({f"val_{name}": value for name, value in held_out.items()})
+        callbacks.on_epoch_end(epoch, logs)
+        changed = master.shown(network)
+        if not np.array_equal(changed, snapshot.weights):
+            running.set_weights(changed)
+        checkpoint(epoch)
+        progress.epoch(epoch, snapshot.seconds, num_rows, logs)
+        if network.stop_training:
+            break
+        if epoch + 1 < num_epochs:
+            callbacks.on_epoch_begin(epoch + 1)
+    callbacks.on_train_end()

@@ -1,0 +1,286 @@
+"""What the coordinators of all modes share: who holds which rank, what has failed, sums over results.
+
+`Stages` owns the one condition variable of a run. The server's threads change its state while they hold it; the
+master waits on it, and starts the stage again when it has failed.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seedlings_spark.errors import TrainingError
+from seedlings_spark.training.server import Superseded
+from seedlings_spark.training.weights import Vector
+
+_log = logging.getLogger(__name__)
+# Seconds that Spark is given to notice by itself that a task has died, before the stage is cancelled.
+_GRACE_SECONDS = 15.0
+
+
+@dataclass(eq=False)
+class Place:
+    """A worker that holds a rank: the ticket of its connection."""
+
+    rank: int
+    header: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one worker has made of one piece of work.
+
+    Args:
+        samples: Rows it looked at.
+        loss: Sum over them.
+        metrics: Sums of the metrics' variables.
+        bad_step: The first step whose loss was not finite, or None.
+        vector: Gradient or weights; empty after an evaluation.
+    """
+
+    samples: int
+    loss: float
+    metrics: NDArray[np.float64]
+    bad_step: int | None
+    vector: Vector
+
+
+def parse(header: Mapping[str, Any], payload: memoryview, dtype: str, size: int) -> Result:
+    """A worker's message as a result; the vector is a view of the payload.
+
+    Raises:
+        Superseded: It is not the result of a worker of this run.
+    """
+    try:
+        bad = header["bad_step"]
+        vector: Vector = np.frombuffer(payload, dtype)
+        metrics = np.asarray(header["metrics"], np.float64)
+        samples, loss = int(header["samples"]), float("nan") if bad is not None else float(header["loss"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise Superseded(f"a result that cannot be read: {error}") from None
+    if samples < 0 or metrics.ndim != 1 or vector.size not in (0, size):
+        raise Superseded(f"a result of {vector.size} numbers for {samples} samples, expected {size} numbers")
+    return Result(samples, loss, metrics, bad, vector)
+
+
+def check_finite(result: Result, epoch: int, first: int, rank: int) -> None:
+    """Refuse a result that would spoil the model.
+
+    Raises:
+        TrainingError: Its loss, or a number of its vector, is not finite.
+    """
+    if result.bad_step is None and np.isfinite(result.loss) and np.isfinite(result.vector).all():
+        return
+    step = first if result.bad_step is None else result.bad_step
+    raise TrainingError(
+        f"a loss or gradient that is not finite, in epoch {epoch + 1}, step {step + 1}, worker {rank}",
+        "finite numbers",
+        "Lower the learning rate (--learning-rate), or clip gradients (clipnorm of the optimizer)",
+    )
+
+
+class Sums:
+    """Samples, loss and metrics of many results."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._loss = 0.0
+        self._metrics: NDArray[np.float64] | None = None
+
+    def add(self, results: Sequence[Result]) -> None:
+        """Add results, in the order given."""
+        for result in results:
+            if result.samples:
+                self.samples += result.samples
+                self._loss += result.loss
+                self._metrics = result.metrics if self._metrics is None else self._metrics + result.metrics
+
+    def logs(self, master: Any) -> dict[str, float]:
+        """What Keras would log of them."""
+        metrics = [] if self._metrics is None else self._metrics.tolist()
+        logs: dict[str, float] = master.logs(self._loss / max(1, self.samples), metrics)
+        return logs
+
+
+class Stages:
+    """The workers' stage, started again when it fails, and who of its workers holds which rank.
+
+    Args:
+        run: Id of the run; workers of another one are refused.
+        num_workers: Ranks.
+        restart: Starts the stage of a generation; returns what cancels it.
+        max_failures: How often a stage may fail within one epoch.
+    """
+
+    def __init__(
+        self, run: str, num_workers: int, restart: Callable[[int], Callable[[], None]], max_failures: int
+    ) -> None:
+        self.condition = threading.Condition()
+        self.num_workers = num_workers
+        self.num_failures = 0
+        self.has_begun = False
+        self.on_restart: Callable[[], None] = lambda: None
+        self._run, self._restart, self._max_failures = run, restart, max_failures
+        self._generation = -1
+        self._cancel: Callable[[], None] = lambda: None
+        self._places: dict[int, Place] = {}
+        self._failure: BaseException | None = None
+        self._stage_error: BaseException | None = None
+        self._lost_at: float | None = None
+        self._failures_of_epoch = 0
+
+    # With the condition held.
+
+    def enter(self, header: Mapping[str, Any], *, replace: bool) -> Place:
+        """Give a worker the place of its rank.
+
+        Args:
+            header: Of its first message.
+            replace: Whether it may take the place of another one, as a retried task does.
+
+        Raises:
+            Superseded: It is not a worker of this run and generation, or its rank is taken.
+        """
+        rank = header.get("rank")
+        if header.get("run") != self._run or header.get("generation") != self._generation:
+            raise Superseded("this run or attempt is over")
+        if "error" in header:
+            self.fail(_own_words(f"worker {rank}: {header['error']}"))
+            raise Superseded("the run is over")
+        if (
+            not isinstance(rank, int)
+            or not 0 <= rank < self.num_workers
+            or (rank in self._places and not replace)
+        ):
+            raise Superseded(f"rank {rank!r} is not free")
+        self._places[rank] = Place(rank, header)
+        self._lost_at = None
+        self.condition.notify_all()
+        return self._places[rank]
+
+    def holder(self, ticket: object) -> Place:
+        """The worker of a ticket.
+
+        Raises:
+            Superseded: Another one holds its rank by now.
+        """
+        if not isinstance(ticket, Place) or self._places.get(ticket.rank) is not ticket:
+            raise Superseded("another worker has this one's place")
+        return ticket
+
+    def fail(self, error: BaseException) -> None:
+        """End the run with this error."""
+        self._failure = self._failure or error
+        self.condition.notify_all()
+
+    # Called without it.
+
+    def error(self, ticket: object, text: str) -> None:
+        """A worker's own computation failed: it would fail again."""
+        with self.condition:
+            if self._holds(ticket):
+                assert isinstance(ticket, Place)
+                self.fail(_own_words(f"an exception in worker {ticket.rank}:\n{text.rstrip()}\n"))
+
+    def lost(self, ticket: object, why: str) -> None:
+        """A connection broke. Spark is given some time to notice that the task is gone."""
+        with self.condition:
+            if self._holds(ticket):
+                assert isinstance(ticket, Place)
+                _log.warning("lost worker %d: %s", ticket.rank, why)
+                self._lost_at = time.monotonic()
+                self.condition.notify_all()
+
+    def stage_ended(self, generation: int, error: BaseException | None) -> None:
+        """The stage of a generation is over."""
+        with self.condition:
+            if generation == self._generation:
+                self._stage_error = error or RuntimeError("the stage ended before its work")
+                self.condition.notify_all()
+
+    def gather(self) -> list[Mapping[str, Any]]:
+        """Start the stage and wait until every worker has said who it is; their headers, by rank."""
+        self._start()
+        self.wait(lambda: len(self._places) == self.num_workers)
+        return [self._places[rank].header for rank in range(self.num_workers)]
+
+    def new_epoch(self) -> None:
+        """Give the stage its full budget of failures again."""
+        self._failures_of_epoch = 0
+
+    def close(self) -> None:
+        """Refuse whoever comes now."""
+        with self.condition:
+            self._generation += 1
+
+    def wait(self, done: Callable[[], bool]) -> None:
+        """Wait until `done`, which is asked with the condition held; start the stage again when it has failed.
+
+        Raises:
+            TrainingError: The run cannot go on.
+        """
+        while True:
+            cancel = False
+            with self.condition:
+                if self._failure is not None:
+                    raise self._failure
+                if done():
+                    return
+                error = self._stage_error
+                if error is None:
+                    if self._lost_at is not None and time.monotonic() - self._lost_at > _GRACE_SECONDS:
+                        cancel, self._lost_at = True, None
+                    else:
+                        self.condition.wait(1.0)
+            if cancel:
+                _log.warning("Spark has not noticed that a worker is gone; cancelling the stage")
+                self._cancel()
+            if error is not None:
+                self._count_failure(error)
+                self._start()
+
+    def _holds(self, ticket: object) -> bool:
+        return isinstance(ticket, Place) and self._places.get(ticket.rank) is ticket
+
+    def _start(self) -> None:
+        with self.condition:
+            self.on_restart()
+            self._places.clear()
+            self._lost_at = self._stage_error = None
+            self._generation += 1
+            generation = self._generation
+        self._cancel = self._restart(generation)
+
+    def _count_failure(self, error: BaseException) -> None:
+        self.num_failures += 1
+        self._failures_of_epoch += 1
+        reason = in_brief(error)
+        if not self.has_begun or self._failures_of_epoch > self._max_failures:
+            raise TrainingError(
+                f"the workers' stage failed {self._failures_of_epoch} times in one epoch, at last with: {reason}",
+                f"at most {self._max_failures} failures an epoch, and workers that start",
+                "Look into the executors' logs; memory (spark.executor.memoryOverhead) is the most frequent cause",
+            ) from error
+        _log.warning("the workers' stage failed (%s); starting it again where it was", reason)
+
+
+def in_brief(error: BaseException) -> str:
+    """What failed in one line: of a Python worker's traceback its last line, and no Java frames."""
+    lines = [line.strip() for line in str(error).split("\n\tat ")[0].splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    is_traceback = any(line.startswith("Traceback") for line in lines)
+    return (lines[-1] if is_traceback else lines[0])[:500]
+
+
+def _own_words(found: str) -> TrainingError:
+    return TrainingError(
+        found,
+        "a computation that ends",
+        "Mend what it names; it was not tried again, since it would fail again",
+    )

@@ -1,0 +1,537 @@
+"""From a corpus to a version: options of a run, imported networks, what is published, what is refused."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from pyspark.ml import PipelineModel
+from pyspark.sql import SparkSession
+
+from seedlings_spark import config, corpus, features, files, fingerprint, images, pipeline, reading, schema
+from seedlings_spark.corpus import Corpus
+from seedlings_spark.errors import CorpusError, NetworkError, OptionError, SeedlingsError, StoreError
+from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
+from seedlings_spark.store import ModelStore, ModelVersion, table
+
+SIZE = (8, 8)
+CLASSES = ["Charlock", "Fat Hen", "Maize"]
+
+
+def network(size: tuple[int, ...] = (*SIZE, 3), outputs: int = 3, activation: str = "softmax") -> Any:
+    return keras.Sequential(
+        [keras.Input(size), layers.Flatten(), layers.Dense(outputs, activation=activation)], name="tiny"
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """3 species with 12 images each."""
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = np.random.default_rng(0)
+    for species in CLASSES:
+        for number in range(12):
+            file = folder / "images" / species / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(images.encode_png(draw.integers(0, 256, (9, 9, 3), dtype=np.uint8)))
+    task = reading.DecodeTask(SIZE, "stretch", images.FORMATS, 10_000, 100_000)
+    return corpus.prepare(
+        spark,
+        files.qualify(str(folder / "images")),
+        files.qualify(str(folder / "corpus")),
+        task,
+        split_policy="stratified",
+        shares={"train": 0.5, "validation": 0.25, "test": 0.25},
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(files.qualify(str(tmp_path / "a store")), "seedlings")
+
+
+def imported(
+    store: ModelStore, folder: Path, *, promote: bool = True, classes: Any = CLASSES
+) -> ModelVersion:
+    network().save(folder / "tiny.keras")
+    return pipeline.import_network(store, str(folder / "tiny.keras"), classes, aspect="pad", promote=promote)
+
+
+def edited(prepared: Corpus, **changes: Any) -> Corpus:
+    return dataclasses.replace(prepared, manifest={**prepared.manifest, **changes})
+
+
+# --- Importing a network
+
+
+@pytest.mark.parametrize("classes", [CLASSES[:2], [*CLASSES, "Scentless Mayweed"], ["one"]])
+def test_another_number_of_classes_is_refused(
+    spark: SparkSession, store: ModelStore, tmp_path: Path, classes: list[str]
+) -> None:
+    with pytest.raises(NetworkError, match=rf"gives \(3,\), for {len(classes)} class names"):
+        imported(store, tmp_path, classes=classes)
+    assert not files.exists(store.directory)
+
+
+@pytest.mark.parametrize("classes", [["Maize", "Maize", "Charlock"], ["Maize", "", "Charlock"]])
+def test_class_names_that_are_not_different_names_are_refused(
+    spark: SparkSession, store: ModelStore, tmp_path: Path, classes: list[str]
+) -> None:
+    with pytest.raises(OptionError, match="--classes 'Maize'"):
+        imported(store, tmp_path, classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("made", "found"),
+    [
+        (lambda: network((8, 8, 1)), r"takes \(8, 8, 1\)"),
+        (lambda: network((192,)), r"takes \(192,\)"),
+        (lambda: network((2, 8, 8, 3)), r"takes \(2, 8, 8, 3\)"),
+        (
+            lambda: keras.Sequential([keras.Input((8, 8, 3)), layers.Dense(3, activation="softmax")]),
+            r"\(8, 8, 3\), for",
+        ),
+        (lambda: network(activation="linear"), "outputs are from"),
+        (lambda: network(activation="sigmoid"), "add up to"),
+    ],
+    ids=["grey", "vector", "video", "a mask", "no softmax", "sigmoid"],
+)
+def test_a_network_that_is_no_image_classifier_is_refused(
+    spark: SparkSession, store: ModelStore, tmp_path: Path, made: Any, found: str
+) -> None:
+    made().save(tmp_path / "other.keras")
+    with pytest.raises(NetworkError, match=found) as caught:
+        pipeline.import_network(store, str(tmp_path / "other.keras"), CLASSES, aspect="pad", promote=True)
+    assert str(tmp_path / "other.keras") in caught.value.found  # its own name, not that of a copy
+    assert not files.exists(store.directory)
+
+
+def test_a_network_whose_weights_are_not_finite_is_refused(
+    spark: SparkSession, store: ModelStore, tmp_path: Path
+) -> None:
+    broken = network()
+    broken.layers[-1].bias.assign([0.0, math.nan, 0.0])
+    broken.save(tmp_path / "broken.keras")
+    with pytest.raises(NetworkError, match="add up to nan"):
+        pipeline.import_network(store, str(tmp_path / "broken.keras"), CLASSES, aspect="pad", promote=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("absent.keras", "no file"), ("text.keras", r"no \.keras file"), ("text.json", "does not end in")],
+)
+def test_what_is_no_network_file_is_refused_by_its_name(
+    spark: SparkSession, store: ModelStore, tmp_path: Path, name: str, found: str
+) -> None:
+    for text in ("text.keras", "text.json"):
+        (tmp_path / text).write_text("{}")
+    with pytest.raises(NetworkError, match=found) as caught:
+        pipeline.import_network(store, str(tmp_path / name), CLASSES, aspect="pad", promote=True)
+    assert str(tmp_path / name) in caught.value.found
+
+
+def test_an_imported_network_predicts_what_it_did(
+    spark: SparkSession, store: ModelStore, tmp_path: Path
+) -> None:
+    version = imported(store, tmp_path)
+    assert version.classes == tuple(CLASSES)
+    assert version.image_size == SIZE
+    assert version.manifest["aspect"] == "pad"
+    assert version.manifest["precision"] == "float32"
+    assert version.manifest["imported_from"] == str(tmp_path / "tiny.keras")
+    assert set(version.manifest["versions"]) >= {"keras", "tensorflow", "numpy"}
+    pixels = np.random.default_rng(0).integers(0, 256, (6, *SIZE, 3), dtype=np.uint8)
+    rows = spark.createDataFrame(
+        [(place, bytearray(each.tobytes())) for place, each in enumerate(pixels)], "place int, image binary"
+    )
+    model = PipelineModel.load(version.pipeline_path)
+    found = model.transform(rows).orderBy("place").collect()
+    expected = keras.saving.load_model(tmp_path / "tiny.keras").predict(pixels.astype("float32"), verbose=0)
+    np.testing.assert_allclose([row.probability.toArray() for row in found], expected, atol=1e-6)
+    assert [row.predicted_species for row in found] == [CLASSES[place] for place in expected.argmax(axis=1)]
+
+
+def test_versions_are_imported_promoted_and_rolled_back(
+    spark: SparkSession, store: ModelStore, tmp_path: Path
+) -> None:
+    with pytest.raises(StoreError, match="no store"):
+        table(store)
+    first = imported(store, tmp_path, promote=False)
+    with pytest.raises(StoreError, match="no version of seedlings .* is promoted"):
+        store.resolve()
+    store.promote(first.version)
+    second = imported(store, tmp_path)
+    assert store.resolve().version == second.version == "v0002"
+    lines = table(store).splitlines()
+    assert lines[0].split() == ["version", "created", "validation", "accuracy", "classes"]
+    assert [line.split()[:-1] for line in lines[1:]] == [
+        ["v0001", first.manifest["created"], "-"],
+        ["*", "v0002", second.manifest["created"], "-"],
+    ]
+    assert {line.split()[-1] for line in lines[1:]} == {"3"}
+    assert store.rollback().version == "v0001"
+    assert [line[0] for line in table(store).splitlines()[1:]] == ["*", " "]
+    assert store.verify("v0002").version == "v0002"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "shown"),
+    [
+        ({"val_accuracy": 0.87654}, "0.8765"),
+        ({"val_accuracy": None}, "-"),
+        ({}, "-"),
+        (None, "-"),
+        ({"val_accuracy": 1.0}, "1.0000"),
+    ],
+)
+def test_the_table_of_versions_shows_the_validation_accuracy(
+    store: ModelStore, metrics: Any, shown: str
+) -> None:
+    manifest = {"classes": CLASSES, "metrics": metrics}
+    store.publish(lambda folder: files.write_bytes(f"{folder}/network.keras", b"x"), manifest)
+    header, line = table(store).splitlines()
+    assert line.split() == ["*", "v0001", store.resolve().manifest["created"], shown, "3"]
+    assert header.index("validation") == line.index(shown)
+
+
+# --- Publishing what was trained
+
+
+def published(store: ModelStore, history: dict[str, list[float]], **options: Any) -> ModelVersion:
+    last = SeedlingsModel.from_network(network(), CLASSES)
+    last._take(last.network_bytes, history, {"rows": [3, 4], "loss": math.inf})
+    about = {"image_size": list(SIZE), "aspect": "crop", "options": options}
+    return pipeline.publish(store, PipelineModel([last]), about=about, promote=True)
+
+
+def test_metrics_that_are_not_finite_are_published_as_null(spark: SparkSession, store: ModelStore) -> None:
+    history = {"loss": [1.5, math.nan], "accuracy": [0.25, math.inf], "val_accuracy": [0.5, math.nan]}
+    version = published(store, history)
+    manifest = json.loads(files.read_text(version.manifest_path), parse_constant=pytest.fail)
+    assert manifest["metrics"] == {"loss": None, "accuracy": None, "val_accuracy": None}
+    assert manifest["history"]["loss"] == [1.5, None]
+    assert manifest["training"] == {"rows": [3, 4], "loss": None}
+    written = files.read_text(files.join(version.report_path, "history.json"))
+    assert json.loads(written, parse_constant=pytest.fail) == manifest["history"]
+    assert files.read_bytes(files.join(version.report_path, "learning_curves.png")).startswith(b"\x89PNG")
+    assert ("val_accuracy", "not finite") in pipeline.summary(version, "file:///run", promoted=True)
+    assert table(store).splitlines()[1].split()[-2] == "-"
+
+
+@pytest.mark.parametrize(
+    ("patience", "losses", "kept"),
+    [
+        (0, [3.0, 1.0, 2.0], 2),
+        (2, [3.0, 1.0, 2.0], 1),
+        (2, [3.0, 1.0, 1.0], 1),
+        (2, [math.nan, 4.0, math.nan], 1),
+        (2, [math.nan, math.nan, math.nan], 2),
+    ],
+)
+def test_the_published_metrics_are_those_of_the_published_weights(
+    spark: SparkSession, store: ModelStore, patience: int, losses: list[float], kept: int
+) -> None:
+    accuracies = [0.1, 0.2, 0.3]
+    version = published(store, {"val_loss": losses, "val_accuracy": accuracies}, patience=patience)
+    assert version.manifest["metrics"]["val_accuracy"] == accuracies[kept]
+
+
+def test_early_stopping_keeps_the_epoch_that_the_published_metrics_are_of() -> None:
+    model, losses = network(), iter([3.0, 1.0, 2.0, 1.0, 5.0])
+    stopping = pipeline.callbacks("file:///unused", patience=3)[1]
+    stopping.set_model(model)
+    stopping.on_train_begin()
+    for epoch, loss in enumerate(losses):
+        model.layers[-1].bias.assign(np.full(3, epoch, "float32"))
+        stopping.on_epoch_end(epoch, {"val_loss": loss})
+    stopping.on_train_end()
+    kept = pipeline._epoch_of_weights({"val_loss": [3.0, 1.0, 2.0, 1.0, 5.0]}, {"patience": 3})
+    assert np.asarray(model.layers[-1].bias).tolist() == [kept] * 3
+
+
+def test_without_patience_nothing_stops_early() -> None:
+    assert [type(each).__name__ for each in pipeline.callbacks("file:///run", 0)] == ["RunRecord"]
+
+
+# --- A run
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 7])
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_the_number_of_steps_is_that_of_the_largest_shard(
+    spark: SparkSession, num_workers: int, batch_size: int
+) -> None:
+    hashes = [hashlib.sha256(bytes([place])).hexdigest() for place in range(150)]
+    splits = ["validation" if place % 5 == 0 else "train" for place in range(150)]
+    rows = spark.createDataFrame(list(zip(hashes, splits, strict=True)), "content_hash string, split string")
+    shards = [
+        fingerprint.shard_of(each, num_workers)
+        for each, split in zip(hashes, splits, strict=True)
+        if split == "train"
+    ]
+    largest = max(shards.count(rank) for rank in range(num_workers))
+    expected = 3 * math.ceil(largest / batch_size)
+    assert pipeline.num_steps(rows, num_workers, batch_size, 3) == expected
+
+
+def test_without_images_there_are_no_steps(spark: SparkSession) -> None:
+    empty = spark.createDataFrame([], "content_hash string, split string")
+    assert pipeline.num_steps(empty, 2, 8, 5) == 0
+
+
+def rates(
+    num_steps: int, learning_rate: float = 0.5, schedule: str = "cosine", name: str = "sgd"
+) -> list[float]:
+    made = keras.optimizers.deserialize(pipeline.optimizer(name, learning_rate, schedule, num_steps))
+    found = []
+    for step in range(num_steps + 1):
+        made.iterations.assign(step)
+        found.append(float(np.asarray(made.learning_rate)))
+    return found
+
+
+@pytest.mark.parametrize("num_steps", [40, 200, 1000])
+def test_the_cosine_rises_and_then_falls_to_zero_at_the_end(num_steps: int) -> None:
+    found = rates(num_steps)
+    warm_up = round(0.05 * num_steps)
+    expected = [
+        0.5 / warm_up + (0.5 - 0.5 / warm_up) * step / warm_up
+        if step < warm_up
+        else 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (num_steps - warm_up))) / 2
+        for step in range(num_steps + 1)
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert max(found) == found[warm_up] == 0.5
+    assert found[-1] == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 20])
+def test_the_first_step_of_a_short_run_is_not_lost(num_steps: int) -> None:
+    assert rates(num_steps)[0] == 0.5
+    assert all(rate > 0 for rate in rates(num_steps)[:-1])
+
+
+def test_a_constant_rate_is_constant() -> None:
+    assert set(rates(10, 0.25, "constant")) == {0.25}
+    config_ = pipeline.optimizer("adam", 0.25, "constant", 10)
+    assert config_["class_name"] == "Adam"
+    assert config_["config"]["learning_rate"] == 0.25
+
+
+@pytest.mark.parametrize("name", ["adam", "Adam", "sgd", "rmsprop", "adamw", "nadam", "lion"])
+@pytest.mark.parametrize("schedule", pipeline.SCHEDULES)
+def test_an_optimizers_configuration_survives_json(name: str, schedule: str) -> None:
+    made = pipeline.optimizer(name, 0.125, schedule, 100)
+    again = keras.optimizers.deserialize(json.loads(json.dumps(made)))
+    assert type(again).__name__.lower() == name.lower()
+    again.iterations.assign(5)
+    assert float(np.asarray(again.learning_rate)) == 0.125
+
+
+@pytest.mark.parametrize("name", ["", "nonsense", "Optimizer", "LossScaleOptimizer", "keras.optimizers.Adam"])
+def test_an_unknown_optimizer_is_refused_by_name(name: str) -> None:
+    with pytest.raises(OptionError, match="--optimizer") as caught:
+        pipeline.optimizer(name, 0.1, "cosine", 10)
+    assert name in caught.value.found
+
+
+def test_an_unknown_schedule_is_refused_by_name() -> None:
+    with pytest.raises(OptionError, match="--schedule linear"):
+        pipeline.optimizer("adam", 0.1, "linear", 10)
+
+
+def test_the_schedules_are_those_of_the_options() -> None:
+    choices = next(
+        field.metadata for field in dataclasses.fields(config.TrainOptions) if field.name == "schedule"
+    )
+    assert set(choices["choices"]) == set(pipeline.SCHEDULES)
+
+
+def test_a_used_folder_is_refused_for_a_run(tmp_path: Path) -> None:
+    run = files.qualify(str(tmp_path / "a run"))
+    pipeline.begin_run(run, {"seed": 7, "options": {"epochs": 3}})
+    record = json.loads(files.read_text(files.join(run, "run.json")))
+    assert record["seed"] == 7
+    assert record["versions"]["keras"] == keras.__version__
+    with pytest.raises(OptionError, match="where a run has been recorded") as caught:
+        pipeline.begin_run(run, {"seed": 8})
+    assert caught.value.remedy == "Give another --run"
+    assert json.loads(files.read_text(files.join(run, "run.json"))) == record
+
+
+def test_the_metrics_of_each_epoch_are_a_line_of_json(tmp_path: Path) -> None:
+    path = files.qualify(str(tmp_path / "run" / "metrics.jsonl"))
+    record = pipeline.RunRecord(path)
+    record.on_epoch_end(0, {"loss": 0.5})
+    record.on_epoch_end(1, {"loss": math.nan})
+    record.on_epoch_end(2)
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in files.read_text(path).splitlines()]
+    assert [(line["epoch"], line.get("loss", "absent")) for line in lines] == [
+        (1, 0.5),
+        (2, None),
+        (3, "absent"),
+    ]
+
+
+# --- The corpus of a run
+
+
+def test_a_species_without_a_training_image_is_refused_by_name(spark: SparkSession, prepared: Corpus) -> None:
+    counts = {
+        **prepared.manifest["images_of_species"],
+        "Black-grass": {"train": 0, "validation": 2, "test": 1},
+    }
+    with pytest.raises(CorpusError, match="no training image of Black-grass") as caught:
+        pipeline.training_images(spark, edited(prepared, images_of_species=counts))
+    assert "stratified" in caught.value.remedy
+
+
+def test_train_and_validation_images_are_given_and_the_latter_marked(
+    spark: SparkSession, prepared: Corpus
+) -> None:
+    rows = pipeline.training_images(spark, prepared)
+    assert rows.columns == [*schema.CORPUS.names, pipeline.HELD_OUT]
+    counts = {
+        tuple(row)[:2]: row["count"] for row in rows.groupBy("split", pipeline.HELD_OUT).count().collect()
+    }
+    assert counts == {("train", False): 18, ("validation", True): 9}
+
+
+@pytest.mark.parametrize("scaler", ["none", "channel", "pixel"])
+def test_the_pipeline_is_indexer_standardiser_and_estimator(prepared: Corpus, scaler: str) -> None:
+    estimator = SeedlingsEstimator()
+    stages = pipeline.pipeline(prepared, estimator, scaler=scaler, scaler_images=5).getStages()
+    assert stages[-1] is estimator
+    assert stages[0].getOrDefault("stringOrderType") == "alphabetAsc"
+    assert estimator.getOrDefault("validationIndicatorCol") == pipeline.HELD_OUT
+    assert estimator.getOrDefault("labelCol") == schema.LABEL
+    if scaler == "none":
+        assert len(stages) == 2
+        assert estimator.getOrDefault("featuresCol") == schema.IMAGE
+        return
+    _, standardizer, _ = stages
+    assert isinstance(standardizer, features.ImageStandardizer)
+    assert estimator.getOrDefault("featuresCol") == standardizer.getOrDefault("outputCol")
+    found = {
+        name: standardizer.getOrDefault(name) for name in ("poolBy", "maxImages", "imageSize", "heldOutCol")
+    }
+    assert found == {"poolBy": scaler, "maxImages": 5, "imageSize": [8, 8], "heldOutCol": pipeline.HELD_OUT}
+
+
+@pytest.mark.parametrize("name", ["plain", "residual"])
+def test_a_named_network_for_too_small_images_is_refused(prepared: Corpus, name: str) -> None:
+    with pytest.raises(OptionError, match="images of 8x8 pixels"):
+        pipeline.set_network(SeedlingsEstimator(), name, prepared)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".json"])
+@pytest.mark.parametrize(("size", "outputs"), [((9, 8, 3), 3), ((8, 8, 1), 3), ((8, 8, 3), 4)])
+def test_a_network_file_that_does_not_fit_the_corpus_is_refused(
+    prepared: Corpus, tmp_path: Path, size: tuple[int, ...], outputs: int, suffix: str
+) -> None:
+    file = tmp_path / f"other{suffix}"
+    other = network(size, outputs)
+    if suffix == ".keras":
+        other.save(file)
+    else:
+        file.write_text(other.to_json())
+    with pytest.raises(NetworkError, match=rf"other\{suffix}, which takes") as caught:
+        pipeline.set_network(SeedlingsEstimator(), str(file), prepared)
+    assert "(8, 8, 3) and gives 3 outputs" in caught.value.expected
+
+
+def test_a_network_file_is_taken_with_its_weights_and_json_without(prepared: Corpus, tmp_path: Path) -> None:
+    made = network()
+    made.save(tmp_path / "tiny.keras")
+    (tmp_path / "tiny.json").write_text(made.to_json())
+    for name in ("tiny.keras", f"file://{tmp_path}/tiny.keras"):
+        path = name if name.startswith("file:") else str(tmp_path / name)
+        estimator = SeedlingsEstimator()
+        pipeline.set_network(estimator, path, prepared)
+        assert all(
+            np.array_equal(*pair)
+            for pair in zip(estimator._initial_weights or [], made.get_weights(), strict=True)
+        )
+    estimator = SeedlingsEstimator()
+    pipeline.set_network(estimator, str(tmp_path / "tiny.json"), prepared)
+    assert estimator._initial_weights is None
+    assert json.loads(estimator.get_keras_model_config())["config"]["name"] == "tiny"
+
+
+def test_a_missing_network_file_is_said_to_be_missing(prepared: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match=r"no file .*absent\.keras"):
+        pipeline.set_network(SeedlingsEstimator(), str(tmp_path / "absent.keras"), prepared)
+
+
+# --- Evaluating
+
+
+@pytest.fixture(scope="module")
+def version(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> ModelVersion:
+    folder = tmp_path_factory.mktemp("evaluated")
+    return imported(ModelStore(files.qualify(str(folder / "store")), "seedlings"), folder)
+
+
+def test_a_corpus_of_another_image_size_is_refused_with_both(
+    spark: SparkSession, prepared: Corpus, version: ModelVersion
+) -> None:
+    with pytest.raises(CorpusError, match="images of 16x8 pixels") as caught:
+        pipeline.predictions(spark, version, edited(prepared, image_size=[16, 8]), "test")
+    assert caught.value.expected.startswith("images of 8x8")
+    assert "--image-size 8" in caught.value.remedy
+
+
+def test_a_split_without_images_is_refused(
+    spark: SparkSession, prepared: Corpus, version: ModelVersion
+) -> None:
+    counts = {**prepared.manifest["images_of_split"], "test": 0}
+    with pytest.raises(CorpusError, match="no image in the split 'test'"):
+        pipeline.predictions(spark, version, edited(prepared, images_of_split=counts), "test")
+
+
+def test_species_that_the_model_does_not_know_are_refused_by_name(
+    spark: SparkSession, prepared: Corpus, version: ModelVersion
+) -> None:
+    counts = {
+        **prepared.manifest["images_of_species"],
+        "Black-grass": {"train": 5, "validation": 1, "test": 0},
+    }
+    strange = edited(prepared, images_of_species=counts)
+    with pytest.raises(CorpusError, match="images of Black-grass in the split 'validation'") as caught:
+        pipeline.predictions(spark, version, strange, "validation")
+    assert "Charlock, Fat Hen, Maize" in caught.value.expected
+    assert pipeline.predictions(spark, version, strange, "test").count() == 9  # none of them there
+
+
+def test_predictions_stand_beside_the_true_species(
+    spark: SparkSession, prepared: Corpus, version: ModelVersion
+) -> None:
+    rows = pipeline.predictions(spark, version, prepared, "test")
+    assert {schema.SPECIES, schema.PREDICTED_SPECIES, schema.PROBABILITY} <= set(rows.columns)
+    found = rows.collect()
+    assert len(found) == 9
+    assert {row.predicted_species for row in found} <= set(CLASSES)
+    about = pipeline.about_evaluation(version, prepared, "test")
+    assert about["corpus_fingerprint"] == prepared.fingerprint
+    assert about["trained_on_this_corpus"] is False
+
+
+def test_every_refusal_has_three_parts(prepared: Corpus, tmp_path: Path) -> None:
+    (tmp_path / "text.keras").write_text("no network")
+    calls: list[Any] = [
+        lambda: pipeline.optimizer("none", 1, "constant", 1),
+        lambda: pipeline.set_network(SeedlingsEstimator(), "vgg", prepared),
+        lambda: pipeline.set_network(SeedlingsEstimator(), str(tmp_path / "text.keras"), prepared),
+    ]
+    for call in calls:
+        with pytest.raises(SeedlingsError) as caught:
+            call()
+        assert caught.value.found
+        assert caught.value.expected
+        assert caught.value.remedy

@@ -1,0 +1,461 @@
+"""Every listed file ends as exactly one row, whatever its name, its content or its file system."""
+
+import hashlib
+import os
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from seedlings_spark import files, images, reading, schema
+from seedlings_spark.errors import InputError
+
+TASK = reading.DecodeTask((8, 8), "crop", images.FORMATS, images.MAX_PIXELS, 2_000)
+# What HDFS allows, too.
+NAMES = [
+    "plain.png",
+    "_begins with an underscore.png",
+    ".hidden.png",
+    "_a=b.png",
+    "copied.png._COPYING_",
+    "_metadata",
+    " leading and trailing ",
+    'it\'s "quoted".png',
+    "caf\N{LATIN SMALL LETTER E WITH ACUTE}.png",
+    "cafe\N{COMBINING ACUTE ACCENT}.png",
+    "100%.png",
+    "a%20b.png",
+    "50%25.png",
+    "#1.png",
+    "why?.png",
+    "a+b&c=d;e,f.png",
+    "line\nbreak.png",
+    "ends with a line break\n",
+    "seedling \N{SEEDLING}.png",
+    "{a,b}[0-9]*.png",
+    "back\\slash.png",
+    "no extension",
+]
+LOCAL_NAMES = [*NAMES, "12:30.png", "file:name.png"]
+
+
+def png(number: int, side: int = 10) -> bytes:
+    """A picture of its own for every number, of 400 bytes."""
+    return images.encode_png(np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8))
+
+
+def write(root: Path, path: str, content: bytes) -> Path:
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content)
+    return target
+
+
+def write_hostile(root: Path, names: list[str]) -> dict[str, tuple[str | None, str | None]]:
+    """A folder of hostile files; of each path below it the (species, reason) that it shall end with."""
+    expected: dict[str, tuple[str | None, str | None]] = {}
+    for number, name in enumerate(names):
+        write(root, f"Maize/{name}", png(number))
+        expected[f"Maize/{name}"] = ("Maize", None)
+    for path, content, reason in [
+        ("top.png", png(100), None),
+        ("Fat Hen/deep/er/still/1.png", png(101), None),
+        ("_hidden folder/1.png", png(102), None),
+        (".hidden folder/sub/1.png", png(103), None),
+        ("a=1/b=2/1.png", png(104), None),
+        ("Fat Hen/copy of 101.png", png(101), None),
+        ("Fat Hen/empty.png", b"", "empty"),
+        ("Fat Hen/_empty.png", b"", "empty"),
+        ("Fat Hen/notes.txt", b"not a picture\n", "not_an_image"),
+        ("Fat Hen/Thumbs.db", bytes(range(256)), "not_an_image"),
+        ("Fat Hen/cut.png", png(105)[:200], "truncated"),
+        ("Fat Hen/.cut.png", png(105)[:201], "truncated"),
+        ("Fat Hen/long.png", png(106, 40), "too_large"),
+        ("Fat Hen/_long.png", png(106, 40), "too_large"),
+        ("Fat Hen/exactly.png", png(107) + bytes(2_000 - len(png(107))), None),
+        ("Fat Hen/one more.png", png(107) + bytes(2_001 - len(png(107))), "too_large"),
+    ]:
+        write(root, path, content)
+        expected[path] = (path.split("/")[0] if "/" in path else None, reason)
+    return expected
+
+
+def rows_below(root: str, table: DataFrame) -> dict[str, Any]:
+    rows = table.collect()
+    assert table.columns == schema.DECODED.names
+    assert len({row[schema.PATH] for row in rows}) == len(rows)
+    assert all(row[schema.PATH].startswith(root + "/") for row in rows)
+    return {row[schema.PATH][len(root) + 1 :]: row for row in rows}
+
+
+def read(spark: SparkSession, root: str, task: reading.DecodeTask = TASK) -> dict[str, Any]:
+    """Path below the root -> row."""
+    root = files.qualify(root)
+    listing = reading.listing_table(spark, reading.walk(root, by_folder=True)).persist()
+    with reading.batches(spark):
+        return rows_below(root, reading.decode_all(spark, listing, root, task))
+
+
+def outcome(rows: dict[str, Any]) -> dict[str, tuple[str | None, str | None]]:
+    return {path: (row[schema.SPECIES], row[schema.REASON]) for path, row in rows.items()}
+
+
+@pytest.fixture
+def mount(spark: SparkSession, tmp_path: Path) -> Iterator[Callable[[Path], str]]:
+    """Mounts a local folder on a file system that is not local, and gives its URI."""
+    configuration = spark.sparkContext._jsc.hadoopConfiguration()
+    keys = []
+
+    def mounted(folder: Path) -> str:
+        authority = f"test-{uuid.uuid4().hex}"  # Hadoop keeps file systems by their authority
+        keys.append(f"fs.viewfs.mounttable.{authority}.link./data")
+        configuration.set(keys[-1], f"file://{folder}")
+        return f"viewfs://{authority}/data"
+
+    yield mounted
+    for key in keys:
+        configuration.unset(key)
+
+
+# --- local files ----------------------------------------------------------------------------------------
+
+
+def test_every_listed_file_ends_as_one_row_whatever_its_name(spark: SparkSession, tmp_path: Path) -> None:
+    root = tmp_path / 'a "root" with {a,b}[0-9]* 100%25 é'
+    expected = write_hostile(root, LOCAL_NAMES)
+    (root / "Maize" / "dangling.png").symlink_to(tmp_path / "nowhere.png")
+    (root / "Maize" / "linked.png").symlink_to(root / "Maize" / "plain.png")
+    os.mkfifo(root / "Maize" / "pipe.png")
+    (root / os.fsdecode(b"Maize/caf\xe9.png")).write_bytes(png(1))
+    for name, reason in [
+        ("dangling.png", "unreadable"),
+        ("linked.png", None),
+        ("pipe.png", "unreadable"),
+        ("caf\\xe9.png", "unreadable"),
+    ]:
+        expected[f"Maize/{name}"] = ("Maize", reason)
+    rows = read(spark, str(root))
+    assert outcome(rows) == expected
+    assert rows["Maize/dangling.png"][schema.DETAIL] == "dangling link"
+    assert rows["Maize/dangling.png"][schema.STAGE] == "list"
+    assert rows["Maize/caf\\xe9.png"][schema.DETAIL] == "the name is not UTF-8"
+    assert rows["Fat Hen/empty.png"][schema.STAGE] == "list"
+    assert rows["Fat Hen/long.png"][schema.DETAIL] == "4,908 bytes, at most 2,000"
+    assert rows["Fat Hen/notes.txt"][schema.STAGE] == "decode"
+
+
+def test_a_row_has_the_hash_of_the_bytes_and_the_pixels_of_the_decoder(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    task = reading.DecodeTask((4, 6), "pad", ("png",), 1_000, 2_000)
+    contents = {f"Maize/{number}.png": png(number, 10 + number) for number in range(5)}
+    contents["Maize/text.png"] = b"text"
+    for path, content in contents.items():
+        write(tmp_path, path, content)
+    rows = read(spark, str(tmp_path), task)
+    assert rows.keys() == contents.keys()
+    for path, content in contents.items():
+        assert rows[path][schema.CONTENT_HASH] == hashlib.sha256(content).hexdigest()
+        if path != "Maize/text.png":
+            pixels = images.decode(content, (4, 6), aspect="pad")
+            assert bytes(rows[path][schema.IMAGE]) == pixels.tobytes()
+    assert rows["Maize/text.png"][schema.IMAGE] is None
+
+
+def test_a_file_deleted_after_it_was_listed_is_a_reject(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, "Maize/1.png", png(1))
+    gone = write(tmp_path, "Maize/2.png", png(2))
+    replaced = write(tmp_path, "Maize/3.png", png(3))
+    shrunk = write(tmp_path, "Maize/4.png", png(4))
+    root = f"file://{tmp_path}"
+    listing = reading.listing_table(spark, reading.walk(root, by_folder=True)).persist()
+    assert listing.count() == 4
+    gone.unlink()
+    replaced.unlink()
+    os.mkfifo(replaced)
+    shrunk.write_bytes(b"")
+    rows = rows_below(root, reading.decode_all(spark, listing, root, TASK))
+    assert outcome(rows) == {
+        "Maize/1.png": ("Maize", None),
+        "Maize/2.png": ("Maize", "unreadable"),
+        "Maize/3.png": ("Maize", "unreadable"),
+        "Maize/4.png": ("Maize", "empty"),
+    }
+    assert rows["Maize/2.png"][schema.DETAIL] == "No such file or directory"
+    assert {rows[f"Maize/{number}.png"][schema.STAGE] for number in (2, 3, 4)} == {"read"}
+
+
+def test_a_file_that_is_too_long_is_not_even_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = write(tmp_path, "long.png", png(1, 40))
+    row = {schema.PATH: f"file://{long}", schema.LENGTH: 4_908, schema.SPECIES: None, schema.DETAIL: None}
+
+    def fail(*_: object) -> bytes:
+        raise AssertionError("the file was opened")
+
+    monkeypatch.setattr("os.open", fail)
+    assert reading.read_and_decode(TASK, row).reason == "too_large"
+    with pytest.raises(AssertionError, match="was opened"):
+        reading.read_and_decode(TASK, {**row, schema.LENGTH: 2_000})
+
+
+@pytest.mark.parametrize(
+    ("length", "reason"), [(-1, "too_large"), (100, "too_large"), (0, "empty"), (4_908, "too_large")]
+)
+def test_a_length_that_is_wrong_or_unknown_lets_no_long_file_through(
+    tmp_path: Path, length: int, reason: str
+) -> None:
+    long = write(tmp_path, "long.png", png(1, 40))
+    row = {schema.PATH: f"file://{long}", schema.LENGTH: length, schema.SPECIES: None, schema.DETAIL: None}
+    assert reading.read_and_decode(TASK, row).reason == reason
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "missing", "null byte", "device"])
+def test_what_is_no_file_is_unreadable_and_does_not_block(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "it"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "null byte":
+        path = tmp_path / "a\0b"
+    elif kind == "device":
+        path = Path("/dev/zero")
+    row = {schema.PATH: f"file://{path}", schema.LENGTH: -1, schema.SPECIES: None, schema.DETAIL: None}
+    found: list[reading.Decoded] = []
+    thread = threading.Thread(target=lambda: found.append(reading.read_and_decode(TASK, row)), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert [(one.reason, one.stage) for one in found] == [("unreadable", "read")]
+    assert found[0].detail
+
+
+def test_hashes_are_those_of_the_bytes_and_null_where_there_are_none(
+    spark: SparkSession, tmp_path: Path, mount: Callable[[Path], str]
+) -> None:
+    expected = write_hostile(tmp_path / "images", NAMES)
+    for root in (f"file://{tmp_path}/images", mount(tmp_path / "images")):
+        listing = reading.listing_table(spark, reading.walk(root, by_folder=True)).persist()
+        with reading.batches(spark):
+            table = reading.hash_all(spark, listing, root, TASK)
+            rows = {row[schema.PATH][len(root) + 1 :]: row for row in table.collect()}
+        assert table.columns == [*schema.LISTING.names, schema.CONTENT_HASH]
+        assert rows.keys() == expected.keys()
+        for path, (species, reason) in expected.items():
+            assert rows[path][schema.SPECIES] == species
+            content = (tmp_path / "images" / path).read_bytes()
+            is_read = reason not in ("empty", "too_large")
+            assert rows[path][schema.CONTENT_HASH] == (
+                hashlib.sha256(content).hexdigest() if is_read else None
+            )
+
+
+def test_large_images_leave_a_task_in_small_batches() -> None:
+    import pyarrow as pa
+
+    row = {schema.PATH: "file:///missing", schema.LENGTH: 5, schema.SPECIES: None, schema.DETAIL: None}
+    batch = pa.RecordBatch.from_pylist([row] * 100, schema=reading.arrow_schema(schema.LISTING))
+
+    def sizes(side: int) -> list[int]:
+        task = reading.DecodeTask((side, side), "crop", ("png",), 1_000, 1_000)
+        return [each.num_rows for each in reading.decode_listed(task, iter([batch]))]
+
+    assert sizes(64) == [64, 36]
+    assert sizes(2048) == [1] * 100  # 12 MB each
+    assert sizes(512) == [10] * 10  # 0.8 MB each
+
+
+def test_an_empty_listing_is_an_empty_table(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "images" / "Maize").mkdir(parents=True)
+    assert read(spark, str(tmp_path / "images")) == {}
+
+
+def test_a_missing_folder_and_a_file_are_no_folder_of_images(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no folder file:///.*missing\. Expected a folder of images"):
+        list(reading.walk(str(tmp_path / "missing"), by_folder=True))
+    with pytest.raises(InputError, match=r"1\.png, which is a file"):
+        list(reading.walk(str(write(tmp_path, "1.png", png(1))), by_folder=True))
+
+
+def test_tasks_have_about_the_same_number_of_bytes(spark: SparkSession) -> None:
+    mega = 1024 * 1024
+
+    def tasks(lengths: list[int]) -> int:
+        listed = [reading.Listed(f"file:///{at}", length, None, None) for at, length in enumerate(lengths)]
+        return reading.spread(spark, reading.listing_table(spark, listed)).rdd.getNumPartitions()
+
+    assert tasks([]) == 1
+    assert tasks([100]) == 1
+    assert tasks([100] * 3) == 3
+    assert tasks([100] * 50) == 4  # twice the two slots of this session
+    assert tasks([10 * mega] * 32) == 20  # 16 MB each
+    assert tasks([-1] * 1_280) == 10  # 128 kB where the length is not known
+
+
+# --- other file systems ---------------------------------------------------------------------------------
+
+
+def test_another_file_system_gives_the_same_rows_as_the_local_one(
+    spark: SparkSession, tmp_path: Path, mount: Callable[[Path], str]
+) -> None:
+    folder = tmp_path / "a root {a,b}[0-9]* 100%25"
+    expected = write_hostile(folder, NAMES)
+    root = mount(tmp_path) + "/" + folder.name
+    assert not files.is_local(root)
+    rows, local_rows = read(spark, root), read(spark, str(folder))
+    assert outcome(rows) == expected
+    for path in expected:
+        assert {**rows[path].asDict(), schema.PATH: ""} == {**local_rows[path].asDict(), schema.PATH: ""}
+
+
+def test_a_neighbour_that_a_glob_would_match_is_not_read(
+    spark: SparkSession, tmp_path: Path, mount: Callable[[Path], str]
+) -> None:
+    for number, folder in enumerate(["a*", "ab", "abc", "a?"]):
+        write(tmp_path, f"{folder}/Maize/{number}.png", png(number))
+    base = mount(tmp_path)
+    assert outcome(read(spark, f"{base}/a*")) == {"Maize/0.png": ("Maize", None)}
+    assert outcome(read(spark, f"{base}/a?")) == {"Maize/3.png": ("Maize", None)}
+
+
+def test_elsewhere_too_a_file_deleted_after_it_was_listed_is_a_reject(
+    spark: SparkSession, tmp_path: Path, mount: Callable[[Path], str]
+) -> None:
+    write(tmp_path, "Maize/1.png", png(1))
+    before = write(tmp_path, "Maize/2.png", png(2))
+    after = write(tmp_path, "Maize/3.png", png(3))
+    root = mount(tmp_path)
+    listing = reading.listing_table(spark, reading.walk(root, by_folder=True)).persist()
+    assert listing.count() == 3
+    before.unlink()
+    write(tmp_path, "Maize/new.png", png(4))
+    decoded = reading.decode_all(spark, listing, root, TASK)
+    after.unlink()  # Spark has listed it for itself by now
+    rows = rows_below(root, decoded)
+    assert outcome(rows) == {
+        "Maize/1.png": ("Maize", None),
+        "Maize/2.png": ("Maize", "unreadable"),
+        "Maize/3.png": ("Maize", "unreadable"),
+    }
+    assert {rows[f"Maize/{number}.png"][schema.STAGE] for number in (2, 3)} == {"read"}
+
+
+def test_a_file_with_a_wrong_checksum_is_one_reject_and_not_the_end(
+    spark: SparkSession, tmp_path: Path, mount: Callable[[Path], str]
+) -> None:
+    root = mount(tmp_path)
+    files.write_bytes(f"{root}/Maize/1.png", png(1))
+    files.write_bytes(f"{root}/Maize/2.png", png(2))
+    assert (tmp_path / "Maize" / ".2.png.crc").exists()  # Hadoop's, as HDFS keeps them of its blocks
+    (tmp_path / "Maize" / "2.png").write_bytes(png(3))
+    assert outcome(read(spark, root)) == {
+        "Maize/1.png": ("Maize", None),
+        "Maize/2.png": ("Maize", "unreadable"),
+    }
+
+
+def test_what_the_driver_reads_for_spark_stays_within_its_budget(
+    spark: SparkSession, tmp_path: Path, mount: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        write(tmp_path, f"Maize/_{number}.png", png(number))
+    write(tmp_path, "Maize/5.png", png(5))
+    monkeypatch.setattr(reading, "_DRIVER_BYTES", 3 * len(png(0)))
+    rows = read(spark, mount(tmp_path))
+    assert Counter(row[schema.REASON] for row in rows.values()) == {None: 4, "unreadable": 2}
+    assert rows["Maize/5.png"][schema.REASON] is None
+    assert rows["Maize/_4.png"][schema.REASON] == "unreadable"
+
+
+def test_contents_enter_a_task_in_batches_of_few_bytes(
+    spark: SparkSession, tmp_path: Path, mount: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        write(tmp_path, f"Maize/{number}.png", png(number))
+    monkeypatch.setattr(reading, "_CONTENT_BATCH_BYTES", 2_000)  # four pictures and their names
+    root = mount(tmp_path)
+
+    def count(batches: Iterator[Any]) -> Iterator[Any]:
+        import pyarrow as pa
+
+        yield from (pa.RecordBatch.from_pydict({"rows": [batch.num_rows]}) for batch in batches)
+
+    name = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before = spark.conf.get(name)
+    contents = spark.read.format("binaryFile").load(f"{root}/Maize").coalesce(1).select("path", "content")
+    with reading.batches(spark):
+        sizes = [row[0] for row in contents.mapInArrow(count, "rows long").collect()]
+    assert sum(sizes) == 40
+    assert max(sizes) <= 8
+    assert spark.conf.get(name) == before
+
+
+# --- tables of paths ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base", "path", "expected"),
+    [
+        ("file:///tables", "Maize/1.png", "file:///tables/Maize/1.png"),
+        ("file:///tables", "../other/./1.png", "file:///other/1.png"),
+        ("file:///tables", "/data/1.png", "file:///data/1.png"),
+        ("file:///tables", "file:/data/1.png", "file:///data/1.png"),
+        ("file:///tables", "12:30.png", "file:///tables/12:30.png"),
+        ("file:///tables", "a%20b #1?.png", "file:///tables/a%20b #1?.png"),
+        ("file:///tables", "hdfs://node/data/1.png", "hdfs://node/data/1.png"),
+        ("hdfs://node:8020/tables", "Maize/1.png", "hdfs://node:8020/tables/Maize/1.png"),
+        ("hdfs://node:8020/tables", "/data/1.png", "hdfs://node:8020/data/1.png"),
+        ("hdfs://node:8020/tables", "file:///data/1.png", "file:///data/1.png"),
+    ],
+)
+def test_a_path_in_a_table_is_looked_up_beside_it_or_on_its_file_system(
+    base: str, path: str, expected: str
+) -> None:
+    assert reading._full(base, path, " Maize ") == reading.Listed(expected, -1, "Maize", None)
+
+
+def test_a_malformed_path_in_a_table_is_a_row_with_an_error() -> None:
+    found = reading._full("file:///tables", "file://elsewhere/1.png", "")
+    assert (found.species, found.path) == (None, "file://elsewhere/1.png")
+    assert found.error is not None
+    assert "names another machine" in found.error
+
+
+def test_a_table_may_name_files_of_several_file_systems(
+    spark: SparkSession, tmp_path: Path, mount: Callable[[Path], str]
+) -> None:
+    write(tmp_path, "local/1.png", png(1))
+    write(tmp_path, "far/Maize/2.png", png(2))
+    write(tmp_path, "far/Maize/_3.png", png(3))
+    write(tmp_path, "far/Maize/empty.png", b"")
+    write(tmp_path, "far/Maize/not listed.png", png(4))
+    far = mount(tmp_path / "far")
+    paths = {
+        "1.png": None,
+        "missing.png": "unreadable",
+        f"{far}/Maize/2.png": None,
+        f"{far}/Maize/_3.png": None,
+        f"{far}/Maize/../Maize/missing.png": "unreadable",
+        f"{far}/Maize/empty.png": "empty",
+        f"{far}/no folder/1.png": "unreadable",
+        "file://elsewhere/1.png": "unreadable",
+    }
+    table = spark.createDataFrame(
+        [(path, "Maize") for path in [*paths, "1.png"]], "path string, species string"
+    )
+    listing, roots = reading.listing_of_paths(spark, table, f"file://{tmp_path}/local")
+    rows = reading.decode_all(spark, listing.persist(), roots, TASK).collect()
+    base = f"file://{tmp_path}/local/"
+    full = {
+        path if "://" in path else base + path: reason for path, reason in paths.items() if ".." not in path
+    }
+    full[f"{far}/Maize/missing.png"] = "unreadable"
+    assert Counter((row[schema.PATH], row[schema.REASON]) for row in rows) == Counter(full.items())
+    details = {row[schema.PATH]: row[schema.DETAIL] for row in rows}
+    assert details[f"{far}/no folder/1.png"] == "No such file or directory"
+    assert details[f"{far}/Maize/missing.png"] == "No such file or directory"

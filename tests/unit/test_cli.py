@@ -1,0 +1,405 @@
+"""A job's command line: what it says, and the exit code it ends with. No JVM is started."""
+
+import dataclasses
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seedlings_spark import cli, config, errors
+from seedlings_spark.errors import (
+    ClusterError,
+    CorpusError,
+    OptionError,
+    OutputInUseError,
+    SeedlingsError,
+)
+
+ROOT = Path(__file__).parents[2]
+THREE_PARTS = re.compile(r"\w+: .+\. Expected .+\. .+[.?]")
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logger() -> Any:
+    """The logger as it was: a job configures it."""
+    logger = logging.getLogger("seedlings_spark")
+    before = (logger.handlers[:], logger.level, logger.propagate)
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+def wrong(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a wrong command line is answered with."""
+    assert cli.check(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert THREE_PARTS.fullmatch(err.rstrip("\n")), err
+    return err
+
+
+def shown_help(job: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as caught:
+        cli.check([job, "--help"])
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+# --- wrong arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--epohcs", "3"], "unknown option --epohcs"),
+        (["train", "--epohcs=3"], "Did you mean --epochs?"),
+        (
+            ["train", "--epoch", "3"],
+            "unknown option --epoch",
+        ),  # no abbreviations: they break with a new option
+        (["train", "-x"], "unknown option -x"),
+        (["train", "all"], "'all', which belongs to no option"),
+        (["train", "--master", "yarn"], "--master after the job's name"),
+        (["train", "--conf=spark.ui.enabled=true"], "Write ./spark-submit.sh --conf ... train ..."),
+        (["train", "--epochs"], "--epochs: expected one argument"),
+        (["train", "--augment", "--epochs", "3"], "--augment: expected at least one argument"),
+        (["train", "--promote=yes"], "--promote"),
+        (["train"], "no --corpus, --store"),
+        (["prepare", "--images", "", "--corpus", "c"], "no --images"),
+        (["train", "--corpus", "c", "--store", "s", "--epochs", "0"], "--epochs 0"),
+        (["train", "--corpus", "c", "--store", "s", "--mode", "hogwild"], "--mode hogwild"),
+        (["train", "--corpus", "c", "--store", "s", "--epochs", "1\n2"], "--epochs 1 2"),
+        (["train", "--config", "/no/such/file.toml"], "--config /no/such/file.toml"),
+        (["models", "delete", "--store", "s"], "--action delete"),
+        (["models", "promote", "--store", "s"], "models promote without --model-version"),
+        (["score", "--images", "i", "--store", "s", "--output", "o", "--formats", "svg"], "--formats svg"),
+    ],
+)
+def test_wrong_arguments_end_with_2_and_one_line_of_three_parts(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert said in wrong(capsys, *arguments)
+
+
+def test_right_arguments_are_silently_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.check(["prepare", "--images", "a b", "--corpus", "c", "--sample", "0.1"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_options_come_from_flags_and_file(tmp_path: Path) -> None:
+    file = tmp_path / "o.toml"
+    file.write_text("[train]\nepochs = 4\npromote = true\n")
+    options, debug = cli.read_arguments(
+        "train",
+        config.TrainOptions,
+        ["--corpus", "c", "--store=s", "--config", str(file), "--no-promote", "--debug", "--seed", "-1"],
+    )
+    assert (options.corpus, options.store, options.epochs, options.promote) == ("c", "s", 4, False)
+    assert options.seed == -1 and debug
+
+
+def test_an_action_can_stand_anywhere_or_be_left_out() -> None:
+    for arguments in (["rollback", "--store", "s"], ["--store", "s", "rollback"]):
+        assert cli.read_arguments("models", config.ModelsOptions, arguments)[0].action == "rollback"
+    assert cli.read_arguments("models", config.ModelsOptions, ["--store", "s"])[0].action == "list"
+
+
+def test_arguments_are_read_without_spark_and_without_tensorflow() -> None:
+    code = (
+        "import sys\nfrom seedlings_spark import cli\n"
+        "assert cli.check(['train', '--corpus', 'c', '--store', 's']) == 0\n"
+        "found = {name.partition('.')[0] for name in sys.modules}\n"
+        "assert not found & {'pyspark', 'tensorflow', 'keras', 'numpy'}, found"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+
+
+# --- --help
+
+
+@pytest.mark.parametrize("job", config.JOBS)
+def test_help_shows_every_option_with_its_text_default_and_unit(
+    job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = " ".join(shown_help(job, capsys).split())
+    assert (config.JOBS[job].__doc__ or "").strip() in text
+    assert "--config" in text and "--debug" in text and "--help" in text
+    for field in dataclasses.fields(config.JOBS[job]):
+        limits = field.metadata
+        assert config.flag_of(field.name) in text or field.name == "action"
+        assert limits["text"] in text
+        if not limits["required"]:
+            default = cli._shown(field.default) + (f" {limits['unit']}" if limits["unit"] else "")
+            assert f"default: {default})" in text, field.name
+        for choice in limits["choices"]:
+            assert choice in text
+
+
+@pytest.mark.parametrize("job", config.JOBS)
+@pytest.mark.parametrize("columns", ["1", "80", "300"])
+def test_help_fits_its_lines_on_any_terminal(
+    job: str, columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    usage, _, rest = shown_help(job, capsys).partition("\n")
+    assert usage.startswith(f"usage: ./spark-submit.sh [spark-submit options] {job} ")
+    assert max(map(len, rest.splitlines())) <= {"1": 60, "80": 80, "300": 110}[columns]
+
+
+def test_percent_signs_and_braces_in_texts_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Hostile(config.Options):
+        """100 % of {braces} and %s of %d."""
+
+        share: float = config.option(0.5, "5 % of {all}, 100%s, %(default)s", unit="%", reason="a {} %d")
+
+    with pytest.raises(SystemExit) as caught:
+        cli.read_arguments("train", Hostile, ["--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "5 % of {all}, 100%s, %(default)s (default: 0.5 %)" in text
+    assert "100 % of {braces} and %s" in text
+
+
+# --- exit codes
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OptionError("a", "b", "c"), 2),
+        (CorpusError("a", "b", "c"), 1),
+        (ClusterError("a", "b", "c"), 1),
+        (OutputInUseError("a", "b", "c"), 73),
+    ],
+)
+def test_an_error_ends_with_the_code_of_its_class_and_one_line(
+    error: SeedlingsError, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> int:
+        raise error
+
+    assert cli.exit_code_of(work) == code
+    assert capsys.readouterr() == ("", f"{type(error).__name__}: a. Expected b. c.\n")
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (3, 3)])
+def test_a_job_that_ends_by_itself_returns_its_code(returned: int | None, code: int) -> None:
+    assert cli.exit_code_of(lambda: returned) == code
+
+
+def test_every_error_of_a_user_has_a_code_of_the_contract() -> None:
+    classes = [
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SeedlingsError)
+    ]
+    assert {kind.exit_code for kind in classes} == {1, 2, 73}
+
+
+def test_an_interrupt_ends_with_130_and_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        raise KeyboardInterrupt
+
+    assert cli.exit_code_of(work) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("error", [CorpusError("a", "b", "c"), ZeroDivisionError("x")])
+def test_a_traceback_is_shown_with_debug_only(
+    error: Exception, debug: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.configure_logging(debug)
+
+    def work() -> int:
+        raise error
+
+    assert cli.exit_code_of(work, debug=debug) == 1
+    err = capsys.readouterr().err
+    assert ("Traceback" in err) is debug
+    assert THREE_PARTS.fullmatch(err.rstrip("\n").splitlines()[-1])
+
+
+FROM_A_WORKER = """
+  An exception was thrown from the Python worker. Please see the stack trace below.
+Traceback (most recent call last):
+  File "/a/worker.py", line 1, in main
+    process()
+KeyError: 'first'
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "/a/b.py", line 3, in f
+    raise ValueError("x: y")
+{}
+"""
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("", "SparkError."),
+        ("\n\n first line\n second line", "SparkError: first line."),
+        ("x" * 5000, f"SparkError: {'x' * 300}."),
+        (
+            "An error occurred while calling o61.parquet.\n: org.apache.spark.SparkException: Job aborted.\n\tat a",
+            "SparkError: org.apache.spark.SparkException: Job aborted.",
+        ),
+        (FROM_A_WORKER.format("ValueError: x: y"), "ValueError: x: y."),
+        (FROM_A_WORKER.format("KeyboardInterrupt"), "KeyboardInterrupt."),
+        ("Traceback (most recent call last):\n", "SparkError: Traceback (most recent call last):."),
+    ],
+)
+def test_an_unexpected_exception_becomes_one_line_with_its_cause(
+    message: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class SparkError(Exception):
+        pass
+
+    def work() -> int:
+        raise SparkError(message)
+
+    assert cli.exit_code_of(work) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith(f"SeedlingsError: {said} Expected no such failure") and "--debug" in err
+
+
+@pytest.mark.parametrize(("kind", "code"), [("ClusterError", 1), ("OutputInUseError", 73)])
+def test_what_a_worker_says_to_a_user_arrives_as_it_was_said(
+    kind: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "2 threads. Expected 1. Use spark.python.worker.reuse=false."
+
+    def work() -> int:
+        raise RuntimeError(FROM_A_WORKER.format(f"seedlings_spark.errors.{kind}: {said}"))
+
+    assert cli.exit_code_of(work) == code
+    assert capsys.readouterr().err == f"{kind}: {said}\n"
+
+
+@pytest.mark.parametrize("kind", ["ImageError", "NoSuchError", "annotations"])
+def test_a_name_that_is_no_error_of_a_user_is_an_unexpected_one(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> int:
+        raise RuntimeError(FROM_A_WORKER.format(f"seedlings_spark.errors.{kind}: a. Expected b. c."))
+
+    assert cli.exit_code_of(work) == 1
+    assert capsys.readouterr().err.startswith(f"SeedlingsError: seedlings_spark.errors.{kind}: a.")
+
+
+@pytest.mark.parametrize(
+    ("rejected", "listed", "allowed", "code"),
+    [(0, 0, 0.0, 0), (0, 10, 0.0, 0), (1, 10, 0.0, 3), (1, 10, 0.1, 0), (2, 10, 0.1, 3), (10, 10, 1.0, 0)],
+)
+def test_too_many_rejects_end_with_3(rejected: int, listed: int, allowed: float, code: int) -> None:
+    manifest = {"rejected": rejected, "listed": listed, "rejected_by_reason": {"empty": rejected}}
+    assert cli.rejects_exit_code(manifest, allowed) == code
+
+
+def test_too_many_rejects_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.configure_logging(False)
+    cli.rejects_exit_code({"rejected": 2, "listed": 4, "rejected_by_reason": {"empty": 2}}, 0.25)
+    said = "2 of 4 files were rejected, more than --max-reject-fraction 0.25"
+    err = capsys.readouterr().err
+    assert said in err and '"empty": 2' in err
+
+
+# --- paths, log, streams
+
+
+def test_every_path_becomes_a_full_uri_and_nothing_else_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = config.TrainOptions(corpus="a b/../é", store="/s/", network="n.keras")
+    qualified = cli.qualified(options)
+    assert qualified.corpus == f"file://{tmp_path}/é"
+    assert qualified.store == "file:///s"
+    assert qualified.run == "" and qualified.network == "n.keras"
+    assert dataclasses.replace(qualified, corpus=options.corpus, store=options.store) == options
+
+
+def test_every_folder_among_the_options_is_qualified() -> None:
+    for options in config.JOBS.values():
+        for field in dataclasses.fields(options):
+            assert (field.name in cli._PATHS) is field.metadata["text"].startswith("folder"), field.name
+
+
+@pytest.mark.parametrize("path", ["file:relative", "file://another-machine/c"])
+def test_a_malformed_path_is_a_wrong_argument(path: str) -> None:
+    with pytest.raises(OptionError, match=f"--corpus {path} .*file:///absolute/path"):
+        cli.qualified(config.TrainOptions(corpus=path, store="s"))
+
+
+def test_a_job_begins_with_a_line_of_what_runs_where_and_on_what() -> None:
+    options = config.TrainOptions(corpus="file:///c", store="hdfs://h/s")
+    line = cli.opening_line("train", options, "4.0.0", "local[2]")
+    assert line.endswith("train on local[2], Spark 4.0.0; corpus file:///c, store hdfs://h/s")
+
+
+def test_the_log_goes_to_stderr_once_however_often_it_is_configured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for _ in range(3):
+        cli.configure_logging(False)
+    logging.getLogger("seedlings_spark.corpus").info("said 100 %% of it")
+    logging.getLogger("seedlings_spark.corpus").debug("not this")
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert re.fullmatch(r"\d\d:\d\d:\d\d said 100 %% of it\n", err)
+
+
+STREAMS = """
+import os, sys
+from seedlings_spark import cli
+cli._find_stderr()
+print("result", flush=True)
+print("message", file=sys.stderr)
+assert "SEEDLINGS_STDERR" not in os.environ
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux names open files of a process")
+def test_a_job_finds_stderr_again_where_spark_has_made_one_stream_of_two(tmp_path: Path) -> None:
+    with (tmp_path / "stderr").open("wb") as file:
+        file.write(b"before\n")
+        file.flush()
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "SEEDLINGS_STDERR": f"/proc/{os.getpid()}/fd/{file.fileno()}",
+        }
+        merged = subprocess.run(
+            [sys.executable, "-c", STREAMS],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=True,
+            timeout=60,
+        )
+    assert merged.stdout == b"result\n"
+    assert (tmp_path / "stderr").read_bytes() == b"before\nmessage\n"
+
+
+@pytest.mark.parametrize("path", ["", "/proc/1/fd/77777", "/no/such/file", "."])
+def test_a_job_keeps_the_stderr_that_it_has_where_there_is_no_other(path: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", STREAMS],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "SEEDLINGS_STDERR": path},
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert (ran.stdout, ran.stderr) == (b"result\n", b"message\n")
+
+
+def test_a_table_is_aligned_and_may_be_empty() -> None:
+    assert cli.table([("a", 1), ("long name", "x")]) == "a          1\nlong name  x"
+    assert cli.table([]) == ""

@@ -1,0 +1,592 @@
+"""spark-submit.sh: what reaches spark-submit, and what it says without starting Spark."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seedlings_spark import config
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "spark-submit.sh"
+BASH = shutil.which("bash") or "/bin/bash"
+PREPARE = ["prepare", "--images", "i", "--corpus", "c"]
+
+# Writes down what it was given, and does what it is told to.
+FAKE_SUBMIT = f"""#!{sys.executable}
+import json, os, pathlib, signal, sys, time, zipfile
+arguments = sys.argv[1:]
+archives = [a.split(",")[0] for a in arguments if "seedlings_spark.zip" in a]
+names = zipfile.ZipFile(archives[0]).namelist() if archives else []
+pathlib.Path(os.environ["FAKE_RECORD"]).write_text(json.dumps(
+    {{"arguments": arguments, "environment": dict(os.environ), "directory": os.getcwd(), "zip": names}}
+))
+if os.environ.get("FAKE_STDERR"):
+    fd = os.open(os.environ["SEEDLINGS_STDERR"], os.O_WRONLY | os.O_APPEND)
+    os.write(1, b"JVM on stdout\\n"); os.write(2, b"JVM on stderr\\n")
+    os.write(fd, b"job on stderr\\n"); os.write(1, b"more on stdout\\n"); os.write(2, b"more on stderr\\n")
+def stop(number, frame):
+    pathlib.Path(os.environ["FAKE_RECORD"] + ".signal").write_text(str(number))
+    sys.exit(40 + number)
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, stop)
+pathlib.Path(os.environ["FAKE_RECORD"] + ".ready").touch()
+time.sleep(float(os.environ.get("FAKE_SECONDS", 0)))
+sys.exit(int(os.environ.get("FAKE_CODE", 0)))
+"""
+
+# A Python for which everything is installed.
+FAKE_PYTHON = f"""#!/bin/sh
+case "$*" in *find_spec*) echo /fake/pyspark; exit 0 ;; esac
+exec {sys.executable} "$@"
+"""
+
+FAKE_JAVA = """#!/bin/sh
+echo 'openjdk version "{}" 2025-04-15' >&2
+"""
+
+
+def program(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+class Machine:
+    """A machine with a fake Spark, a fake Python and a fake Java, to call the script on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.record = folder / "record.json"
+        self.directory = folder / "somewhere else"
+        self.directory.mkdir()
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
+        program(folder / "spark" / "bin" / "spark-submit", FAKE_SUBMIT)
+        python = program(folder / "fake python" / "python", FAKE_PYTHON)
+        program(folder / "bin" / "java", FAKE_JAVA.format("17.0.15"))
+        self.environment = {
+            "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
+            "HOME": str(folder),
+            "TMPDIR": str(self.temporary),
+            "SPARK_HOME": str(folder / "spark"),
+            "SEEDLINGS_PYTHON": str(python),
+            "FAKE_RECORD": str(self.record),
+        }
+
+    def call(self, *arguments: str, script: Path = SCRIPT, **variables: str) -> Any:
+        return subprocess.run(
+            [BASH, str(script), *arguments],
+            env={**self.environment, **variables},
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def submitted(self, *arguments: str, script: Path = SCRIPT, **variables: str) -> dict[str, Any]:
+        ran = self.call(*arguments, script=script, **variables)
+        assert ran.returncode == 0, ran.stderr
+        given: dict[str, Any] = json.loads(self.record.read_text())
+        return given
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of what the script needs of the checkout."""
+    shutil.copytree(ROOT / "conf", folder / "conf")
+    shutil.copytree(ROOT / "jobs", folder / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "seedlings_spark", folder / "seedlings_spark", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    for name in ("pyproject.toml", "spark-submit.sh"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder / "spark-submit.sh"
+
+
+def value_of(option: str, arguments: list[str]) -> str:
+    """The value that counts: the last one."""
+    return arguments[len(arguments) - 1 - arguments[::-1].index(option) + 1]
+
+
+# --- what reaches spark-submit
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--conf", "a=b"],
+        ["--conf", "spark.app.name=a name with $HOME, 'quotes' and \"more\""],
+        ["--conf=a=b", "-c", "c=d"],
+        ["--driver-java-options", "-Da=b -Dc=d"],
+        ["--driver-java-options", "--add-opens=x"],
+        ["--master", "local[4]"],
+        ["--master=local[4]"],
+        ["--verbose", "--supervise", "--conf", "a=b", "-v"],
+        ["--load-spark-defaults", "--name", "prepare"],
+        ["--packages", "", "--jars", "*"],
+        ["--py-files", "own.zip"],
+        ["--conf", "a=b", "--conf", "a=c", "--executor-memory=3g"],
+    ],
+)
+def test_spark_options_reach_spark_submit_unchanged_and_in_order(
+    machine: Machine, options: list[str]
+) -> None:
+    arguments = machine.submitted(*options, *PREPARE)["arguments"]
+    end = arguments.index(str(ROOT / "jobs" / "prepare.py"))
+    assert arguments[end - len(options) : end] == options
+
+
+def test_job_options_reach_the_job_unchanged(machine: Machine) -> None:
+    given = ["prepare", "--images", "a b*$HOME", "--corpus", "c'd\"", "--sample", "0.5"]
+    arguments = machine.submitted(*given)["arguments"]
+    assert arguments[-6:] == given[1:] and arguments[-7] == str(ROOT / "jobs" / "prepare.py")
+
+
+@pytest.mark.parametrize(
+    ("options", "file"),
+    [
+        ([], "spark-local.conf"),
+        (["--master", "local"], "spark-local.conf"),
+        (["--master", "local[*]"], "spark-local.conf"),
+        (["--master", "local-cluster[2,1,1024]"], "spark-local.conf"),
+        (["--master", "yarn"], "spark-yarn.conf"),
+        (["--master=yarn", "--deploy-mode", "cluster"], "spark-yarn.conf"),
+        (["--master", "spark://h:7077"], "spark-standalone.conf"),
+        (["--conf", "spark.master=yarn"], "spark-yarn.conf"),
+        (["--conf=spark.master=spark://h:7077"], "spark-standalone.conf"),
+        (["-c", "spark.master=yarn"], "spark-yarn.conf"),
+        (["--conf", "spark.master=local", "--master", "yarn"], "spark-yarn.conf"),
+        (["--conf", "spark.masters=yarn"], "spark-local.conf"),
+    ],
+)
+def test_the_master_chooses_the_settings_and_the_sites_own_stay_in_force(
+    machine: Machine, options: list[str], file: str
+) -> None:
+    arguments = machine.submitted(*options, *PREPARE)["arguments"]
+    assert arguments.count("--properties-file") == 1
+    assert value_of("--properties-file", arguments) == str(ROOT / "conf" / file)
+    assert "--load-spark-defaults" in arguments
+
+
+def test_without_a_master_a_job_runs_on_all_cores_of_this_machine(machine: Machine) -> None:
+    assert value_of("--master", machine.submitted(*PREPARE)["arguments"]) == "local[*]"
+
+
+@pytest.mark.parametrize("options", [["--master", "yarn"], ["--conf", "spark.master=yarn"]])
+def test_a_master_that_is_given_is_not_given_again(machine: Machine, options: list[str]) -> None:
+    assert "local[*]" not in machine.submitted(*options, *PREPARE)["arguments"]
+
+
+@pytest.mark.parametrize("form", ["--properties-file {}", "--properties-file={}"])
+def test_settings_of_ones_own_take_the_place_of_ours(machine: Machine, form: str) -> None:
+    arguments = machine.submitted(*form.format("my.conf").split(), *PREPARE)["arguments"]
+    assert not any("spark-local.conf" in argument for argument in arguments)
+    assert "--load-spark-defaults" not in arguments
+    assert value_of("--master", arguments) == "local[*]"
+
+
+@pytest.mark.parametrize("line", ["spark.master yarn", "  spark.master = yarn", "spark.master: yarn"])
+def test_the_master_in_settings_of_ones_own_is_respected(machine: Machine, line: str) -> None:
+    (machine.directory / "my.conf").write_text(f"# spark.master local\n{line}\nspark.masters x\n")
+    given = machine.submitted("--properties-file", "my.conf", *PREPARE)
+    assert "--master" not in given["arguments"]
+    assert given["zip"]
+
+
+def test_executors_elsewhere_get_the_whole_package_as_a_zip(machine: Machine) -> None:
+    given = machine.submitted("--master", "yarn", *PREPARE)
+    modules = {
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "seedlings_spark").rglob("*.py")
+        if "__pycache__" not in file.parts
+    }
+    assert set(given["zip"]) == modules and len(given["zip"]) == len(modules)
+
+
+@pytest.mark.parametrize("form", [["--py-files", "own.zip,b.py"], ["--py-files=own.zip,b.py"]])
+def test_py_files_of_ones_own_are_shipped_beside_the_package(machine: Machine, form: list[str]) -> None:
+    arguments = machine.submitted("--master", "yarn", *form, *PREPARE)["arguments"]
+    ours, *own = value_of("--py-files", arguments).split(",")
+    assert Path(ours).name == "seedlings_spark.zip" and own == ["own.zip", "b.py"]
+
+
+def test_on_this_machine_the_package_is_read_where_it_stands(machine: Machine) -> None:
+    given = machine.submitted(*PREPARE, PYTHONPATH="/own/path")
+    assert given["environment"]["PYTHONPATH"] == f"{ROOT}:/own/path"
+    assert "--py-files" not in given["arguments"] and not given["zip"]
+
+
+def test_driver_and_executors_use_the_python_that_was_found(machine: Machine) -> None:
+    environment = machine.submitted(*PREPARE)["environment"]
+    assert environment["PYSPARK_PYTHON"] == machine.environment["SEEDLINGS_PYTHON"]
+    assert environment["PYSPARK_DRIVER_PYTHON"] == machine.environment["SEEDLINGS_PYTHON"]
+
+
+def test_executors_with_a_python_of_their_own_keep_it(machine: Machine) -> None:
+    environment = machine.submitted(*PREPARE, PYSPARK_PYTHON="./environment/bin/python")["environment"]
+    assert environment["PYSPARK_PYTHON"] == "./environment/bin/python"
+    assert environment["PYSPARK_DRIVER_PYTHON"] == machine.environment["SEEDLINGS_PYTHON"]
+
+
+def test_an_interpreter_that_is_named_by_a_relative_path_is_found_from_everywhere(machine: Machine) -> None:
+    (machine.directory / "env").symlink_to(machine.folder / "fake python")
+    environment = machine.submitted(*PREPARE, SEEDLINGS_PYTHON="env/python")["environment"]
+    assert environment["PYSPARK_PYTHON"] == str(machine.directory / "env/python")
+
+
+def test_sparks_log_is_ours_unless_there_is_another(machine: Machine) -> None:
+    environment = machine.submitted(*PREPARE)["environment"]
+    assert environment["LOG4J_CONFIGURATION_FILE"] == str(ROOT / "conf" / "log4j2.properties")
+    environment = machine.submitted(*PREPARE, LOG4J_CONFIGURATION_FILE="/my.properties")["environment"]
+    assert environment["LOG4J_CONFIGURATION_FILE"] == "/my.properties"
+
+
+# --- where it is called
+
+
+def test_relative_paths_mean_those_of_the_caller(machine: Machine) -> None:
+    given = machine.submitted(*PREPARE)
+    assert given["directory"] == str(machine.directory)
+    assert given["arguments"][-4:] == PREPARE[1:]
+
+
+@pytest.mark.parametrize("master", ["local[2]", "yarn"])
+def test_a_checkout_under_a_hostile_path_works(machine: Machine, master: str) -> None:
+    home = machine.folder / "my check'out (1) $x é"
+    home.mkdir()
+    given = machine.submitted("--master", master, *PREPARE, script=checkout(home))
+    assert str(home / "jobs" / "prepare.py") in given["arguments"]
+    assert value_of("--properties-file", given["arguments"]).startswith(f"{home}/conf/")
+
+
+def test_it_can_be_called_through_links(machine: Machine) -> None:
+    links = machine.folder / "links"
+    links.mkdir()
+    (links / "absolute").symlink_to(SCRIPT)
+    (links / "relative").symlink_to("absolute")
+    (machine.folder / "folder").symlink_to(links)
+    given = machine.submitted(*PREPARE, script=machine.folder / "folder" / "relative")
+    assert str(ROOT / "jobs" / "prepare.py") in given["arguments"]
+
+
+def test_cdpath_does_not_mislead_it(machine: Machine) -> None:
+    checkout(machine.directory)
+    given = machine.submitted(*PREPARE, script=Path("spark-submit.sh"), CDPATH=f"{ROOT}:{machine.folder}")
+    assert str(machine.directory / "jobs" / "prepare.py") in given["arguments"]
+
+
+def test_modules_in_the_callers_folder_do_not_stand_in_for_ours(machine: Machine) -> None:
+    for name in ("json.py", "argparse.py", "seedlings_spark.py"):
+        (machine.directory / name).write_text("raise SystemExit('the wrong module')\n")
+    machine.submitted(*PREPARE)
+
+
+# --- how it ends
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 73, 130])
+@pytest.mark.parametrize("master", ["local[2]", "yarn"])
+def test_the_exit_code_is_that_of_spark_submit(machine: Machine, master: str, code: int) -> None:
+    assert machine.call("--master", master, *PREPARE, FAKE_CODE=str(code)).returncode == code
+
+
+@pytest.mark.parametrize("code", ["0", "1"])
+def test_nothing_is_left_in_the_temporary_folder(machine: Machine, code: str) -> None:
+    machine.call("--master", "yarn", *PREPARE, FAKE_CODE=code)
+    assert json.loads(machine.record.read_text())["zip"]
+    assert list(machine.temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("master", ["local[2]", "yarn"])
+def test_a_signal_reaches_the_application_and_its_exit_code_comes_back(
+    machine: Machine, master: str, number: signal.Signals
+) -> None:
+    running = subprocess.Popen(
+        [BASH, str(SCRIPT), "--master", master, *PREPARE],
+        env={**machine.environment, "FAKE_SECONDS": "30"},
+        cwd=machine.directory,
+    )
+    ready = Path(f"{machine.record}.ready")
+    deadline = time.monotonic() + 30
+    while not ready.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    running.send_signal(number)
+    assert running.wait(timeout=20) == 40 + number
+    assert Path(f"{machine.record}.signal").read_text() == str(int(number))
+    assert list(machine.temporary.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux names open files of a process")
+@pytest.mark.parametrize("master", ["local[2]", "yarn"])
+def test_results_and_messages_stay_apart_and_whole_in_files(machine: Machine, master: str) -> None:
+    out, err = machine.folder / "out", machine.folder / "err"
+    with out.open("wb") as stdout, err.open("wb") as stderr:
+        subprocess.run(
+            [BASH, str(SCRIPT), "--master", master, *PREPARE],
+            env={**machine.environment, "FAKE_STDERR": "yes"},
+            cwd=machine.directory,
+            stdout=stdout,
+            stderr=stderr,
+            check=True,
+            timeout=60,
+        )
+    assert out.read_text() == "JVM on stdout\nmore on stdout\n"
+    assert err.read_text() == "JVM on stderr\njob on stderr\nmore on stderr\n"
+
+
+# --- what it says without Spark
+
+
+def refused(machine: Machine, code: int, *arguments: str, **variables: str) -> str:
+    """What is said where spark-submit is not called: one line on stderr."""
+    ran = machine.call(*arguments, **variables)
+    assert (ran.returncode, ran.stdout) == (code, "")
+    assert not machine.record.exists()
+    return str(ran.stderr)
+
+
+def test_an_unknown_job_is_answered_with_the_list(machine: Machine) -> None:
+    said = refused(machine, 2, "trian", "--epochs", "3")
+    assert said.count("\n") == 1 and "no job 'trian'" in said
+    assert all(job in said for job in [*config.JOBS, "test"])
+
+
+def test_the_script_knows_all_jobs(machine: Machine) -> None:
+    usage = machine.call("--help").stdout
+    for job in config.JOBS:
+        assert f"\n  {job} " in usage
+        assert (ROOT / "jobs" / f"{job}.py").exists()
+    assert {file.stem for file in (ROOT / "jobs").glob("*.py")} == set(config.JOBS)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--master", "yarn"], ["--verbose"], [""]])
+def test_without_a_job_it_shows_its_usage_and_ends_with_2(machine: Machine, arguments: list[str]) -> None:
+    assert "usage: ./spark-submit.sh" in refused(machine, 2, *arguments)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--master", "yarn", "--help"]])
+def test_help_is_shown_on_stdout(machine: Machine, arguments: list[str]) -> None:
+    ran = machine.call(*arguments)
+    assert ran.returncode == 0 and ran.stdout.startswith("usage: ") and ran.stderr == ""
+
+
+def test_an_option_without_its_value_is_named(machine: Machine) -> None:
+    assert "--conf without a value" in refused(machine, 2, "--conf")
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_a_jobs_help_needs_neither_java_nor_spark(machine: Machine, flag: str) -> None:
+    (machine.folder / "bin" / "java").unlink()
+    ran = machine.call("train", "--epochs", flag, JAVA_HOME="/nowhere")
+    assert ran.returncode == 0 and "--epochs N" in ran.stdout and not machine.record.exists()
+
+
+def test_wrong_arguments_are_told_before_spark_starts(machine: Machine) -> None:
+    said = refused(machine, 2, "prepare", "--imagse", "i")
+    assert said.count("\n") == 1 and "Did you mean --images?" in said
+
+
+def path_without_java(machine: Machine) -> str:
+    """A PATH with all the tools of this machine, but Java and the Pythons."""
+    tools = machine.folder / "tools"
+    tools.mkdir()
+    for name in ("cat", "cksum", "dirname", "mktemp", "readlink", "rm", "sed", "tail", "env", "flock", "sh"):
+        found = shutil.which(name)
+        if found:
+            (tools / name).symlink_to(found)
+    return str(tools)
+
+
+def test_a_machine_without_java_is_told_what_to_do(machine: Machine) -> None:
+    said = refused(machine, 1, *PREPARE, PATH=path_without_java(machine))
+    assert said.count("\n") == 1
+    assert "no Java on the PATH" in said and "Expected Java 17" in said and "set JAVA_HOME" in said
+
+
+def test_a_java_home_without_java_is_named(machine: Machine) -> None:
+    assert "no Java in JAVA_HOME=/no where" in refused(machine, 1, *PREPARE, JAVA_HOME="/no where")
+
+
+@pytest.mark.parametrize(("version", "number"), [("11.0.2", "11"), ("1.8.0_402", "8")])
+def test_a_java_that_is_too_old_is_named(machine: Machine, version: str, number: str) -> None:
+    program(machine.folder / "bin" / "java", FAKE_JAVA.format(version))
+    assert f"no newer Java than {number} on the PATH" in refused(machine, 1, *PREPARE)
+
+
+def test_java_home_comes_before_the_path(machine: Machine) -> None:
+    program(machine.folder / "bin" / "java", FAKE_JAVA.format("11.0.2"))
+    program(machine.folder / "my java" / "bin" / "java", FAKE_JAVA.format("21"))
+    machine.submitted(*PREPARE, JAVA_HOME=str(machine.folder / "my java"))
+
+
+def test_an_interpreter_that_is_not_there_is_named(machine: Machine) -> None:
+    assert "no program SEEDLINGS_PYTHON=/no/python" in refused(
+        machine, 1, *PREPARE, SEEDLINGS_PYTHON="/no/python"
+    )
+
+
+@pytest.mark.parametrize("text", ["#!/bin/sh\nexit 1\n", f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n'])
+def test_an_interpreter_without_the_packages_is_named_with_the_command_that_installs_them(
+    machine: Machine, text: str
+) -> None:
+    bare = program(machine.folder / "bare", text)
+    said = refused(machine, 1, *PREPARE, SEEDLINGS_PYTHON=str(bare))
+    assert said.count("\n") == 1 and f"{bare} -m pip install -c " in said
+
+
+# --- the set-up
+
+
+SET_UP = """#!/bin/sh
+# A python3.11 whose venv has a Python that does as FAKE_PIP says.
+case "$*" in
+*version_info*) exit ${FAKE_OLD:-0} ;;
+*venv*) for folder; do :; done
+  mkdir -p "$folder/bin"
+  cp "$FAKE_VENV_PYTHON" "$folder/bin/python" ;;
+esac
+"""
+
+VENV_PYTHON = f"""#!/bin/sh
+case "$*" in
+*pip*) echo "$*" >>"$FAKE_RECORD.pip"; exit ${{FAKE_PIP:-0}} ;;
+*find_spec*) echo /fake/pyspark; exit 0 ;;
+esac
+exec {sys.executable} "$@"
+"""
+
+
+@pytest.fixture
+def fresh(machine: Machine) -> tuple[Machine, Path]:
+    """A machine with Python 3.11 and a new checkout, without .venv."""
+    del machine.environment["SEEDLINGS_PYTHON"]
+    program(machine.folder / "bin" / "python3.11", SET_UP)
+    machine.environment["FAKE_VENV_PYTHON"] = str(program(machine.folder / "venv python", VENV_PYTHON))
+    home = machine.folder / "a checkout"
+    home.mkdir()
+    return machine, checkout(home)
+
+
+def installs(machine: Machine) -> int:
+    file = Path(f"{machine.record}.pip")
+    return file.read_text().count("install") if file.exists() else 0
+
+
+def test_the_first_call_makes_the_environment_and_the_next_uses_it(fresh: tuple[Machine, Path]) -> None:
+    machine, script = fresh
+    python = script.parent / ".venv" / "bin" / "python"
+    for _ in range(2):
+        given = machine.submitted(*PREPARE, script=script)
+        assert given["environment"]["PYSPARK_PYTHON"] == str(python)
+    assert installs(machine) == 1
+    command = Path(f"{machine.record}.pip").read_text()
+    assert "--constraint conf/constraints.txt" in command and "--editable .[dev]" in command
+
+
+def test_the_environment_is_brought_up_to_date_when_what_it_is_made_from_changes(
+    fresh: tuple[Machine, Path],
+) -> None:
+    machine, script = fresh
+    machine.submitted(*PREPARE, script=script)
+    with (script.parent / "conf" / "constraints.txt").open("a") as file:
+        file.write("a==1\n")
+    machine.submitted(*PREPARE, script=script)
+    assert installs(machine) == 2
+
+
+def test_a_failed_set_up_is_told_and_tried_again(fresh: tuple[Machine, Path]) -> None:
+    machine, script = fresh
+    for attempt in (1, 2):
+        ran = machine.call(*PREPARE, script=script, FAKE_PIP="1")
+        assert ran.returncode == 1 and "the set-up of" in ran.stderr
+        assert installs(machine) == attempt and not machine.record.exists()
+    machine.submitted(*PREPARE, script=script)
+    assert installs(machine) == 3
+
+
+def test_an_environment_whose_python_is_gone_is_made_anew(fresh: tuple[Machine, Path]) -> None:
+    machine, script = fresh
+    machine.submitted(*PREPARE, script=script)
+    (script.parent / ".venv" / "bin" / "python").unlink()
+    machine.submitted(*PREPARE, script=script)
+    assert installs(machine) == 2
+
+
+def test_a_checkout_that_has_moved_sets_its_environment_up_again(fresh: tuple[Machine, Path]) -> None:
+    machine, script = fresh
+    machine.submitted(*PREPARE, script=script)
+    moved = script.parent.rename(machine.folder / "moved")
+    machine.submitted(*PREPARE, script=moved / "spark-submit.sh")
+    assert installs(machine) == 2
+
+
+def test_two_first_calls_at_once_set_up_once(fresh: tuple[Machine, Path]) -> None:
+    machine, script = fresh
+    calls = [
+        subprocess.Popen(
+            [BASH, str(script), *PREPARE],
+            env={**machine.environment, "FAKE_RECORD": str(machine.record)},
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(3)
+    ]
+    assert [call.wait(timeout=60) for call in calls] == [0, 0, 0]
+    assert installs(machine) == 1
+
+
+@pytest.mark.parametrize("variables", [{"FAKE_OLD": "1"}, {"PATH": ""}])
+def test_a_machine_without_python_3_11_is_told_what_to_do(
+    fresh: tuple[Machine, Path], variables: dict[str, str]
+) -> None:
+    machine, script = fresh
+    if "PATH" in variables:
+        (machine.folder / "bin" / "python3.11").unlink()
+        variables = {"PATH": f"{path_without_java(machine)}:{machine.folder / 'bin'}"}
+    ran = machine.call(*PREPARE, script=script, **variables)
+    assert ran.returncode == 1 and ran.stderr.count("\n") == 1
+    assert "on the PATH. Expected Python 3.11. " in ran.stderr and "SEEDLINGS_PYTHON" in ran.stderr
+    assert not (script.parent / ".venv" / "installed").exists()
+
+
+# --- the tests
+
+
+RECORDING_PYTHON = """#!/bin/sh
+case "$*" in *find_spec*) echo /fake/pyspark; exit 0 ;; esac
+pwd >"$FAKE_RECORD"
+printf '%s\\n' "$@" >>"$FAKE_RECORD"
+exit 5
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "passed"),
+    [
+        ([], ["tests/unit", "tests/keras", "tests/spark"]),
+        (["--all"], ["tests/unit", "tests/keras", "tests/spark", "tests/cluster"]),
+        (["-k", "a or b"], ["tests/unit", "tests/keras", "tests/spark", "-k", "a or b"]),
+        (["tests/unit/test_cli.py::test_x", "-x"], ["tests/unit/test_cli.py::test_x", "-x"]),
+        (["./tests/spark"], ["./tests/spark"]),
+    ],
+)
+def test_the_tests_are_run_in_the_checkout_with_pytests_own_arguments(
+    machine: Machine, arguments: list[str], passed: list[str]
+) -> None:
+    program(machine.directory / "recording", RECORDING_PYTHON)
+    ran = machine.call("test", *arguments, SEEDLINGS_PYTHON="./recording")
+    assert ran.returncode == 5
+    assert machine.record.read_text().splitlines() == [str(ROOT), "-m", "pytest", *passed]
