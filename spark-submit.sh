@@ -11,7 +11,7 @@ while [ -L "$here" ]; do # the script itself, should it be called by a link
   case $link in /*) here=$link ;; *) here=$(dirname "$here")/$link ;; esac
 done
 home=$(CDPATH='' cd -- "$(dirname -- "$here")" && pwd)
-jobs="quickstart prepare train evaluate score models"
+jobs="quickstart prepare train evaluate score models benchmark"
 
 fail() { # found, expected, what to do, exit code
   printf 'spark-submit.sh: %s. Expected %s. %s.\n' "$1" "$2" "$3" >&2
@@ -28,6 +28,7 @@ usage: ./spark-submit.sh [spark-submit options] JOB [job options]
   evaluate     model version + corpus -> numbers and plots
   score        model version + image files -> predictions
   models       list, promote, roll back, import model versions
+  benchmark    how fast this machine or cluster trains
   test         run the tests: [--all] [pytest arguments]
 
 ./spark-submit.sh JOB --help shows a job's options.

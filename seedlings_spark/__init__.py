@@ -17,6 +17,7 @@ The map, in the order of imports: a module may import those of its own and of ea
     store           model versions: publish, list, resolve, promote, roll back
     training        the protocol between master and workers, in prose
       weights         arithmetic on lists of arrays, held as one flat vector
+      rules           how an asynchronous worker's work enters the model
       wire            messages over TLS
       server          the driver's side of the connections
       client          a worker's side
@@ -25,7 +26,10 @@ The map, in the order of imports: a module may import those of its own and of ea
       worker          what one Spark task does
       stage           the Spark stage of a run's workers
       progress        what a person sees while it trains
+      checkpoint      a run between two epochs, on disk
+      coordination    who holds which rank, what has failed, sums over results
       synchronous     the driver's side of synchronous training
+      asynchronous    the driver's side of asynchronous training
 
     reading         a listing of files, and of each its pixels or the reason why there are none
     synthetic       draws a small corpus of species-like plants, from a seed
@@ -43,6 +47,7 @@ The map, in the order of imports: a module may import those of its own and of ea
 
     pipeline        from a corpus to a published version
     quickstart      where the quickstart puts what it makes
+    benchmark       how fast training is, beside plain Keras and stock Elephas
 
     cli             arguments, session, logging and exit code of a job
 """

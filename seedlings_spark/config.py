@@ -412,6 +412,67 @@ class QuickstartOptions(Options):
     )
 
 
+@dataclass(frozen=True)
+class BenchmarkOptions(Options):
+    """Measure how fast this machine or cluster trains, beside plain Keras and stock Elephas."""
+
+    action: str = option("train", "what to measure", reason="there is no other yet", choices=("train",))
+    num_images: int = option(
+        4000, "images that are drawn", unit="images", reason="epochs of some seconds", least=1
+    )
+    image_size: int = option(
+        64,
+        "height and width of the images",
+        unit="pixels",
+        reason="as prepare makes them",
+        least=8,
+        most=2048,
+    )
+    epochs: int = option(
+        10,
+        "how often each image is trained on",
+        unit="epochs",
+        reason="the first one, which traces the network, has its fair share of a whole fit",
+        least=2,
+    )
+    num_workers: int = option(
+        2,
+        "workers of ours and of stock Elephas; plain Keras takes all cores of the driver's machine",
+        reason="as train; give as many as there are cores for a fair comparison",
+        least=1,
+    )
+    batch_size: int = option(
+        32,
+        "images of one worker in one step; plain Keras takes as many as all workers together",
+        unit="images",
+        reason="as train",
+        least=1,
+    )
+    network: str = option("plain", "network to train: plain or residual", reason="as train")
+    rounds: int = option(
+        3, "how often each contestant trains; they take turns", reason="the fewest with a median", least=1
+    )
+    precision: str = option(
+        "float32",
+        "numbers that ours, plain and epoch compute with",
+        reason="the others have their own: stock always float32, auto what the processors do best",
+        choices=("float32", "mixed_bfloat16", "auto"),
+    )
+    contestants: tuple[str, ...] = option(
+        ("ours", "plain", "stock", "epoch", "auto", "plain-bfloat16"),
+        "who trains: ours, one process of plain Keras, stock Elephas, ours at frequency epoch, ours at precision"
+        " auto, plain Keras in bfloat16 where the processor has it",
+        reason="all of them",
+        choices=("ours", "plain", "stock", "epoch", "auto", "plain-bfloat16"),
+    )
+    output: str = option(
+        "benchmark",
+        "folder for the drawn images, on a file system that driver and executors share; they are removed afterwards",
+        reason="easy to find",
+    )
+    json: str = option("", "file that all numbers are written to", reason="the tables are printed")
+
+
 JOBS: Mapping[str, type[Options]] = {
     "quickstart": QuickstartOptions,
     "prepare": PrepareOptions,
@@ -419,6 +480,7 @@ JOBS: Mapping[str, type[Options]] = {
     "evaluate": EvaluateOptions,
     "score": ScoreOptions,
     "models": ModelsOptions,
+    "benchmark": BenchmarkOptions,
 }
 
 

@@ -438,7 +438,7 @@ def _sampled(
     hashed = reading.hash_all(spark, listing, roots, task)
     key = F.sha2(F.concat(F.lit(fingerprint.SAMPLE_PREFIX), F.col(schema.CONTENT_HASH)), 256)
     readable = hashed.where(F.col(schema.CONTENT_HASH).isNotNull()).withColumn("key", key)
-    # Rounded, since 70 * 0.1 is a little more than 7.
+    # Rounded, since 100 * 0.07 is a little more than 7.
     share = F.ceil(F.round(F.count("*").over(Window.partitionBy(schema.SPECIES)) * F.lit(sample), 6))
     place = F.row_number().over(Window.partitionBy(schema.SPECIES).orderBy("key", schema.PATH))
     ranked = readable.withColumns({"place": place, "share": share})

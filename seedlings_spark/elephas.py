@@ -28,7 +28,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from pyspark import cloudpickle
 from pyspark.ml.functions import vector_to_array
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, MLWriter
 from pyspark.mllib.linalg import VectorUDT as OldVectorUDT
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.pandas.functions import pandas_udf
 
@@ -48,6 +48,7 @@ from seedlings_spark import files, prediction, runtime, session
 from seedlings_spark.errors import NetworkError, OptionError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, _feature_column
 from seedlings_spark.training.master import network_from_json
+from seedlings_spark.training.worker import TrainTask
 
 with runtime.quiet_import():
     import keras
@@ -170,6 +171,13 @@ class ElephasEstimator(SeedlingsEstimator):
                 " takes class numbers",
             )
         return network
+
+    def _task(self, dataset: DataFrame, network: Any, spark: SparkSession) -> TrainTask:
+        """As the engine's, but that the network's JSON does not name the loss, which may be a function."""
+        task = super()._task(dataset, network, spark)
+        config = json.loads(task.network)
+        config.pop("compile_config", None)
+        return replace(task, network=json.dumps(config))
 
 
 class ElephasTransformer(SeedlingsModel):

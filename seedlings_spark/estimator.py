@@ -7,6 +7,7 @@ both are ordinary Spark ML stages: they can be saved, copied, put into a `Pipeli
 
 import json
 import logging
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -44,11 +45,13 @@ from seedlings_spark import (
 )
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
 from seedlings_spark.training import asynchronous, rules, synchronous
+from seedlings_spark.training.checkpoint import Checkpoints, TrainState, callback_state, restore_callbacks
 from seedlings_spark.training.coordination import Stages
 from seedlings_spark.training.master import Master, build_metrics, network_from_json
 from seedlings_spark.training.progress import Progress, ProgressLine, Silent
 from seedlings_spark.training.server import Coordinator, ParameterServer
 from seedlings_spark.training.stage import Stage
+from seedlings_spark.training.weights import Vector
 from seedlings_spark.training.wire import Credentials
 from seedlings_spark.training.worker import FEATURES, HELD_OUT, LABEL, RANK, SUMMARY, WEIGHT, TrainTask, run
 
@@ -107,6 +110,12 @@ class _SeedlingsParams(HasWeightCol, HasValidationIndicatorCol, HasProbabilityCo
         "memory_budget_mb",
         "MB of features that each worker holds in memory; the rest is spooled to local disk",
         TypeConverters.toInt,
+    )
+    checkpoint_path: Param[str] = Param(
+        Params._dummy(),
+        "checkpoint_path",
+        "'' or a folder, on any file system, for a checkpoint after each epoch; a run that finds some goes on from there",
+        TypeConverters.toString,
     )
     rule: Param[str] = Param(
         Params._dummy(),
@@ -198,6 +207,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             memory_budget_mb=1024,
             rule="",
             elasticity=0.0,
+            checkpoint_path="",
             predicted_species_col=schema.PREDICTED_SPECIES,
         )
         if custom_objects:
@@ -489,6 +499,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         """The coordinator of a synchronous run, and the run itself."""
         master = Master(network)
         is_local = frequency != "batch"
+        keeper = _Keeper(self, task, network, master, callbacks)
         rendezvous = synchronous.Rendezvous(stages, master.state_layout if is_local else master.model_layout)
 
         def run_training() -> dict[str, Any]:
@@ -503,11 +514,11 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
                 held_out_rows=record["held_out_rows"],
                 batch_size=task.batch_size,
                 frequency=frequency,
-                first_epoch=0,
+                first_epoch=keeper.first_epoch(),
                 num_epochs=self.get_epochs(),
                 callbacks=callbacks,
                 progress=progress,
-                checkpoint=lambda epoch: None,
+                checkpoint=lambda epoch: keeper.save(epoch, master.state()),
             )
             return record
 
@@ -543,6 +554,8 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             local=is_local,
             locked=self.get_mode() != "hogwild",
         )
+        keeper = _Keeper(self, task, network, master, callbacks, with_slots=not is_local)
+        running.resume(keeper.next_updates)
 
         def run_training() -> dict[str, Any]:
             record, begin = self._gather(stages, task)
@@ -557,10 +570,11 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
                 running,
                 held_out_rows=record["held_out_rows"],
                 num_rows=sum(record["rows"]),
+                first_epoch=keeper.first_epoch(),
                 num_epochs=self.get_epochs(),
                 callbacks=callbacks,
                 progress=progress,
-                checkpoint=lambda epoch: None,
+                checkpoint=lambda epoch, snapshot: keeper.save(epoch, snapshot.state, snapshot.next_updates),
             )
             return {**record, "rule": rule, **running.record()}
 
@@ -780,6 +794,95 @@ class _ModelReader(MLReader[SeedlingsModel]):
         content = files.read_bytes(files.join(path, "network.keras"))
         model._take(content, metadata["history"], metadata["record"])
         return model
+
+
+class _Keeper:
+    """Keeps a run's checkpoints, and has taken up the latest one.
+
+    Args:
+        estimator: Whose run it is.
+        task: Of its workers.
+        network: That callbacks see.
+        master: Whose state is kept.
+        callbacks: Of the run; they are told that training begins.
+        with_slots: Whether the state that is saved holds optimizer slots.
+    """
+
+    def __init__(
+        self,
+        estimator: SeedlingsEstimator,
+        task: TrainTask,
+        network: Any,
+        master: Master,
+        callbacks: Any,
+        *,
+        with_slots: bool = True,
+    ) -> None:
+        path = estimator.getOrDefault("checkpoint_path")
+        self._checkpoints = Checkpoints(path) if path else None
+        self._network, self._optimizer, self._callbacks = network, network.optimizer, callbacks
+        self._num_epochs = estimator.get_epochs()
+        self._identity = _identity(estimator, task)
+        self._state = self._checkpoints.latest(self._identity) if self._checkpoints else None
+        self.next_updates: Sequence[int] = ()
+        callbacks.on_train_begin()
+        state = self._state
+        if state is None:
+            return
+        (master.set_state if with_slots else master.set_weights)(state.state)
+        master.show(network, state.state[: master.model_layout.size])
+        self._optimizer.iterations.assign(state.iterations)
+        if state.learning_rate is not None:
+            self._optimizer.learning_rate = state.learning_rate
+        restore_callbacks(callbacks.callbacks, state)
+        for callback in callbacks.callbacks:
+            if isinstance(callback, keras.callbacks.History):
+                callback.history = {name: list(values) for name, values in state.history.items()}
+        self.next_updates = state.next_updates
+        _log.info("going on after epoch %d, from %s", state.epoch, path)
+
+    def first_epoch(self) -> int:
+        """The first epoch to train; the number of epochs when nothing is left to do."""
+        if self._state is None:
+            return 0
+        return self._num_epochs if self._state.stopped else self._state.epoch
+
+    def save(self, epoch: int, state: Vector, next_updates: Sequence[int] = ()) -> None:
+        """Write a checkpoint of an epoch that has ended."""
+        if self._checkpoints is None:
+            return
+        values, arrays = callback_state(self._callbacks.callbacks)
+        has_schedule = callable(getattr(self._optimizer, "_learning_rate", None))
+        self._checkpoints.save(
+            TrainState(
+                epoch=epoch + 1,
+                identity=self._identity,
+                iterations=int(np.asarray(self._optimizer.iterations)),
+                learning_rate=None if has_schedule else float(np.asarray(self._optimizer.learning_rate)),
+                stopped=bool(self._network.stop_training),
+                history=_history(self._callbacks),
+                callbacks=values,
+                next_updates=list(next_updates),
+                state=state,
+                arrays=arrays,
+            )
+        )
+
+
+def _identity(estimator: SeedlingsEstimator, task: TrainTask) -> str:
+    """What a checkpoint must agree in with the run that takes it up; the number of epochs may grow."""
+    same = ("mode", "frequency", "rule", "elasticity", "validation_split", "class_weight")
+    values = [
+        *[str(estimator.getOrDefault(name)) for name in same],
+        *[str(value) for value in (task.num_workers, task.batch_size, task.seed, task.threads, task.labels)],
+        task.network,
+        str(task.loss),
+        json.dumps(task.optimizer, sort_keys=True, default=str),
+        task.augmentation or "",
+    ]
+    # The numbers that Keras gives to things without a name count what was made before, not what is made.
+    text = re.sub(r'_\d+(?=")', "", "\n".join(values))
+    return fingerprint.content_hash(text.encode())
 
 
 def _plain(stage: Any) -> Any:

@@ -269,7 +269,10 @@ def fold_standardization(network: Any, mean: NDArray[np.float64], std: NDArray[n
         dtype=dtype,
         name="standardization",
     )(inputs)
-    return keras.Model(inputs, network(standardised), name=f"standardized_{network.name}")
+    # Layer by layer: called as a whole, a network of another precision would first round its inputs to float32.
+    is_graph = type(network).__name__ in ("Functional", "Sequential")
+    outputs = network.call(standardised) if is_graph else network(standardised)
+    return keras.Model(inputs, outputs, name=f"standardized_{network.name}")
 
 
 @keras.saving.register_keras_serializable(package="seedlings_spark")

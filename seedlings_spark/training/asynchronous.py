@@ -34,6 +34,8 @@ class Snapshot:
     Args:
         epoch: From 0.
         weights: Of the master.
+        state: Of the master: with its optimizer's slots where it makes the steps.
+        next_updates: Of each rank the first one that is not in the weights.
         sums: Of the epoch's training.
         seconds: That it took.
         parts: Of each rank that has evaluated it, its part.
@@ -41,6 +43,8 @@ class Snapshot:
 
     epoch: int
     weights: Vector
+    state: Vector
+    next_updates: list[int]
     sums: Sums
     seconds: float
     parts: dict[int, Result] = field(default_factory=dict)
@@ -78,9 +82,11 @@ class FreeRunning:
         self._queues: dict[int, queue.SimpleQueue[Message]] = {}
         self._begin: Message | None = None
         self._rounds: list[list[tuple[int, int]]] = []
-        self._next: list[int] = []
+        self._next: list[int] = []  # of each rank, the next update to take
+        self._applied: list[int] = []  # and the first that is not applied yet
         self._rows: Sequence[int] = ()
-        self._num_epochs = 0
+        self._resumed: list[int] = []
+        self._first_epoch = self._num_epochs = 0
         self._stopping = False
         self._version = 0
         self._sums = Sums()
@@ -154,15 +160,17 @@ class FreeRunning:
             self.updates_of_rank[rank] += 1
             self.num_switches += self._last_rank not in (-1, rank)
             self._last_rank = rank
-        if result.samples:
-            with self._apply_lock:
+        # Applied and counted under one lock: a snapshot holds exactly the updates that it says.
+        with self._apply_lock:
+            if result.samples:
                 self._apply(rank, result.vector, pulled, last - first, staleness)
-        with self._condition:
-            self._sums.add([result])
-            self._applied_samples += result.samples
-            self._cut_epoch()
-            self._condition.notify_all()
-            return self._hand_out(rank)
+            with self._condition:
+                self._applied[rank] += 1
+                self._sums.add([result])
+                self._applied_samples += result.samples
+                self._cut_epoch()
+                self._condition.notify_all()
+                return self._hand_out(rank)
 
     def error(self, ticket: object, text: str) -> None:
         """A worker's own computation failed."""
@@ -186,17 +194,24 @@ class FreeRunning:
         """
         with self._condition:
             self._rows, self._rounds = rows, [list(each) for each in rounds]
-            self._next = [0] * len(rows)
+            self._next = list(self._resumed) or [0] * len(rows)
             self._begin = Message(Kind.BEGIN, header)
+            self._applied = list(self._next)
             self._stages.has_begun = True
             for rank, answer in self._queues.items():
                 answer.put(self._begin_of(rank))
             self._queues.clear()
 
-    def start(self, num_epochs: int, *, has_held_out: bool) -> None:
+    def resume(self, next_updates: Sequence[int]) -> None:
+        """Go on from the master as it is now and from these updates of the ranks; before `begin`."""
+        self._resumed = list(next_updates)
+        self._center = self._master.weights()
+
+    def start(self, first_epoch: int, num_epochs: int, *, has_held_out: bool) -> None:
         """Let the workers train."""
         with self._condition:
-            self._num_epochs, self._has_held_out = num_epochs, has_held_out
+            self._first_epoch, self._num_epochs, self._has_held_out = first_epoch, num_epochs, has_held_out
+            self._applied_samples = first_epoch * sum(self._rows)
             self._epoch_started = time.perf_counter()
             for rank in list(self._queues):
                 self._give(rank)
@@ -213,12 +228,13 @@ class FreeRunning:
 
         def over() -> bool:
             report(self._sums.samples, self._sums)
-            if len(self._snapshots) <= epoch:
+            if len(self._snapshots) <= epoch - self._first_epoch:
                 return False
-            return not self._has_held_out or len(self._snapshots[epoch].parts) == self._stages.num_workers
+            found = self._snapshots[epoch - self._first_epoch]
+            return not self._has_held_out or len(found.parts) == self._stages.num_workers
 
         self._stages.wait(over)
-        return self._snapshots[epoch]
+        return self._snapshots[epoch - self._first_epoch]
 
     def set_weights(self, weights: Vector) -> None:
         """Go on from other weights, which a callback has set."""
@@ -318,11 +334,14 @@ class FreeRunning:
 
     def _cut_epoch(self) -> None:
         """Take a snapshot when a corpus' worth of samples has been applied."""
-        epoch = len(self._snapshots)
+        epoch = self._first_epoch + len(self._snapshots)
         if self._applied_samples < (epoch + 1) * sum(self._rows):
             return
         now = time.perf_counter()
-        self._snapshots.append(Snapshot(epoch, self._center, self._sums, now - self._epoch_started))
+        state = self._center if self._local else self._master.state()
+        self._snapshots.append(
+            Snapshot(epoch, self._center, state, list(self._applied), self._sums, now - self._epoch_started)
+        )
         self._sums, self._epoch_started = Sums(), now
         for rank in list(self._queues):
             self._give(rank)
@@ -360,10 +379,11 @@ def train(
     *,
     held_out_rows: int,
     num_rows: int,
+    first_epoch: int,
     num_epochs: int,
     callbacks: Any,
     progress: Progress,
-    checkpoint: Callable[[int], None],
+    checkpoint: Callable[[int, Snapshot], None],
 ) -> None:
     """Let the workers train, and show each epoch's snapshot to the callbacks.
 
@@ -373,15 +393,16 @@ def train(
         running: With all workers gathered and begun.
         held_out_rows: Of all workers together.
         num_rows: To train on, of all workers together.
+        first_epoch: From 0.
         num_epochs: Of the run.
-        callbacks: A `keras.callbacks.CallbackList` of `network`.
+        callbacks: A `keras.callbacks.CallbackList` of `network`, told that training begins.
         progress: Hears how far it is.
-        checkpoint: Called with each epoch that has ended.
+        checkpoint: Called with each epoch that has ended and its snapshot, after its callbacks.
     """
-    callbacks.on_train_begin()
-    callbacks.on_epoch_begin(0)
-    running.start(num_epochs, has_held_out=held_out_rows > 0)
-    for epoch in range(num_epochs):
+    if first_epoch < num_epochs:
+        callbacks.on_epoch_begin(first_epoch)
+        running.start(first_epoch, num_epochs, has_held_out=held_out_rows > 0)
+    for epoch in range(first_epoch, num_epochs):
 
         def report(samples: int, sums: Sums, epoch: int = epoch) -> None:
             if samples:
@@ -397,7 +418,7 @@ def train(
         changed = master.shown(network)
         if not np.array_equal(changed, snapshot.weights):
             running.set_weights(changed)
-        checkpoint(epoch)
+        checkpoint(epoch, snapshot)
         progress.epoch(epoch, snapshot.seconds, num_rows, logs)
         if network.stop_training:
             break

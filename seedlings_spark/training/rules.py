@@ -7,6 +7,7 @@ Each rule returns the new center and the weights from which that worker goes on.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from seedlings_spark.training.weights import Vector
 
@@ -104,5 +105,6 @@ def statistics(center: Vector, pushed: Vector, staleness: int) -> Vector:
     return center + (pushed - center) / center.dtype.type(staleness + 1)
 
 
-def _like(push: Push, number: float) -> float:
-    return push.center.dtype.type(number)  # type: ignore[no-any-return]
+def _like(push: Push, number: float) -> Any:
+    """The number in the vectors' own precision, so that they keep it."""
+    return push.center.dtype.type(number)

@@ -175,7 +175,7 @@ def train(
         frequency: "batch", "epoch" or a number of steps.
         first_epoch: From 0.
         num_epochs: Of the whole run.
-        callbacks: A `keras.callbacks.CallbackList` of the master's network.
+        callbacks: A `keras.callbacks.CallbackList` of the master's network, told that training begins.
         progress: Hears of every round.
         checkpoint: Called with each epoch that has ended, after its callbacks.
 
@@ -184,7 +184,6 @@ def train(
     """
     num_steps, local = steps_of_epoch(rows, batch_size), frequency != "batch"
     total, number = sum(rows), 0
-    callbacks.on_train_begin()
     for epoch in range(first_epoch, num_epochs):
         started = time.perf_counter()
         stages.new_epoch()

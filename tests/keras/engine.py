@@ -156,6 +156,7 @@ def _train(
                     "class_weight": class_weight or {},
                 }
             )
+            callback_list.on_train_begin()
             synchronous.train(
                 master,
                 rendezvous,

@@ -1,6 +1,7 @@
 """The forward pass of a task: rows in any company, the cache, bad rows."""
 
 import dataclasses
+import itertools
 import pickle
 
 import keras
@@ -145,6 +146,13 @@ def test_in_mixed_precision_the_answers_are_near_and_their_sums_are_one(content)
     np.testing.assert_allclose(mixed.sum(axis=1), 1, atol=1e-6)
 
 
+def test_nothing_is_traced_twice_however_many_rows_there_are():
+    network = prediction.forward(task_of(vector_network(), 8))
+    for count in (3, 8, 1, 20, 0, 16):
+        assert len(network.predict(np.ones((count, 130)))) == count
+    assert network._call.experimental_get_tracing_count() == 1
+
+
 # --- The cache
 
 
@@ -179,6 +187,9 @@ def test_other_content_is_another_network(content):
 def test_two_networks_are_kept_and_the_least_recently_used_one_goes():
     first, second, third = (task_of(vector_network(outputs)) for outputs in (2, 3, 4))
     kept_first, kept_second = prediction.forward(first), prediction.forward(second)
+    for _ in range(3):
+        assert prediction.forward(first) is kept_first
+    assert prediction.forward(second) is kept_second
     assert prediction.forward(first) is kept_first
     kept_third = prediction.forward(third)
     assert prediction.forward(first) is kept_first
@@ -211,7 +222,7 @@ def test_a_scoring_task_gives_each_row_its_own_prediction_in_batches_of_the_forw
     task = scoring.ScoreTask(
         reading.DecodeTask((32, 32), "crop", ("png",), 10_000, 10_000), ForwardTask(content, "float32", 5, 1)
     )
-    batches = [decoded(range(start, end), IMAGES) for start, end in zip(cuts, cuts[1:], strict=False)]
+    batches = [decoded(range(start, end), IMAGES) for start, end in itertools.pairwise(cuts)]
     scored = list(scoring.score_decoded(task, iter(batches)))
     assert [batch.num_rows for batch in scored] == [5, 5, 5, 2]
     assert all(batch.schema.equals(reading.arrow_schema(scoring._SCORED)) for batch in scored)

@@ -1,6 +1,7 @@
 """Asynchronous training on a real Spark: really asynchronous, every update exactly once."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -157,3 +158,14 @@ def test_a_loss_that_is_not_finite_ends_the_run(table: DataFrame) -> None:
     wild = {"class_name": "SGD", "config": {"learning_rate": 1e38}}
     with pytest.raises(TrainingError, match=r"not finite, in epoch \d"):
         _estimator(optimizer_config=wild).fit(table)
+
+
+@pytest.mark.parametrize("frequency", ["batch", 3])
+def test_a_run_that_is_taken_up_again_applies_what_is_left(table: DataFrame, tmp_path: Path, frequency: Any) -> None:
+    first = _estimator(epochs=2, frequency=frequency, checkpoint_path=str(tmp_path)).fit(table)
+    second = _estimator(epochs=5, frequency=frequency, checkpoint_path=str(tmp_path)).fit(table)
+    steps = [-(-rows // 8) for rows in second.record["rows"]]
+    per_epoch = [count if frequency == "batch" else -(-count // 3) for count in steps]
+    assert first.record["updates"] == 2 * sum(per_epoch)
+    assert second.record["updates"] == 3 * sum(per_epoch)
+    assert second.history["loss"][:2] == first.history["loss"] and len(second.history["loss"]) == 5

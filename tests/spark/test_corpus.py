@@ -455,11 +455,11 @@ def test_a_sample_is_of_every_species_and_of_every_split_and_follows_from_the_co
     assert {name: str(text) for name, text in corpus.summary(one)}["listed"] == "47 (a sample of 94)"
 
 
-def test_a_tenth_of_seventy_is_seven_and_of_three_is_one(
+def test_seven_percent_of_a_hundred_are_seven_and_of_three_one(
     spark: SparkSession, tmp_path: Path, mount: str
 ) -> None:
-    plants(tmp_path / "images", Charlock=3, Maize=70)  # 70 * 0.1 is 7.000000000000001
-    prepared = prepare(spark, f"{mount}/images", f"{mount}/corpus", sample=0.1)
+    plants(tmp_path / "images", Charlock=3, Maize=100)  # 100 * 0.07 is 7.000000000000001
+    prepared = prepare(spark, f"{mount}/images", f"{mount}/corpus", sample=0.07)
     per_species = prepared.manifest["images_of_species"]
     assert {name: sum(each.values()) for name, each in per_species.items()} == {"Charlock": 1, "Maize": 7}
 

@@ -359,3 +359,29 @@ def test_augmentation_and_dropout_repeat_bit_for_bit(spark: SparkSession, prepar
     ]
     assert _bits(runs[0]) == _bits(runs[1])
 
+
+
+@pytest.mark.parametrize("frequency", ["batch", "epoch"])
+def test_a_run_that_is_taken_up_again_ends_with_the_same_bits(table: DataFrame, tmp_path: Path, frequency: str) -> None:
+    def run(epochs: int, path: str) -> SeedlingsModel:
+        stop = keras.callbacks.EarlyStopping("val_loss", patience=3, restore_best_weights=True, min_delta=0.01)
+        plateau = keras.callbacks.ReduceLROnPlateau("val_loss", patience=1, min_delta=0.2, factor=0.5)
+        estimator = _estimator(epochs=epochs, validation_split=0.2, frequency=frequency, checkpoint_path=path)
+        return estimator.set_callbacks([stop, plateau]).fit(table)
+
+    straight = run(5, str(tmp_path / "straight"))
+    run(2, str(tmp_path / "taken up"))
+    resumed = run(5, str(tmp_path / "taken up"))
+    assert _bits(resumed) == _bits(straight)
+    assert resumed.history == straight.history
+    assert straight.history["learning_rate"][-1] < straight.history["learning_rate"][0]
+    # A damaged newest checkpoint: the one before it counts, and the end is the same.
+    newest = sorted((tmp_path / "taken up").iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert _bits(run(5, str(tmp_path / "taken up"))) == _bits(straight)
+
+
+def test_a_checkpoint_of_other_options_is_refused(table: DataFrame, tmp_path: Path) -> None:
+    _estimator(epochs=1, checkpoint_path=str(tmp_path)).fit(table)
+    with pytest.raises(OptionError, match="other options"):
+        _estimator(epochs=1, seed=1, checkpoint_path=str(tmp_path)).fit(table)

@@ -163,7 +163,7 @@ def test_versions_are_imported_promoted_and_rolled_back(
     with pytest.raises(StoreError, match="no store"):
         table(store)
     first = imported(store, tmp_path, promote=False)
-    with pytest.raises(StoreError, match="no version of seedlings .* is promoted"):
+    with pytest.raises(StoreError, match=r"no version of seedlings .* is promoted"):
         store.resolve()
     store.promote(first.version)
     second = imported(store, tmp_path)
@@ -197,7 +197,7 @@ def test_the_table_of_versions_shows_the_validation_accuracy(
     store.publish(lambda folder: files.write_bytes(f"{folder}/network.keras", b"x"), manifest)
     header, line = table(store).splitlines()
     assert line.split() == ["*", "v0001", store.resolve().manifest["created"], shown, "3"]
-    assert header.index("validation") == line.index(shown)
+    assert line[header.index("validation") :].startswith(shown)
 
 
 # --- Publishing what was trained

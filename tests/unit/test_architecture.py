@@ -26,14 +26,15 @@ GROUPS = [
         "training.stage",
         "training.progress",
     ],
-    ["training.worker"],
-    ["training.synchronous"],
+    ["training.rules"],
+    ["training.worker", "training.checkpoint", "training.coordination"],
+    ["training.synchronous", "training.asynchronous"],
     ["training"],
     ["reading", "synthetic", "corpus", "networks"],
     ["features", "prediction", "evaluation"],
     ["estimator"],
     ["scoring", "report"],
-    ["pipeline", "quickstart"],
+    ["pipeline", "quickstart", "benchmark"],
     ["cli"],
 ]
 
@@ -41,12 +42,20 @@ GROUPS = [
 DOORS = {
     "PIL": {"images"},
     "matplotlib": {"report"},
-    "elephas": {"estimator"},
+    "elephas": {"estimator", "benchmark"},
     "socket": {"training.wire", "training.server", "training.client"},
     "ssl": {"training.wire", "training.server"},
     "cryptography": {"training.wire"},
-    "tensorflow": {"runtime", "training.master"},
-    "keras": {"runtime", "networks", "training.worker", "training.master", "estimator", "pipeline"},
+    "tensorflow": {"runtime", "training.master", "benchmark"},
+    "keras": {
+        "runtime",
+        "networks",
+        "training.worker",
+        "training.master",
+        "estimator",
+        "pipeline",
+        "benchmark",
+    },
 }
 
 # What a job without TensorFlow may reach: it costs 5 to 20 s in every Python process.
@@ -60,6 +69,7 @@ WITHOUT_TENSORFLOW = [
     "evaluation",
     "report",
     "synthetic",
+    "benchmark",
 ]
 
 

@@ -282,9 +282,12 @@ def test_it_can_be_called_through_links(machine: Machine) -> None:
 
 
 def test_cdpath_does_not_mislead_it(machine: Machine) -> None:
-    checkout(machine.directory)
-    given = machine.submitted(*PREPARE, script=Path("spark-submit.sh"), CDPATH=f"{ROOT}:{machine.folder}")
-    assert str(machine.directory / "jobs" / "prepare.py") in given["arguments"]
+    for place in (machine.directory, machine.folder / "path"):
+        (place / "checkout").mkdir(parents=True)
+    checkout(machine.directory / "checkout")
+    script = Path("checkout") / "spark-submit.sh"
+    given = machine.submitted(*PREPARE, script=script, CDPATH=str(machine.folder / "path"))
+    assert str(machine.directory / "checkout" / "jobs" / "prepare.py") in given["arguments"]
 
 
 def test_modules_in_the_callers_folder_do_not_stand_in_for_ours(machine: Machine) -> None:

@@ -1,0 +1,289 @@
+"""Jobs as a user runs them: `./spark-submit.sh JOB ...` in a process of its own, mistakes first."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from seedlings_spark import synthetic
+
+SCRIPT = Path(__file__).parents[2] / "spark-submit.sh"
+IMAGES_PER_SPECIES = 6  # stratified: 4 to train on, 1 to validate, 1 to test
+NUM_IMAGES = 12 * IMAGES_PER_SPECIES
+THREE_PARTS = re.compile(r"\w+Error: .+\. Expected .+\. .+[.?]")
+LOG_LINE = re.compile(r"\d\d:\d\d:\d\d .*")
+# From the JVM itself, before any of its settings counts: Spark asks for the module (SPARK-48021).
+OF_THE_JVM = "WARNING: Using incubator modules: jdk.incubator.vector"
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="elsewhere both streams are one")
+
+
+def layer(kind: str, name: str, **config: Any) -> dict[str, Any]:
+    return {"module": "keras.layers", "class_name": kind, "config": {"name": name, **config}}
+
+
+# A Keras network as JSON; it knows its input's size in the first layer only.
+TINY = {
+    "module": "keras",
+    "class_name": "Sequential",
+    "config": {
+        "name": "tiny",
+        "layers": [
+            layer("InputLayer", "pixels", batch_shape=[None, 32, 32, 3], dtype="float32"),
+            layer("Conv2D", "leaves", filters=8, kernel_size=[3, 3], strides=[2, 2], activation="relu"),
+            layer("GlobalAveragePooling2D", "mean"),
+            layer("Dense", "species", units=12, activation="softmax"),
+        ],
+    },
+}
+
+
+def submit(directory: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYSPARK", "SPARK"))
+    }
+    environment.pop("PYTHONPATH", None)
+    return subprocess.run(
+        [str(SCRIPT), *arguments],
+        env={**environment, "SEEDLINGS_PYTHON": sys.executable},
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def refused(directory: Path, code: int, *arguments: str) -> str:
+    """The one line on stderr that a mistake is answered with."""
+    ran = submit(directory, *arguments)
+    lines = [line for line in ran.stderr.splitlines() if line != OF_THE_JVM and not LOG_LINE.fullmatch(line)]
+    assert ran.returncode == code, ran.stderr
+    assert ran.stdout == ""
+    assert len(lines) == 1 and THREE_PARTS.fullmatch(lines[0]), ran.stderr
+    return lines[0]
+
+
+def done(directory: Path, *arguments: str, code: int = 0) -> str:
+    """What a run prints; all else that it says are lines of the log."""
+    ran = submit(directory, *arguments)
+    assert ran.returncode == code, ran.stderr
+    said = [line for line in ran.stderr.splitlines() if line != OF_THE_JVM]
+    assert [line for line in said if not LOG_LINE.fullmatch(line)] == []
+    assert f" {next(a for a in arguments if a in JOBS)} on local[" in said[0]
+    return ran.stdout
+
+
+JOBS = ("prepare", "train", "evaluate", "score", "models")
+
+
+def read_json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with drawn images of 12 species, an empty file and a text among them; later what jobs make."""
+    folder = tmp_path_factory.mktemp("jobs") / "l'été 1"
+    synthetic.write_corpus(folder / "images", images_per_species=IMAGES_PER_SPECIES, size=40)
+    species = folder / "images" / synthetic.SPECIES[0]
+    (species / "empty.png").write_bytes(b"")
+    (species / "notes.png").write_text("no picture")
+    (folder / "tiny.json").write_text(json.dumps(TINY))
+    (folder / "options.toml").write_text(
+        '[train]\nepochs = 9\nbatch_size = 8\naugment = ["none"]\nprecision = "float32"\nnetwork = "tiny.json"\n'
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(place: Path) -> Path:
+    """A corpus of which more was rejected than allowed: it is whole all the same."""
+    arguments = (
+        "--images",
+        "images",
+        "--corpus",
+        "corpus",
+        "--image-size",
+        "32",
+        "--split-policy",
+        "stratified",
+    )
+    ran = submit(place, "prepare", *arguments, "--max-reject-fraction", "0.02")
+    assert ran.returncode == 3, ran.stderr
+    assert "2 of 74 files were rejected, more than --max-reject-fraction 0.02" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert re.search(r"^listed +74$", ran.stdout, re.MULTILINE)
+    return place / "corpus"
+
+
+@pytest.fixture(scope="module")
+def version(place: Path, corpus: Path) -> Path:
+    """A model version, trained with options from a file and from the command line."""
+    out = done(
+        place,
+        *("--master", "local[2]", "train", "--corpus", "corpus", "--store", "store", "--run", "run"),
+        *("--config", "options.toml", "--epochs", "2", "--seed", "5"),
+    )
+    assert re.search(r"^version +seedlings v0001 \(now current\)$", out, re.MULTILINE)
+    return place / "store" / "seedlings" / "v0001"
+
+
+# --- mistakes
+
+
+def test_a_folder_that_is_not_there_is_named_with_its_full_uri(tmp_path: Path) -> None:
+    said = refused(tmp_path, 1, "prepare", "--images", "no such folder", "--corpus", "c")
+    assert f"file://{tmp_path}/no such folder" in said
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_folder_without_files_is_named(tmp_path: Path) -> None:
+    (tmp_path / "images" / "Maize").mkdir(parents=True)
+    said = refused(tmp_path, 1, "prepare", "--images", "images", "--corpus", "c")
+    assert f"file://{tmp_path}/images" in said
+    assert not (tmp_path / "c" / "manifest.json").exists()
+
+
+def test_wrong_arguments_end_with_2_before_anything_starts(tmp_path: Path) -> None:
+    assert "--epohcs" in refused(tmp_path, 2, "train", "--epohcs", "3")
+    assert "--schedule linear" in refused(
+        tmp_path, 2, "train", "--corpus", "c", "--store", "s", "--schedule", "linear"
+    )
+
+
+def test_a_corpus_that_is_not_there_is_named(tmp_path: Path) -> None:
+    said = refused(tmp_path, 1, "train", "--corpus", "no corpus", "--store", "s")
+    assert f"file://{tmp_path}/no corpus" in said and "Run prepare" in said
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_store_without_a_version_is_named(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    said = refused(tmp_path, 1, "score", "--images", ".", "--store", "store", "--output", "o")
+    assert "seedlings" in said and f"file://{tmp_path}/store" in said
+    assert not (tmp_path / "o").exists()
+
+
+def test_fewer_cores_than_workers_are_told_at_once_and_leave_nothing(place: Path, corpus: Path) -> None:
+    train = ("train", "--corpus", "corpus", "--store", "other store", "--run", "other run")
+    said = refused(place, 1, "--master", "local[1]", *train)
+    assert "1 free slot (local[1], spark.task.cpus=1) for 2 workers" in said
+    assert not (place / "other run").exists() and not (place / "other store").exists()
+
+
+# --- the whole path
+
+
+def test_what_prepare_leaves_adds_up(place: Path, corpus: Path) -> None:
+    manifest = read_json(corpus / "manifest.json")
+    assert (manifest["listed"], manifest["accepted"], manifest["rejected"]) == (74, NUM_IMAGES, 2)
+    assert manifest["rejected_by_reason"] == {"empty": 1, "not_an_image": 1}
+    assert manifest["image_size"] == [32, 32]
+    assert manifest["images_of_split"] == {"train": 48, "validation": 12, "test": 12}
+    assert sorted(manifest["images_of_species"]) == sorted(synthetic.SPECIES)
+    assert sorted(path.name for path in corpus.iterdir()) == ["images", "manifest.json", "rejects"]
+    assert {path.name for path in (corpus / "images").iterdir() if path.is_dir()} == {
+        "split=train",
+        "split=validation",
+        "split=test",
+    }
+    rejects = pq.read_table(corpus / "rejects").to_pylist()
+    assert sorted(Path(reject["path"]).name for reject in rejects) == ["empty.png", "notes.png"]
+    assert all(reject["path"].startswith(f"file://{place}/images/") for reject in rejects)
+
+
+def test_what_train_leaves_says_where_it_comes_from(place: Path, version: Path) -> None:
+    manifest = read_json(version / "manifest.json")
+    assert {"model", "network.keras", "manifest.json", "report"} <= {path.name for path in version.iterdir()}
+    assert (version.parent / "current").read_text() == "v0001\n"
+    assert manifest["classes"] == sorted(synthetic.SPECIES)
+    assert manifest["image_size"] == [32, 32]
+    assert manifest["seed"] == 5
+    assert manifest["corpus"]["fingerprint"] == read_json(place / "corpus" / "manifest.json")["fingerprint"]
+    options = manifest["options"]
+    assert (options["epochs"], options["batch_size"], options["augment"]) == (2, 8, ["none"])
+    assert options["store"] == f"file://{place}/store"
+    assert {"tensorflow", "keras", "pyspark", "elephas"} <= set(manifest["versions"])
+    epochs = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2]
+    assert epochs[-1]["val_loss"] == manifest["metrics"]["val_loss"]
+    assert (place / "run" / "run.json").exists()
+    assert not list(version.parent.glob(".building-*"))
+
+
+def test_evaluate_writes_numbers_and_plots_of_the_test_images(place: Path, version: Path) -> None:
+    out = done(place, "evaluate", "--corpus", "corpus", "--store", "store", "--report", "report")
+    metrics = read_json(place / "report" / "metrics.json")
+    matrix = metrics["confusion_matrix"]
+    assert sum(map(sum, matrix)) == 12
+    assert metrics["accuracy"] == pytest.approx(sum(matrix[i][i] for i in range(12)) / 12)
+    assert {"confusion_matrix.png", "learning_curves.png"} <= {
+        path.name for path in (place / "report").iterdir()
+    }
+    assert all(name in out for name in synthetic.SPECIES)
+
+
+def test_score_gives_every_file_a_prediction_or_a_reason(place: Path, version: Path) -> None:
+    done(place, "score", "--images", "images", "--store", "store", "--output", "scores")
+    manifest = read_json(place / "scores" / "manifest.json")
+    assert (manifest["listed"], manifest["scored"], manifest["rejected"]) == (74, NUM_IMAGES, 2)
+    assert (manifest["already_scored"], manifest["already_rejected"]) == (0, 0)
+    assert manifest["model_version"] == "v0001"
+    (run,) = (place / "scores" / "runs").iterdir()
+    assert run.name == manifest["run"] and read_json(run / "manifest.json") == manifest
+    predictions = pq.read_table(run / "predictions").to_pylist()
+    rejects = pq.read_table(run / "rejects").to_pylist()
+    files = {f"file://{path}" for path in (place / "images").rglob("*.png")}
+    assert sorted(row["path"] for row in [*predictions, *rejects]) == sorted(files)
+    assert list(predictions[0]) == [
+        "path",
+        "content_hash",
+        "predicted_species",
+        "confidence",
+        "probabilities",
+        "model_version",
+    ]
+    assert list(rejects[0]) == ["path", "content_hash", "reason", "stage", "detail"]
+    classes = read_json(version / "manifest.json")["classes"]
+    for row in predictions:
+        assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-5)
+        assert row["confidence"] == max(row["probabilities"])
+        assert row["predicted_species"] == classes[row["probabilities"].index(row["confidence"])]
+
+
+def test_versions_are_imported_promoted_and_rolled_back(place: Path, version: Path) -> None:
+    """The network that is imported takes other images than the corpus has, which evaluate refuses."""
+    with (
+        zipfile.ZipFile(version / "network.keras") as trained,
+        zipfile.ZipFile(place / "larger.keras", "w") as larger,
+    ):
+        for name in trained.namelist():
+            content = trained.read(name)
+            if name == "config.json":
+                content = content.replace(b"32, 32, 3", b"48, 48, 3")
+            larger.writestr(name, content)
+    store, current = ("--store", "store"), version.parent / "current"
+    classes = [f"class {number}" for number in range(12)]
+    listed = done(
+        place,
+        *("models", "import", *store, "--network", "larger.keras", "--no-promote", "--classes", *classes),
+    )
+    assert re.search(r"^\* +v0001 ", listed, re.MULTILINE) and re.search(r"^ +v0002 ", listed, re.MULTILINE)
+    imported = read_json(version.parent / "v0002" / "manifest.json")
+    assert (imported["classes"], imported["image_size"]) == (classes, [48, 48])
+
+    promoted = done(place, "models", "promote", *store, "--model-version", "v0002")
+    assert re.search(r"^\* +v0002 ", promoted, re.MULTILINE)
+    assert current.read_text() == "v0002\n"
+    said = refused(place, 1, "evaluate", "--corpus", "corpus", *store, "--report", "no report")
+    assert "32x32" in said and "48x48" in said and not (place / "no report").exists()
+
+    assert re.search(r"^\* +v0001 ", done(place, "models", "rollback", *store), re.MULTILINE)
+    assert current.read_text() == "v0001\n"

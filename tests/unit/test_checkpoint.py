@@ -1,0 +1,99 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seedlings_spark.errors import OptionError
+from seedlings_spark.training.checkpoint import Checkpoints, TrainState, callback_state, restore_callbacks
+
+STATE = TrainState(
+    epoch=1,
+    identity="this run",
+    iterations=40,
+    learning_rate=0.1,
+    stopped=False,
+    history={"loss": [0.1 + 0.2]},
+    callbacks=[],
+    next_updates=[3, 4],
+    state=np.array([1.0, np.pi], np.float32),
+    arrays={"best": np.eye(2)},
+)
+
+
+def _same(one: TrainState | None, other: TrainState) -> bool:
+    assert one is not None
+    arrays = all(np.array_equal(one.arrays[name], value) for name, value in other.arrays.items())
+    plain = all(vars(one)[name] == value for name, value in vars(other).items() if name not in ("state", "arrays"))
+    return arrays and plain and one.state.tobytes() == other.state.tobytes() and one.state.dtype == other.state.dtype
+
+
+def test_without_a_checkpoint_there_is_nothing_to_take_up(tmp_path: Path) -> None:
+    assert Checkpoints(str(tmp_path / "none")).latest("this run") is None
+
+
+def test_a_state_comes_back_to_the_bit(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(str(tmp_path / "a folder"))
+    checkpoints.save(STATE)
+    assert _same(checkpoints.latest("this run"), STATE)
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 400, -1])
+def test_a_newest_one_that_is_cut_short_falls_back_to_the_one_before(
+    tmp_path: Path, length: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save(STATE)
+    checkpoints.save(replace(STATE, epoch=2))
+    newest = tmp_path / "epoch-000002.npz"
+    newest.write_bytes(newest.read_bytes()[:length])
+    assert _same(checkpoints.latest("this run"), STATE)
+    assert "epoch-000002.npz cannot be read" in caplog.text
+
+
+def test_a_flipped_bit_in_the_weights_is_noticed(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save(replace(STATE, state=np.full(1000, 7.0)))
+    file = tmp_path / "epoch-000001.npz"
+    content = bytearray(file.read_bytes())
+    content[content.rindex(np.float64(7.0).tobytes())] ^= 1
+    file.write_bytes(bytes(content))
+    assert checkpoints.latest("this run") is None
+
+
+def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save(STATE)
+    with pytest.raises(OptionError, match="other options"):
+        checkpoints.latest("another run")
+
+
+def test_the_last_two_are_kept_and_strangers_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    checkpoints = Checkpoints(str(tmp_path))
+    for epoch in range(1, 13):
+        checkpoints.save(replace(STATE, epoch=epoch))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-000011.npz", "epoch-000012.npz", "notes.txt"]
+
+
+class Counting:
+    def __init__(self) -> None:
+        self.wait, self.best, self.name, self.best_weights = 0, float("inf"), None, None
+        self.model = object()
+
+
+def test_callbacks_get_back_what_they_held() -> None:
+    before = Counting()
+    before.wait, before.best = 3, np.float32(0.25)  # type: ignore[assignment]
+    before.best_weights = [np.eye(2), np.ones(3)]  # type: ignore[assignment]
+    values, arrays = callback_state([before])
+    after = Counting()
+    restore_callbacks([after], replace(STATE, callbacks=values, arrays=arrays))
+    assert (after.wait, after.best, after.name) == (3, 0.25, None)
+    assert [array.tolist() for array in after.best_weights or []] == [[[1, 0], [0, 1]], [1, 1, 1]]
+
+
+def test_other_callbacks_than_before_begin_anew(caplog: pytest.LogCaptureFixture) -> None:
+    after = Counting()
+    restore_callbacks([after], replace(STATE, callbacks=[{"class": "EarlyStopping", "wait": 5}]))
+    assert after.wait == 0 and "begin anew" in caplog.text
