@@ -10,7 +10,7 @@ from seedlings_spark.estimator import SeedlingsEstimator
 from seedlings_spark.store import ModelStore
 
 # What the estimator calls by the same names.
-_SAME = ("loss", "mode", "frequency", "num_workers", "threads", "epochs", "batch_size")
+_SAME = ("loss", "mode", "rule", "frequency", "num_workers", "threads", "epochs", "batch_size")
 _SAME += ("precision", "memory_budget_mb", "seed")
 
 
@@ -18,23 +18,29 @@ def main(spark: SparkSession, options: TrainOptions) -> None:
     session.require_slots(spark, options.num_workers)  # at once: the estimator asks only when it is its turn
     prepared, store = corpus.load(options.corpus), ModelStore(options.store, options.name)
     run = options.run or files.join(options.store, options.name, "runs", spark.sparkContext.applicationId)
+    about = pipeline.about(prepared, config.plain(options), run)
+    if published := pipeline.begin_run(run, about):
+        print(f"{run} has already published {options.name} {published}; there is nothing to do")
+        return
     images = pipeline.training_images(spark, prepared)
-    steps = pipeline.num_steps(images, options.num_workers, options.batch_size, options.epochs)
+    sizes = (options.num_workers, options.batch_size, options.epochs)
+    is_shared = options.mode != "synchronous" and options.frequency == "batch"
+    steps = pipeline.num_steps(images, *sizes, is_shared=is_shared)
     schedule = (options.optimizer, options.learning_rate, options.schedule, steps)
     estimator = SeedlingsEstimator(
         **config.chosen(options, *_SAME),
         optimizer_config=pipeline.optimizer(*schedule),
         class_weight="" if options.class_weight == "none" else options.class_weight,
         augmentation=networks.augmentation(options.augment, prepared.image_size),
+        checkpoint_path=files.join(run, "checkpoints"),
         verbose=1,
     )
     pipeline.set_network(estimator, options.network, prepared)
     estimator.set_callbacks(pipeline.callbacks(run, options.patience))
-    about = pipeline.about(prepared, config.plain(options), run)
-    pipeline.begin_run(run, about)
     scaling = config.chosen(options, "scaler", "scaler_images")
     model = pipeline.pipeline(prepared, estimator, **scaling).fit(images)
     version = pipeline.publish(store, model, about=about, promote=options.promote)
+    pipeline.end_run(run, version)
     print(cli.table(pipeline.summary(version, run, promoted=options.promote)))
 
 

@@ -42,6 +42,8 @@ The map, in the order of imports: a module may import those of its own and of ea
 
     estimator       SeedlingsEstimator and SeedlingsModel
 
+    elephas         drop-in for Elephas' own estimator and transformer, with its conventions
+
     scoring         a model version over files
     report          numbers -> JSON, HTML, plots: matplotlib's only door
 

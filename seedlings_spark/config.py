@@ -201,11 +201,17 @@ class TrainOptions(Options):
         "synchronous",
         "how the workers and the master model work together",
         reason="a run can be repeated bit for bit",
-        choices=("synchronous",),
+        choices=("synchronous", "asynchronous", "hogwild"),
+    )
+    rule: str = option(
+        "",
+        "how the work of an asynchronous worker enters the model; without one dynsgd",
+        reason="synchronous workers need none",
+        choices=("", "downpour", "adag", "dynsgd", "aeasgd", "eamsgd"),
     )
     frequency: str = option(
         "batch",
-        "when the workers meet: after every batch, after a number of batches (such as 10), or after every epoch",
+        "when the workers exchange: after every batch, after a number of batches (such as 10), or after every epoch",
         reason="exactly the training of one machine with the batches of all workers together",
     )
     num_workers: int = option(

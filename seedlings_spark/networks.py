@@ -242,7 +242,7 @@ def fold_standardization(network: Any, mean: NDArray[np.float64], std: NDArray[n
         std: The same shape. A std of 0 maps its pixels to 0, as Spark's StandardScaler does.
 
     Returns:
-        A new network that shares the weights of the old one.
+        A new network that shares the weights of the old one. Mean and std are kept in float32, as Keras does.
     """
     shape = tuple(network.input_shape[1:])
     mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)

@@ -93,15 +93,25 @@ def optimizer(name: str, learning_rate: float, schedule: str, num_steps: int) ->
     return config
 
 
-def num_steps(images: DataFrame, num_workers: int, batch_size: int, epochs: int) -> int:
-    """Steps of a whole run: known before it starts, since shards follow from the hashes."""
+def num_steps(
+    images: DataFrame, num_workers: int, batch_size: int, epochs: int, *, is_shared: bool = False
+) -> int:
+    """Steps of one optimizer in a whole run: known before it starts, since shards follow from the hashes.
+
+    Args:
+        images: Of the corpus.
+        num_workers: Of the run.
+        batch_size: Of each worker.
+        epochs: Of the run.
+        is_shared: Whether the optimizer takes a step for each batch of each worker, as the master's does when
+            asynchronous workers push gradients; else one for a batch of all workers together.
+    """
     digits = F.right(F.col(schema.CONTENT_HASH), F.lit(fingerprint.DIGITS))
     shard = F.pmod(F.conv(digits, 16, 10).cast("long"), F.lit(num_workers))
-    largest = (
-        images.where(F.col(schema.SPLIT) == schema.TRAIN).groupBy(shard).count().agg(F.max("count")).first()
-    )
-    rows = int((largest[0] if largest is not None else 0) or 0)
-    return epochs * -(-rows // batch_size)
+    counts = images.where(F.col(schema.SPLIT) == schema.TRAIN).groupBy(shard).count()
+    steps = F.ceil(F.col("count") / F.lit(batch_size))
+    found = counts.agg(F.sum(steps) if is_shared else F.max(steps)).first()
+    return epochs * int((found[0] if found is not None else 0) or 0)
 
 
 def training_images(spark: SparkSession, corpus: Corpus) -> DataFrame:
@@ -153,10 +163,15 @@ class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
         self._path = path
         self._lines: list[str] = []
 
+    def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
+        """A run begins, or goes on after some epochs."""
+        if files.exists(self._path):
+            self._lines = files.read_text(self._path).splitlines()
+
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """An epoch has ended."""
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self._lines.append(json.dumps({"epoch": epoch + 1, "time": now, **_finite(dict(logs or {}))}))
+        line = json.dumps({"epoch": epoch + 1, "time": _now(), **_finite(dict(logs or {}))})
+        self._lines[epoch:] = [line]  # an epoch that is trained again after a crash replaces its line
         files.write_text(self._path, "\n".join(self._lines) + "\n")
 
 
@@ -186,20 +201,53 @@ def about(corpus: Corpus, options: Mapping[str, Any], run: str) -> dict[str, Any
     }
 
 
-def begin_run(run: str, about: Mapping[str, Any]) -> None:
-    """Write down what is about to run.
+def begin_run(run: str, about: Mapping[str, Any]) -> str | None:
+    """Write down what is about to run, or find that it has begun or ended before.
+
+    Args:
+        run: The run's folder.
+        about: What the run depends on.
+
+    Returns:
+        The version that the run has published, if it has already ended; a run that was cut short goes on.
 
     Raises:
-        OptionError: The folder is that of another run.
+        OptionError: The folder is that of a run with other options or another corpus.
     """
-    if files.exists(files.join(run, "run.json")):
-        raise OptionError(f"--run {run}, where a run has been recorded", "a new folder", "Give another --run")
+    path = files.join(run, "run.json")
+    same = {"options": about.get("options"), "corpus": about.get("corpus", {}).get("fingerprint")}
+    if files.exists(path):
+        before = json.loads(files.read_text(path))
+        options, other = before.get("options", {}), same["options"] or {}
+        changed = [name for name in {**options, **other} if options.get(name) != other.get(name)]
+        if before.get("corpus", {}).get("fingerprint") != same["corpus"]:
+            changed.append("corpus")
+        if changed:
+            raise OptionError(
+                f"--run {run}, where a run with other options has been recorded ({', '.join(sorted(changed))})",
+                "a new folder, or the options that the run was started with",
+                "Give another --run",
+            )
+        version: str | None = before.get("version")
+        return version
     record = {
         **about,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "started": _now(),
         "versions": reproducibility.package_versions(),
     }
-    files.write_text(files.join(run, "run.json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    files.write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return None
+
+
+def end_run(run: str, version: ModelVersion) -> None:
+    """Write down that a run has published its version: started again, it does nothing."""
+    path = files.join(run, "run.json")
+    record = {**json.loads(files.read_text(path)), "finished": _now(), "version": version.version}
+    files.write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def predictions(spark: SparkSession, version: ModelVersion, corpus: Corpus, split: str) -> DataFrame:

@@ -135,7 +135,7 @@ def require_accuracy(accuracy: float, report: str) -> None:
     Raises:
         TrainingError: It has not.
     """
-    if accuracy < MIN_ACCURACY:
+    if not accuracy >= MIN_ACCURACY:  # also what is not a number
         raise TrainingError(
             f"a test accuracy of {accuracy:.3f} on the drawn images",
             f"at least {MIN_ACCURACY}",

@@ -278,6 +278,8 @@ def test_the_number_of_steps_is_that_of_the_largest_shard(
     largest = max(shards.count(rank) for rank in range(num_workers))
     expected = 3 * math.ceil(largest / batch_size)
     assert pipeline.num_steps(rows, num_workers, batch_size, 3) == expected
+    shared = 3 * sum(math.ceil(shards.count(rank) / batch_size) for rank in range(num_workers))
+    assert pipeline.num_steps(rows, num_workers, batch_size, 3, is_shared=True) == shared
 
 
 def test_without_images_there_are_no_steps(spark: SparkSession) -> None:
@@ -353,16 +355,21 @@ def test_the_schedules_are_those_of_the_options() -> None:
     assert set(choices["choices"]) == set(pipeline.SCHEDULES)
 
 
-def test_a_used_folder_is_refused_for_a_run(tmp_path: Path) -> None:
+def test_a_run_goes_on_with_its_own_options_only(tmp_path: Path) -> None:
     run = files.qualify(str(tmp_path / "a run"))
-    pipeline.begin_run(run, {"seed": 7, "options": {"epochs": 3}})
+    assert pipeline.begin_run(run, {"seed": 7, "options": {"epochs": 3}}) is None
+    assert pipeline.begin_run(run, {"seed": 7, "options": {"epochs": 3}}) is None
     record = json.loads(files.read_text(files.join(run, "run.json")))
     assert record["seed"] == 7
     assert record["versions"]["keras"] == keras.__version__
-    with pytest.raises(OptionError, match="where a run has been recorded") as caught:
-        pipeline.begin_run(run, {"seed": 8})
+    with pytest.raises(OptionError, match=r"other options has been recorded \(epochs\)") as caught:
+        pipeline.begin_run(run, {"seed": 7, "options": {"epochs": 4}})
+    with pytest.raises(OptionError, match=r"\(corpus\)"):
+        pipeline.begin_run(run, {"options": {"epochs": 3}, "corpus": {"fingerprint": "another"}})
     assert caught.value.remedy == "Give another --run"
     assert json.loads(files.read_text(files.join(run, "run.json"))) == record
+    pipeline.end_run(run, ModelVersion("m", "v0003", str(tmp_path), {}))
+    assert pipeline.begin_run(run, {"seed": 7, "options": {"epochs": 3}}) == "v0003"
 
 
 def test_the_metrics_of_each_epoch_are_a_line_of_json(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ GROUPS = [
     ["reading", "synthetic", "corpus", "networks"],
     ["features", "prediction", "evaluation"],
     ["estimator"],
+    ["elephas"],
     ["scoring", "report"],
     ["pipeline", "quickstart", "benchmark"],
     ["cli"],
@@ -42,12 +43,13 @@ GROUPS = [
 DOORS = {
     "PIL": {"images"},
     "matplotlib": {"report"},
-    "elephas": {"estimator", "benchmark"},
+    "elephas": {"estimator", "elephas", "benchmark"},
     "socket": {"training.wire", "training.server", "training.client"},
     "ssl": {"training.wire", "training.server"},
     "cryptography": {"training.wire"},
     "tensorflow": {"runtime", "training.master", "benchmark"},
     "keras": {
+        "elephas",
         "runtime",
         "networks",
         "training.worker",

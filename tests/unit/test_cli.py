@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from seedlings_spark import cli, config, errors
+from seedlings_spark import cli, config, errors, quickstart
 from seedlings_spark.errors import (
     ClusterError,
     CorpusError,
     OptionError,
     OutputInUseError,
     SeedlingsError,
+    TrainingError,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +72,7 @@ def shown_help(job: str, capsys: pytest.CaptureFixture[str]) -> str:
         (["train"], "no --corpus, --store"),
         (["prepare", "--images", "", "--corpus", "c"], "no --images"),
         (["train", "--corpus", "c", "--store", "s", "--epochs", "0"], "--epochs 0"),
-        (["train", "--corpus", "c", "--store", "s", "--mode", "hogwild"], "--mode hogwild"),
+        (["train", "--corpus", "c", "--store", "s", "--mode", "none"], "--mode none"),
         (["train", "--corpus", "c", "--store", "s", "--epochs", "1\n2"], "--epochs 1 2"),
         (["train", "--config", "/no/such/file.toml"], "--config /no/such/file.toml"),
         (["models", "delete", "--store", "s"], "--action delete"),
@@ -403,3 +404,54 @@ def test_a_job_keeps_the_stderr_that_it_has_where_there_is_no_other(path: str) -
 def test_a_table_is_aligned_and_may_be_empty() -> None:
     assert cli.table([("a", 1), ("long name", "x")]) == "a          1\nlong name  x"
     assert cli.table([]) == ""
+
+
+# --- what the quickstart asks of its places and of its result
+
+
+@pytest.mark.parametrize(
+    ("output", "images", "said"),
+    [
+        ("hdfs://host/q", "", "--output hdfs://host/q without --images"),
+        ("file:///a/images/q", "file:///a/images", "inside of --images"),
+        ("file:///a/images", "file:///a/images/", "inside of --images"),
+    ],
+)
+def test_a_quickstart_refuses_places_that_cannot_work(output: str, images: str, said: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(said)):
+        quickstart.Places(output, images).check()
+
+
+@pytest.mark.parametrize("images", ["", "file:///a/images"])
+def test_a_quickstart_takes_a_new_folder(images: str, tmp_path: Path) -> None:
+    quickstart.Places(f"file://{tmp_path}/images of mine", images).check()
+
+
+def test_a_quickstart_does_not_touch_the_results_of_an_earlier_one(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    quickstart.Places(f"file://{tmp_path}", "").check()
+    (tmp_path / "store").mkdir()
+    with pytest.raises(CorpusError, match="which has store already"):
+        quickstart.Places(f"file://{tmp_path}", "").check()
+
+
+def test_a_quickstart_gives_each_job_its_places_and_the_options_of_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "quickstart.toml"
+    file.write_text("[train]\nepochs = 7\n")
+    given = quickstart.options(quickstart.Places("file:///q", ""), file)
+    train = given(config.TrainOptions, "train")
+    assert (train.corpus, train.store, train.run) == ("file:///q/corpus", "file:///q/store", "file:///q/run")
+    assert (train.epochs, train.batch_size) == (7, 32)
+    assert given(config.ScoreOptions, "score").output == "file:///q/scores"
+    assert given(config.PrepareOptions, "prepare").images == "file:///q/images"
+
+
+@pytest.mark.parametrize(("accuracy", "learned"), [(0.9, True), (0.899, False), (float("nan"), False)])
+def test_a_network_that_has_not_learned_the_drawn_images_fails_the_quickstart(
+    accuracy: float, learned: bool
+) -> None:
+    if learned:
+        quickstart.require_accuracy(accuracy, "file:///q/report")
+    else:
+        with pytest.raises(TrainingError, match="file:///q/report"):
+            quickstart.require_accuracy(accuracy, "file:///q/report")

@@ -109,7 +109,10 @@ def test_other_file_systems_are_not_local() -> None:
         files.local_path("hdfs://namenode/data")
 
 
-def test_another_file_system_without_an_application_says_what_is_missing() -> None:
+def test_another_file_system_without_an_application_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pyspark.SparkContext._active_spark_context", None)
     with pytest.raises(ClusterError, match=r"hdfs://namenode/data is not a local path.*Start the session"):
         files.exists("hdfs://namenode/data")
 

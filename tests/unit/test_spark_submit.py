@@ -351,6 +351,28 @@ def test_results_and_messages_stay_apart_and_whole_in_files(machine: Machine, ma
     assert err.read_text() == "JVM on stderr\njob on stderr\nmore on stderr\n"
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux names open files of a process")
+def test_nothing_is_overwritten_where_one_file_takes_both_streams(machine: Machine) -> None:
+    log = machine.folder / "log"
+    with log.open("wb") as file:
+        subprocess.run(
+            [BASH, str(SCRIPT), *PREPARE],
+            env={**machine.environment, "FAKE_STDERR": "yes"},
+            cwd=machine.directory,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=True,
+            timeout=60,
+        )
+    assert log.read_text().splitlines() == [
+        "JVM on stdout",
+        "JVM on stderr",
+        "job on stderr",
+        "more on stdout",
+        "more on stderr",
+    ]
+
+
 # --- what it says without Spark
 
 
