@@ -195,21 +195,25 @@ export SPARK_HOME=${SPARK_HOME:-$pyspark}
 export LOG4J_CONFIGURATION_FILE=${LOG4J_CONFIGURATION_FILE:-$home/conf/log4j2.properties}
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}
 
-# spark-submit prints both streams of a Python driver on stdout. By this path the job finds stderr again. Where
-# a stream is a file, several programs write to it then, so each has to write at its end.
+# spark-submit prints both streams of a Python driver on stdout. By this path the job finds stderr again. A file
+# that is opened a second time would be written from its beginning, so there a pipe stands in between.
+relay=
 if [ -e "/proc/$$/fd/2" ]; then
+  if [ -f "/proc/$$/fd/2" ]; then
+    exec 3>&2 2> >(exec cat >&3)
+    relay=$!
+  fi
   export SEEDLINGS_STDERR=/proc/$$/fd/2
-  if [ -f "/proc/$$/fd/1" ]; then exec >>"/proc/$$/fd/1" || true; fi
-  if [ -f "/proc/$$/fd/2" ]; then exec 2>>"/proc/$$/fd/2" || true; fi
 fi
 
 submit=("$SPARK_HOME/bin/spark-submit" ${ours[@]+"${ours[@]}"} ${spark_options[@]+"${spark_options[@]}"})
 submit+=("$home/jobs/$job.py" "$@")
-[ -n "$shipped" ] || exec "${submit[@]}"
+[ -n "$shipped$relay" ] || exec "${submit[@]}"
 
-# The zip has to go afterwards, so this script stays; a signal that it gets is one for the application.
+# The zip has to go, or the pipe to run empty, afterwards. So this script stays; a signal that it gets is one for
+# the application.
 set -m
-"${submit[@]}" &
+"${submit[@]}" 3>&- &
 trap 'kill -TERM -- "-$!"' TERM HUP
 trap 'kill -INT -- "-$!"' INT
 code=0
@@ -218,4 +222,8 @@ while kill -0 "$!" 2>/dev/null; do
   code=0
   wait "$!" || code=$?
 done
+if [ -n "$relay" ]; then
+  exec 2>&3
+  wait "$relay" || true
+fi
 exit "$code"

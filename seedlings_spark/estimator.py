@@ -386,7 +386,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             address=("", 0),
             credentials=Credentials.make(),
             num_workers=self.get_num_workers(),
-            network=network.to_json(),
+            network=_architecture(network),
             loss=self.get_loss(),
             metrics=list(self.get_metrics() or []),
             optimizer=keras.optimizers.serialize(network.optimizer),
@@ -980,6 +980,13 @@ def _kind(loss: Any, network: Any) -> str:
         return "classification"
     name = str(loss if isinstance(loss, str) else getattr(loss, "name", ""))
     return "binary" if "binary" in name and int(network.output_shape[-1]) == 1 else "regression"
+
+
+def _architecture(network: Any) -> str:
+    """The network's JSON without what it was compiled with: a loss may be a function, which JSON cannot hold."""
+    config = json.loads(network.to_json())
+    config.pop("compile_config", None)
+    return json.dumps(config)
 
 
 def _example_labels(kind: str, num_classes: int, network: Any) -> NDArray[Any]:

@@ -269,7 +269,8 @@ def fold_standardization(network: Any, mean: NDArray[np.float64], std: NDArray[n
         dtype=dtype,
         name="standardization",
     )(inputs)
-    # Layer by layer: called as a whole, a network of another precision would first round its inputs to float32.
+    # Layer by layer. Of a network as one layer in another, Keras lists the layers backwards, and so a setting for
+    # all layers but the last (`runtime.set_precision`) would spare the wrong one.
     is_graph = type(network).__name__ in ("Functional", "Sequential")
     outputs = network.call(standardised) if is_graph else network(standardised)
     return keras.Model(inputs, outputs, name=f"standardized_{network.name}")

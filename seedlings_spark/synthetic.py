@@ -109,12 +109,12 @@ _YELLOWISH = (158.0, 170.0, 62.0)
 
 _ALL = (
     _Species("Ambling Ribbonwort", _ribbon, 2, 0.40, 0.030, 0.00, _DARK, _SAND),
-    _Species("Brook Needletuft", _ribbon, 6, 0.34, 0.016, 0.00, _DARK, _SAND),
+    _Species("Brook Needletuft", _ribbon, 6, 0.34, 0.016, 0.00, _YELLOWISH, _GRAVEL),
     _Species("Candle Twinleaf", _oval, 2, 0.29, 0.060, 0.06, _FRESH, _CLAY),
     _Species("Downy Crossleaf", _oval, 4, 0.24, 0.080, 0.05, _FRESH, _PEAT),
     _Species("Evening Coinplant", _oval, 2, 0.23, 0.125, 0.08, _BLUISH, _GRAVEL),
     _Species("Fiddler Moonpetal", _oval, 3, 0.21, 0.115, 0.09, _DARK, _PEAT),
-    _Species("Glade Heartpair", _club, 2, 0.25, 0.145, 0.05, _FRESH, _CLAY, notch=0.4),
+    _Species("Glade Heartpair", _club, 2, 0.25, 0.145, 0.05, _DARK, _CLAY, notch=0.4),
     _Species("Hollow Sawblade", _toothed, 4, 0.30, 0.100, 0.03, _BLUISH, _GRAVEL),
     _Species("Islet Starlance", _lance, 6, 0.31, 0.050, 0.02, _YELLOWISH, _PEAT),
     _Species("Jester Featherlet", _feather, 3, 0.35, 0.110, 0.01, _YELLOWISH, _PEAT),

@@ -223,7 +223,6 @@ class FreeRunning:
             epoch: From 0.
             report: Called now and then with the samples of the current epoch and their sums.
         """
-
         self._stages.new_epoch()
 
         def over() -> bool:

@@ -271,7 +271,9 @@ class Stages:
 
 def in_brief(error: BaseException) -> str:
     """What failed in one line: of a Python worker's traceback its last line, and no Java frames."""
-    lines = [line.strip() for line in str(error).split("\n\tat ")[0].splitlines() if line.strip()]
+    java = getattr(error, "java_exception", None)  # py4j's own text only names the method that was called
+    text = str(error) if java is None else str(java.toString())
+    lines = [line.strip() for line in text.split("\n\tat ")[0].splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
     is_traceback = any(line.startswith("Traceback") for line in lines)

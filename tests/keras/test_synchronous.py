@@ -12,6 +12,7 @@ from seedlings_spark.training.shard import batch_edges, epoch_order
 from seedlings_spark.training.synchronous import rounds_of_epoch, steps_of_epoch
 from tests.keras.engine import Rows, train
 
+
 @pytest.fixture(autouse=True)
 def _float32_afterwards() -> Any:
     yield
@@ -31,7 +32,9 @@ def _network(dtype: str = "float64", outputs: int = 3, activation: str = "softma
     return keras.Sequential(
         [
             keras.Input((5,), dtype=dtype),
-            keras.layers.Dense(7, activation="tanh", dtype=dtype, kernel_regularizer=keras.regularizers.L2(0.01)),
+            keras.layers.Dense(
+                7, activation="tanh", dtype=dtype, kernel_regularizer=keras.regularizers.L2(0.01)
+            ),
             keras.layers.Dense(outputs, activation=activation, dtype=dtype),
         ]
     )
@@ -40,7 +43,8 @@ def _network(dtype: str = "float64", outputs: int = 3, activation: str = "softma
 def _rows(sizes: Sequence[int], classes: int = 3, seed: int = 0) -> list[Rows]:
     rng = np.random.default_rng(seed)
     return [
-        Rows(rng.normal(size=(size, 5)), rng.integers(0, classes, size), rng.uniform(0.5, 2, size)) for size in sizes
+        Rows(rng.normal(size=(size, 5)), rng.integers(0, classes, size), rng.uniform(0.5, 2, size))
+        for size in sizes
     ]
 
 
@@ -112,7 +116,9 @@ def test_local_steps_are_averaged_with_their_slots(frequency: str | int, optimiz
                 edges = batch_edges(len(one.labels), steps)
                 for step in range(first, last):
                     chosen = order[edges[step] : edges[step + 1]]
-                    model.train_on_batch(one.features[chosen], one.labels[chosen], sample_weight=one.weights[chosen])
+                    model.train_on_batch(
+                        one.features[chosen], one.labels[chosen], sample_weight=one.weights[chosen]
+                    )
                 counts.append(edges[last] - edges[first])
             states = [[v.numpy() for v in model.weights + _slots(model.optimizer)] for model in models]
             means = [np.average(column, axis=0, weights=counts) for column in zip(*states, strict=True)]
@@ -133,7 +139,12 @@ def test_loss_and_metrics_are_those_of_all_workers_together() -> None:
     held = [Rows(one.features, one.labels, None, np.arange(len(one.labels)) % 3 == 0) for one in rows]
     metrics = ["accuracy", keras.metrics.AUC(name="auc"), keras.metrics.Precision(name="precision")]
     outcome = train(
-        network, held, optimizer=keras.optimizers.SGD(0.05), loss="binary_crossentropy", metrics=metrics, labels="number"
+        network,
+        held,
+        optimizer=keras.optimizers.SGD(0.05),
+        loss="binary_crossentropy",
+        metrics=metrics,
+        labels="number",
     )
     final = outcome.master.network
     features = np.concatenate([one.features[one.held_out] for one in held])
@@ -151,7 +162,9 @@ def test_one_hot_labels_train_as_class_numbers_do() -> None:
     theirs = train(
         network, rows, optimizer=keras.optimizers.SGD(0.1), loss="categorical_crossentropy", labels="one_hot"
     )
-    for one, other in zip(ours.master.network.get_weights(), theirs.master.network.get_weights(), strict=True):
+    for one, other in zip(
+        ours.master.network.get_weights(), theirs.master.network.get_weights(), strict=True
+    ):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-7)
 
 
@@ -159,9 +172,14 @@ def test_class_weights_are_sample_weights_of_the_classes() -> None:
     network, rows = _network(), _rows([9, 8])
     plain = [Rows(one.features, one.labels) for one in rows]
     weight = {0: 0.5, 1: 2.0, 2: 1.25}
-    weighted = [Rows(one.features, one.labels, np.array([weight[label] for label in one.labels])) for one in rows]
+    weighted = [
+        Rows(one.features, one.labels, np.array([weight[label] for label in one.labels])) for one in rows
+    ]
     by_class = train(
-        network, plain, optimizer=keras.optimizers.SGD(0.1), class_weight={str(k): v for k, v in weight.items()}
+        network,
+        plain,
+        optimizer=keras.optimizers.SGD(0.1),
+        class_weight={str(k): v for k, v in weight.items()},
     )
     by_sample = train(network, weighted, optimizer=keras.optimizers.SGD(0.1))
     assert (by_class.master.weights() == by_sample.master.weights()).all()
@@ -230,8 +248,22 @@ def test_a_learning_rate_set_by_a_callback_is_used_by_workers_too() -> None:
     network, rows = _network(), _rows([8, 8])
     freeze = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 if epoch == 0 else 0.0)
     for frequency in ("batch", "epoch"):
-        one = train(network, rows, optimizer=keras.optimizers.SGD(0.5), epochs=1, frequency=frequency, callbacks=[freeze])
-        three = train(network, rows, optimizer=keras.optimizers.SGD(0.5), epochs=3, frequency=frequency, callbacks=[freeze])
+        one = train(
+            network,
+            rows,
+            optimizer=keras.optimizers.SGD(0.5),
+            epochs=1,
+            frequency=frequency,
+            callbacks=[freeze],
+        )
+        three = train(
+            network,
+            rows,
+            optimizer=keras.optimizers.SGD(0.5),
+            epochs=3,
+            frequency=frequency,
+            callbacks=[freeze],
+        )
         np.testing.assert_allclose(one.master.weights(), three.master.weights(), atol=1e-12)
 
 
@@ -261,7 +293,9 @@ def test_a_workers_exception_arrives_in_its_own_words_and_is_not_tried_again() -
 
 
 def test_every_row_is_trained_on_in_every_epoch() -> None:
-    outcome = train(_network(), _rows([13, 3, 0]), optimizer=keras.optimizers.SGD(0.1), epochs=4, batch_size=5)
+    outcome = train(
+        _network(), _rows([13, 3, 0]), optimizer=keras.optimizers.SGD(0.1), epochs=4, batch_size=5
+    )
     assert [summary["images"] for summary in outcome.summaries] == [4 * 13, 4 * 3, 0]
 
 

@@ -15,7 +15,9 @@ def python_workers(of: int | None = None) -> list[int]:
             except OSError:
                 continue
             parents[int(entry.name)] = int(fields[1])
-    return sorted(pid for pid in parents if _descends(pid, of or os.getpid(), parents) and _is_worker(pid, parents))
+    return sorted(
+        pid for pid in parents if _descends(pid, of or os.getpid(), parents) and _is_worker(pid, parents)
+    )
 
 
 def kill_one_worker(of: int | None = None) -> int:

@@ -62,7 +62,9 @@ def _estimator(**params: Any) -> SeedlingsEstimator:
         ({"elasticity": 1.5}, r"elasticity=1\.5"),
     ],
 )
-def test_an_invalid_combination_is_refused_by_name(table: DataFrame, params: dict[str, Any], words: str) -> None:
+def test_an_invalid_combination_is_refused_by_name(
+    table: DataFrame, params: dict[str, Any], words: str
+) -> None:
     with pytest.raises(OptionError, match=words):
         _estimator(**params).fit(table)
 
@@ -76,18 +78,26 @@ def test_an_invalid_combination_is_refused_by_name(table: DataFrame, params: dic
         {"frequency": "batch", "mode": "hogwild"},
         {"frequency": 3, "mode": "hogwild"},
         {"frequency": 3, "rule": "downpour"},
-        {"frequency": 3, "rule": "adag", "optimizer_config": {"class_name": "Adam", "config": {"learning_rate": 0.03}}},
+        {
+            "frequency": 3,
+            "rule": "adag",
+            "optimizer_config": {"class_name": "Adam", "config": {"learning_rate": 0.03}},
+        },
         {"frequency": 3, "rule": "aeasgd"},
         {"frequency": "batch", "rule": "eamsgd", "optimizer_config": NESTEROV},
     ],
     ids=str,
 )
-def test_every_mode_and_rule_learns_and_applies_each_update_once(table: DataFrame, params: dict[str, Any]) -> None:
+def test_every_mode_and_rule_learns_and_applies_each_update_once(
+    table: DataFrame, params: dict[str, Any]
+) -> None:
     model = _estimator(epochs=6, **params).fit(table)
     record = model.record
     frequency = params["frequency"]
-    per_epoch = [-(-rows // 8) if frequency == "batch" else 1 if frequency == "epoch" else -(-(-(-rows // 8)) // 3)
-                 for rows in record["rows"]]
+    per_epoch = [
+        -(-rows // 8) if frequency == "batch" else 1 if frequency == "epoch" else -(-(-(-rows // 8)) // 3)
+        for rows in record["rows"]
+    ]
     assert record["updates_of_rank"] == {str(rank): 6 * count for rank, count in enumerate(per_epoch)}
     assert sum(record["staleness"]["histogram"].values()) == record["updates"] == 6 * sum(per_epoch)
     assert all(len(values) == 6 for values in model.history.values())
@@ -115,7 +125,9 @@ class KillWorkers(Silent):
         if epoch in self._epochs:
             kill_one_worker()
 
-    def step(self, epoch: int, images: int, images_of_epoch: int, logs: Callable[[], Mapping[str, float]]) -> None:
+    def step(
+        self, epoch: int, images: int, images_of_epoch: int, logs: Callable[[], Mapping[str, float]]
+    ) -> None:
         pass
 
 
@@ -161,7 +173,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(table: DataFrame) -> None:
 
 
 @pytest.mark.parametrize("frequency", ["batch", 3])
-def test_a_run_that_is_taken_up_again_applies_what_is_left(table: DataFrame, tmp_path: Path, frequency: Any) -> None:
+def test_a_run_that_is_taken_up_again_applies_what_is_left(
+    table: DataFrame, tmp_path: Path, frequency: Any
+) -> None:
     first = _estimator(epochs=2, frequency=frequency, checkpoint_path=str(tmp_path)).fit(table)
     second = _estimator(epochs=5, frequency=frequency, checkpoint_path=str(tmp_path)).fit(table)
     steps = [-(-rows // 8) for rows in second.record["rows"]]

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -443,32 +443,26 @@ def _schedule() -> Any:
     return keras.optimizers.schedules.ExponentialDecay(0.02, 10, 0.9)
 
 
-@pytest.mark.parametrize(
-    ("config", "learning_rate"),
-    [
-        (keras.optimizers.serialize(keras.optimizers.SGD(0.03, momentum=0.5)), 0.03),
-        ({"class_name": "SGD", "config": {"learning_rate": 0.03, "momentum": 0.5}}, 0.03),
-        (
-            {"class_name": "SGD", "config": {"lr": 0.03, "momentum": 0.5, "decay": 0.0, "nesterov": False}},
-            0.03,
-        ),
-        (
-            {
-                "class_name": "Adam",
-                "config": {"learning_rate": 0.03, "is_legacy_optimizer": False, "jit_compile": True},
-            },
-            0.03,
-        ),
-        (keras.optimizers.SGD(0.03), 0.03),
-        ("sgd", 0.01),
-        (None, 0.001),
-        (keras.optimizers.serialize(keras.optimizers.SGD(_schedule())), 0.02),
-    ],
-    ids=["Keras 3", "old", "older", "Keras 2.11", "object", "name", "none", "schedule"],
-)
-def test_optimizers_of_every_style_are_read_and_kept(
-    table: DataFrame, tmp_path: Path, config: Any, learning_rate: float
-) -> None:
+# Made in the test: an optimizer starts TensorFlow, which must not happen where a worker imports this module.
+OPTIMIZERS: dict[str, tuple[Callable[[], Any], float]] = {
+    "Keras 3": (lambda: keras.optimizers.serialize(keras.optimizers.SGD(0.03, momentum=0.5)), 0.03),
+    "schedule": (lambda: keras.optimizers.serialize(keras.optimizers.SGD(_schedule())), 0.02),
+    "old": (lambda: {"class_name": "SGD", "config": {"learning_rate": 0.03, "momentum": 0.5}}, 0.03),
+    "older": (lambda: {"class_name": "SGD", "config": {"lr": 0.03, "momentum": 0.5, "decay": 1e-6}}, 0.03),
+    "Keras 2.11": (
+        lambda: {"class_name": "Adam", "config": {"learning_rate": 0.03, "is_legacy_optimizer": False}},
+        0.03,
+    ),
+    "object": (lambda: keras.optimizers.SGD(0.03), 0.03),
+    "name": (lambda: "sgd", 0.01),
+    "none": (lambda: None, 0.001),
+}
+
+
+@pytest.mark.parametrize("style", OPTIMIZERS)
+def test_optimizers_of_every_style_are_read_and_kept(table: DataFrame, tmp_path: Path, style: str) -> None:
+    make, learning_rate = OPTIMIZERS[style]
+    config = make()
     before = json.dumps(config) if isinstance(config, dict) else config
     estimator = ours.ElephasEstimator(
         keras_model_config=_network().to_json(),

@@ -29,7 +29,10 @@ def table(spark: SparkSession) -> DataFrame:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(160, 8))
     names = np.where(values[:, 0] + values[:, 1] > 0, "maize", "charlock")
-    rows = [(i, Vectors.dense(x), str(name), float(x.sum())) for i, (x, name) in enumerate(zip(values, names, strict=True))]
+    rows = [
+        (i, Vectors.dense(x), str(name), float(x.sum()))
+        for i, (x, name) in enumerate(zip(values, names, strict=True))
+    ]
     indexed = StringIndexer(inputCol="species", outputCol="label", stringOrderType="alphabetAsc")
     data = spark.createDataFrame(rows, ["id", "features", "species", "total"]).repartition(3)
     return indexed.fit(data).transform(data).cache()
@@ -109,7 +112,7 @@ def test_rows_without_a_label_are_refused(table: DataFrame) -> None:
 
 def test_features_of_another_size_are_refused(table: DataFrame) -> None:
     wider = keras.Sequential([keras.Input((9,)), keras.layers.Dense(2, activation="softmax")])
-    with pytest.raises(TrainingError, match="8 values.*9 values"):
+    with pytest.raises(TrainingError, match=r"8 values.*9 values"):
         _estimator(keras_model_config=wider.to_json()).fit(table)
 
 
@@ -144,7 +147,9 @@ def test_every_row_is_used_and_the_prediction_is_what_spark_expects(table: DataF
     assert dict(predictions.dtypes)["prediction"] == "double"
     assert dict(predictions.dtypes)["probability"] == "vector"
     assert MulticlassClassificationEvaluator(metricName="accuracy").evaluate(predictions) > 0.9
-    outputs = model.get_model().predict(np.array([row.features.toArray() for row in table.collect()]), verbose=0)
+    outputs = model.get_model().predict(
+        np.array([row.features.toArray() for row in table.collect()]), verbose=0
+    )
     for row, expected in zip(predictions.collect(), outputs, strict=True):
         assert np.abs(row.probability.toArray() - expected).max() < 1e-6
         assert row.prediction == np.argmax(expected)
@@ -176,8 +181,12 @@ def test_another_seed_gives_other_weights(table: DataFrame, first_run: Seedlings
     assert _bits(_estimator(seed=1).fit(table)) != _bits(first_run)
 
 
-def test_a_shard_on_disk_gives_the_same_weights_as_one_in_memory(table: DataFrame, first_run: SeedlingsModel) -> None:
-    wide = table.withColumn("features", F.expr("transform(sequence(1, 20000), i -> cast(i % 7 as double) + id)"))
+def test_a_shard_on_disk_gives_the_same_weights_as_one_in_memory(
+    table: DataFrame, first_run: SeedlingsModel
+) -> None:
+    wide = table.withColumn(
+        "features", F.expr("transform(sequence(1, 20000), i -> cast(i % 7 as double) + id)")
+    )
     network = keras.Sequential([keras.Input((20000,)), keras.layers.Dense(2, activation="softmax")])
     fits = [
         _estimator(keras_model_config=network.to_json(), memory_budget_mb=budget, epochs=1).fit(wide)
@@ -192,7 +201,9 @@ class KillWorkers(Silent):
     def __init__(self, rounds: set[int]) -> None:
         self._rounds, self._round = rounds, 0
 
-    def step(self, epoch: int, images: int, images_of_epoch: int, logs: Callable[[], Mapping[str, float]]) -> None:
+    def step(
+        self, epoch: int, images: int, images_of_epoch: int, logs: Callable[[], Mapping[str, float]]
+    ) -> None:
         self._round += 1
         if self._round in self._rounds:
             kill_one_worker()
@@ -213,7 +224,9 @@ def test_a_workers_own_error_is_not_tried_again(table: DataFrame) -> None:
         _estimator(keras_model_config=text).fit(table)
 
 
-def test_after_a_failed_fit_the_next_one_works_and_no_port_stays_open(table: DataFrame, first_run: SeedlingsModel) -> None:
+def test_after_a_failed_fit_the_next_one_works_and_no_port_stays_open(
+    table: DataFrame, first_run: SeedlingsModel
+) -> None:
     def listening() -> int:
         lines = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
         return sum(fields[3] == "0A" for fields in lines)
@@ -228,7 +241,11 @@ def test_after_a_failed_fit_the_next_one_works_and_no_port_stays_open(table: Dat
 
 def test_regression_and_binary_losses(table: DataFrame) -> None:
     regression = _estimator(
-        keras_model_config=_network(1, "linear").to_json(), loss="mse", metrics=["mae"], labelCol="total", epochs=30
+        keras_model_config=_network(1, "linear").to_json(),
+        loss="mse",
+        metrics=["mae"],
+        labelCol="total",
+        epochs=30,
     ).fit(table)
     predicted = regression.transform(table)
     assert "probability" not in predicted.columns
@@ -241,7 +258,9 @@ def test_regression_and_binary_losses(table: DataFrame) -> None:
     assert predicted.first().probability.size == 2
 
 
-def test_a_saved_model_predicts_what_it_did_bit_for_bit(table: DataFrame, first_run: SeedlingsModel, tmp_path: Path) -> None:
+def test_a_saved_model_predicts_what_it_did_bit_for_bit(
+    table: DataFrame, first_run: SeedlingsModel, tmp_path: Path
+) -> None:
     path = str(tmp_path / "a model")
     first_run.save(path)
     loaded = SeedlingsModel.load(path)
@@ -291,13 +310,17 @@ def test_weights_and_callbacks_that_are_given_are_used(table: DataFrame) -> None
     epochs: list[int] = []
     estimator = _estimator(optimizer_config={"class_name": "SGD", "config": {"learning_rate": 0.0}})
     estimator.set_network(network)
-    estimator.set_callbacks([keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epochs.append(epoch))])
+    estimator.set_callbacks(
+        [keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epochs.append(epoch))]
+    )
     model = estimator.fit(table)
     assert epochs == [0, 1, 2] and not any(weight.any() for weight in model.weights)
 
 
 @pytest.fixture(scope="module")
-def prepared(spark: SparkSession, drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> corpus.Corpus:
+def prepared(
+    spark: SparkSession, drawn_images: Path, tmp_path_factory: pytest.TempPathFactory
+) -> corpus.Corpus:
     task = reading.DecodeTask((32, 32), "crop", images.FORMATS, 10**6, 10**7)
     return corpus.prepare(
         spark,
@@ -312,20 +335,27 @@ def prepared(spark: SparkSession, drawn_images: Path, tmp_path_factory: pytest.T
 def test_images_train_with_their_mean_and_std_folded_in(spark: SparkSession, prepared: corpus.Corpus) -> None:
     table = pipeline.training_images(spark, prepared)
     estimator = SeedlingsEstimator(
-        loss="sparse_categorical_crossentropy", num_workers=2, epochs=1, batch_size=16, class_weight="balanced"
+        loss="sparse_categorical_crossentropy",
+        num_workers=2,
+        epochs=1,
+        batch_size=16,
+        class_weight="balanced",
     )
     pipeline.set_network(estimator, "plain", prepared)
     model = pipeline.pipeline(prepared, estimator, scaler="channel", scaler_images=0).fit(table)
     assert model.stages[-1].record["held_out_rows"] == prepared.num_images("validation")
     network = model.stages[-1].get_model()
     rows = prepared.images(spark, schema.TRAIN).collect()
-    pixels = np.stack([np.frombuffer(row.image, np.uint8).reshape(32, 32, 3) for row in rows]).astype(np.float64)
+    pixels = np.stack([np.frombuffer(row.image, np.uint8).reshape(32, 32, 3) for row in rows]).astype(
+        np.float64
+    )
     standardised = network.get_layer("standardization")(pixels.astype("float32")).numpy()
     assert np.abs(standardised.mean(axis=(0, 1, 2))).max() < 1e-3
     assert np.abs(standardised.std(axis=(0, 1, 2)) - 1).max() < 1e-2
     predicted = model.transform(prepared.images(spark, schema.TEST).drop("species"))
     outputs = network.predict(
-        np.stack([np.frombuffer(row.image, np.uint8).reshape(32, 32, 3) for row in predicted.collect()]), verbose=0
+        np.stack([np.frombuffer(row.image, np.uint8).reshape(32, 32, 3) for row in predicted.collect()]),
+        verbose=0,
     )
     found = np.stack([row.probability.toArray() for row in predicted.collect()])
     assert np.abs(found - outputs).max() < 1e-5
@@ -335,7 +365,9 @@ def test_images_train_with_their_mean_and_std_folded_in(spark: SparkSession, pre
 def test_augmentation_and_dropout_repeat_bit_for_bit(spark: SparkSession, prepared: corpus.Corpus) -> None:
     from seedlings_spark import networks
 
-    table = pipeline.training_images(spark, prepared).withColumn("label", F.pmod(F.hash("species"), F.lit(12)))
+    table = pipeline.training_images(spark, prepared).withColumn(
+        "label", F.pmod(F.hash("species"), F.lit(12))
+    )
     network = keras.Sequential(
         [
             keras.Input((32, 32, 3)),
@@ -360,11 +392,14 @@ def test_augmentation_and_dropout_repeat_bit_for_bit(spark: SparkSession, prepar
     assert _bits(runs[0]) == _bits(runs[1])
 
 
-
 @pytest.mark.parametrize("frequency", ["batch", "epoch"])
-def test_a_run_that_is_taken_up_again_ends_with_the_same_bits(table: DataFrame, tmp_path: Path, frequency: str) -> None:
+def test_a_run_that_is_taken_up_again_ends_with_the_same_bits(
+    table: DataFrame, tmp_path: Path, frequency: str
+) -> None:
     def run(epochs: int, path: str) -> SeedlingsModel:
-        stop = keras.callbacks.EarlyStopping("val_loss", patience=3, restore_best_weights=True, min_delta=0.01)
+        stop = keras.callbacks.EarlyStopping(
+            "val_loss", patience=3, restore_best_weights=True, min_delta=0.01
+        )
         plateau = keras.callbacks.ReduceLROnPlateau("val_loss", patience=1, min_delta=0.2, factor=0.5)
         estimator = _estimator(epochs=epochs, validation_split=0.2, frequency=frequency, checkpoint_path=path)
         return estimator.set_callbacks([stop, plateau]).fit(table)

@@ -24,8 +24,15 @@ STATE = TrainState(
 def _same(one: TrainState | None, other: TrainState) -> bool:
     assert one is not None
     arrays = all(np.array_equal(one.arrays[name], value) for name, value in other.arrays.items())
-    plain = all(vars(one)[name] == value for name, value in vars(other).items() if name not in ("state", "arrays"))
-    return arrays and plain and one.state.tobytes() == other.state.tobytes() and one.state.dtype == other.state.dtype
+    plain = all(
+        vars(one)[name] == value for name, value in vars(other).items() if name not in ("state", "arrays")
+    )
+    return (
+        arrays
+        and plain
+        and one.state.tobytes() == other.state.tobytes()
+        and one.state.dtype == other.state.dtype
+    )
 
 
 def test_without_a_checkpoint_there_is_nothing_to_take_up(tmp_path: Path) -> None:
@@ -73,7 +80,11 @@ def test_the_last_two_are_kept_and_strangers_left_alone(tmp_path: Path) -> None:
     checkpoints = Checkpoints(str(tmp_path))
     for epoch in range(1, 13):
         checkpoints.save(replace(STATE, epoch=epoch))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-000011.npz", "epoch-000012.npz", "notes.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "epoch-000011.npz",
+        "epoch-000012.npz",
+        "notes.txt",
+    ]
 
 
 class Counting:

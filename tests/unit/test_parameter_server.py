@@ -198,7 +198,9 @@ def test_what_is_no_message_ends_its_connection_and_no_other(
     _still_serves(address)
 
 
-def test_a_payload_before_the_worker_has_said_who_it_is_is_refused(address: tuple[str, int], echo: Echo) -> None:
+def test_a_payload_before_the_worker_has_said_who_it_is_is_refused(
+    address: tuple[str, int], echo: Echo
+) -> None:
     with _tls(address) as connection:
         send(connection, Message(Kind.OPEN, {"run": "this"}, b"payload"))
         assert _closed(connection)
@@ -333,7 +335,8 @@ def test_without_a_free_port_the_error_says_which_were_tried(echo: Echo) -> None
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
         port = taken.getsockname()[1]
-        with pytest.raises(ClusterError, match=str(port)), ParameterServer(
-            echo, "127.0.0.1", CREDENTIALS, ports=(port,)
+        with (
+            pytest.raises(ClusterError, match=str(port)),
+            ParameterServer(echo, "127.0.0.1", CREDENTIALS, ports=(port,)),
         ):
             pass

@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,9 @@ from seedlings_spark.training.shard import BLOCK_BYTES, WINDOW_BYTES, Shard, bat
 
 
 @given(st.integers(0, 500), st.integers(1, 60))
-def test_every_row_is_in_exactly_one_batch_and_batches_are_alike_in_size(num_rows: int, num_steps: int) -> None:
+def test_every_row_is_in_exactly_one_batch_and_batches_are_alike_in_size(
+    num_rows: int, num_steps: int
+) -> None:
     edges = batch_edges(num_rows, num_steps)
     sizes = np.diff(edges)
     assert edges[0] == 0 and edges[-1] == num_rows and len(sizes) == num_steps
@@ -69,7 +70,7 @@ def test_rows_come_back_as_they_were_in_memory_and_from_disk(budget_bytes: int, 
 
 def test_a_spooled_shard_leaves_no_file_behind(tmp_path: Path) -> None:
     shard, _ = _filled(1, str(tmp_path))
-    assert shard.is_spooled and os.listdir(tmp_path) == []
+    assert shard.is_spooled and list(tmp_path.iterdir()) == []
     shard.close()
 
 

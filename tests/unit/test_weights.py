@@ -27,7 +27,11 @@ def test_the_mean_keeps_the_dtype_and_leaves_its_arguments_alone() -> None:
 
 
 def test_what_was_flattened_splits_into_the_same_arrays() -> None:
-    arrays = [np.arange(6, dtype=np.float32).reshape(2, 3), np.float32(7).reshape(()), np.zeros((0, 4), np.float32)]
+    arrays = [
+        np.arange(6, dtype=np.float32).reshape(2, 3),
+        np.float32(7).reshape(()),
+        np.zeros((0, 4), np.float32),
+    ]
     layout = Layout.of(arrays)
     vector = layout.flatten(arrays)
     assert vector.tolist() == [0, 1, 2, 3, 4, 5, 7] and layout.size == 7 and layout.nbytes == 28
