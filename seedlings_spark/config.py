@@ -296,6 +296,11 @@ class TrainOptions(Options):
         reason="fits beside TensorFlow into 3 GB",
         least=16,
     )
+    server_port: str = option(
+        "0",
+        "port of the parameter server on the driver: 0 for any, N, or N-M for the first free one of a range",
+        reason="no port is reserved; behind a firewall give the range that it lets through",
+    )
     seed: int = option(
         0,
         "seed of initial weights, order of images, dropout and augmentation",

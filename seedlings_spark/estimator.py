@@ -114,7 +114,13 @@ class _SeedlingsParams(HasWeightCol, HasValidationIndicatorCol, HasProbabilityCo
     checkpoint_path: Param[str] = Param(
         Params._dummy(),
         "checkpoint_path",
-        "'' or a folder, on any file system, for a checkpoint after each epoch; a run that finds some goes on from there",
+        "'' or a folder for a checkpoint after each epoch; a run that finds some goes on from there",
+        TypeConverters.toString,
+    )
+    server_port: Param[str] = Param(
+        Params._dummy(),
+        "server_port",
+        "port of the parameter server on the driver: '0' for any, 'N', or 'N-M' for the first free one of a range",
         TypeConverters.toString,
     )
     rule: Param[str] = Param(
@@ -208,6 +214,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             rule="",
             elasticity=0.0,
             checkpoint_path="",
+            server_port="0",
             predicted_species_col=schema.PREDICTED_SPECIES,
         )
         if custom_objects:
@@ -300,8 +307,21 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             )
         runtime.resolve_precision(self.getOrDefault("precision"))
         self._given_class_weights()
+        self._ports()
         _feature_column(dataset, self.getFeaturesCol())
         _label_names(dataset, self.getLabelCol())
+
+    def _ports(self) -> Sequence[int]:
+        text = self.getOrDefault("server_port")
+        match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last <= 65535:
+            raise OptionError(
+                f"server_port={text!r}",
+                "'0', a port such as '4100' or a range such as '4100-4110'",
+                "Correct server_port",
+            )
+        return range(first, last + 1)
 
     def _check_rule(self) -> None:
         rule, elasticity = self.getOrDefault("rule"), self.getOrDefault("elasticity")
@@ -470,7 +490,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         training = self._synchronous if is_synchronous else self._asynchronous
         coordinator, run_training = training(stages, task, network, frequency, callbacks, progress)
         try:
-            with ParameterServer(coordinator, bind, task.credentials) as server:
+            with ParameterServer(coordinator, bind, task.credentials, self._ports()) as server:
                 try:
                     record = run_training()
                     coordinator.stop()

@@ -1,12 +1,6 @@
 """TensorFlow in one thread, as a worker has it."""
 
-from typing import Any
-
-import pytest
-
 from seedlings_spark import runtime
 
-
-@pytest.fixture(scope="session", autouse=True)
-def tensorflow() -> Any:
-    return runtime.start(1)
+# Now, not in a fixture: a test module that builds a network while it is collected would start TensorFlow otherwise.
+runtime.start(1)

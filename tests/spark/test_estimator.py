@@ -1,5 +1,6 @@
 """The estimator and its model on a real Spark: exactness, repeatability, lost workers, persistence."""
 
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,9 @@ def _bits(model: SeedlingsModel) -> bytes:
         ({"precision": "int8"}, OptionError, "int8"),
         ({"validation_split": 1.0}, OptionError, "validation_split"),
         ({"class_weight": "unbalanced"}, OptionError, "unbalanced"),
+        ({"server_port": "http"}, OptionError, "server_port='http'"),
+        ({"server_port": "4110-4100"}, OptionError, "server_port='4110-4100'"),
+        ({"server_port": "70000"}, OptionError, "server_port='70000'"),
         ({"num_workers": 3}, ClusterError, "2 free slots .* for 3 workers"),
         ({"featuresCol": "pixels"}, CorpusError, "no column 'pixels'"),
         ({"labelCol": "class"}, CorpusError, "no column 'class'"),
@@ -420,3 +424,14 @@ def test_a_checkpoint_of_other_options_is_refused(table: DataFrame, tmp_path: Pa
     _estimator(epochs=1, checkpoint_path=str(tmp_path)).fit(table)
     with pytest.raises(OptionError, match="other options"):
         _estimator(epochs=1, seed=1, checkpoint_path=str(tmp_path)).fit(table)
+
+
+def test_the_server_takes_a_free_port_of_the_range_that_a_firewall_lets_through(
+    table: DataFrame, free_port: int
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", free_port))
+        taken.listen(1)
+        with pytest.raises(ClusterError, match=f"no port of {free_port} on"):
+            _estimator(server_port=str(free_port)).fit(table)
+        _estimator(server_port=f"{free_port}-{free_port + 20}", epochs=1).fit(table)
