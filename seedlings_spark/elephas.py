@@ -21,32 +21,28 @@ What differs, on purpose:
 """
 
 import copy
-import hashlib
 import io
 import json
 import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import cloudpickle
 from pyspark.ml.functions import vector_to_array
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, MLWriter
 from pyspark.mllib.linalg import VectorUDT as OldVectorUDT
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
-from pyspark.sql.pandas.functions import pandas_udf
 
 from seedlings_spark import files, prediction, runtime, session
 from seedlings_spark.errors import NetworkError, OptionError
-from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, _feature_column
+from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, _feature_column, network_outputs
 from seedlings_spark.training.master import network_from_json
 from seedlings_spark.training.worker import TrainTask
 
@@ -295,17 +291,14 @@ class ElephasTransformer(SeedlingsModel):
         features = (
             vector_to_array(F.col(name)) if _is_old_vector(dataset, name) else _feature_column(dataset, name)
         )
-        objects = dict(self.get_custom_objects() or {})
-        task = _ForwardTask(
+        task = prediction.ForwardTask(
             network=self.network_bytes,
             precision=self.getOrDefault("precision"),
             batch_size=max(0, self.get_inference_batch_size() or 0) or _INFERENCE_BATCH_SIZE,
             threads=self.getOrDefault("threads") or session.task_cpus(spark),
-            custom_objects=objects,
-            code=_digest(objects) if objects else "",
+            custom_objects=dict(self.get_custom_objects() or {}),
         )
-        with session.python_environment(spark, runtime.worker_environment(task.threads)):
-            outputs = _outputs(task, features)
+        outputs = network_outputs(spark, task, features)
         if self.model_type == ModelType.REGRESSION:
             outputs = F.element_at(outputs, 1)
         return dataset.withColumn(self.getOutputCol(), outputs)
@@ -363,48 +356,6 @@ class _TransformerReader(MLReader[SeedlingsModel]):
         content = files.read_bytes(files.join(path, "network.keras"))
         model._take(content, metadata["history"], metadata["record"])
         return model
-
-
-@dataclass(frozen=True)
-class _ForwardTask(prediction.ForwardTask):
-    """A forward task of a network that may have custom objects.
-
-    Args:
-        custom_objects: Classes and functions by name.
-        code: Tells them apart from others of the same names, which a reused process may have seen.
-    """
-
-    custom_objects: Mapping[str, Any] = field(default_factory=dict)
-    code: str = ""
-
-    @cached_property
-    def key(self) -> tuple[str, str]:
-        """Tells networks and settings apart."""
-        network, settings = super().key
-        return network, f"{settings} {self.code}"
-
-
-def _outputs(task: _ForwardTask, features: Column) -> Column:
-    """The network's outputs, an array of doubles."""
-    from collections.abc import Iterator
-
-    import pandas as pd
-
-    def predict(parts: Iterator[pd.Series]) -> Iterator[pd.Series]:
-        runtime.start(task.threads)
-        import keras
-
-        with keras.saving.custom_object_scope(dict(task.custom_objects)):
-            yield from prediction.predict_rows(task, parts)
-
-    # Not deterministic, so that Spark never evaluates it twice for one row.
-    udf = pandas_udf(predict, "array<double>").asNondeterministic()  # type: ignore[call-overload]
-    column: Column = udf(features)
-    return column
-
-
-def _digest(objects: Mapping[str, Any]) -> str:
-    return hashlib.sha256(cloudpickle.dumps(objects)).hexdigest()  # type: ignore[no-untyped-call]
 
 
 def _is_old_vector(dataset: DataFrame, name: str) -> bool:

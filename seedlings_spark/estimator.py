@@ -732,7 +732,8 @@ class SeedlingsModel(ElephasTransformer, _SeedlingsParams, MLWritable, MLReadabl
 
     def get_model(self) -> Any:
         """The trained Keras network, over raw features."""
-        return networks.from_bytes(self._content)
+        with keras.saving.custom_object_scope(dict(self.get_custom_objects() or {})):
+            return networks.from_bytes(self._content)
 
     def write(self) -> MLWriter:
         """Spark ML's writer."""
@@ -755,9 +756,9 @@ class SeedlingsModel(ElephasTransformer, _SeedlingsParams, MLWritable, MLReadabl
             precision=self.getOrDefault("precision"),
             batch_size=self.get_inference_batch_size(),
             threads=self.getOrDefault("threads") or session.task_cpus(spark),
+            custom_objects=dict(self.get_custom_objects() or {}),
         )
-        with session.python_environment(spark, runtime.worker_environment(task.threads)):
-            outputs = _predict_udf(task)(column)
+        outputs = network_outputs(spark, task, column)
         raw = f"outputs_{uuid.uuid4().hex[:8]}"
         table = dataset.withColumn(raw, outputs)
         kind, labels = self.getOrDefault("kind"), self.getOrDefault("labels")
@@ -919,7 +920,8 @@ def _is_param(name: str) -> bool:
 _ELEPHAS_PARAMS = frozenset(param.name for param in ElephasEstimator().params)
 
 
-def _predict_udf(task: prediction.ForwardTask) -> Any:
+def network_outputs(spark: SparkSession, task: prediction.ForwardTask, features: Column) -> Column:
+    """The network's outputs for a column of features, an array of doubles."""
     from collections.abc import Iterator
 
     import pandas as pd
@@ -927,8 +929,11 @@ def _predict_udf(task: prediction.ForwardTask) -> Any:
     def predict(parts: Iterator[pd.Series]) -> Iterator[pd.Series]:
         return prediction.predict_rows(task, parts)
 
-    # Not deterministic, so that Spark never evaluates it twice for one row.
-    return pandas_udf(predict, "array<double>").asNondeterministic()  # type: ignore[call-overload]
+    with session.python_environment(spark, runtime.worker_environment(task.threads)):
+        # Not deterministic, so that Spark never evaluates it twice for one row.
+        udf = pandas_udf(predict, "array<double>").asNondeterministic()  # type: ignore[call-overload]
+        column: Column = udf(features)
+    return column
 
 
 def _workers_table(spark: SparkSession, rows: DataFrame, task: TrainTask, *, barrier: bool) -> DataFrame:

@@ -7,13 +7,14 @@ partitioned, and nothing is traced twice.
 
 import hashlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pyspark import cloudpickle
 
 from seedlings_spark import runtime
 from seedlings_spark.errors import CorpusError
@@ -32,17 +33,22 @@ class ForwardTask:
         precision: "float32" or "mixed_bfloat16".
         batch_size: Rows of one forward pass.
         threads: Of TensorFlow within one operation.
+        custom_objects: Classes and functions that the network names.
     """
 
     network: bytes
     precision: str
     batch_size: int
     threads: int
+    custom_objects: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> tuple[str, str]:
-        """Tells networks and settings apart."""
-        return hashlib.sha256(self.network).hexdigest(), f"{self.precision} {self.batch_size} {self.threads}"
+        """Tells networks and settings apart; a reused process may have seen other objects of the same names."""
+        objects = cloudpickle.dumps(dict(self.custom_objects))  # type: ignore[no-untyped-call]
+        code = hashlib.sha256(objects).hexdigest() if self.custom_objects else ""
+        settings = f"{self.precision} {self.batch_size} {self.threads} {code}"
+        return hashlib.sha256(self.network).hexdigest(), settings
 
 
 class Forward:
@@ -54,11 +60,14 @@ class Forward:
 
     def __init__(self, task: ForwardTask) -> None:
         tf = runtime.start(task.threads)
+        import keras
+
         from seedlings_spark import networks
 
         self._tf = tf
         self._batch_size = task.batch_size
-        self._network = networks.from_bytes(task.network)
+        with keras.saving.custom_object_scope(dict(task.custom_objects)):
+            self._network = networks.from_bytes(task.network)
         runtime.set_precision(self._network, task.precision)
         self._dtype = self._network.inputs[0].dtype
         self.row_shape = tuple(self._network.input_shape[1:])

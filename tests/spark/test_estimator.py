@@ -435,3 +435,19 @@ def test_the_server_takes_a_free_port_of_the_range_that_a_firewall_lets_through(
         with pytest.raises(ClusterError, match=f"no port of {free_port} on"):
             _estimator(server_port=str(free_port)).fit(table)
         _estimator(server_port=f"{free_port}-{free_port + 20}", epochs=1).fit(table)
+
+
+def test_a_network_with_a_layer_of_ones_own_trains_and_predicts(table: DataFrame) -> None:
+    class Doubling(keras.layers.Layer):
+        def call(self, inputs: Any) -> Any:
+            return 2.0 * inputs
+
+    network = keras.Sequential([keras.Input((8,)), Doubling(), keras.layers.Dense(2, activation="softmax")])
+    estimator = _estimator(keras_model_config=network.to_json(), epochs=1)
+    estimator.set_custom_objects({"Doubling": Doubling})
+    model = estimator.fit(table)
+    kernel, bias = model.weights
+    for row in model.transform(table).limit(5).collect():
+        logits = 2.0 * row.features.toArray() @ kernel + bias
+        expected = np.exp(logits) / np.exp(logits).sum()
+        assert np.abs(row.probability.toArray() - expected).max() < 1e-5

@@ -50,6 +50,7 @@ DOORS = {
     "tensorflow": {"runtime", "training.master", "benchmark"},
     "keras": {
         "elephas",
+        "prediction",
         "runtime",
         "networks",
         "training.worker",
