@@ -1,41 +1,48 @@
-"""Finds and kills the Python workers of this machine's Spark, for tests that need a worker to die."""
+"""Finds and kills the training workers of this process, for tests that need a worker to die."""
 
 import os
 import signal
 from pathlib import Path
 
-
-def python_workers(of: int | None = None) -> list[int]:
-    """Processes that Spark's Python daemon has forked below the process `of` (this one), TensorFlow loaded."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            parents[int(entry.name)] = int(fields[1])
-    return sorted(
-        pid for pid in parents if _descends(pid, of or os.getpid(), parents) and _is_worker(pid, parents)
-    )
+_ESTABLISHED, _LISTENING = "01", "0A"
 
 
-def kill_one_worker(of: int | None = None) -> int:
+def training_workers() -> list[int]:
+    """Other processes of this machine that are connected to a server of this one: those that train now."""
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    own = _inodes(os.getpid())
+    ports = {_port(one[1]) for one in sockets if one[3] == _LISTENING and one[9] in own}
+    clients = {one[9] for one in sockets if one[3] == _ESTABLISHED and _port(one[2]) in ports} - own
+    processes = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return sorted(pid for pid in processes if _is_python_worker(pid) and _inodes(pid) & clients)
+
+
+def kill_one_worker() -> int:
     """SIGKILL one worker; its process id."""
-    victim = python_workers(of)[0]
+    victim = training_workers()[0]
     os.kill(victim, signal.SIGKILL)
     return victim
 
 
-def _descends(pid: int, ancestor: int, parents: dict[int, int]) -> bool:
-    while pid in parents and pid != ancestor:
-        pid = parents[pid]
-    return pid == ancestor
+def _port(address: str) -> str:
+    return address.rsplit(":", 1)[1]
 
 
-def _is_worker(pid: int, parents: dict[int, int]) -> bool:
+def _inodes(pid: int) -> set[str]:
+    """The inodes of a process' sockets; none if it has ended."""
+    found = set()
     try:
-        daemon = Path(f"/proc/{parents[pid]}/cmdline").read_bytes()
-        return b"pyspark.daemon" in daemon and "tensorflow" in Path(f"/proc/{pid}/maps").read_text()
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            target = str(descriptor.readlink())
+            if target.startswith("socket:["):
+                found.add(target[8:-1])
+    except OSError:
+        pass
+    return found
+
+
+def _is_python_worker(pid: int) -> bool:
+    try:
+        return b"pyspark.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
