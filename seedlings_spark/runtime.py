@@ -113,12 +113,13 @@ def set_precision(network: Any, precision: str) -> None:
         return
     import keras
 
-    layers = list(network._flatten_layers(include_self=False))
-    leaves = [layer for layer in layers if not isinstance(layer, keras.Model)]
+    last = network
+    while isinstance(last, keras.Model):
+        last = last.outputs[0]._keras_history.operation
     policy = keras.DTypePolicy(precision)
-    keep = [keras.layers.InputLayer, keras.layers.Normalization, keras.layers.Rescaling]
-    for layer in leaves[:-1]:
-        if layer.dtype_policy.name == "float32" and not isinstance(layer, tuple(keep)):
+    keep = (keras.Model, keras.layers.InputLayer, keras.layers.Normalization, keras.layers.Rescaling)
+    for layer in network._flatten_layers(include_self=False):
+        if layer is not last and layer.dtype_policy.name == "float32" and not isinstance(layer, keep):
             layer.dtype_policy = policy
 
 

@@ -7,11 +7,15 @@ from pathlib import Path
 _ESTABLISHED, _LISTENING = "01", "0A"
 
 
+def listening_ports() -> set[str]:
+    """The ports on which this process listens."""
+    own = _inodes(os.getpid())
+    return {_port(one[1]) for one in _sockets() if one[3] == _LISTENING and one[9] in own}
+
+
 def training_workers() -> list[int]:
     """Other processes of this machine that are connected to a server of this one: those that train now."""
-    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    own = _inodes(os.getpid())
-    ports = {_port(one[1]) for one in sockets if one[3] == _LISTENING and one[9] in own}
+    sockets, own, ports = _sockets(), _inodes(os.getpid()), listening_ports()
     clients = {one[9] for one in sockets if one[3] == _ESTABLISHED and _port(one[2]) in ports} - own
     processes = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     return sorted(pid for pid in processes if _is_python_worker(pid) and _inodes(pid) & clients)
@@ -22,6 +26,10 @@ def kill_one_worker() -> int:
     victim = training_workers()[0]
     os.kill(victim, signal.SIGKILL)
     return victim
+
+
+def _sockets() -> list[list[str]]:
+    return [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
 
 
 def _port(address: str) -> str:
