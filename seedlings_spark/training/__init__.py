@@ -15,10 +15,15 @@ weights, evaluate these weights, stop. Its answer to one piece is its request fo
                                       <-     work(number + 1, ...) + weights
                                       <-     stop
 
-What is computed for a piece of work depends only on the work, the shard and the run's seed: not on what the
-worker did before. So any worker may die at any time: the stage is started again from the piece of work that
-the master is waiting for, and the weights come out the same, bit for bit. The sums over workers are taken in
-the order of their ranks, never in the order of arrival.
+In synchronous modes what is computed for a piece of work depends only on the work, the shard and the run's seed:
+not on what the worker did before. So any worker may die at any time: the stage is started again from the piece of
+work that the master is waiting for, and the weights come out the same, bit for bit. The sums over workers are
+taken in the order of their ranks, never in the order of arrival.
+
+In asynchronous modes each worker has its own sequence of updates, and each of them is taken once, from the worker
+that holds its rank. Where workers take steps of their own they keep their optimizer's slots between two pieces of
+work; a new worker of the rank begins without them, from the master's weights. The order of arrival counts, so nothing
+is promised to the bit.
 
 An exception in a worker's own computation travels to the master in its own words and ends the run: it would
 happen again. A worker that vanishes is replaced.

@@ -160,7 +160,8 @@ class FreeRunning:
             self.updates_of_rank[rank] += 1
             self.num_switches += self._last_rank not in (-1, rank)
             self._last_rank = rank
-        # Applied and counted under one lock: a snapshot holds exactly the updates that it says.
+        # Applied and counted under one lock, so that a snapshot holds exactly the updates that it says; not in
+        # hogwild mode, where there is none.
         with self._apply_lock:
             if result.samples:
                 self._apply(rank, result.vector, pulled, last - first, staleness)
