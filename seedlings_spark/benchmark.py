@@ -43,6 +43,8 @@ NUM_CLASSES = 12
 # Mean and std of the drawn images: half of them noise of 0 to 127, half the brightness of their class.
 _MEAN, _STD = 118.5, 50.6
 _LEARNING_RATE = 0.001
+# Of the vectors, that the JVM holds at once for stock Elephas on one machine.
+_STOCK_COPIES = 12
 # Spark keeps Python processes of different environments apart, so another value means fresh ones.
 _FRESH = "SEEDLINGS_BENCHMARK_FIT"
 # What may hold a process of TensorFlow's back from using all cores.
@@ -125,9 +127,9 @@ class Fit:
         seconds: From call to return.
         ends: Seconds from the call to the end of each epoch; empty where nobody tells.
         loss: Of the training images in the last epoch.
-        seconds_of_workers: Sum over the workers of what they spent on "compute" (the first step traces the network
-            there), "exchange" (with the master, and waiting for it and for each other) and "input" (reading their
-            rows); empty where nobody tells.
+        seconds_of_workers: Sum over the workers of what they spent on "compute", on "exchange" (with the master, and
+            waiting for it and for each other), both without the first epoch, and on "input" (reading their rows, once
+            for all epochs); empty where nobody tells.
     """
 
     precision: str
@@ -150,7 +152,7 @@ class Measurement:
         images_per_second_steady: From the end of the first epoch to that of the last, or None.
         share_compute: Of the workers' time, or None; the three shares add up to 1.
         share_exchange: Exchange with the master, and waiting for it and for each other.
-        share_input: Reading the rows, once.
+        share_input: Reading the rows, which happens once, before the first epoch.
         share_outside_compute: Exchange, waiting and input together.
         share_exchange_of_step: Exchange and waiting in the time without input, or None.
         loss: Of the training images in the last epoch; None if it was not finite.
@@ -343,7 +345,7 @@ def _speeds(contestants: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _shares(contestants: Mapping[str, Any]) -> list[list[str]]:
-    rows = [["of the workers' time (median)", "", *_SHARES.values()]]
+    rows = [["of the workers' time after the first epoch (median)", "", *_SHARES.values()]]
     for name, numbers in contestants.items():
         if "share_compute" in numbers:
             rows.append([name, "", *(f"{numbers[share]['median']:.1%}" for share in _SHARES)])
@@ -393,6 +395,17 @@ def _check(spark: SparkSession, training: Training, names: Sequence[str]) -> Non
             f"at least {least}: stock Elephas trains nothing where a worker has no more than one batch",
             "Use more images, or a smaller --batch-size",
         )
+    if "stock" in engines and session.is_local(spark):
+        # It holds the vectors several times over, pickled, as doubles.
+        needed = _STOCK_COPIES * training.num_images * training.image_size**2 * 3 * 8 / 2**30
+        heap = int(spark._jvm.Runtime.getRuntime().maxMemory()) / 2**30  # type: ignore[union-attr, operator]
+        if heap < needed:
+            raise ClusterError(
+                f"{heap:.1f} GiB of memory for the JVM, with stock Elephas among the contestants",
+                f"{needed:.1f} GiB, since it holds {training.num_images:,} images several times as vectors of doubles",
+                f"Call ./spark-submit.sh --driver-memory {math.ceil(needed) + 1}g benchmark train ...,"
+                " use fewer images, or name other --contestants",
+            )
     if engines != {"plain"}:
         session.require_slots(spark, training.num_workers)
     cpus = session.task_cpus(spark)
@@ -565,7 +578,10 @@ def _fit_ours(training: Training, frequency: str, precision: str, images: DataFr
         _log.warning("a stage of workers failed in this fit: its numbers are not worth much")
     workers = record["workers"]
     of_workers = {
-        name: sum(float(worker[f"seconds_{column}"]) for worker in workers)
+        name: sum(
+            float(worker[f"seconds_{column}"]) - float(worker.get(f"seconds_{column}_first", 0.0))
+            for worker in workers
+        )
         for name, column in (("compute", "compute"), ("exchange", "outside"), ("input", "input"))
     }
     precision = record["precision"]

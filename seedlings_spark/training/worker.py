@@ -25,7 +25,11 @@ from seedlings_spark.training.wire import Credentials, Kind, Message, ProtocolEr
 # Columns of the rows that a worker is fed.
 RANK, FEATURES, LABEL, WEIGHT, HELD_OUT = "rank", "features", "label", "weight", "held_out"
 # The one row that a worker leaves behind.
-SUMMARY = "rank long, images long, seconds_input double, seconds_compute double, seconds_outside double"
+SUMMARY = (
+    "rank long, images long, seconds_input double, seconds_compute double, seconds_outside double,"
+    # Of the last two what fell into its first epoch, which holds the tracing of the network and the wait for others'.
+    " seconds_compute_first double, seconds_outside_first double"
+)
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,9 @@ def work(
             client.open({**who, "error": str(error)})
         raise
     clock = {"input": time.perf_counter() - started, "compute": 0.0, "outside": 0.0}
+    clock |= {"compute_first": 0.0, "outside_first": 0.0}
     images = 0
+    first_epoch: int | None = None
     with ParameterClient(task.address, task.credentials) as client:
         try:
             begin = client.open(
@@ -134,12 +140,19 @@ def work(
             mark = time.perf_counter()
             message = client.ready()
             while message.kind == Kind.WORK:
-                clock["outside"] += time.perf_counter() - mark
+                outside = time.perf_counter() - mark
                 mark = time.perf_counter()
                 header, payload = computation.do(message, train, held_out)
-                images += int(header["samples"]) if message.header["task"] == "train" else 0
-                clock["compute"] += time.perf_counter() - mark
+                compute = time.perf_counter() - mark
                 mark = time.perf_counter()
+                clock["outside"] += outside
+                clock["compute"] += compute
+                images += int(header["samples"]) if message.header["task"] == "train" else 0
+                epoch = message.header.get("epoch", first_epoch)
+                first_epoch = epoch if first_epoch is None else first_epoch
+                if epoch == first_epoch:
+                    clock["outside_first"] += outside
+                    clock["compute_first"] += compute
                 message = client.result(header, payload)
         except (RefusedError, ProtocolError, OSError):
             raise  # the connection's doing, not the computation's: the master decides whether to try again
