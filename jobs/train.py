@@ -11,7 +11,7 @@ from seedlings_spark.store import ModelStore
 
 # What the estimator calls by the same names.
 _SAME = ("loss", "mode", "rule", "frequency", "num_workers", "threads", "epochs", "batch_size")
-_SAME += ("precision", "memory_budget_mb", "server_port", "seed")
+_SAME += ("precision", "memory_budget_mb", "server_port", "encrypt", "seed")
 
 
 def main(spark: SparkSession, options: TrainOptions) -> None:

@@ -14,6 +14,7 @@ The map, in the order of imports: a module may import those of its own and of ea
     session         builds the SparkSession; slots, addresses, environments
     images          bytes -> uint8 pixels, or ImageError: Pillow's only door
     runtime         what TensorFlow may use in this process: threads, GPU, determinism, precision
+    drift           how a run's images and predictions differ from the training corpus
     store           model versions: publish, list, resolve, promote, roll back
     training        the protocol between master and workers, in prose
       weights         arithmetic on lists of arrays, held as one flat vector
@@ -25,6 +26,7 @@ The map, in the order of imports: a module may import those of its own and of ea
       master          the one model and optimizer of a run
       worker          what one Spark task does
       stage           the Spark stage of a run's workers
+      capacity        what bounds the speed of training
       progress        what a person sees while it trains
       checkpoint      a run between two epochs, on disk
       coordination    who holds which rank, what has failed, sums over results

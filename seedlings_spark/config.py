@@ -301,6 +301,11 @@ class TrainOptions(Options):
         "port of the parameter server on the driver: 0 for any, N, or N-M for the first free one of a range",
         reason="no port is reserved; behind a firewall give the range that it lets through",
     )
+    encrypt: bool = option(
+        True,
+        "encrypt weights and gradients between driver and workers; they authenticate each other in any case",
+        reason="costs 2 % of a step; --no-encrypt is for a network on which nobody else can listen",
+    )
     seed: int = option(
         0,
         "seed of initial weights, order of images, dropout and augmentation",

@@ -46,7 +46,8 @@ from seedlings_spark import (
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
 from seedlings_spark.training import asynchronous, rules, synchronous
 from seedlings_spark.training.checkpoint import Checkpoints, TrainState, callback_state, restore_callbacks
-from seedlings_spark.training.coordination import Stages
+from seedlings_spark.training.capacity import ExchangeWatch
+from seedlings_spark.training.coordination import GRACE_SECONDS, RETRY_SECONDS, Stages
 from seedlings_spark.training.master import Master, build_metrics, network_from_json
 from seedlings_spark.training.progress import Progress, ProgressLine, Silent
 from seedlings_spark.training.server import Coordinator, ParameterServer
@@ -122,6 +123,12 @@ class _SeedlingsParams(HasWeightCol, HasValidationIndicatorCol, HasProbabilityCo
         "server_port",
         "port of the parameter server on the driver: '0' for any, 'N', or 'N-M' for the first free one of a range",
         TypeConverters.toString,
+    )
+    encrypt: Param[bool] = Param(
+        Params._dummy(),
+        "encrypt",
+        "whether weights and gradients are encrypted on their way; both sides are authenticated either way",
+        TypeConverters.toBoolean,
     )
     rule: Param[str] = Param(
         Params._dummy(),
@@ -215,6 +222,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             elasticity=0.0,
             checkpoint_path="",
             server_port="0",
+            encrypt=True,
             predicted_species_col=schema.PREDICTED_SPECIES,
         )
         if custom_objects:
@@ -404,7 +412,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             run=uuid.uuid4().hex,
             generation=0,
             address=("", 0),
-            credentials=Credentials.make(),
+            credentials=Credentials.make(encrypt=self.getOrDefault("encrypt")),
             num_workers=self.get_num_workers(),
             network=_architecture(network),
             loss=self.get_loss(),
@@ -481,7 +489,8 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             attempts[-1].start()
             return attempts[-1].cancel
 
-        stages = Stages(task.run, task.num_workers, start, _MAX_STAGE_FAILURES)
+        grace_seconds = GRACE_SECONDS if is_synchronous else RETRY_SECONDS
+        stages = Stages(task.run, task.num_workers, start, _MAX_STAGE_FAILURES, grace_seconds)
         callbacks = keras.callbacks.CallbackList(
             self._callbacks, add_history=True, model=network, epochs=self.get_epochs(), verbose=0
         )
@@ -525,6 +534,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         def run_training() -> dict[str, Any]:
             record, begin = self._gather(stages, task)
             steps = synchronous.steps_of_epoch(record["rows"], task.batch_size)
+            rendezvous.watch = _watch(task, rendezvous.max_payload_bytes, steps, frequency)
             rendezvous.begin({**begin, "steps": steps, "vector": "state" if is_local else "gradient"})
             synchronous.train(
                 master,
@@ -583,6 +593,9 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
                 synchronous.rounds_of_epoch(-(-count // task.batch_size), frequency)
                 for count in record["rows"]
             ]
+            running.watch = _watch(
+                task, running.max_payload_bytes, max(each[-1][1] for each in rounds if each), frequency
+            )
             running.begin({**begin, "vector": "weights" if is_local else "gradient"}, record["rows"], rounds)
             asynchronous.train(
                 network,
@@ -888,6 +901,11 @@ class _Keeper:
                 arrays=arrays,
             )
         )
+
+
+def _watch(task: TrainTask, vector_bytes: int, steps: int, frequency: str | int) -> ExchangeWatch:
+    first, last = synchronous.rounds_of_epoch(steps, frequency)[0]
+    return ExchangeWatch(task.num_workers, vector_bytes, last - first, steps)
 
 
 def _identity(estimator: SeedlingsEstimator, task: TrainTask) -> str:

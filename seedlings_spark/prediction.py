@@ -59,7 +59,7 @@ class Forward:
     """
 
     def __init__(self, task: ForwardTask) -> None:
-        tf = runtime.start(task.threads)
+        tf = runtime.start(task.threads, _gpus())
         import keras
 
         from seedlings_spark import networks
@@ -103,6 +103,14 @@ def forward(task: ForwardTask) -> Forward:
         _kept.pop(next(iter(_kept)))
     _kept[task.key] = found
     return found
+
+
+def _gpus() -> tuple[str, ...]:
+    """The GPUs that Spark assigned to the task that runs here; none outside of a task."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    return () if context is None else runtime.gpu_addresses(context.resources())
 
 
 def predict_rows(task: ForwardTask, parts: Iterator[Any]) -> Iterator[Any]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from seedlings_spark.errors import TrainingError
 from seedlings_spark.training import rules
+from seedlings_spark.training.capacity import ExchangeWatch
 from seedlings_spark.training.coordination import Result, Stages, Sums, check_finite, parse
 from seedlings_spark.training.progress import Progress
 from seedlings_spark.training.server import Superseded
@@ -66,6 +67,9 @@ class FreeRunning:
         elasticity: alpha of the elastic rules.
         local: Whether workers take steps of their own.
         locked: Whether one update at a time is applied (asynchronous) or not (hogwild).
+
+    Attributes:
+        watch: Told of every update, if there is one.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class FreeRunning:
         self.updates_of_rank: Counter[int] = Counter()
         self._last_rank = -1
         self.num_switches = 0
+        self.watch: ExchangeWatch | None = None
         stages.on_restart = self._forget
 
     @property
@@ -143,6 +148,8 @@ class FreeRunning:
                 snapshot = self._to_evaluate(rank)
                 assert snapshot is not None
                 snapshot.parts[rank] = result
+                if self.watch is not None:
+                    self.watch.pause(rank)
                 self._condition.notify_all()
                 return self._hand_out(rank)
             epoch, first, last = self._position(rank)
@@ -151,6 +158,8 @@ class FreeRunning:
             except TrainingError as error:
                 self._stages.fail(error)
                 raise Superseded("the run is over") from None
+            if self.watch is not None:
+                self.watch.result(rank, result.seconds)
             pulled, version = self._pulled.pop(rank)
             staleness = self._version - version
             # From here on the update counts as applied: whoever takes this rank's place goes on after it.

@@ -20,6 +20,7 @@ from seedlings_spark.training.wire import (
     Message,
     ProtocolError,
     receive,
+    secured,
     send,
 )
 
@@ -39,7 +40,7 @@ class ParameterClient:
     def __init__(self, address: tuple[str, int], credentials: Credentials) -> None:
         raw = socket.create_connection(address, timeout=SILENCE_SECONDS)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._connection = credentials.context(server=False).wrap_socket(raw)
+        self._connection = secured(raw, credentials, credentials.context(server=False))
         self._buffer = bytearray()
         self._lock = threading.Lock()
         self._closed = threading.Event()

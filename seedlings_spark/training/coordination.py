@@ -19,8 +19,9 @@ from seedlings_spark.training.server import Superseded
 from seedlings_spark.training.weights import Vector
 
 _log = logging.getLogger(__name__)
-# Seconds that Spark is given to notice by itself that a task has died, before the stage is cancelled.
-_GRACE_SECONDS = 15.0
+# Seconds that Spark is given to notice by itself that a task of a barrier stage has died, before the stage is
+# cancelled; and to notice it and start the task again, with TensorFlow, in an ordinary stage.
+GRACE_SECONDS, RETRY_SECONDS = 15.0, 180.0
 
 
 @dataclass(eq=False)
@@ -38,6 +39,7 @@ class Result:
     Args:
         samples: Rows it looked at.
         loss: Sum over them.
+        seconds: That the worker computed for it.
         metrics: Sums of the metrics' variables.
         bad_step: The first step whose loss was not finite, or None.
         vector: Gradient or weights; empty after an evaluation.
@@ -45,6 +47,7 @@ class Result:
 
     samples: int
     loss: float
+    seconds: float
     metrics: NDArray[np.float64]
     bad_step: int | None
     vector: Vector
@@ -61,11 +64,24 @@ def parse(header: Mapping[str, Any], payload: memoryview, dtype: str, size: int)
         vector: Vector = np.frombuffer(payload, dtype)
         metrics = np.asarray(header["metrics"], np.float64)
         samples, loss = int(header["samples"]), float("nan") if bad is not None else float(header["loss"])
+        seconds = seconds_of(header)
     except (KeyError, TypeError, ValueError) as error:
         raise Superseded(f"a result that cannot be read: {error}") from None
     if samples < 0 or metrics.ndim != 1 or vector.size not in (0, size):
         raise Superseded(f"a result of {vector.size} numbers for {samples} samples, expected {size} numbers")
-    return Result(samples, loss, metrics, bad, vector)
+    return Result(samples, loss, seconds, metrics, bad, vector)
+
+
+def seconds_of(header: Mapping[str, Any]) -> float:
+    """How long a worker says that it has computed for a result.
+
+    Raises:
+        Superseded: It does not say so.
+    """
+    seconds = header.get("seconds")
+    if not isinstance(seconds, int | float):
+        raise Superseded(f"a result that took {seconds!r} seconds")
+    return float(seconds)
 
 
 def check_finite(result: Result, epoch: int, first: int, rank: int) -> None:
@@ -115,10 +131,16 @@ class Stages:
         num_workers: Ranks.
         restart: Starts the stage of a generation; returns what cancels it.
         max_failures: How often a stage may fail within one epoch.
+        grace_seconds: How long a lost worker may be without a successor before the stage is cancelled.
     """
 
     def __init__(
-        self, run: str, num_workers: int, restart: Callable[[int], Callable[[], None]], max_failures: int
+        self,
+        run: str,
+        num_workers: int,
+        restart: Callable[[int], Callable[[], None]],
+        max_failures: int,
+        grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         self.condition = threading.Condition()
         self.num_workers = num_workers
@@ -126,6 +148,7 @@ class Stages:
         self.has_begun = False
         self.on_restart: Callable[[], None] = lambda: None
         self._run, self._restart, self._max_failures = run, restart, max_failures
+        self._grace_seconds = grace_seconds
         self._generation = -1
         self._cancel: Callable[[], None] = lambda: None
         self._places: dict[int, Place] = {}
@@ -233,7 +256,7 @@ class Stages:
                     return
                 error = self._stage_error
                 if error is None:
-                    if self._lost_at is not None and time.monotonic() - self._lost_at > _GRACE_SECONDS:
+                    if self._lost_at is not None and time.monotonic() - self._lost_at > self._grace_seconds:
                         cancel, self._lost_at = True, None
                     else:
                         self.condition.wait(1.0)

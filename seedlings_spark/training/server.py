@@ -24,6 +24,7 @@ from seedlings_spark.training.wire import (
     Message,
     ProtocolError,
     receive,
+    secured,
     send,
 )
 
@@ -85,7 +86,7 @@ class ParameterServer:
     ) -> None:
         self._coordinator = coordinator
         self._host = host
-        self._context = credentials.context(server=True)
+        self._credentials, self._context = credentials, credentials.context(server=True)
         self._ports = ports
         self._connections: set[socket.socket] = set()
         self._strangers = 0
@@ -153,7 +154,7 @@ class ParameterServer:
         try:
             raw.settimeout(_OPEN_SECONDS)
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = self._context.wrap_socket(raw, server_side=True)
+            connection = secured(raw, self._credentials, self._context)
             first = receive(connection, b"")  # type: ignore[arg-type]  # no payload is accepted here
             if first.kind != Kind.OPEN:
                 raise ProtocolError(f"{first.kind.name} as the first message, expected OPEN")

@@ -101,9 +101,9 @@ class Shard:
         self.row_shape = row_shape
         self.dtype = np.dtype(dtype)
         self.row_bytes = int(np.prod(row_shape, dtype=np.int64)) * self.dtype.itemsize
-        self._budget_bytes = budget_bytes
         self._directory = directory
-        self._memory = np.zeros((0, self.row_bytes), np.uint8)
+        # Taken whole, so that it never has to be copied to grow; the system gives a page once it is written to.
+        self._memory = np.empty((budget_bytes // max(1, self.row_bytes), self.row_bytes), np.uint8)
         self._file: int | None = None
         self._labels = np.zeros(0, np.float64)
         self._weights = np.zeros(0, np.float64)
@@ -133,10 +133,9 @@ class Shard:
         self._weights = _grown(self._weights, self._num_rows, count)
         self._labels[self._num_rows : self._num_rows + count] = labels
         self._weights[self._num_rows : self._num_rows + count] = weights
-        if self._file is None and (self._num_rows + count) * self.row_bytes > self._budget_bytes:
+        if self._file is None and self._num_rows + count > len(self._memory):
             self._spool()
         if self._file is None:
-            self._memory = _grown(self._memory, self._num_rows, count)
             self._memory[self._num_rows : self._num_rows + count] = flat
         else:
             _write(self._file, flat)
@@ -198,7 +197,7 @@ def _grown(array: NDArray[_T], used: int, more: int) -> NDArray[_T]:
 
 
 def _write(descriptor: int, data: NDArray[np.uint8]) -> None:
-    view = memoryview(data.tobytes())
+    view = memoryview(np.ascontiguousarray(data)).cast("B") if data.size else memoryview(b"")
     while len(view):
         view = view[os.write(descriptor, view) :]
 

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from seedlings_spark.training.coordination import Result, Stages, Sums, check_finite, parse
+from seedlings_spark.training.capacity import ExchangeWatch
+from seedlings_spark.training.coordination import Result, Stages, Sums, check_finite, parse, seconds_of
 from seedlings_spark.training.progress import Progress
 from seedlings_spark.training.server import Superseded
 from seedlings_spark.training.weights import Layout, Vector, weighted_mean
@@ -26,6 +27,9 @@ class Rendezvous:
     Args:
         stages: Starts the stage, and knows what has failed.
         layout: Of the workers' vectors.
+
+    Attributes:
+        watch: Told of every result, if there is one.
     """
 
     def __init__(self, stages: Stages, layout: Layout) -> None:
@@ -35,6 +39,7 @@ class Rendezvous:
         self._results: dict[int, tuple[Mapping[str, Any], memoryview]] = {}
         self._begin: Message | None = None
         self._work: Message | None = None
+        self.watch: ExchangeWatch | None = None
         stages.on_restart = self._forget
 
     @property
@@ -64,6 +69,8 @@ class Rendezvous:
             if self._work is None or header.get("number") != self._work.header.get("number"):
                 raise Superseded(f"work {header.get('number')!r} is not what this worker was given")
             self._results[rank] = header, payload
+            if self.watch is not None and self._work.header["task"] == "train":
+                self.watch.result(rank, seconds_of(header))
             self._condition.notify_all()
             return self._answer(rank, None)
 
@@ -99,6 +106,8 @@ class Rendezvous:
         """
         with self._condition:
             self._results.clear()
+            if self.watch is not None and not header.get("first"):
+                self.watch.pause()  # between epochs the master has other things to do
             self._work = Message(Kind.WORK, header, vector)
             self._tell_all(self._work)
         self._stages.wait(lambda: len(self._results) == self._stages.num_workers)

@@ -4,6 +4,9 @@ A run makes one key and one self-signed certificate. Each side must present it a
 whoever has not been given the run's credentials (they travel only inside Spark's tasks) can neither read nor
 send; messages of one connection or run mean nothing in another. No message is ever unpickled.
 
+On a network that is trusted the encryption may end once both sides have shown who they are: then nobody else can
+open a connection, but whoever sits in between can read and change what passes.
+
 A frame is: magic (4 bytes), kind (1 byte), length of the header (4 bytes), length of the payload (8 bytes), all
 big-endian; the header, a JSON object; the payload, a vector's bytes in the machine's (little-endian) order.
 """
@@ -68,12 +71,18 @@ class Message:
 
 @dataclass(frozen=True, repr=False)
 class Credentials:
-    """The key and certificate of one run, in PEM. Never logged: it has no repr of its content."""
+    """The key and certificate of one run, in PEM. Never logged: it has no repr of its content.
+
+    Args:
+        pem: Key and certificate.
+        encrypt: Whether a connection stays encrypted after both sides have presented them.
+    """
 
     pem: bytes
+    encrypt: bool = True
 
     @classmethod
-    def make(cls) -> "Credentials":
+    def make(cls, *, encrypt: bool = True) -> "Credentials":
         """Make a new P-256 key and its certificate.
 
         The certificate names no time that matters: it is pinned and lives as long as the run, and the
@@ -98,7 +107,8 @@ class Credentials:
                 serialization.PrivateFormat.PKCS8,
                 serialization.NoEncryption(),
             )
-            + certificate.public_bytes(serialization.Encoding.PEM)
+            + certificate.public_bytes(serialization.Encoding.PEM),
+            encrypt,
         )
 
     def __repr__(self) -> str:
@@ -122,6 +132,23 @@ class Credentials:
         finally:
             os.close(descriptor)
         return context
+
+
+def secured(raw: socket.socket, credentials: Credentials, context: ssl.SSLContext) -> socket.socket:
+    """A connection both of whose ends have presented the credentials.
+
+    Args:
+        raw: With a time-out set.
+        credentials: Of the run.
+        context: Of these credentials, for this side of the connection.
+
+    Raises:
+        OSError: The other side has others, or none.
+    """
+    is_server = context.protocol == ssl.PROTOCOL_TLS_SERVER
+    connection = context.wrap_socket(raw, server_side=is_server)
+    # Both wait here for the other's end of encryption, which a client whose certificate is refused never sees.
+    return connection if credentials.encrypt else connection.unwrap()
 
 
 def send(connection: socket.socket, message: Message) -> None:

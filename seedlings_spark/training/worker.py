@@ -143,8 +143,8 @@ def work(
                 outside = time.perf_counter() - mark
                 mark = time.perf_counter()
                 header, payload = computation.do(message, train, held_out)
-                compute = time.perf_counter() - mark
-                mark = time.perf_counter()
+                mark, compute = time.perf_counter(), time.perf_counter() - mark
+                header["seconds"] = compute
                 clock["outside"] += outside
                 clock["compute"] += compute
                 images += int(header["samples"]) if message.header["task"] == "train" else 0

@@ -15,7 +15,7 @@ ROOT = PACKAGE.parent
 GROUPS = [
     ["errors"],
     ["config", "schema", "files", "fingerprint", "reproducibility"],
-    ["session", "images", "runtime", "store"],
+    ["session", "images", "runtime", "store", "drift"],
     ["training.weights"],
     ["training.wire"],
     [
@@ -24,6 +24,7 @@ GROUPS = [
         "training.shard",
         "training.master",
         "training.stage",
+        "training.capacity",
         "training.progress",
     ],
     ["training.rules"],

@@ -285,10 +285,10 @@ def test_a_payload_longer_than_expected_is_refused_by_the_worker_too(address: tu
             client.ready()
 
 
-def test_nothing_of_the_weights_is_in_clear_on_the_wire(echo: Echo) -> None:
-    secret = b"weights that nobody else may see" * 20
+def _seen_on_the_wire(echo: Echo, credentials: Credentials, secret: bytes) -> bytes:
+    """What a proxy between a worker and the server reads while a payload goes there and back."""
     seen = bytearray()
-    with ParameterServer(echo, "127.0.0.1", CREDENTIALS) as server, socket.socket() as proxy:
+    with ParameterServer(echo, "127.0.0.1", credentials) as server, socket.socket() as proxy:
         proxy.bind(("127.0.0.1", 0))
         proxy.listen(1)
 
@@ -309,10 +309,50 @@ def test_nothing_of_the_weights_is_in_clear_on_the_wire(echo: Echo) -> None:
             back.join(5)
 
         threading.Thread(target=relay, daemon=True).start()
-        with _worker(proxy.getsockname()) as client:
+        with ParameterClient(proxy.getsockname(), credentials) as client:
+            client.open({"run": "this"})
+            client.expect(1024)
             assert bytes(client.result({}, secret).payload) == secret
+    return bytes(seen)
+
+
+def test_nothing_of_the_weights_is_in_clear_on_the_wire(echo: Echo) -> None:
+    secret = b"weights that nobody else may see" * 20
+    seen = _seen_on_the_wire(echo, CREDENTIALS, secret)
     assert len(seen) > 2 * len(secret)
     assert secret[:32] not in seen and b"number" not in seen
+
+
+def test_without_encryption_the_weights_are_in_clear_and_the_key_is_not(echo: Echo) -> None:
+    secret = b"weights that nobody else may see" * 20
+    seen = _seen_on_the_wire(echo, Credentials.make(encrypt=False), secret)
+    assert seen.count(secret) == 2
+    assert b"CERTIFICATE" not in seen and b"KEY" not in seen
+
+
+def test_without_encryption_nobody_else_gets_in_either(echo: Echo) -> None:
+    open_credentials = Credentials.make(encrypt=False)
+    with ParameterServer(echo, "127.0.0.1", open_credentials) as server:
+        address = "127.0.0.1", server.port
+        with socket.create_connection(address, timeout=10) as plain:
+            send(plain, Message(Kind.OPEN, {"run": "this"}))
+            assert _closed(plain)
+        for encrypt in (True, False):
+            with pytest.raises((ssl.SSLError, ConnectionError, OSError, ProtocolError)):
+                with ParameterClient(address, Credentials.make(encrypt=encrypt)) as client:
+                    client.open({"run": "this"})
+        assert echo.opened == []
+        with ParameterClient(address, open_credentials) as client:
+            assert client.open({"run": "this"}).kind == Kind.BEGIN
+        assert len(echo.opened) == 1
+
+
+def test_a_worker_that_encrypts_does_not_talk_to_a_server_that_does_not(echo: Echo) -> None:
+    mixed = Credentials(CREDENTIALS.pem, encrypt=False)
+    with ParameterServer(echo, "127.0.0.1", mixed) as server, pytest.raises((ssl.SSLError, OSError)):
+        with ParameterClient(("127.0.0.1", server.port), CREDENTIALS) as client:
+            client.open({"run": "this"})
+    assert echo.opened == []
 
 
 def test_the_credentials_do_not_show_in_a_repr() -> None:
