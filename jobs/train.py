@@ -26,7 +26,7 @@ def main(spark: SparkSession, options: TrainOptions) -> None:
     sizes = (options.num_workers, options.batch_size, options.epochs)
     is_shared = options.mode != "synchronous" and options.frequency == "batch"
     steps = pipeline.num_steps(images, *sizes, is_shared=is_shared)
-    schedule = (options.optimizer, options.learning_rate, options.schedule, steps)
+    schedule = (options.optimizer, options.learning_rate, options.schedule, steps, options.momentum)
     estimator = SeedlingsEstimator(
         **config.chosen(options, *_SAME),
         optimizer_config=pipeline.optimizer(*schedule),

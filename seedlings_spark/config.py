@@ -235,6 +235,13 @@ class TrainOptions(Options):
     learning_rate: float = option(
         0.001, "learning rate of the optimizer, where it is highest", reason="Adam's own", above=0
     )
+    momentum: float = option(
+        0.0,
+        "Nesterov momentum of an optimizer that has one, such as sgd",
+        reason="adam has its own; sgd, and so the rule eamsgd, wants 0.9",
+        least=0,
+        most=0.999,
+    )
     schedule: str = option(
         "cosine",
         "course of the learning rate: constant, or rising for 5 % of the steps and then falling to 0 like a cosine",

@@ -61,7 +61,9 @@ def set_network(estimator: SeedlingsEstimator, name: str, corpus: Corpus) -> Non
         estimator.set_keras_model_config(loaded.to_json())
 
 
-def optimizer(name: str, learning_rate: float, schedule: str, num_steps: int) -> dict[str, Any]:
+def optimizer(
+    name: str, learning_rate: float, schedule: str, num_steps: int, momentum: float = 0.0
+) -> dict[str, Any]:
     """An optimizer's configuration.
 
     Args:
@@ -69,6 +71,7 @@ def optimizer(name: str, learning_rate: float, schedule: str, num_steps: int) ->
         learning_rate: The highest.
         schedule: "constant", or "cosine": the rate rises over the first steps, and then falls to 0.
         num_steps: Of the whole run, after which the cosine reaches 0.
+        momentum: Nesterov's, for an optimizer that has one; 0 leaves the optimizer as Keras makes it.
     """
     if schedule not in SCHEDULES:
         raise OptionError(f"--schedule {schedule}", f"one of {', '.join(SCHEDULES)}", "Correct --schedule")
@@ -84,6 +87,14 @@ def optimizer(name: str, learning_rate: float, schedule: str, num_steps: int) ->
         )
     try:
         made = keras.optimizers.get({"class_name": name, "config": {}})
+        if momentum:
+            if not {"momentum", "nesterov"} <= set(made.get_config()):
+                raise OptionError(
+                    f"--momentum {momentum:g} with --optimizer {name}, which has none",
+                    "an optimizer with Nesterov momentum",
+                    "Use --optimizer sgd, or leave --momentum out",
+                )
+            made = type(made)(momentum=momentum, nesterov=True)
     except (ValueError, TypeError, KeyError):  # unknown, or one that wraps another
         raise OptionError(
             f"--optimizer {name}", "a Keras optimizer, such as adam, sgd or rmsprop", "Correct --optimizer"
