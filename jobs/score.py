@@ -1,25 +1,37 @@
-"""Score a folder of images with a model version: a prediction or a rejection for every file."""
+"""Score images with a model version: a prediction or a rejection for every file."""
 
+import json
+import logging
 import sys
 
 from pyspark.sql import SparkSession
 
-from seedlings_spark import cli, config, scoring
+from seedlings_spark import cli, config, drift, scoring
 from seedlings_spark.config import ScoreOptions
 from seedlings_spark.store import ModelStore
+
+_log = logging.getLogger("seedlings_spark")
+# What scoring calls by the same names.
+_SAME = ("formats", "max_pixels", "max_bytes", "batch_size", "incremental", "rescore", "path_column")
+_SAME += ("content_column", "table_format", "top_k", "probabilities", "review")
 
 
 def main(spark: SparkSession, options: ScoreOptions) -> int:
     version = ModelStore(options.store, options.name).resolve(options.model_version)
-    run = scoring.score(
-        spark,
-        options.images,
-        version,
-        options.output,
-        **config.chosen(options, "formats", "max_pixels", "max_bytes", "batch_size"),
-    )
-    print(cli.table(scoring.summary(run)))
-    return cli.rejects_exit_code(run.manifest, options.max_reject_fraction)
+    settings = scoring.ScoreSettings(run=options.run_id, **config.chosen(options, *_SAME))
+    run = scoring.score(spark, options.images, version, options.output, settings)
+    if options.summary == "json":
+        print(json.dumps(scoring.short_summary(run), ensure_ascii=False))
+    else:
+        print(cli.table(scoring.summary(run)))
+        print(scoring.drift_table(run), end="")
+    code = cli.rejects_exit_code(run.manifest, options.max_reject_fraction)
+    if options.max_drift and drift.worst(run.drifts) > options.max_drift:
+        _log.warning(
+            "the images differ from the training corpus by more than --max-drift %g", options.max_drift
+        )
+        code = cli.TOO_MANY_REJECTS
+    return code
 
 
 if __name__ == "__main__":

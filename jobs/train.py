@@ -39,7 +39,8 @@ def main(spark: SparkSession, options: TrainOptions) -> None:
     estimator.set_callbacks(pipeline.callbacks(run, options.patience))
     scaling = config.chosen(options, "scaler", "scaler_images")
     model = pipeline.pipeline(prepared, estimator, **scaling).fit(images)
-    version = pipeline.publish(store, model, about=about, promote=options.promote)
+    profile = pipeline.profile(spark, model, prepared)
+    version = pipeline.publish(store, model, about=about, promote=options.promote, profile=profile)
     pipeline.end_run(run, version)
     print(cli.table(pipeline.summary(version, run, promoted=options.promote)))
 

@@ -46,7 +46,14 @@ The map, in the order of imports: a module may import those of its own and of ea
 
     elephas         drop-in for Elephas' own estimator and transformer, with its conventions
 
-    scoring         a model version over files
+    scoring         a model version over files: runs that appear whole
+      sources         what there is to score: folder, glob, list, table
+      lock            one writer for one folder
+      runs            the runs of one output
+      ledger          which files earlier runs have seen
+      progress        what a person sees while it scores
+      review          the least confident images, for a person to look at
+      sql             a model version as functions of Spark SQL
     report          numbers -> JSON, HTML, plots: matplotlib's only door
 
     pipeline        from a corpus to a published version

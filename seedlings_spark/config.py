@@ -361,7 +361,12 @@ class EvaluateOptions(Options):
 
 @dataclass(frozen=True)
 class ScoreOptions(DecodeOptions):
-    """Score a folder of images with a model version: a prediction or a rejection for every file."""
+    """Score images with a model version: a prediction or a rejection for every file."""
+
+    images: str = required(
+        "folder of images, of any layout; or a glob, a .txt file with a path on each line, or a table (Parquet, CSV,"
+        " JSON, ORC) with a column of paths"
+    )
 
     store: str = required("folder of the model store")
     output: str = required("folder of the scores; each run adds one of its own to it")
@@ -376,6 +381,71 @@ class ScoreOptions(DecodeOptions):
         reason="larger ones are no faster on a CPU",
         least=1,
     )
+    run_id: str = option(
+        "",
+        "name of the run; one that is finished is not made again, so a scheduler may start it twice",
+        reason="without one each call is a run of its own",
+    )
+    incremental: bool = option(
+        False,
+        "leave out files that earlier runs of this output have seen and that have not changed since",
+        reason="a first run has no earlier ones",
+    )
+    rescore: bool = option(
+        False,
+        "with --incremental: take up what this version has not scored, though an earlier one has",
+        reason="an old score is a score",
+    )
+    path_column: str = option(
+        "", "column of paths, where --images is a table; without one path", reason="Spark's own name for it"
+    )
+    content_column: str = option(
+        "", "column of the files' bytes, where --images is a table that holds them", reason="most do not"
+    )
+    table_format: str = option(
+        "",
+        "format of a table, as Spark calls it; without one it goes by the name",
+        reason="names usually tell",
+    )
+    top_k: int = option(
+        0,
+        "most likely species of each image to name in the column top_species; 0 for no such column",
+        reason="the probabilities say the same",
+        least=0,
+        most=1000,
+    )
+    probabilities: bool = option(
+        True, "keep the probabilities of all classes", reason="they cannot be had again without scoring"
+    )
+    review: int = option(
+        48,
+        "least confident images to list in review/, with a contact sheet; 0 for none",
+        unit="images",
+        reason="a page that can be looked through in a minute",
+        least=0,
+        most=10_000,
+    )
+    max_drift: float = option(
+        0.0,
+        "population stability index against the training corpus above which the exit code is 3; 0 for never",
+        reason="what is too much depends on the field; 0.25 is customary",
+        least=0,
+    )
+    summary: str = option(
+        "table",
+        "what is printed at the end: a table for a person, or one line of JSON for a program",
+        reason="a person tries it first",
+        choices=("table", "json"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rescore and not self.incremental:
+            raise OptionError(
+                "--rescore without --incremental",
+                "both: without --incremental everything is scored anyway",
+                "Add --incremental, or leave --rescore out",
+            )
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ from seedlings_spark import (
 )
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
 from seedlings_spark.training import asynchronous, rules, synchronous
-from seedlings_spark.training.checkpoint import Checkpoints, TrainState, callback_state, restore_callbacks
 from seedlings_spark.training.capacity import ExchangeWatch
+from seedlings_spark.training.checkpoint import Checkpoints, TrainState, callback_state, restore_callbacks
 from seedlings_spark.training.coordination import GRACE_SECONDS, RETRY_SECONDS, Stages
 from seedlings_spark.training.master import Master, build_metrics, network_from_json
 from seedlings_spark.training.progress import Progress, ProgressLine, Silent
@@ -460,10 +460,10 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             F.conv(F.right(F.col(_KEY), F.lit(fingerprint.DIGITS)), 16, 10).cast("long"),
             F.lit(task.num_workers),
         )
-        keys = F.array(*[F.lit(key) for key in _partition_keys(spark, task.num_workers)])
+        partition = session.partition_key(spark, F.col(RANK), task.num_workers)
         return (
             chosen.withColumn(RANK, rank.cast("int"))
-            .repartition(task.num_workers, F.element_at(keys, F.col(RANK) + 1))
+            .repartition(task.num_workers, partition)
             .sortWithinPartitions(_KEY, LABEL, WEIGHT)
             .select(RANK, FEATURES, LABEL, WEIGHT, HELD_OUT)
         )
@@ -961,18 +961,6 @@ def _workers_table(spark: SparkSession, rows: DataFrame, task: TrainTask, *, bar
         session.python_environment(spark, runtime.worker_environment(task.threads)),
     ):
         return rows.mapInArrow(partial(run, task), SUMMARY, barrier=barrier)
-
-
-def _partition_keys(spark: SparkSession, num_partitions: int) -> list[int]:
-    """For each partition an integer that `repartition` puts there: it hashes what it is given."""
-    found: dict[int, int] = {}
-    start, count = 0, 64 * num_partitions
-    while len(found) < num_partitions:
-        candidates = spark.range(start, start + count, 1, 1).select(F.col("id").cast("int").alias("key"))
-        for key, place in candidates.select("key", F.pmod(F.hash("key"), F.lit(num_partitions))).collect():
-            found.setdefault(int(place), int(key))
-        start += count
-    return [found[place] for place in range(num_partitions)]
 
 
 def _feature_column(dataset: DataFrame, name: str) -> Column:

@@ -169,6 +169,21 @@ def walk(directory: str) -> Iterator[FileStatus]:
     return _walk(place, directory, place.entries(), place.identity())
 
 
+def status(path: str) -> FileStatus:
+    """What `walk` would say of a file, or of a link to one.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    place = _place(path)
+    return place.status(path)
+
+
+def glob(pattern: str) -> list[str]:
+    """The paths on a file system of Hadoop's, not the local one, that match a pattern of Hadoop's; in no order."""
+    return _HadoopPlace(pattern).glob(pattern)
+
+
 def make_directory(path: str) -> None:
     """Make a folder and those that it is in; one that exists is fine.
 
@@ -281,6 +296,7 @@ class _Place(Protocol):
     def is_directory(self) -> bool: ...
     def size(self) -> int: ...
     def list_names(self) -> list[str]: ...
+    def status(self, path: str) -> FileStatus: ...
     def entries(self) -> "list[_Entry]": ...
     def identity(self) -> "_Identity | None": ...
     def child(self, relative: str) -> "_Place": ...
@@ -422,8 +438,16 @@ class _LocalPlace:
         with os.scandir(self._path) as found:
             return [self._entry(each) for each in found]
 
+    def status(self, path: str) -> FileStatus:
+        shown = _printable(path)
+        if not self._path.is_symlink():
+            self._path.stat()  # for a file that is missing
+        entry = self._entry(self._path)
+        error = entry.error if shown == path else "the name is not UTF-8"
+        return FileStatus(shown, entry.length, entry.modified, error)
+
     @staticmethod
-    def _entry(found: "os.DirEntry[str]") -> _Entry:
+    def _entry(found: "os.DirEntry[str] | Path") -> _Entry:
         try:
             status = found.stat()
         except FileNotFoundError as error:
@@ -436,7 +460,7 @@ class _LocalPlace:
         error_found = None
         if not stat.S_ISREG(status.st_mode):
             error_found = "not a regular file"
-        elif not os.access(found.path, os.R_OK):
+        elif not os.access(found, os.R_OK):
             error_found = os.strerror(errno.EACCES)
         return _Entry(found.name, False, status.st_size, status.st_mtime, error_found)
 
@@ -595,6 +619,15 @@ class _HadoopPlace:
 
     def list_names(self) -> list[str]:
         return sorted(entry.name for entry in self.entries())
+
+    def status(self, path: str) -> FileStatus:
+        found = self._status()
+        return FileStatus(path, int(found.getLen()), found.getModificationTime() / 1000)
+
+    def glob(self, pattern: str) -> list[str]:
+        with _java_errors(pattern):
+            statuses = self._file_system.globStatus(self._path)
+            return [str(status.getPath().toString()) for status in statuses or ()]
 
     def child(self, relative: str) -> "_HadoopPlace":
         return _HadoopPlace(join(self.path, relative))

@@ -15,11 +15,24 @@ from pyspark.ml import Pipeline, PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import features, files, fingerprint, networks, report, reproducibility, runtime, schema
+from seedlings_spark import (
+    drift,
+    features,
+    files,
+    fingerprint,
+    networks,
+    prediction,
+    report,
+    reproducibility,
+    runtime,
+    schema,
+    scoring,
+    session,
+)
 from seedlings_spark.corpus import Corpus
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
-from seedlings_spark.store import ModelStore, ModelVersion
+from seedlings_spark.store import PROFILE, ModelStore, ModelVersion
 
 with runtime.quiet_import():
     import keras
@@ -30,6 +43,8 @@ SCHEDULES = ("constant", "cosine")
 HELD_OUT = "is_validation"
 # Share of all steps in which the learning rate rises, where it falls with a cosine afterwards.
 _WARM_UP = 0.05
+# Images of a split that a profile is made of: its shares are then exact to less than a percent.
+_PROFILE_IMAGES = 20_000
 # How far the outputs of a softmax may be from adding up to 1: bfloat16 has two to three digits.
 _SOFTMAX_TOLERANCE = 0.02
 
@@ -317,12 +332,45 @@ def summary(version: ModelVersion, run: str, *, promoted: bool) -> list[tuple[st
     ]
 
 
+def profile(spark: SparkSession, model: PipelineModel, corpus: Corpus) -> drift.Profile:
+    """What scoring runs are compared with: statistics of the corpus' images, predictions for its validation split.
+
+    The training split's own predictions would be surer than those for any new image; they are taken where there is
+    no validation split. At most `_PROFILE_IMAGES` images of a split are looked at, chosen by their content.
+
+    Args:
+        spark: The session.
+        model: A fitted pipeline whose last stage is a `SeedlingsModel`.
+        corpus: That it was trained on.
+    """
+    last = model.stages[-1]
+    assert isinstance(last, SeedlingsModel)
+    task = prediction.ForwardTask(
+        network=last.network_bytes,
+        precision=last.getOrDefault("precision"),
+        batch_size=64,
+        threads=session.task_cpus(spark),
+    )
+
+    def of(split: str) -> drift.Profile:
+        share = min(1.0, _PROFILE_IMAGES / max(1, corpus.num_images(split)))
+        place = F.conv(F.substring(schema.CONTENT_HASH, 9, 8), 16, 10).cast("long")
+        chosen = corpus.images(spark, split).where(place <= int(share * 0xFFFFFFFF))
+        return scoring.profile_of_images(spark, chosen, task, corpus.image_size, last.getOrDefault("labels"))
+
+    train, validation = of(schema.TRAIN), of(schema.VALIDATION)
+    predicted = validation if validation.species else train
+    confidence = predicted.histograms[drift.CONFIDENCE]
+    return drift.Profile(predicted.species, {**(train + validation).histograms, drift.CONFIDENCE: confidence})
+
+
 def publish(
     store: ModelStore,
     model: PipelineModel,
     *,
     about: Mapping[str, Any],
     promote: bool,
+    profile: drift.Profile | None = None,
 ) -> ModelVersion:
     """Publish a fitted pipeline whose last stage is a `SeedlingsModel`.
 
@@ -331,6 +379,7 @@ def publish(
         model: The fitted pipeline.
         about: What the manifest shall say of corpus, options and classes.
         promote: Whether it becomes the current version.
+        profile: Of the corpus, with which scoring runs are compared.
     """
     last = model.stages[-1]
     assert isinstance(last, SeedlingsModel)
@@ -341,6 +390,8 @@ def publish(
     def build(folder: str) -> None:
         model.write().save(files.join(folder, "model"))
         files.write_bytes(files.join(folder, "network.keras"), last.network_bytes)
+        if profile is not None:
+            files.write_text(files.join(folder, PROFILE), json.dumps(profile.to_json()) + "\n")
         if history:
             files.write_bytes(
                 files.join(folder, "report", "learning_curves.png"), report.learning_curves(history)

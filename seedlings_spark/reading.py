@@ -19,11 +19,12 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.pandas.types import to_arrow_schema
-from pyspark.sql.types import BinaryType, LongType, StringType, StructField, StructType
+from pyspark.sql.types import BinaryType, IntegerType, LongType, StringType, StructField, StructType
 
 from seedlings_spark import files, fingerprint, images, schema, session
 from seedlings_spark.errors import ImageError, InputError
@@ -33,7 +34,10 @@ _log = logging.getLogger(__name__)
 # Listed paths that travel to the JVM at once.
 _LISTING_CHUNK = 100_000
 # Bytes of files that one task reads: some seconds of decoding.
-_TASK_BYTES = 16 * 1024 * 1024
+_TASK_BYTES = 32 * 1024 * 1024
+# What to open a file and to look at what is in it costs, in bytes; and the most that a file is taken to cost, since a
+# longer one is not read.
+_FILE_BYTES, _MOST_BYTES = 16 * 1024, 64 * 1024 * 1024
 # What a file counts for whose length the listing does not know.
 _USUAL_BYTES = 128 * 1024
 _MAX_TASKS = 4096
@@ -56,6 +60,11 @@ _CONTENTS = StructType(
         StructField(schema.CONTENT, BinaryType(), False),
     ]
 )
+
+
+_TASK = "task"
+_NUMBERED = StructType([*schema.LISTING.fields, StructField(_TASK, IntegerType(), False)])
+_GIVEN = StructType([*schema.LISTING.fields, StructField("given", StringType(), False)])
 
 
 @dataclass(frozen=True)
@@ -84,12 +93,14 @@ class Listed:
     Args:
         path: The full URI.
         length: In bytes; -1 where the listing does not know it.
+        modified: Milliseconds since 1970-01-01 UTC; -1 where the listing does not know it.
         species: By its folder, or None.
         error: Why it cannot be read, or None.
     """
 
     path: str
     length: int
+    modified: int
     species: str | None
     error: str | None
 
@@ -99,6 +110,7 @@ class Decoded:
     """What became of one file: `pixels`, or `reason`, `stage` and `detail`."""
 
     content_hash: str | None = None
+    length: int | None = None
     pixels: "images.Pixels | None" = None
     reason: str | None = None
     stage: str | None = None
@@ -125,12 +137,18 @@ def walk(root: str, *, by_folder: bool) -> Iterator[Listed]:
     for status in files.walk(root):
         parts = status.path[len(root) :].strip("/").split("/")
         species = parts[0] if by_folder and len(parts) > 1 else None
-        yield Listed(status.path, status.length, species, status.error)
+        yield listed(status, species)
 
 
-def listing_table(spark: SparkSession, listed: Iterable[Listed]) -> DataFrame:
+def listed(status: files.FileStatus, species: str | None = None) -> Listed:
+    """A file of a listing, from its status."""
+    modified = int(status.modified * 1000) if status.modified else -1
+    return Listed(status.path, status.length, modified, species, status.error)
+
+
+def listing_table(spark: SparkSession, listing: Iterable[Listed]) -> DataFrame:
     """A listing as a table of `schema.LISTING`."""
-    entries = iter(listed)
+    entries = iter(listing)
     tables = []
     while chunk := list(islice(entries, _LISTING_CHUNK)):
         tables.append(
@@ -138,6 +156,7 @@ def listing_table(spark: SparkSession, listed: Iterable[Listed]) -> DataFrame:
                 {
                     schema.PATH: pa.array([entry.path for entry in chunk], pa.string()),
                     schema.LENGTH: pa.array([entry.length for entry in chunk], pa.int64()),
+                    schema.MODIFIED: pa.array([entry.modified for entry in chunk], pa.int64()),
                     schema.SPECIES: pa.array([entry.species for entry in chunk], pa.string()),
                     schema.DETAIL: pa.array([entry.error for entry in chunk], pa.string()),
                 }
@@ -151,8 +170,8 @@ def listing_table(spark: SparkSession, listed: Iterable[Listed]) -> DataFrame:
 def listing_of_paths(spark: SparkSession, rows: DataFrame, base: str) -> tuple[DataFrame, tuple[str, ...]]:
     """The listing of a table of paths.
 
-    Local files are not looked at here: their lengths are -1 and a missing one is found when it is read.
-    On other file systems the folders that they are in are listed.
+    Local files are looked at one by one, by the executors. On other file systems the folders that they are in are
+    listed.
 
     Args:
         spark: The session.
@@ -164,7 +183,15 @@ def listing_of_paths(spark: SparkSession, rows: DataFrame, base: str) -> tuple[D
         A table of `schema.LISTING` with the same path more than once only under several species, and what
         `decode_all` is given as the roots.
     """
-    resolved = rows.select(schema.PATH, schema.SPECIES).mapInArrow(partial(_resolve, base), schema.LISTING)
+    given, roots = listing_of_given_paths(spark, rows, base)
+    return given.select(*schema.LISTING.names).distinct(), roots
+
+
+def listing_of_given_paths(
+    spark: SparkSession, rows: DataFrame, base: str
+) -> tuple[DataFrame, tuple[str, ...]]:
+    """As `listing_of_paths`, with the further column `given`: the path as it stands in the table."""
+    resolved = rows.select(schema.PATH, schema.SPECIES).mapInArrow(partial(_resolve, base), _GIVEN)
     resolved = resolved.distinct()
     is_remote = F.col(schema.DETAIL).isNull() & ~_is_local(schema.PATH)
     folder = F.regexp_extract(schema.PATH, r"(?s)^(.*)/[^/]*\z", 1)
@@ -175,7 +202,7 @@ def listing_of_paths(spark: SparkSession, rows: DataFrame, base: str) -> tuple[D
         qualified = {each: files.qualify(each + "/") for each in folders}
         pairs = [(each, known.rstrip("/")) for each, known in sorted(qualified.items())]
         names = spark.createDataFrame(pairs, "folder string, qualified string")
-        roots = _topmost(qualified.values())
+        roots = topmost(qualified.values())
         statuses = listing_table(spark, (each for root in roots for each in _walk_if_there(root)))
     except ValueError as error:
         raise InputError(
@@ -184,6 +211,7 @@ def listing_of_paths(spark: SparkSession, rows: DataFrame, base: str) -> tuple[D
     found = statuses.select(
         schema.PATH,
         F.col(schema.LENGTH).alias("found_length"),
+        F.col(schema.MODIFIED).alias("found_modified"),
         F.col(schema.DETAIL).alias("found_detail"),
     ).dropDuplicates([schema.PATH])
     name = F.regexp_extract(schema.PATH, r"(?s)([^/]*)\z", 1)
@@ -199,9 +227,10 @@ def listing_of_paths(spark: SparkSession, rows: DataFrame, base: str) -> tuple[D
                     F.col("found_length").isNull(), F.lit(os.strerror(errno.ENOENT))
                 ).otherwise(F.col("found_detail")),
                 schema.LENGTH: F.coalesce("found_length", F.lit(-1).cast("long")),
+                schema.MODIFIED: F.coalesce("found_modified", F.lit(-1).cast("long")),
             }
         )
-        .select(*schema.LISTING.names)
+        .select(*_GIVEN.names)
         .distinct()
     )
     local = resolved.where(~is_remote)
@@ -230,14 +259,39 @@ def batches(spark: SparkSession) -> Iterator[None]:
 
 
 def spread(spark: SparkSession, listing: DataFrame) -> DataFrame:
-    """The listing in tasks that each have about as many bytes to read."""
-    length = F.col(schema.LENGTH)
-    total = listing.agg(F.sum(F.when(length < 0, _USUAL_BYTES).otherwise(length)), F.count("*")).first()
-    assert total is not None
-    num_bytes, num_files = int(total[0] or 0), int(total[1])
+    """The listing in tasks that each have about as many bytes to read, however these are dealt to files."""
+    num_bytes, num_files = _work(listing)
     least = 2 * session.num_slots(spark)
     tasks = max(1, min(_MAX_TASKS, num_files, max(least, num_bytes // _TASK_BYTES)))
-    return listing.repartition(tasks, F.xxhash64(schema.PATH))
+    if tasks == 1:
+        return listing.coalesce(1)
+    numbered = listing.coalesce(1).mapInArrow(partial(_number_tasks, tasks, num_bytes), _NUMBERED)
+    return numbered.repartition(tasks, session.partition_key(spark, F.col(_TASK), tasks)).drop(_TASK)
+
+
+def _work(listing: DataFrame) -> tuple[int, int]:
+    """What a listing costs to read, in bytes, and its number of files."""
+    length = F.col(schema.LENGTH)
+    bytes_ = F.when(length < 0, _USUAL_BYTES).otherwise(F.least(length, F.lit(_MOST_BYTES))) + F.lit(
+        _FILE_BYTES
+    )
+    total = listing.agg(F.sum(bytes_), F.count("*")).first()
+    assert total is not None
+    return int(total[0] or 0), int(total[1])
+
+
+def _number_tasks(
+    num_tasks: int, num_bytes: int, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Say of each file which task reads it: neighbours stay together, and each task gets an equal share of bytes."""
+    before = 0
+    for batch in batches:
+        lengths = batch.column(schema.LENGTH).to_numpy()
+        work = np.where(lengths < 0, _USUAL_BYTES, np.minimum(lengths, _MOST_BYTES)) + _FILE_BYTES
+        ends = before + np.cumsum(work)
+        tasks = np.minimum((ends - work) * num_tasks // max(1, num_bytes), num_tasks - 1)
+        before = int(ends[-1]) if len(ends) else before
+        yield batch.append_column(_TASK, pa.array(tasks.astype(np.int32)))
 
 
 def decode_all(
@@ -269,19 +323,35 @@ def decode_all(
     readable = listing.where(is_readable)
     contents = _contents(spark, readable, remote_roots, task)
     unlabelled = contents.withColumns(
-        {name: F.lit(None).cast("string") for name in (schema.SPECIES, schema.DETAIL)}
+        {
+            schema.MODIFIED: F.lit(-1).cast("long"),
+            **{name: F.lit(None).cast("string") for name in (schema.SPECIES, schema.DETAIL)},
+        }
     )
     decoded = unlabelled.mapInArrow(decode, schema.DECODED).drop(schema.SPECIES)
     is_lost = F.col(schema.CONTENT_HASH).isNull() & F.col(schema.REASON).isNull()
+    listed_length = F.col("listed_length")
+    is_changed = (
+        F.col(schema.LENGTH).isNotNull() & (listed_length > 0) & (F.col(schema.LENGTH) != listed_length)
+    )
+    changed = F.format_string(
+        "%,d bytes when it was listed, %,d when it was read", listed_length, F.col(schema.LENGTH)
+    )
+    kept = [schema.CONTENT_HASH, schema.IMAGE]
     # Pixels are joined to the labels, not the files' bytes: they are smaller.
     found = (
-        readable.select(schema.PATH, schema.SPECIES)
+        readable.select(schema.PATH, schema.SPECIES, F.col(schema.LENGTH).alias("listed_length"))
         .join(decoded, schema.PATH, "left")
         .withColumns(
             {
-                schema.DETAIL: F.when(is_lost, F.lit(_LOST)).otherwise(F.col(schema.DETAIL)),
-                schema.STAGE: F.when(is_lost, F.lit("read")).otherwise(F.col(schema.STAGE)),
-                schema.REASON: F.when(is_lost, F.lit("unreadable")).otherwise(F.col(schema.REASON)),
+                schema.DETAIL: F.when(is_changed, changed)
+                .when(is_lost, F.lit(_LOST))
+                .otherwise(F.col(schema.DETAIL)),
+                schema.STAGE: F.when(is_lost | is_changed, F.lit("read")).otherwise(F.col(schema.STAGE)),
+                schema.REASON: F.when(is_changed, F.lit("changed"))
+                .when(is_lost, F.lit("unreadable"))
+                .otherwise(F.col(schema.REASON)),
+                **{name: F.when(is_changed, None).otherwise(F.col(name)) for name in kept},
             }
         )
     )
@@ -318,6 +388,7 @@ def decode_listed(task: DecodeTask, batches: Iterator[pa.RecordBatch]) -> Iterat
                     schema.PATH: [row[schema.PATH] for row in rows],
                     schema.SPECIES: [row[schema.SPECIES] for row in rows],
                     schema.CONTENT_HASH: [one.content_hash for one in decoded],
+                    schema.LENGTH: [one.length for one in decoded],
                     schema.IMAGE: [None if one.pixels is None else one.pixels.tobytes() for one in decoded],
                     schema.REASON: [one.reason for one in decoded],
                     schema.STAGE: [one.stage for one in decoded],
@@ -344,8 +415,8 @@ def read_and_decode(task: DecodeTask, row: Mapping[str, Any], content: bytes | N
             found, task.size, aspect=task.aspect, formats=task.formats, max_pixels=task.max_pixels
         )
     except ImageError as error:
-        return Decoded(content_hash, None, error.reason, "decode", error.detail[:500])
-    return Decoded(content_hash, pixels)
+        return Decoded(content_hash, len(found), None, error.reason, "decode", error.detail[:500])
+    return Decoded(content_hash, len(found), pixels)
 
 
 def arrow_schema(table: StructType) -> pa.Schema:
@@ -374,24 +445,28 @@ def _read(task: DecodeTask, row: Mapping[str, Any]) -> bytes | Decoded:
         detail = f"{length:,} bytes, at most {task.max_bytes:,}"
         return Decoded(reason="too_large", stage="list", detail=detail)
     try:
-        content = _read_local(row[schema.PATH], task.max_bytes)
+        content, status = _read_local(row[schema.PATH], task.max_bytes)
     except (OSError, ValueError) as error:
         detail = getattr(error, "strerror", None) or str(error)
         return Decoded(reason="unreadable", stage="read", detail=detail)
+    now = (status.st_size, _milliseconds(status))
+    if length > 0 and int(row[schema.MODIFIED]) >= 0 and now != (length, int(row[schema.MODIFIED])):
+        detail = f"{length:,} bytes when it was listed, {status.st_size:,} when it was read"
+        return Decoded(reason="changed", stage="read", detail=detail)
     if len(content) > task.max_bytes:
         return Decoded(reason="too_large", stage="read", detail=f"more than {task.max_bytes:,} bytes")
     return content or Decoded(reason="empty", stage="read")
 
 
-def _read_local(path: str, max_bytes: int) -> bytes:
-    """The bytes of a file, or the first max_bytes + 1 of them."""
+def _read_local(path: str, max_bytes: int) -> tuple[bytes, os.stat_result]:
+    """The bytes of a file, or the first max_bytes + 1 of them; and its status after they were read."""
     # Not blocking: to open a pipe would wait for somebody who writes to it.
     descriptor = os.open(files.local_path(path), os.O_RDONLY | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor is no path
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise OSError("a folder" if stat.S_ISDIR(mode) else "not a regular file")
-        return file.read(max_bytes + 1)
+        return file.read(max_bytes + 1), os.fstat(descriptor)
 
 
 # --- other file systems ---------------------------------------------------------------------------------
@@ -484,10 +559,12 @@ def _resolve(base: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Record
             {
                 schema.PATH: [row.path for row in rows],
                 schema.LENGTH: [row.length for row in rows],
+                schema.MODIFIED: [row.modified for row in rows],
                 schema.SPECIES: [row.species for row in rows],
                 schema.DETAIL: [row.error for row in rows],
+                "given": batch.column(schema.PATH),
             },
-            schema=arrow_schema(schema.LISTING),
+            schema=arrow_schema(_GIVEN),
         )
 
 
@@ -502,12 +579,28 @@ def _full(base: str, path: str, species: str | None) -> Listed:
     try:
         if files.is_local(full):
             full = files.qualify(full)
+            return _looked_at(full, species)
     except ValueError as error:
-        return Listed(full, -1, species, str(error))
-    return Listed(full, -1, species, None)
+        return Listed(full, -1, -1, species, str(error))
+    return Listed(full, -1, -1, species, None)
 
 
-def _topmost(folders: Iterable[str]) -> tuple[str, ...]:
+def _looked_at(path: str, species: str | None) -> Listed:
+    """A local file, with what is known of it; where it cannot be read its reading will tell why."""
+    try:
+        status = files.local_path(path).stat()
+    except OSError:
+        return Listed(path, -1, -1, species, None)
+    if not stat.S_ISREG(status.st_mode):
+        return Listed(path, -1, -1, species, None)
+    return Listed(path, status.st_size, _milliseconds(status), species, None)
+
+
+def _milliseconds(status: os.stat_result) -> int:
+    return int(status.st_mtime * 1000)
+
+
+def topmost(folders: Iterable[str]) -> tuple[str, ...]:
     """These folders without those that lie in another of them."""
     kept: list[str] = []
     for folder in sorted({folder.rstrip("/") + "/" for folder in folders}):

@@ -17,6 +17,7 @@ from pyspark.sql.types import (
 
 PATH = "path"
 LENGTH = "length"
+MODIFIED = "modified"
 CONTENT = "content"
 CONTENT_HASH = "content_hash"
 SPECIES = "species"
@@ -34,6 +35,8 @@ PREDICTED_SPECIES = "predicted_species"
 CONFIDENCE = "confidence"
 PROBABILITIES = "probabilities"
 MODEL_VERSION = "model_version"
+MODEL = "model"
+TOP_SPECIES = "top_species"
 
 TRAIN = "train"
 VALIDATION = "validation"
@@ -59,7 +62,8 @@ REJECT_REASONS = (
 LISTING = StructType(
     [
         StructField(PATH, StringType(), False),
-        StructField(LENGTH, LongType(), False),
+        StructField(LENGTH, LongType(), False),  # bytes; -1 where it is not known
+        StructField(MODIFIED, LongType(), False),  # ms since 1970 UTC, or a hash of the bytes; -1: not known
         StructField(SPECIES, StringType(), True),
         StructField(DETAIL, StringType(), True),  # why it cannot be read, where the listing knows it already
     ]
@@ -71,6 +75,7 @@ DECODED = StructType(
         StructField(PATH, StringType(), False),
         StructField(SPECIES, StringType(), True),
         StructField(CONTENT_HASH, StringType(), True),
+        StructField(LENGTH, LongType(), True),
         StructField(IMAGE, BinaryType(), True),
         StructField(REASON, StringType(), True),
         StructField(STAGE, StringType(), True),
@@ -86,6 +91,7 @@ CORPUS = StructType(
         StructField(SPLIT, StringType(), False),
         StructField(HEIGHT, IntegerType(), False),
         StructField(WIDTH, IntegerType(), False),
+        StructField(LENGTH, LongType(), True),  # of the file in bytes; null where an earlier release wrote it
         StructField(IMAGE, BinaryType(), False),
     ]
 )
@@ -108,5 +114,16 @@ PREDICTIONS = StructType(
         StructField(CONFIDENCE, FloatType(), False),
         StructField(PROBABILITIES, ArrayType(FloatType(), False), False),
         StructField(MODEL_VERSION, StringType(), False),
+    ]
+)
+
+# What a scoring run has made of a file, for later runs: which file it was, by whom it was scored, or why not.
+LEDGER = StructType(
+    [
+        StructField(PATH, StringType(), False),
+        StructField(LENGTH, LongType(), False),
+        StructField(MODIFIED, LongType(), False),
+        StructField(MODEL, StringType(), False),
+        StructField(REASON, StringType(), True),
     ]
 )

@@ -8,7 +8,8 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 
-from pyspark.sql import SparkSession
+from pyspark.sql import Column, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark.errors import ClusterError
 
@@ -89,6 +90,28 @@ def driver_addresses(spark: SparkSession) -> tuple[str, str]:
         return "127.0.0.1", "127.0.0.1"
     host = str(spark.conf.get("spark.driver.host"))
     return str(spark.conf.get("spark.driver.bindAddress", host)), host
+
+
+def partition_key(spark: SparkSession, partition: Column, num_partitions: int) -> Column:
+    """What to `repartition(num_partitions, ...)` by, so that each row lands in the partition that a column names.
+
+    Spark hashes what it is given: two partitions could fall into one.
+
+    Args:
+        spark: The session.
+        partition: An integer column, from 0 to num_partitions - 1.
+        num_partitions: All of them.
+    """
+    found: dict[int, int] = {}
+    start, count = 0, 64 * num_partitions
+    while len(found) < num_partitions:
+        candidates = spark.range(start, start + count, 1, 1).select(F.col("id").cast("int").alias("key"))
+        places = candidates.groupBy(F.pmod(F.hash("key"), F.lit(num_partitions)).alias("place"))
+        for place, key in places.agg(F.min("key")).collect():
+            found.setdefault(int(place), int(key))
+        start += count
+    keys = F.array(*[F.lit(found[place]) for place in range(num_partitions)])
+    return F.element_at(keys, partition.cast("int") + 1)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ MANIFEST = "manifest.json"
 NETWORK = "network.keras"
 PIPELINE = "model"
 REPORT = "report"
+PROFILE = "profile.json"
 # What `publish` writes into a manifest itself.
 RESERVED_KEYS = ("format", "name", "version", "created", "files")
 
@@ -75,6 +76,11 @@ class ModelVersion:
     def report_path(self) -> str:
         """The folder of its evaluation."""
         return files.join(self.path, REPORT)
+
+    @property
+    def profile_path(self) -> str:
+        """The `drift.Profile` of the corpus that it was trained on; not every version has one."""
+        return files.join(self.path, PROFILE)
 
     @property
     def manifest_path(self) -> str:

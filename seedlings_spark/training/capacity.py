@@ -44,9 +44,7 @@ class Exchange:
         return max(1, math.ceil(self.outside * (1 - share) / share / of_step - 1e-9))
 
 
-def advice(
-    exchange: Exchange, *, num_workers: int, vector_bytes: int, steps_of_epoch: int, option: str = "frequency"
-) -> str | None:
+def advice(exchange: Exchange, *, num_workers: int, vector_bytes: int, steps_of_epoch: int) -> str | None:
     """What to say of a run whose exchanges cost this; None where all is well.
 
     Args:
@@ -54,7 +52,6 @@ def advice(
         num_workers: Of the run.
         vector_bytes: Of what travels in each direction in one exchange.
         steps_of_epoch: Of one worker.
-        option: What the frequency is called where it is set.
     """
     if exchange.share_outside <= _TOO_MUCH or exchange.steps >= steps_of_epoch:
         return None
@@ -66,7 +63,7 @@ def advice(
         f"workers compute {exchange.compute * 1e3:.0f} ms and then are without work for"
         f" {exchange.outside * 1e3:.0f} ms ({exchange.share_outside:.0%}): the driver exchanges"
         f" {2 * num_workers * vector_bytes / 1e6:,.1f} MB with {num_workers} workers every {seconds * 1e3:.0f} ms,"
-        f" at {rate * 8 / 1e9:.1f} Gb/s. With {option} {better} they would exchange less often and be without work"
+        f" at {rate * 8 / 1e9:.1f} Gb/s. With frequency {better} they would exchange less often and be without work"
         f" for {'less than ' if better == 'epoch' else ''}{_GOOD:.0%}; or give them a larger batch"
     )
 
@@ -92,11 +89,11 @@ class ExchangeWatch:
         say: Callable[[str], None] = _log.warning,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._about = {
-            "num_workers": num_workers,
-            "vector_bytes": vector_bytes,
-            "steps_of_epoch": steps_of_epoch,
-        }
+        self._num_workers, self._vector_bytes, self._steps_of_epoch = (
+            num_workers,
+            vector_bytes,
+            steps_of_epoch,
+        )
         self._steps, self._say, self._clock = steps, say, clock
         self._last: dict[int, float] = {}
         self._seen: dict[int, list[tuple[float, float]]] = defaultdict(list)
@@ -111,7 +108,7 @@ class ExchangeWatch:
             self._seen[rank].append((seconds, max(0.0, now - self._last[rank] - seconds)))
         self._last[rank] = now
         whole = _SKIPPED + _LOOKED_AT
-        if len(self._seen) < self._about["num_workers"] or min(map(len, self._seen.values())) < whole:
+        if len(self._seen) < self._num_workers or min(map(len, self._seen.values())) < whole:
             return
         self._is_over = True
         medians = [
@@ -122,7 +119,12 @@ class ExchangeWatch:
             )
             for seen in self._seen.values()
         ]
-        found = advice(min(medians, key=lambda exchange: exchange.outside), **self._about)
+        found = advice(
+            min(medians, key=lambda exchange: exchange.outside),
+            num_workers=self._num_workers,
+            vector_bytes=self._vector_bytes,
+            steps_of_epoch=self._steps_of_epoch,
+        )
         if found:
             self._say(found)
 

@@ -197,7 +197,7 @@ def _grown(array: NDArray[_T], used: int, more: int) -> NDArray[_T]:
 
 
 def _write(descriptor: int, data: NDArray[np.uint8]) -> None:
-    view = memoryview(np.ascontiguousarray(data)).cast("B") if data.size else memoryview(b"")
+    view = memoryview(np.ascontiguousarray(data).data).cast("B") if data.size else memoryview(b"")
     while len(view):
         view = view[os.write(descriptor, view) :]
 

@@ -193,7 +193,13 @@ def test_a_file_deleted_after_it_was_listed_is_a_reject(spark: SparkSession, tmp
 
 def test_a_file_that_is_too_long_is_not_even_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = write(tmp_path, "long.png", png(1, 40))
-    row = {schema.PATH: f"file://{long}", schema.LENGTH: 4_908, schema.SPECIES: None, schema.DETAIL: None}
+    row = {
+        schema.PATH: f"file://{long}",
+        schema.LENGTH: 4_908,
+        schema.MODIFIED: -1,
+        schema.SPECIES: None,
+        schema.DETAIL: None,
+    }
 
     def fail(*_: object) -> bytes:
         raise AssertionError("the file was opened")
@@ -211,7 +217,13 @@ def test_a_length_that_is_wrong_or_unknown_lets_no_long_file_through(
     tmp_path: Path, length: int, reason: str
 ) -> None:
     long = write(tmp_path, "long.png", png(1, 40))
-    row = {schema.PATH: f"file://{long}", schema.LENGTH: length, schema.SPECIES: None, schema.DETAIL: None}
+    row = {
+        schema.PATH: f"file://{long}",
+        schema.LENGTH: length,
+        schema.MODIFIED: -1,
+        schema.SPECIES: None,
+        schema.DETAIL: None,
+    }
     assert reading.read_and_decode(TASK, row).reason == reason
 
 
@@ -226,7 +238,13 @@ def test_what_is_no_file_is_unreadable_and_does_not_block(tmp_path: Path, kind: 
         path = tmp_path / "a\0b"
     elif kind == "device":
         path = Path("/dev/zero")
-    row = {schema.PATH: f"file://{path}", schema.LENGTH: -1, schema.SPECIES: None, schema.DETAIL: None}
+    row = {
+        schema.PATH: f"file://{path}",
+        schema.LENGTH: -1,
+        schema.MODIFIED: -1,
+        schema.SPECIES: None,
+        schema.DETAIL: None,
+    }
     found: list[reading.Decoded] = []
     thread = threading.Thread(target=lambda: found.append(reading.read_and_decode(TASK, row)), daemon=True)
     thread.start()
@@ -258,7 +276,13 @@ def test_hashes_are_those_of_the_bytes_and_null_where_there_are_none(
 def test_large_images_leave_a_task_in_small_batches() -> None:
     import pyarrow as pa
 
-    row = {schema.PATH: "file:///missing", schema.LENGTH: 5, schema.SPECIES: None, schema.DETAIL: None}
+    row = {
+        schema.PATH: "file:///missing",
+        schema.LENGTH: 5,
+        schema.MODIFIED: -1,
+        schema.SPECIES: None,
+        schema.DETAIL: None,
+    }
     batch = pa.RecordBatch.from_pylist([row] * 100, schema=reading.arrow_schema(schema.LISTING))
 
     def sizes(side: int) -> list[int]:
@@ -282,19 +306,41 @@ def test_a_missing_folder_and_a_file_are_no_folder_of_images(tmp_path: Path) -> 
         list(reading.walk(str(write(tmp_path, "1.png", png(1))), by_folder=True))
 
 
-def test_tasks_have_about_the_same_number_of_bytes(spark: SparkSession) -> None:
-    mega = 1024 * 1024
+MEGA = 1024 * 1024
 
-    def tasks(lengths: list[int]) -> int:
-        listed = [reading.Listed(f"file:///{at}", length, None, None) for at, length in enumerate(lengths)]
-        return reading.spread(spark, reading.listing_table(spark, listed)).rdd.getNumPartitions()
 
-    assert tasks([]) == 1
-    assert tasks([100]) == 1
-    assert tasks([100] * 3) == 3
-    assert tasks([100] * 50) == 4  # twice the two slots of this session
-    assert tasks([10 * mega] * 32) == 20  # 16 MB each
-    assert tasks([-1] * 1_280) == 10  # 128 kB where the length is not known
+def _tasks(spark: SparkSession, lengths: list[int]) -> list[list[int]]:
+    """The lengths of each task's files."""
+    listing = [reading.Listed(f"file:///{at}", length, -1, None, None) for at, length in enumerate(lengths)]
+    table = reading.spread(spark, reading.listing_table(spark, listing))
+    return [[row[schema.LENGTH] for row in rows] for rows in table.rdd.glom().collect()]
+
+
+def test_files_are_dealt_to_a_number_of_tasks_that_goes_by_their_bytes(spark: SparkSession) -> None:
+    assert len(_tasks(spark, [])) == 1
+    assert len(_tasks(spark, [100])) == 1
+    assert len(_tasks(spark, [100] * 3)) == 3
+    assert len(_tasks(spark, [100] * 50)) == 4  # twice the two slots of this session
+    assert len(_tasks(spark, [10 * MEGA] * 32)) == 10  # 32 MB each
+    assert (
+        len(_tasks(spark, [-1] * 2_560)) == 11
+    )  # 128 kB where the length is not known, and 16 kB to open it
+
+
+def test_a_hundred_thousand_small_files_are_at_most_64_tasks(spark: SparkSession) -> None:
+    tasks = _tasks(spark, [1024] * 100_000)
+    assert len(tasks) <= 64
+    assert sum(map(len, tasks)) == 100_000
+    assert max(map(len, tasks)) <= 1.01 * min(map(len, tasks)) + 1
+
+
+def test_tasks_get_equal_shares_of_bytes_and_not_of_files(spark: SparkSession) -> None:
+    lengths = [30 * MEGA] * 8 + [64 * 1024] * 4_000  # 240 MB in a few files, 250 MB in many
+    tasks = _tasks(spark, lengths)
+    assert sorted(length for task in tasks for length in task) == sorted(lengths)
+    sizes = [sum(task) for task in tasks]
+    assert max(sizes) - min(sizes) <= 31 * MEGA  # never more than the largest file apart
+    assert max(map(len, tasks)) > 20 * min(map(len, tasks))
 
 
 # --- other file systems ---------------------------------------------------------------------------------
@@ -417,7 +463,7 @@ def test_contents_enter_a_task_in_batches_of_few_bytes(
 def test_a_path_in_a_table_is_looked_up_beside_it_or_on_its_file_system(
     base: str, path: str, expected: str
 ) -> None:
-    assert reading._full(base, path, " Maize ") == reading.Listed(expected, -1, "Maize", None)
+    assert reading._full(base, path, " Maize ") == reading.Listed(expected, -1, -1, "Maize", None)
 
 
 def test_a_malformed_path_in_a_table_is_a_row_with_an_error() -> None:

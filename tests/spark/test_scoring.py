@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +16,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from seedlings_spark import files, images, pipeline, reading, schema, scoring
-from seedlings_spark.errors import InputError, StoreError
+from seedlings_spark.errors import InputError, OutputInUseError, StoreError
 from seedlings_spark.scoring import ScoreRun
+from seedlings_spark.scoring.lock import Lock
 from seedlings_spark.store import ModelStore, ModelVersion
 
 SIZE = (12, 10)
@@ -119,9 +119,8 @@ def score(
         "max_bytes": MAX_BYTES,
         "batch_size": 4,
     }
-    return scoring.score(
-        spark, files.qualify(str(folder)), version, files.qualify(str(output)), **{**defaults, **options}
-    )
+    settings = scoring.ScoreSettings(**{**defaults, **options})
+    return scoring.score(spark, files.qualify(str(folder)), version, files.qualify(str(output)), settings)
 
 
 @pytest.fixture(scope="module")
@@ -311,7 +310,7 @@ def test_the_manifest_adds_up(
 
 
 def test_a_run_holds_nothing_but_the_contract(run: ScoreRun) -> None:
-    assert files.list_names(run.path) == ["manifest.json", "predictions", "rejects"]
+    assert files.list_names(run.path) == ["ledger", "manifest.json", "predictions", "rejects"]
     assert files.list_names(files.parent(run.path)) == [files.name(run.path)]
 
 
@@ -354,33 +353,27 @@ def test_the_manifest_of_the_output_is_that_of_the_newest_run(
     (tmp_path / "images" / "2.png").write_bytes(picture(2))
     second = score(spark, version, tmp_path / "images", tmp_path / "output")
     newest = json.loads((tmp_path / "output" / "manifest.json").read_text())
-    assert newest == dict(second.manifest)
+    assert newest == {**second.manifest, "num_runs": 2}
     assert (first.manifest["listed"], newest["listed"]) == (1, 2)
     assert runs_of(tmp_path / "output") == sorted([files.name(first.path), files.name(second.path)])
     assert json.loads(files.read_text(files.join(first.path, "manifest.json"))) == dict(first.manifest)
 
 
-def test_two_runs_side_by_side_are_both_whole(
+def test_of_two_runs_at_once_on_one_output_the_second_is_refused(
     spark: SparkSession, version: ModelVersion, folder: Path, network: Any, tmp_path: Path
 ) -> None:
-    made: list[ScoreRun] = []
-    threads = [
-        threading.Thread(target=lambda: made.append(score(spark, version, folder, tmp_path / "output")))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(300)
-    assert len({each.path for each in made}) == 2
-    assert runs_of(tmp_path / "output") == sorted(files.name(each.path) for each in made)
-    for each in made:
-        check_predictions(rows_by_name(spark, each, "predictions", folder), network)
-    newest = json.loads((tmp_path / "output" / "manifest.json").read_text())
-    assert newest in [dict(each.manifest) for each in made]
+    output = tmp_path / "output"
+    with Lock(files.qualify(str(output)), "run the first"):
+        with pytest.raises(OutputInUseError, match="to which run the first on .* is writing") as caught:
+            score(spark, version, folder, output)
+        assert caught.value.exit_code == 73
+        assert runs_of(output) == []
+    made = score(spark, version, folder, output)
+    check_predictions(rows_by_name(spark, made, "predictions", folder), network)
+    assert sorted(each.name for each in output.iterdir()) == ["manifest.json", "runs"]
 
 
-@pytest.mark.parametrize("step", ["_manifest", "files.rename", "_write"])
+@pytest.mark.parametrize("step", ["_Scoring._manifest", "files.rename", "_Scoring._write"])
 def test_a_failure_leaves_no_half_run_and_the_old_manifest(
     spark: SparkSession, version: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -395,7 +388,8 @@ def test_a_failure_leaves_no_half_run_and_the_old_manifest(
     with pytest.raises(OSError, match="disk is full"):
         score(spark, version, tmp_path / "images", tmp_path / "output")
     assert runs_of(tmp_path / "output") == [files.name(first.path)]
-    assert json.loads((tmp_path / "output" / "manifest.json").read_text()) == dict(first.manifest)
+    newest = json.loads((tmp_path / "output" / "manifest.json").read_text())
+    assert newest == {**first.manifest, "num_runs": 1}
 
 
 def test_a_file_that_is_lost_on_the_way_while_another_comes_twice_is_noticed(
@@ -459,5 +453,6 @@ def test_images_on_another_file_system_are_scored_alike(
     check_predictions(predicted, network)
     for name, (_, reason, _) in BAD.items():
         assert reason is None or rejected[name].reason == reason, name
-    assert json.loads(files.read_text(f"{root}/output/manifest.json")) == dict(made.manifest)
+    newest = json.loads(files.read_text(f"{root}/output/manifest.json"))
+    assert newest == {**made.manifest, "num_runs": 1}
     assert made.manifest["listed"] == len(GOOD) + len(BAD)

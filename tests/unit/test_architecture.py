@@ -35,7 +35,10 @@ GROUPS = [
     ["features", "prediction", "evaluation"],
     ["estimator"],
     ["elephas"],
-    ["scoring", "report"],
+    ["report"],
+    ["scoring.sources", "scoring.lock", "scoring.runs", "scoring.progress"],
+    ["scoring.ledger", "scoring.review", "scoring.sql"],
+    ["scoring"],
     ["pipeline", "quickstart", "benchmark"],
     ["cli"],
 ]

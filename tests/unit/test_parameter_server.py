@@ -338,9 +338,11 @@ def test_without_encryption_nobody_else_gets_in_either(echo: Echo) -> None:
             send(plain, Message(Kind.OPEN, {"run": "this"}))
             assert _closed(plain)
         for encrypt in (True, False):
-            with pytest.raises((ssl.SSLError, ConnectionError, OSError, ProtocolError)):
-                with ParameterClient(address, Credentials.make(encrypt=encrypt)) as client:
-                    client.open({"run": "this"})
+            with (
+                pytest.raises((OSError, ProtocolError)),
+                ParameterClient(address, Credentials.make(encrypt=encrypt)) as client,
+            ):
+                client.open({"run": "this"})
         assert echo.opened == []
         with ParameterClient(address, open_credentials) as client:
             assert client.open({"run": "this"}).kind == Kind.BEGIN
@@ -349,9 +351,12 @@ def test_without_encryption_nobody_else_gets_in_either(echo: Echo) -> None:
 
 def test_a_worker_that_encrypts_does_not_talk_to_a_server_that_does_not(echo: Echo) -> None:
     mixed = Credentials(CREDENTIALS.pem, encrypt=False)
-    with ParameterServer(echo, "127.0.0.1", mixed) as server, pytest.raises((ssl.SSLError, OSError)):
-        with ParameterClient(("127.0.0.1", server.port), CREDENTIALS) as client:
-            client.open({"run": "this"})
+    with (
+        ParameterServer(echo, "127.0.0.1", mixed) as server,
+        pytest.raises(OSError),
+        ParameterClient(("127.0.0.1", server.port), CREDENTIALS) as client,
+    ):
+        client.open({"run": "this"})
     assert echo.opened == []
 
 

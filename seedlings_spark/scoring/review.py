@@ -1,0 +1,60 @@
+"""The images of a run that the model was least sure of, for a person to look at."""
+
+import csv
+import io
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+
+from seedlings_spark import files, images, reading, report, schema
+from seedlings_spark.errors import ImageError
+from seedlings_spark.scoring.sources import Source
+
+FOLDER = "review"
+# Height and width of a picture on the sheet, in pixels.
+_TILE = (128, 128)
+_MOST_TILES = 48
+
+
+def write(spark: SparkSession, run: str, source: Source, task: reading.DecodeTask, num_images: int) -> None:
+    """Write `least_confident.csv` and `contact_sheet.png` into a run's folder.
+
+    Args:
+        spark: The session.
+        run: The folder, which has its predictions already.
+        source: That was scored.
+        task: How files become pixels.
+        num_images: To list; the sheet shows up to 48 of them.
+    """
+    predictions = spark.read.parquet(reading.literal(files.join(run, "predictions")))
+    columns = (schema.PATH, schema.PREDICTED_SPECIES, schema.CONFIDENCE)
+    rows = predictions.select(*columns).orderBy(schema.CONFIDENCE, schema.PATH).limit(num_images).collect()
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows((row[0], row[1], f"{row[2]:.4f}") for row in rows)
+    files.write_text(files.join(run, FOLDER, "least_confident.csv"), text.getvalue())
+    tiles, captions = [], []
+    contents = _contents(source, [row[0] for row in rows[:_MOST_TILES]])
+    for path, species, confidence in rows[:_MOST_TILES]:
+        try:
+            content = contents[path] if path in contents else files.read_bytes(path)
+            tiles.append(
+                images.decode(
+                    content, _TILE, aspect=task.aspect, formats=task.formats, max_pixels=task.max_pixels
+                )
+            )
+        except (ImageError, OSError):
+            continue  # it has gone, or changed, since it was scored
+        captions.append(f"{confidence:.2f} {species}\n{files.name(path)}")
+    if tiles:
+        sheet = report.contact_sheet(tiles, captions, title="Least confident")
+        files.write_bytes(files.join(run, FOLDER, "contact_sheet.png"), sheet)
+
+
+def _contents(source: Source, paths: list[str]) -> dict[str, bytes]:
+    """The bytes of these, where the table that was scored has them."""
+    if source.contents is None:
+        return {}
+    chosen: DataFrame = source.contents.where(F.col(schema.PATH).isin(paths))
+    return {row[0]: bytes(row[1]) for row in chosen.collect()}

@@ -1,0 +1,143 @@
+"""The runs of one output: where they are, which one is the newest, and what their ledger is made of.
+
+    OUTPUT/runs/RUN/      predictions/ rejects/ ledger/ review/ manifest.json; appears whole, by one rename
+    OUTPUT/manifest.json  the newest run's
+
+The order of runs is that of the `sequence` in their manifests, not of clocks or names.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from seedlings_spark import files
+from seedlings_spark.errors import InputError, OptionError
+
+FORMAT = 1
+_BUILDING = ".building-"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,127}")
+
+
+@dataclass(frozen=True)
+class RunsState:
+    """What a new run has to know of those before it.
+
+    Args:
+        sequence: Number of the newest one; 0 where there is none.
+        ledger: Names of the runs whose parts make up the ledger, the oldest first.
+    """
+
+    sequence: int = 0
+    ledger: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of an output.
+
+    Args:
+        output: Full URI of the folder.
+    """
+
+    output: str
+
+    def path(self, run: str) -> str:
+        """The folder of a run.
+
+        Raises:
+            OptionError: It is no name.
+        """
+        if not _NAME.fullmatch(run):
+            raise OptionError(
+                f"the name {run!r} of a run",
+                "up to 128 letters, digits and . _ : + -, beginning with a letter or digit",
+                "Give another --run",
+            )
+        return files.join(self.output, "runs", run)
+
+    def building_path(self, run: str) -> str:
+        """Where a run is while it is made."""
+        self.path(run)
+        return files.join(self.output, "runs", f"{_BUILDING}{run}")
+
+    def is_finished(self, run: str) -> bool:
+        """Whether there is such a run."""
+        return files.exists(self.path(run))
+
+    def manifest(self, run: str) -> dict[str, Any]:
+        """Of a finished run.
+
+        Raises:
+            InputError: It cannot be read.
+        """
+        return _read(files.join(self.path(run), "manifest.json"))
+
+    def names(self) -> list[str]:
+        """Of all finished runs, in no order that means anything."""
+        folder = files.join(self.output, "runs")
+        if not files.is_directory(folder):
+            return []
+        return [name for name in files.list_names(folder) if _NAME.fullmatch(name)]
+
+    def in_order(self) -> list[str]:
+        """The names of all finished runs, the oldest first."""
+        return [name for name, _ in self._manifests()]
+
+    def state(self) -> RunsState:
+        """What a new run has to know.
+
+        The newest run's manifest is also that of the output, unless a run died in the instant after it appeared. Then
+        the number of runs does not agree, and all manifests are looked at.
+        """
+        names = set(self.names())
+        if not names:
+            return RunsState()
+        path = files.join(self.output, "manifest.json")
+        newest = _read(path) if files.exists(path) else {}
+        if newest.get("run") not in names or newest.get("num_runs") != len(names):
+            newest = self._manifests()[-1][1]
+        parts = [run for run in newest.get("ledger", ()) if run in names]
+        return RunsState(int(newest.get("sequence", 0)), tuple(parts))
+
+    def point_to(self, manifest: Mapping[str, Any]) -> None:
+        """Say that this run is the newest one."""
+        content = {**manifest, "num_runs": len(self.names())}
+        files.write_text(files.join(self.output, "manifest.json"), as_json(content))
+
+    def clear(self) -> None:
+        """Remove what runs that died have left behind."""
+        folder = files.join(self.output, "runs")
+        if files.is_directory(folder):
+            for name in files.list_names(folder):
+                if name.startswith(_BUILDING):
+                    files.delete(files.join(folder, name))
+
+    def _manifests(self) -> list[tuple[str, dict[str, Any]]]:
+        found = [(name, self.manifest(name)) for name in self.names()]
+        return sorted(found, key=lambda item: (int(item[1].get("sequence", 0)), item[0]))
+
+
+def as_json(manifest: Mapping[str, Any]) -> str:
+    """A manifest as it is written."""
+    return json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        content = json.loads(files.read_text(path))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}, which cannot be read ({error})",
+            "the manifest of a scoring run",
+            "Move this run out of the output's folder runs, or give another --output",
+        ) from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else content
+        raise InputError(
+            f"{path} of format {found!r}",
+            f"format {FORMAT}",
+            "Use the release that wrote it, or another --output",
+        )
+    return content

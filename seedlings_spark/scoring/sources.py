@@ -1,0 +1,269 @@
+"""What there is to score: a folder, a glob, a list or table of paths, or a table with the files' bytes.
+
+Whatever it is becomes a listing (`schema.LISTING`), one row a path, and what else a table has to say of each path.
+"""
+
+import glob
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+from pyspark.sql.types import BinaryType
+
+from seedlings_spark import files, reading, schema
+from seedlings_spark.errors import InputError
+
+# Formats of tables, by the ending of their names; "text" is one path a line.
+_FORMATS = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".csv.gz": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".orc": "orc",
+    ".txt": "text",
+}
+_KINDS = (
+    "a folder, a glob such as '/images/2026-*/*.png', a .txt file with a path on each line,"
+    f" or a table ({', '.join(sorted(set(_FORMATS.values()) - {'text'}))}, or another format of Spark's with"
+    " --table-format)"
+)
+_GLOB = re.compile(r"[*?\[{]")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is to be scored.
+
+    Args:
+        listing: A table of `schema.LISTING`, one row a path.
+        roots: What `reading.decode_all` is given.
+        extras: `path` and the further columns of a table, one row a path; None where there are none.
+        contents: `path` and `content` where the table holds the bytes, else None.
+    """
+
+    listing: DataFrame
+    roots: tuple[str, ...]
+    extras: DataFrame | None = None
+    contents: DataFrame | None = None
+
+
+def find(
+    spark: SparkSession,
+    images: str,
+    *,
+    path_column: str = "",
+    content_column: str = "",
+    table_format: str = "",
+) -> Source:
+    """What a path, as `--images` has it, stands for.
+
+    Args:
+        spark: The session.
+        images: A path or glob.
+        path_column: Of a table; "" for `path`.
+        content_column: Of a table that holds the files' bytes; "" for none.
+        table_format: Of a table, as Spark calls it; "" goes by the name.
+
+    Raises:
+        InputError: Nothing is there, or it is not as it has to be.
+    """
+    try:
+        if files.exists(images):
+            kind = table_format or _format_of(images, is_table=bool(path_column or content_column))
+            if kind:
+                return _of_table(spark, images, kind, path_column or schema.PATH, content_column)
+            return Source(reading.listing_table(spark, reading.walk(images, by_folder=False)), (images,))
+        if path_column or content_column or table_format or not _GLOB.search(images):
+            raise InputError(
+                f"no folder {images}",
+                _KINDS,
+                "Check --images; a path without a scheme is looked up where Spark's fs.defaultFS says",
+            )
+        return _of_glob(spark, images)
+    except OSError as error:
+        raise InputError(
+            f"{images}, which cannot be listed ({error.strerror or error})", _KINDS, "Check its permissions"
+        ) from None
+
+
+def read_table(spark: SparkSession, table: str, kind: str) -> DataFrame:
+    """A table in a format of Spark's; a CSV file as spreadsheets and pandas write it.
+
+    Raises:
+        InputError: Spark cannot read it.
+    """
+    path = reading.literal(table)
+    try:
+        if kind == "csv":
+            # A quote in quotes is doubled, a file may begin with a mark.
+            rows = spark.read.csv(path, header=True, escape='"')
+            return rows.toDF(*(column.removeprefix("\ufeff").strip() for column in rows.columns))
+        return spark.read.format(kind).load(path)
+    except (AnalysisException, Py4JJavaError) as error:
+        cause = error.java_exception.getMessage() if isinstance(error, Py4JJavaError) else str(error)
+        raise InputError(
+            f"{table}, which Spark cannot read as {kind} ({str(cause).partition(chr(10))[0]})",
+            _KINDS,
+            "Check --images and --table-format",
+        ) from None
+
+
+def _format_of(images: str, *, is_table: bool) -> str:
+    """The format of a table, by its name; "" for a folder of images."""
+    name = files.name(images).lower()
+    named = next((kind for ending, kind in _FORMATS.items() if name.endswith(ending)), "")
+    if not files.is_directory(images):
+        if not named:
+            raise InputError(
+                f"{images}, which is a file", _KINDS, "Give its folder, or --table-format if it is a table"
+            )
+        return named
+    if named and named != "text":
+        return named
+    names = files.list_names(images)
+    if not (is_table or "_SUCCESS" in names):
+        return ""
+    found = {kind for each in names for ending, kind in _FORMATS.items() if each.lower().endswith(ending)}
+    return found.pop() if len(found) == 1 else "parquet"
+
+
+# --- globs ----------------------------------------------------------------------------------------------
+
+
+def _of_glob(spark: SparkSession, pattern: str) -> Source:
+    matches = sorted({match for each in _without_braces(pattern) for match in _matches(spark, each)})
+    if not matches:
+        raise InputError(
+            f"nothing that matches {pattern}", _KINDS, "Check --images, and quote it for the shell"
+        )
+
+    def found() -> Iterator[reading.Listed]:
+        for match in matches:
+            if files.is_directory(match):
+                yield from reading.walk(match, by_folder=False)
+            else:
+                yield reading.listed(files.status(match))
+
+    folders = tuple(
+        dict.fromkeys(each if files.is_directory(each) else files.parent(each) for each in matches)
+    )
+    # A file can be matched by itself and by its folder.
+    listing = reading.listing_table(spark, found()).dropDuplicates([schema.PATH])
+    return Source(listing, reading.topmost(folders))
+
+
+def _without_braces(pattern: str) -> list[str]:
+    """`a{b,c}` as `ab` and `ac`, as shells and Hadoop have it, and Python's own globs do not."""
+    match = _BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    alternatives = match[1].split(",")
+    return [
+        each
+        for alternative in alternatives
+        for each in _without_braces(pattern[: match.start()] + alternative + pattern[match.end() :])
+    ]
+
+
+def _matches(spark: SparkSession, pattern: str) -> list[str]:
+    if files.is_local(pattern):
+        local = str(files.local_path(pattern))
+        # `Path.glob` has no way to take hidden files in.
+        found = glob.glob(local, recursive=True, include_hidden=True)  # noqa: PTH207
+        return [files.qualify(each) for each in found]
+    return files.glob(pattern)
+
+
+# --- tables ---------------------------------------------------------------------------------------------
+
+
+def _of_table(spark: SparkSession, table: str, kind: str, path_column: str, content_column: str) -> Source:
+    rows = read_table(spark, table, kind)
+    if kind == "text":
+        path_column = rows.columns[0]
+        rows = rows.select(F.regexp_replace(path_column, r"\r\z", "").alias(path_column))
+        rows = rows.where(F.col(path_column) != "").distinct()
+    wanted = [column for column in (path_column, content_column) if column]
+    missing = [column for column in wanted if column not in rows.columns]
+    if missing:
+        raise InputError(
+            f"{table} with the columns {', '.join(rows.columns)[:200]}",
+            f"a column {' and a column '.join(missing)}",
+            "Name them with --path-column and --content-column",
+        )
+    if content_column and not isinstance(rows.schema[content_column].dataType, BinaryType):
+        raise InputError(
+            f"a column {content_column} of type {rows.schema[content_column].dataType.simpleString()} in {table}",
+            "binary: the bytes of the image files",
+            "Correct --content-column",
+        )
+    others = [column for column in rows.columns if column not in wanted]
+    taken = [column for column in others if column in _TAKEN]
+    if taken:
+        raise InputError(
+            f"{table} with a column {', '.join(taken)}",
+            "other names: the output has a column of that name",
+            "Rename it in the table, for example with a view",
+        )
+    given = F.col(path_column).cast("string")
+    rows = rows.withColumn(_GIVEN, given).drop(path_column)
+    _check_paths(rows, table)
+    if content_column:
+        content = F.col(content_column)
+        listing = rows.select(
+            F.col(_GIVEN).alias(schema.PATH),
+            F.coalesce(F.octet_length(content).cast("long"), F.lit(-1).cast("long")).alias(schema.LENGTH),
+            # In place of a time: other bytes of the same length are another file.
+            F.coalesce(F.shiftrightunsigned(F.xxhash64(content), 1), F.lit(-1)).alias(schema.MODIFIED),
+            F.lit(None).cast("string").alias(schema.SPECIES),
+            F.when(content.isNull(), F.lit("no content")).alias(schema.DETAIL),
+        )
+        contents = rows.select(F.col(_GIVEN).alias(schema.PATH), content.alias(schema.CONTENT))
+        extras = rows.select(F.col(_GIVEN).alias(schema.PATH), *others) if others else None
+        return Source(listing, (), extras, contents)
+    base = files.parent(table)
+    named = rows.select(F.col(_GIVEN).alias(schema.PATH), F.lit(None).cast("string").alias(schema.SPECIES))
+    resolved, roots = reading.listing_of_given_paths(spark, named, base)
+    listing = resolved.select(*schema.LISTING.names).dropDuplicates([schema.PATH])
+    if not others:
+        return Source(listing, roots)
+    names = resolved.select(schema.PATH, F.col("given").alias(_GIVEN))
+    extras = rows.join(names, _GIVEN).select(schema.PATH, *others)
+    return Source(listing, roots, extras)
+
+
+_GIVEN = "seedlings_given_path"
+_TAKEN = {
+    *schema.PREDICTIONS.names,
+    *schema.REJECTS.names,
+    schema.PATH,
+    schema.TOP_SPECIES,
+    schema.LENGTH,
+    schema.MODIFIED,
+}
+
+
+def _check_paths(rows: DataFrame, table: str) -> None:
+    counts = rows.agg(F.count("*"), F.count(F.when(F.col(_GIVEN) != "", 1)), F.countDistinct(_GIVEN)).first()
+    assert counts is not None
+    total, given, distinct = counts
+    if given < total:
+        raise InputError(
+            f"{table} with {total - given} of {total} rows without a path",
+            "a path in every row",
+            "Remove those rows, or name another --path-column",
+        )
+    if distinct < total:
+        twice = rows.groupBy(_GIVEN).count().where("count > 1").orderBy(_GIVEN).first()
+        assert twice is not None
+        raise InputError(
+            f"{table}, which has {twice[0]} {twice[1]} times",
+            "each path once, since each has one row in the output",
+            "Remove the repeated rows",
+        )
