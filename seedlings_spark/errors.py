@@ -79,6 +79,17 @@ class ImageError(Exception):
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
+def in_brief(error: BaseException) -> str:
+    """What failed in one line: of a Python worker's traceback its last line, and no Java frames."""
+    java = getattr(error, "java_exception", None)  # py4j's own text only names the method that was called
+    text = str(error) if java is None else str(java.toString())
+    lines = [line.strip() for line in text.split("\n\tat ")[0].splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    is_traceback = any(line.startswith("Traceback") for line in lines)
+    return (lines[-1] if is_traceback else lines[0])[:500]
+
+
 def _sentence(text: str) -> str:
     text = text.strip()
     return text if text.endswith((".", "!", "?")) else text + "."

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark.errors import ClusterError
+from seedlings_spark.errors import ClusterError, in_brief
 
 # Rows of one Arrow batch are chosen so that it takes about this much.
 ARROW_BATCH_BYTES = 8 * 1024 * 1024
@@ -35,7 +35,7 @@ def build(app_name: str, settings: Mapping[str, str] | None = None) -> SparkSess
         return builder.getOrCreate()
     except Exception as error:  # py4j and pyspark raise many kinds here
         raise ClusterError(
-            f"no SparkSession could be started ({str(error).strip().splitlines()[0]})",
+            f"no SparkSession could be started ({in_brief(error)})",
             "Java 17 on the PATH or in JAVA_HOME, and a master that answers",
             "Check `java -version` and the value of --master",
         ) from error

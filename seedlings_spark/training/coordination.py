@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seedlings_spark.errors import TrainingError
+from seedlings_spark.errors import TrainingError, in_brief
 from seedlings_spark.training.server import Superseded
 from seedlings_spark.training.weights import Vector
 
@@ -290,17 +290,6 @@ class Stages:
                 "Look into the executors' logs; memory (spark.executor.memoryOverhead) is the most frequent cause",
             ) from error
         _log.warning("the workers' stage failed (%s); starting it again where it was", reason)
-
-
-def in_brief(error: BaseException) -> str:
-    """What failed in one line: of a Python worker's traceback its last line, and no Java frames."""
-    java = getattr(error, "java_exception", None)  # py4j's own text only names the method that was called
-    text = str(error) if java is None else str(java.toString())
-    lines = [line.strip() for line in text.split("\n\tat ")[0].splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    is_traceback = any(line.startswith("Traceback") for line in lines)
-    return (lines[-1] if is_traceback else lines[0])[:500]
 
 
 def _own_words(found: str) -> TrainingError:

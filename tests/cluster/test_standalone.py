@@ -1,0 +1,259 @@
+"""The jobs on a standalone cluster of two hosts: the same bits as on one machine, and each update once."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seedlings_spark import synthetic
+from tests.cluster.standalone import (
+    HOSTS,
+    SCRIPT,
+    Attempt,
+    Session,
+    StandaloneCluster,
+    clean_environment,
+    training_attempts,
+    wait_until,
+)
+
+pytestmark = [
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="elsewhere 127.0.0.2 is no address and /proc is missing"
+    ),
+    pytest.mark.timeout(400),
+]
+
+IMAGES_PER_SPECIES = 10  # stratified: 7 to train on, 1 or 2 to validate, 1 or 2 to test
+NUM_IMAGES = 12 * IMAGES_PER_SPECIES
+BATCH_SIZE = 4
+JOB_SECONDS = 200
+# An executor of one core on each host: Spark gives each of two workers its own.
+ONE_CORE_EACH = ("--total-executor-cores", "2", "--executor-cores", "1")
+TRAIN = ("--batch-size", str(BATCH_SIZE), "--augment", "flip")
+
+
+@dataclass
+class Place:
+    """Where the jobs of this module run.
+
+    Args:
+        cluster: That is up.
+        folder: Of images, corpora and stores.
+    """
+
+    cluster: StandaloneCluster
+    folder: Path
+
+    def start(self, name: str, *arguments: str) -> Session:
+        """Start a job on the cluster, or with `--master` of its own."""
+        environment = clean_environment()
+        if "--master" not in arguments:
+            environment = self.cluster.environment()
+            events = self.events(name)
+            events.mkdir(parents=True)
+            arguments = (
+                *("--master", self.cluster.url, "--conf", f"spark.eventLog.dir=file://{events}"),
+                *arguments,
+            )
+        return Session([str(SCRIPT), *arguments], environment, self.folder, self.folder / f"{name}.log")
+
+    def run(self, name: str, *arguments: str) -> None:
+        """Run a job to its good end."""
+        with self.start(name, *arguments) as job:
+            finish(job)
+
+    def events(self, name: str) -> Path:
+        """Where a job on the cluster leaves Spark's event log."""
+        return self.folder / "events" / name
+
+    def attempts(self, name: str) -> list[Attempt]:
+        """Spark's own record of a job's training workers."""
+        (log,) = self.events(name).glob("app-*")
+        return training_attempts(log)
+
+
+def finish(job: Session) -> None:
+    code = job.wait(JOB_SECONDS)
+    assert code == 0, job.said()[-4000:]
+
+
+def read_json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def version_of(store: Path) -> Path:
+    return store / "seedlings" / "v0001"
+
+
+def weights(store: Path) -> list[bytes]:
+    from seedlings_spark import networks
+
+    content = (version_of(store) / "network.keras").read_bytes()
+    return [weight.tobytes() for weight in networks.from_bytes(content).get_weights()]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A cluster, drawn images and a corpus that the cluster has prepared."""
+    folder = tmp_path_factory.mktemp("standalone")
+    synthetic.write_corpus(folder / "images", images_per_species=IMAGES_PER_SPECIES, size=40)
+    with StandaloneCluster(folder / "cluster") as cluster:
+        made = Place(cluster, folder)
+        made.run("prepare-cluster", *ONE_CORE_EACH, *prepare(folder / "corpus"))
+        yield made
+    assert cluster.processes() == []
+
+
+@pytest.fixture(scope="module")
+def store(place: Place) -> Path:
+    """A store with a version that the cluster has trained, one epoch after the other in step."""
+    made = place.folder / "store"
+    place.run("train-cluster", *ONE_CORE_EACH, *train(place.folder / "corpus", made), "--epochs", "2")
+    return made
+
+
+def prepare(corpus: Path) -> tuple[str, ...]:
+    options = ("--image-size", "32", "--split-policy", "stratified")
+    return ("prepare", "--images", str(corpus.parent / "images"), "--corpus", str(corpus), *options)
+
+
+def train(corpus: Path, store: Path) -> tuple[str, ...]:
+    run = store.parent / f"run of {store.name}"
+    return ("train", "--corpus", str(corpus), "--store", str(store), "--run", str(run), *TRAIN)
+
+
+def epochs_of(store: Path) -> int:
+    """How many epochs a run that is under way has told of."""
+    metrics = store.parent / f"run of {store.name}" / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
+def training_of(store: Path) -> Any:
+    return read_json(version_of(store) / "manifest.json")["training"]
+
+
+def updates_expected(training: Any, epochs: int) -> dict[str, int]:
+    """At frequency batch each worker pushes once for each of its batches."""
+    return {str(rank): epochs * -(-rows // BATCH_SIZE) for rank, rows in enumerate(training["rows"])}
+
+
+def test_a_cluster_of_two_hosts_trains_the_same_bits_as_one_machine(place: Place, store: Path) -> None:
+    hosts = {attempt.host for attempt in place.attempts("train-cluster")}
+    assert hosts == set(HOSTS)
+
+    here, corpus = place.folder / "store of one machine", place.folder / "corpus of one machine"
+    local = ("--master", "local[2]")
+    place.run("prepare-local", *local, *prepare(corpus))
+    place.run("train-local", *local, *train(corpus, here), "--epochs", "2")
+    there_manifest, here_manifest = (read_json(version_of(each) / "manifest.json") for each in (store, here))
+    assert there_manifest["corpus"]["fingerprint"] == here_manifest["corpus"]["fingerprint"]
+    assert there_manifest["history"] == here_manifest["history"]
+    assert len(there_manifest["history"]["loss"]) == 2
+    assert there_manifest["training"]["rows"] == here_manifest["training"]["rows"]
+    assert weights(store) == weights(here)
+
+
+def test_a_killed_worker_is_retried_alone_and_each_update_is_applied_once(place: Place) -> None:
+    store, epochs = place.folder / "store of the killed", 20
+    options = ("--mode", "asynchronous", "--epochs", str(epochs))
+    with place.start("killed", *ONE_CORE_EACH, *train(place.folder / "corpus", store), *options) as job:
+        wait_until(lambda: epochs_of(store) >= 2 or not job.is_running(), JOB_SECONDS, "two epochs")
+        place.cluster.check_privacy(job)
+        workers = place.cluster.training_workers(job)
+        assert sorted(workers.values()) == sorted(HOSTS), job.said()
+        victim, host = next(iter(workers.items()))
+        os.kill(victim, signal.SIGKILL)
+        finish(job)
+
+    training = training_of(store)
+    expected = updates_expected(training, epochs)
+    assert training["updates_of_rank"] == expected
+    assert training["updates"] == sum(expected.values())
+    assert training["stage_failures"] == 0
+
+    attempts = place.attempts("killed")
+    assert len({attempt.stage for attempt in attempts}) == 1
+    (failed,) = (attempt for attempt in attempts if attempt.reason != "Success")
+    assert failed.host == host and "Python worker exited unexpectedly" in failed.text
+    assert sorted(attempt.rank for attempt in attempts if attempt.reason == "Success") == [0, 1]
+    # The worker that took over has done a part of its rank's work, the other one all of its own.
+    images = {worker["rank"]: worker["images"] for worker in training["workers"]}
+    other = 1 - failed.rank
+    assert images[other] == epochs * training["rows"][other]
+    assert 0 < images[failed.rank] < epochs * training["rows"][failed.rank]
+
+
+def test_a_speculative_copy_takes_the_place_of_a_stalled_worker_which_is_refused(place: Place) -> None:
+    """Spark copies a worker only by `task.duration.threshold`.
+
+    By the quantile it copies what is slower than those that have succeeded, and no worker of a run ends before all
+    do. The threshold counts where an executor has as many slots as there are workers, and then for all of them.
+    """
+    store, epochs = place.folder / "store of the stalled", 20
+    spark = ("--total-executor-cores", "4", "--executor-cores", "2", "--conf", "spark.speculation=true")
+    spark += ("--conf", "spark.speculation.interval=100ms")
+    spark += ("--conf", "spark.speculation.task.duration.threshold=25s")
+    options = ("--mode", "asynchronous", "--epochs", str(epochs))
+    with place.start("stalled", *spark, *train(place.folder / "corpus", store), *options) as job:
+        wait_until(lambda: epochs_of(store) >= 2 or not job.is_running(), JOB_SECONDS, "two epochs")
+        originals = place.cluster.training_workers(job)
+        assert len(originals) == 2, job.said()
+        stalled = next(iter(originals))
+        os.kill(stalled, signal.SIGSTOP)
+        try:
+            wait_until(
+                lambda: set(place.cluster.training_workers(job)) - set(originals) or not job.is_running(),
+                60,
+                "a speculative copy",
+            )
+        finally:
+            os.kill(stalled, signal.SIGCONT)
+        finish(job)
+
+    training = training_of(store)
+    expected = updates_expected(training, epochs)
+    assert training["updates_of_rank"] == expected
+    assert training["updates"] == sum(expected.values())
+    assert training["stage_failures"] == 0
+
+    attempts = place.attempts("stalled")
+    assert len({attempt.stage for attempt in attempts}) == 1
+    succeeded = [attempt for attempt in attempts if attempt.reason == "Success"]
+    assert sorted(attempt.rank for attempt in succeeded) == [0, 1]
+    assert all(attempt.is_speculative for attempt in succeeded)
+    refused = [attempt for attempt in attempts if not attempt.is_speculative]
+    assert sorted(attempt.rank for attempt in refused) == [0, 1]
+    for attempt in refused:
+        assert "RefusedError: another worker has this one's place" in attempt.text
+    assert {(a.rank, a.host) for a in succeeded}.isdisjoint((a.rank, a.host) for a in refused)
+    # No rank's last worker has done all of its work: what the first one did was not done again.
+    for worker in training["workers"]:
+        assert worker["images"] < epochs * training["rows"][worker["rank"]]
+
+
+def test_evaluate_and_score_on_the_cluster_account_for_every_image(place: Place, store: Path) -> None:
+    corpus, report, scores = (place.folder / name for name in ("corpus", "report", "scores"))
+    model = ("--store", str(store))
+    place.run(
+        "evaluate", *ONE_CORE_EACH, "evaluate", "--corpus", str(corpus), *model, "--report", str(report)
+    )
+    matrix = read_json(report / "metrics.json")["confusion_matrix"]
+    num_test = read_json(corpus / "manifest.json")["images_of_split"]["test"]
+    assert sum(map(sum, matrix)) == num_test > 0
+
+    images = place.folder / "new images"
+    shutil.copytree(place.folder / "images", images)
+    (images / synthetic.SPECIES[0] / "empty.png").write_bytes(b"")
+    place.run("score", *ONE_CORE_EACH, "score", "--images", str(images), *model, "--output", str(scores))
+    manifest = read_json(scores / "manifest.json")
+    assert (manifest["listed"], manifest["scored"], manifest["rejected"]) == (NUM_IMAGES + 1, NUM_IMAGES, 1)
+    assert manifest["rejected_by_reason"] == {"empty": 1}
+    assert sum(manifest["images_of_species"].values()) == NUM_IMAGES
