@@ -364,7 +364,7 @@ def test_of_two_runs_at_once_on_one_output_the_second_is_refused(
 ) -> None:
     output = tmp_path / "output"
     with Lock(files.qualify(str(output)), "run the first"):
-        with pytest.raises(OutputInUseError, match="to which run the first on .* is writing") as caught:
+        with pytest.raises(OutputInUseError, match=r"to which run the first on .* is writing") as caught:
             score(spark, version, folder, output)
         assert caught.value.exit_code == 73
         assert runs_of(output) == []

@@ -1,0 +1,681 @@
+"""Scoring again and again: what is new, what there is to score, what is watched; as SQL and as a stream."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812
+
+from seedlings_spark import drift, files, images, pipeline, schema, scoring
+from seedlings_spark.errors import InputError, OptionError, OutputInUseError
+from seedlings_spark.estimator import SeedlingsModel
+from seedlings_spark.scoring import ScoreRun, lock, progress
+from seedlings_spark.scoring.ledger import MOST_PARTS
+from seedlings_spark.scoring.runs import Runs
+from seedlings_spark.store import ModelStore, ModelVersion
+from tests.spark.test_scoring import CLASSES, SIZE, picture, runs_of, score, tiny_network
+
+Rows = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def store(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
+    folder = tmp_path_factory.mktemp("versions")
+    made = ModelStore(files.qualify(str(folder / "store")), "twice")
+    network = tiny_network()
+    for _ in range(2):
+        network.save(folder / "elsewhere.keras")
+        pipeline.import_network(
+            made, str(folder / "elsewhere.keras"), CLASSES, aspect="stretch", promote=True
+        )
+        network.layers[-1].kernel.assign(-network.layers[-1].kernel)
+    return made
+
+
+@pytest.fixture(scope="module")
+def version(store: ModelStore) -> ModelVersion:
+    return store.resolve("v0001")
+
+
+def write(folder: Path, **contents: bytes) -> None:
+    for name, content in contents.items():
+        file = folder / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+
+
+def numbers(run: ScoreRun) -> tuple[int, int, int, int, int]:
+    names = ("listed", "scored", "rejected", "already_scored", "already_rejected")
+    listed, *rest = (run.manifest[name] for name in names)
+    assert listed == sum(rest)
+    return (listed, *rest)
+
+
+def names_in(spark: SparkSession, run: ScoreRun, table: str = "predictions") -> list[str]:
+    rows = spark.read.parquet(files.join(run.path, table)).select(schema.PATH).collect()
+    return sorted(files.name(row[0]).removesuffix(".png") for row in rows)
+
+
+# --- Only what is new
+
+
+def test_only_new_and_changed_files_are_scored(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    folder, output = tmp_path / "images", tmp_path / "output"
+    write(folder, a=picture(1), b=picture(2), bad=b"no picture")
+    first = score(spark, version, folder, output, incremental=True)
+    assert numbers(first) == (3, 2, 1, 0, 0)
+    nothing = score(spark, version, folder, output, incremental=True)
+    assert numbers(nothing) == (3, 0, 0, 2, 1)
+    assert names_in(spark, nothing) == names_in(spark, nothing, "rejects") == []
+    write(folder, c=picture(3), b=picture(40))
+    os.utime(folder / "a.png", (1_000_000_000, 1_000_000_000))  # other bytes may be as long
+    third = score(spark, version, folder, output, incremental=True)
+    assert numbers(third) == (4, 3, 0, 0, 1)
+    assert names_in(spark, third) == ["a", "b", "c"]
+    (folder / "a.png").unlink()
+    assert numbers(score(spark, version, folder, output, incremental=True)) == (3, 0, 0, 2, 1)
+
+
+def test_without_incremental_everything_is_scored_again(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    write(tmp_path / "images", a=picture(1), bad=b"no picture")
+    for _ in range(2):
+        assert numbers(score(spark, version, tmp_path / "images", tmp_path / "output")) == (2, 1, 1, 0, 0)
+    # ... and is known to an incremental run that follows.
+    again = score(spark, version, tmp_path / "images", tmp_path / "output", incremental=True)
+    assert numbers(again) == (2, 0, 0, 1, 1)
+
+
+def test_another_version_takes_up_old_files_only_if_told_to(
+    spark: SparkSession, store: ModelStore, tmp_path: Path
+) -> None:
+    folder, output = tmp_path / "images", tmp_path / "output"
+    write(folder, a=picture(1), b=picture(2), bad=b"no picture")
+    one, two = store.resolve("v0001"), store.resolve("v0002")
+    score(spark, one, folder, output, incremental=True)
+    assert numbers(score(spark, two, folder, output, incremental=True)) == (3, 0, 0, 2, 1)
+    rescored = score(spark, two, folder, output, incremental=True, rescore=True)
+    assert numbers(rescored) == (3, 2, 0, 0, 1)
+    assert numbers(score(spark, two, folder, output, incremental=True, rescore=True)) == (3, 0, 0, 2, 1)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_without_permission_is_tried_again(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    write(tmp_path / "images", a=picture(1))
+    (tmp_path / "images" / "a.png").chmod(0)
+    assert numbers(score(spark, version, tmp_path / "images", tmp_path / "output")) == (1, 0, 1, 0, 0)
+    (tmp_path / "images" / "a.png").chmod(0o600)
+    again = score(spark, version, tmp_path / "images", tmp_path / "output", incremental=True)
+    assert numbers(again) == (1, 1, 0, 0, 0)
+
+
+def test_files_that_could_not_be_read_are_tried_again_and_other_rejects_are_not(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    write(folder, good=picture(1), bad=b"no picture", empty=b"")
+    (folder / "link.png").symlink_to(folder / "target")
+    assert numbers(score(spark, version, folder, tmp_path / "output")) == (4, 1, 3, 0, 0)
+    again = score(spark, version, folder, tmp_path / "output", incremental=True)
+    assert numbers(again) == (4, 0, 1, 1, 2)
+    assert names_in(spark, again, "rejects") == ["link"]
+
+
+def test_a_file_that_changes_between_listing_and_reading_is_said_to_have_changed(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "images"
+    write(folder, a=picture(1), b=picture(2))
+    scored = scoring._scored
+
+    def late(*args: Any) -> DataFrame:
+        write(folder, b=picture(2, (30, 30)))
+        return scored(*args)
+
+    monkeypatch.setattr(scoring, "_scored", late)
+    run = score(spark, version, folder, tmp_path / "output")
+    monkeypatch.undo()
+    assert numbers(run) == (2, 1, 1, 0, 0)
+    assert run.manifest["rejected_by_reason"] == {"changed": 1}
+    again = score(spark, version, folder, tmp_path / "output", incremental=True)
+    assert numbers(again) == (2, 1, 0, 1, 0)
+
+
+def test_the_ledger_is_written_down_as_a_whole_now_and_then(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seedlings_spark.scoring.ledger.MOST_PARTS", 3)
+    folder, output = tmp_path / "images", tmp_path / "output"
+    for number in range(6):
+        write(folder, **{f"{number}": picture(number)})
+        run = score(spark, version, folder, output, incremental=True)
+        assert numbers(run) == (number + 1, 1, 0, number, 0)
+        assert len(run.manifest["ledger"]) <= 3
+    assert numbers(score(spark, version, folder, output, incremental=True)) == (6, 0, 0, 6, 0)
+    # Earlier runs are no longer needed.
+    newest = json.loads((output / "manifest.json").read_text())
+    for name in runs_of(output):
+        if name not in newest["ledger"]:
+            files.delete(str(output / "runs" / name))
+    assert numbers(score(spark, version, folder, output, incremental=True)) == (6, 0, 0, 6, 0)
+    assert MOST_PARTS > 3
+
+
+def test_a_run_that_died_before_it_could_say_that_it_is_the_newest_counts(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    folder, output = tmp_path / "images", tmp_path / "output"
+    write(folder, a=picture(1))
+    score(spark, version, folder, output)
+    old = (output / "manifest.json").read_text()
+    write(folder, b=picture(2))
+    second = score(spark, version, folder, output, incremental=True)
+    (output / "manifest.json").write_text(old)
+    third = score(spark, version, folder, output, incremental=True)
+    assert numbers(third) == (2, 0, 0, 2, 0)
+    assert third.manifest["sequence"] == second.manifest["sequence"] + 1 == 3
+
+
+def test_what_a_dead_run_left_behind_is_removed(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    write(tmp_path / "images", a=picture(1))
+    left = tmp_path / "output" / "runs" / ".building-dead" / "all"
+    left.mkdir(parents=True)
+    (left / "part-0.parquet").write_bytes(b"half")
+    run = score(spark, version, tmp_path / "images", tmp_path / "output")
+    assert runs_of(tmp_path / "output") == [files.name(run.path)]
+
+
+def test_a_hundred_thousand_unchanged_files_start_no_tensorflow(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, output = tmp_path / "images", tmp_path / "output"
+    for number in range(100):
+        (folder / f"{number}").mkdir(parents=True)
+        for other in range(1_000):
+            (folder / f"{number}" / f"{other}.png").touch()
+    write(folder, picture=picture(1))
+    first = score(spark, version, folder, output, incremental=True)
+    assert numbers(first) == (100_001, 1, 100_000, 0, 0)
+
+    def scored(*_: Any) -> DataFrame:
+        raise AssertionError("a task would start TensorFlow")
+
+    monkeypatch.setattr(scoring, "_scored", scored)
+    assert numbers(score(spark, version, folder, output, incremental=True)) == (100_001, 0, 0, 1, 100_000)
+
+
+# --- Exactly once
+
+
+def test_a_finished_run_is_not_made_again(spark: SparkSession, version: ModelVersion, tmp_path: Path) -> None:
+    folder, output = tmp_path / "images", tmp_path / "output"
+    write(folder, a=picture(1))
+    first = score(spark, version, folder, output, run="2026-11-21T06:00")
+    assert files.name(first.path) == "2026-11-21T06:00" and first.is_new
+    write(folder, b=picture(2))
+    again = score(spark, version, folder, output, run="2026-11-21T06:00")
+    assert not again.is_new and dict(again.manifest) == dict(first.manifest)
+    assert names_in(spark, again) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "", " ", "x" * 200])
+def test_a_name_that_cannot_be_a_folder_is_refused(name: str) -> None:
+    with pytest.raises(OptionError, match="the name"):
+        Runs("file:///output").path(name)
+
+
+def _locked(folder: Path) -> lock.Lock:
+    return lock.Lock(files.qualify(str(folder)), "somebody")
+
+
+def test_a_lock_left_by_a_dead_process_is_taken_over_at_once(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, signal; from seedlings_spark.scoring.lock import Lock;"
+        "Lock(sys.argv[1], 'the dead').__enter__(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, check=False)
+    assert process.returncode == -9 and (tmp_path / lock.NAME).exists()
+    with _locked(tmp_path):
+        assert json.loads((tmp_path / lock.NAME).read_text())["process"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_of_another_machine_expires_some_minutes_after_its_last_sign_of_life(tmp_path: Path) -> None:
+    held = {"id": "1", "owner": "run x", "host": "elsewhere", "boot": "1", "process": 1, "started": "1"}
+    (tmp_path / lock.NAME).write_text(json.dumps({**held, "renewed": time.time() - 100}))
+    with pytest.raises(OutputInUseError, match="run x on elsewhere"), _locked(tmp_path):
+        pass
+    (tmp_path / lock.NAME).write_text(json.dumps({**held, "renewed": time.time() - 300}))
+    with _locked(tmp_path):
+        pass
+
+
+def test_a_lock_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "_RENEW_SECONDS", 0.05)
+    with _locked(tmp_path) as held:
+        before = json.loads((tmp_path / lock.NAME).read_text())["renewed"]
+        deadline = time.monotonic() + 10
+        while json.loads((tmp_path / lock.NAME).read_text())["renewed"] == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        held.check()
+
+
+def test_an_owner_that_has_lost_its_lock_does_not_publish(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "images", a=picture(1))
+    output = tmp_path / "output"
+    scored = scoring._scored
+
+    def late(*args: Any) -> DataFrame:
+        (output / lock.NAME).write_text(
+            json.dumps({"id": "another", "owner": "run y", "renewed": time.time()})
+        )
+        return scored(*args)
+
+    monkeypatch.setattr(scoring, "_scored", late)
+    with pytest.raises(OutputInUseError, match="run y"):
+        score(spark, version, tmp_path / "images", output)
+    assert runs_of(output) == [] and (output / lock.NAME).exists()
+
+
+def test_of_two_that_find_a_dead_lock_one_gets_it(tmp_path: Path) -> None:
+    import threading
+
+    for _ in range(20):
+        (tmp_path / lock.NAME).write_text(json.dumps({"id": "dead", "renewed": 0}))
+        got: list[bool] = []
+        together = threading.Barrier(3)
+
+        def take(got: list[bool] = got, together: threading.Barrier = together) -> None:
+            together.wait()
+            try:
+                with _locked(tmp_path):
+                    time.sleep(0.2)
+                    got.append(True)
+            except OutputInUseError:
+                got.append(False)
+
+        threads = [threading.Thread(target=take) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(got) == [False, False, True]
+
+
+def test_the_latest_view_has_the_newest_prediction_of_each_path(
+    spark: SparkSession, store: ModelStore, tmp_path: Path
+) -> None:
+    folder, output = tmp_path / "images", tmp_path / "output"
+    write(folder, a=picture(1), b=picture(2))
+    score(spark, store.resolve("v0001"), folder, output, run="z-first")
+    (folder / "a.png").unlink()
+    score(spark, store.resolve("v0002"), folder, output, run="a-second")
+    view = scoring.latest(spark, str(output))
+    found = {files.name(row.path): (row.model_version, row.run) for row in view.collect()}
+    assert found == {"a.png": ("v0001", "z-first"), "b.png": ("v0002", "a-second")}
+    assert spark.sql("SELECT count(*), count(DISTINCT path) FROM latest").first() == (2, 2)
+    with pytest.raises(InputError, match="no run in"):
+        scoring.latest(spark, str(tmp_path / "elsewhere"))
+
+
+# --- What there is to score
+
+
+def test_a_glob_takes_files_and_folders_and_each_once(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    write(folder / "2026-01", a=picture(1), b=picture(2))
+    write(folder / "2026-02", c=picture(3))
+    write(folder / "2025-12", d=picture(4))
+
+    def scored(pattern: str) -> list[str]:
+        return names_in(spark, score(spark, version, f"{folder}/{pattern}", tmp_path / "output"))
+
+    assert scored("2026-*") == ["a", "b", "c"]
+    assert scored("*/[ac].png") == ["a", "c"]
+    assert scored("{2025-12,2026-02}/*.png") == ["c", "d"]
+    assert scored("**") == ["a", "b", "c", "d"]
+    assert scored("{2026-01,2026-01/a.png,2026-0*/a.png}") == ["a", "b"]
+    with pytest.raises(InputError, match="nothing that matches"):
+        scored("2027-*")
+
+
+def test_a_folder_whose_name_looks_like_a_glob_is_that_folder(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    write(tmp_path / "[ab]*", one=picture(1))
+    write(tmp_path / "a", two=picture(2))
+    run = score(spark, version, tmp_path / "[ab]*", tmp_path / "output")
+    assert names_in(spark, run) == ["one"]
+
+
+def test_a_list_of_paths_is_scored_as_it_stands(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    write(folder, a=picture(1), b=picture(2), c=picture(3))
+    listed = ["images/a.png", str(folder / "b.png"), "", "images/a.png", f"file://{folder}/missing.png"]
+    (tmp_path / "paths.txt").write_text("\r\n".join(listed) + "\n")
+    run = score(spark, version, tmp_path / "paths.txt", tmp_path / "output")
+    assert numbers(run) == (3, 2, 1, 0, 0)
+    assert names_in(spark, run) == ["a", "b"] and names_in(spark, run, "rejects") == ["missing"]
+    again = score(spark, version, tmp_path / "paths.txt", tmp_path / "output", incremental=True)
+    assert numbers(again) == (3, 0, 1, 2, 0)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "json", "orc"])
+def test_the_other_columns_of_a_table_of_paths_are_kept(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path, kind: str
+) -> None:
+    folder = tmp_path / "images"
+    write(folder, a=picture(1), b=picture(2), bad=b"no picture")
+    rows = [(f"images/{name}.png", 7, plot) for name, plot in (("a", "north"), ("b", "south"), ("bad", "x"))]
+    table = spark.createDataFrame(rows, "file string, number int, plot string").coalesce(1)
+    target = tmp_path / f"table.{kind}"
+    if kind == "csv":
+        table.toPandas().to_csv(target, index=False)
+    else:
+        table.write.format(kind).save(str(target))
+    run = score(spark, version, target, tmp_path / "output", path_column="file")
+    assert numbers(run) == (3, 2, 1, 0, 0)
+    predictions = spark.read.parquet(files.join(run.path, "predictions"))
+    assert predictions.columns == [*schema.PREDICTIONS.names, "number", "plot"]
+    found = {files.name(row.path): (row.plot, int(row.number)) for row in predictions.collect()}
+    assert found == {"a.png": ("north", 7), "b.png": ("south", 7)}
+    assert spark.read.parquet(files.join(run.path, "rejects")).first().plot == "x"
+
+
+def test_a_table_that_holds_the_bytes_is_scored_without_its_files(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    contents = [("one", bytearray(picture(1)), 1), ("two", bytearray(b"no picture"), 2), ("three", None, 3)]
+    table = spark.createDataFrame(contents, "path string, bytes binary, plot int")
+    table.write.parquet(str(tmp_path / "table"))
+    folder = tmp_path / "images"
+    write(folder, one=picture(1))
+    options = {"content_column": "bytes", "incremental": True, "review": 5}
+    run = score(spark, version, tmp_path / "table", tmp_path / "output", **options)
+    assert numbers(run) == (3, 1, 2, 0, 0)
+    row = spark.read.parquet(files.join(run.path, "predictions")).first()
+    assert (row.path, row.plot) == ("one", 1)
+    of_file = score(spark, version, folder, tmp_path / "other")
+    assert (
+        row.probabilities == spark.read.parquet(files.join(of_file.path, "predictions")).first().probabilities
+    )
+    rejects = spark.read.parquet(files.join(run.path, "rejects")).collect()
+    assert {row.path: row.reason for row in rejects} == {"two": "not_an_image", "three": "unreadable"}
+    assert "contact_sheet.png" in files.list_names(files.join(run.path, "review"))
+    again = score(spark, version, tmp_path / "table", tmp_path / "output", **options)
+    assert numbers(again) == (3, 0, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        ("file string", {}, "a column path"),
+        ("path string, plot string", {"content_column": "bytes"}, "a column bytes"),
+        ("path string, bytes string", {"content_column": "bytes"}, "of type string"),
+        ("path string, confidence float", {}, "with a column confidence"),
+    ],
+)
+def test_a_table_that_is_not_as_it_has_to_be_is_refused(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path, columns: str, options: Rows, message: str
+) -> None:
+    spark.createDataFrame([], columns).write.parquet(str(tmp_path / "table.parquet"))
+    with pytest.raises(InputError, match=message):
+        score(spark, version, tmp_path / "table.parquet", tmp_path / "output", **options)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [([("a", 1), (None, 2)], "1 of 2 rows without a path"), ([("a", 1), ("a", 2)], "has a 2 times")],
+)
+def test_a_table_of_which_a_row_has_no_path_of_its_own_is_refused(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path, rows: list[Any], message: str
+) -> None:
+    spark.createDataFrame(rows, "path string, plot int").write.parquet(str(tmp_path / "table.parquet"))
+    with pytest.raises(InputError, match=message):
+        score(spark, version, tmp_path / "table.parquet", tmp_path / "output")
+
+
+# --- What is kept of a prediction
+
+
+def test_the_most_likely_species_are_named_in_order(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    write(tmp_path / "images", a=picture(1), b=picture(2))
+    run = score(spark, version, tmp_path / "images", tmp_path / "output", top_k=2)
+    for row in spark.read.parquet(files.join(run.path, "predictions")).collect():
+        order = np.argsort(-np.array(row.probabilities), kind="stable")[:2]
+        assert [each.species for each in row.top_species] == [CLASSES[place] for place in order]
+        assert [each.confidence for each in row.top_species] == [row.probabilities[place] for place in order]
+        assert row.predicted_species == row.top_species[0].species
+    more = score(spark, version, tmp_path / "images", tmp_path / "output", top_k=100)
+    row = spark.read.parquet(files.join(more.path, "predictions")).first()
+    assert len(row.top_species) == len(CLASSES)
+
+
+def test_the_probabilities_can_be_left_out(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    write(tmp_path / "images", a=picture(1))
+    run = score(spark, version, tmp_path / "images", tmp_path / "output", probabilities=False)
+    columns = spark.read.parquet(files.join(run.path, "predictions")).columns
+    assert columns == [name for name in schema.PREDICTIONS.names if name != schema.PROBABILITIES]
+
+
+def test_the_least_confident_images_are_laid_out_to_be_looked_at(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    write(folder, **{f"{number}": picture(number) for number in range(9)}, bad=b"no picture")
+    run = score(spark, version, folder, tmp_path / "output", review=4)
+    text = files.read_text(files.join(run.path, "review", "least_confident.csv"))
+    rows = list(csv.DictReader(text.splitlines()))
+    predictions = spark.read.parquet(files.join(run.path, "predictions")).orderBy("confidence", "path")
+    assert [row["path"] for row in rows] == [row.path for row in predictions.limit(4).collect()]
+    sheet = files.read_bytes(files.join(run.path, "review", "contact_sheet.png"))
+    assert images.decode(sheet, (50, 50)).std() > 10
+    without = score(spark, version, folder, tmp_path / "output", review=0)
+    assert "review" not in files.list_names(without.path)
+
+
+# --- Drift
+
+
+def bright(seed: int, brightness: int) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 56, (16, 15, 3), dtype=np.uint8)
+    return images.encode_png(noise + np.uint8(brightness))
+
+
+@pytest.fixture(scope="module")
+def watched(spark: SparkSession, store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> ModelVersion:
+    """A version whose corpus was 300 dark images."""
+    folder = tmp_path_factory.mktemp("dark")
+    write(folder / "images", **{f"{number}": bright(number, 0) for number in range(300)})
+    run = score(spark, store.resolve("v0001"), folder / "images", folder / "output")
+    current = store.resolve("v0001")
+
+    def build(target: str) -> None:
+        files.write_bytes(files.join(target, "network.keras"), files.read_bytes(current.network_path))
+        files.write_text(files.join(target, "profile.json"), json.dumps(run.manifest["profile"]))
+
+    about = {"classes": CLASSES, "image_size": list(SIZE), "aspect": "stretch"}
+    return store.publish(build, about, promote=False)
+
+
+def test_images_like_those_of_the_corpus_are_stable(
+    spark: SparkSession, watched: ModelVersion, tmp_path: Path
+) -> None:
+    write(tmp_path / "images", **{f"{number}": bright(1_000 + number, 0) for number in range(200)})
+    run = score(spark, watched, tmp_path / "images", tmp_path / "output")
+    assert run.manifest["drift"]["verdict"] == "stable"
+    assert {each["name"] for each in run.manifest["drift"]["of"]} == {
+        drift.SPECIES,
+        drift.CONFIDENCE,
+        *drift.STATISTICS,
+    }
+    assert dict(scoring.summary(run))["drift"] == "stable"
+
+
+def test_brighter_images_are_said_to_have_shifted(
+    spark: SparkSession, watched: ModelVersion, tmp_path: Path
+) -> None:
+    write(tmp_path / "images", **{f"{number}": bright(number, 150) for number in range(100)})
+    run = score(spark, watched, tmp_path / "images", tmp_path / "output")
+    found = {each["name"]: each for each in run.manifest["drift"]["of"]}
+    assert run.manifest["drift"]["verdict"] == found["brightness"]["verdict"] == "shifted"
+    assert found["brightness"]["psi"] > 0.25 and found["brightness"]["largest"] == "higher"
+    assert drift.worst(run.drifts) == run.manifest["drift"]["worst"] > 0.25
+    assert "brightness" in scoring.drift_table(run)
+    profile = drift.Profile.from_json(run.manifest["profile"])
+    assert sum(profile.species.values()) == sum(profile.histograms["size"]) == 100
+
+
+def test_a_version_without_a_profile_leaves_drift_unknown(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    write(tmp_path / "images", a=picture(1))
+    run = score(spark, version, tmp_path / "images", tmp_path / "output")
+    assert run.manifest["drift"] == {"verdict": "unknown", "worst": 0.0, "of": []}
+    assert str(dict(scoring.summary(run))["drift"]).startswith("unknown")
+
+
+# --- As SQL, as a stream
+
+
+def test_a_version_is_a_function_of_spark_sql(
+    spark: SparkSession, store: ModelStore, version: ModelVersion, tmp_path: Path
+) -> None:
+    contents = {"a": picture(1), "b": picture(2), "bad": b"no picture", "empty": b"", "null": None}
+    rows = [(name, None if content is None else bytearray(content)) for name, content in contents.items()]
+    spark.createDataFrame(rows, "path string, content binary").createOrReplaceTempView("photographs")
+    scoring.register(spark, "species", store.directory, "v0001", model=store.name)
+    found = {row[0]: row[1] for row in spark.sql("SELECT path, species(content) FROM photographs").collect()}
+    write(tmp_path / "images", a=contents["a"], b=contents["b"])
+    run = score(spark, version, tmp_path / "images", tmp_path / "output")
+    rows = spark.read.parquet(files.join(run.path, "predictions")).collect()
+    expected = {files.name(row.path).removesuffix(".png"): row for row in rows}
+    assert found == {
+        **{name: row.predicted_species for name, row in expected.items()},
+        **dict.fromkeys(("bad", "empty", "null")),
+    }
+    details = spark.sql("SELECT path, species_details(content) AS details FROM photographs")
+    of = {row.path: row.details for row in details.collect()}
+    assert {name: of[name].reason for name in of} == {
+        "a": None,
+        "b": None,
+        "bad": "not_an_image",
+        "empty": "empty",
+        "null": "unreadable",
+    }
+    np.testing.assert_allclose(of["a"].probabilities, expected["a"].probabilities, atol=1e-6)
+    assert of["bad"].probabilities is None and of["bad"].confidence is None
+    assert spark.sql("SELECT species(content) FROM photographs WHERE path = 'nowhere'").collect() == []
+
+
+def test_a_function_whose_name_is_none_is_refused(spark: SparkSession, store: ModelStore) -> None:
+    with pytest.raises(OptionError, match="function's name"):
+        scoring.register(spark, "my species", store.directory, "v0001", model=store.name)
+
+
+def test_a_fitted_model_transforms_a_stream(spark: SparkSession, tmp_path: Path) -> None:
+    network = tiny_network()
+    model = SeedlingsModel.from_network(network, CLASSES)
+    pixels = np.random.default_rng(3).integers(0, 256, (6, *SIZE, 3), dtype=np.uint8)
+    rows = [(number, bytearray(each.tobytes())) for number, each in enumerate(pixels)]
+    table = spark.createDataFrame(rows, "number int, image binary")
+    table.coalesce(1).where("number < 4").write.mode("append").parquet(str(tmp_path / "arriving"))
+    stream = model.transform(spark.readStream.schema(table.schema).parquet(str(tmp_path / "arriving")))
+    assert stream.isStreaming
+
+    def run() -> dict[int, str]:
+        query = (
+            stream.select("number", "predicted_species")
+            .writeStream.format("parquet")
+            .option("checkpointLocation", str(tmp_path / "checkpoint"))
+            .option("path", str(tmp_path / "out"))
+            .trigger(availableNow=True)
+            .start()
+        )
+        assert query.awaitTermination(120)
+        return {row[0]: row[1] for row in spark.read.parquet(str(tmp_path / "out")).collect()}
+
+    places = np.argmax(network.predict(pixels.astype("float32"), verbose=0), axis=1)
+    expected = {number: CLASSES[place] for number, place in enumerate(places)}
+    assert run() == {number: expected[number] for number in range(4)}
+    table.where("number >= 4").coalesce(1).write.mode("append").parquet(str(tmp_path / "arriving"))
+    assert run() == expected
+    assert spark.read.parquet(str(tmp_path / "out")).count() == 6  # the first four were not done again
+
+
+# --- What a person sees
+
+
+def test_the_line_says_how_far_it_is() -> None:
+    assert progress.line(0, 1_000, 0, 1.0) == "0/1,000 images  0 images/s  0 rejected"
+    assert progress.line(250, 1_000, 3, 10.0) == "250/1,000 images  25 images/s  3 rejected  30 s left"
+    assert progress.line(1_000, 1_000, 3, 10.0) == "1,000/1,000 images  100 images/s  3 rejected"
+    assert progress.line(10, 100_000, 0, 10.0).endswith("1666 min left")
+
+
+def test_a_terminal_is_shown_what_the_tasks_have_done(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(progress, "_REFRESH_SECONDS", 0.01)
+    write(tmp_path / "images", a=picture(1), bad=b"no picture", c=picture(2))
+    tallies: list[progress.Tally] = []
+    scored = scoring._scored
+
+    def seen(*args: Any) -> DataFrame:
+        tallies.append(args[-1])
+        return scored(*args)
+
+    monkeypatch.setattr(scoring, "_scored", seen)
+    score(spark, version, tmp_path / "images", tmp_path / "output")
+    assert (tallies[0]._done.value, tallies[0]._rejected.value) == (3, 1)
+    assert "/3 images" in terminal.getvalue() and terminal.getvalue().endswith("\r\x1b[K")
+
+
+def test_the_summary_for_a_program_is_one_line_of_json_with_the_numbers(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    write(tmp_path / "images", a=picture(1), bad=b"no picture")
+    run = score(spark, version, tmp_path / "images", tmp_path / "output")
+    found = json.loads(json.dumps(scoring.short_summary(run)))
+    assert (found["listed"], found["scored"], found["rejected"], found["path"]) == (2, 1, 1, run.path)
+    assert "profile" not in found
+
+
+def test_equal_confidences_do_not_count_a_row_twice(spark: SparkSession) -> None:
+    rows = spark.createDataFrame([([0.5, 0.5],)], "probabilities array<float>")
+    assert scoring._with_species(rows, ["a", "b"]).select(F.col("predicted_species")).first()[0] == "a"
