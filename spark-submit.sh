@@ -132,6 +132,7 @@ if [ "$job" = test ]; then
   if [ "${1:-}" = --all ]; then
     shift
     folders+=(tests/cluster)
+    export SEEDLINGS_TEST_ALL=1 # more of the seeded kills
   fi
   for argument in "$@"; do # a path of one's own replaces the folders
     case $argument in tests/* | ./tests/* | "$home"/tests/*) folders=() ;; esac
