@@ -54,6 +54,12 @@ _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", 
 # A progressive JPEG costs one pass over all its coefficients for each scan, and an empty scan is ten bytes.
 # Real ones have about ten scans.
 _MAX_SCANS = 20
+# Pillow reads the parts of a PNG or a JPEG one by one in Python, where they are padding even byte by byte, and keeps
+# many: a file of 64 MB can so take a minute, or 2.4 GB. A million reads take a second; a real file of that length
+# has some ten thousand parts.
+_MAX_READS = 1_000_000
+# Pillow joins the EXIF segments of a JPEG one by one, each time copying all before it. Real files have one or two.
+_MAX_EXIF_SEGMENTS = 1000
 # Largest values that mean white in files that do not say; see `_deep_to_grey`.
 _INTEGER_WHITES = (255.0, 65535.0, 4294967295.0)
 _FLOAT_WHITES = (1.0, *_INTEGER_WHITES)
@@ -258,7 +264,11 @@ def _decode_as(name: str, content: bytes, size: tuple[int, int], aspect: str, ma
     if name == "gif":  # opening it allocates the first frame, which may be larger than the screen
         content, frame = _first_gif_frame(content)
         _check_pixels(frame, max_pixels)
-    picture: Any = Image.open(io.BytesIO(content), formats=(name.upper(),))
+    if name == "jpeg":
+        _check_exif_segments(content)
+    # Runs of a compressed BMP are read one by one too, and there are as many of them as there may be pixels.
+    stream = io.BytesIO(content) if name == "bmp" else _MeteredStream(content)
+    picture: Any = Image.open(stream, formats=(name.upper(),))
     _check_pixels(picture.size, max_pixels)
     if name == "tiff":
         _check_tiff_tiles(picture, max_pixels)
@@ -329,6 +339,24 @@ def _first_gif_frame(content: bytes) -> tuple[bytes, tuple[int, int]]:
     return start + control + content[at:], (max(width, left + frame_width), max(height, upper + frame_height))
 
 
+class _MeteredStream(io.BytesIO):
+    """A file in memory that may be read so often and no more."""
+
+    num_reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.num_reads += 1
+        if self.num_reads > _MAX_READS:
+            raise ImageError("too_large", f"the picture is in more than {_MAX_READS:,} parts")
+        return super().read(size)
+
+
+def _check_exif_segments(content: bytes) -> None:
+    segments = content.count(b"Exif\0\0")
+    if segments > _MAX_EXIF_SEGMENTS:
+        raise ImageError("too_large", f"{segments:,} EXIF segments")
+
+
 def _check_tiff_tiles(picture: Any, max_pixels: int) -> None:
     """Refuse a small picture in huge tiles: a tile is decoded whole."""
     tags = picture.tag_v2
@@ -356,11 +384,12 @@ def _check_png(content: bytes) -> None:
 
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the (kind, start, end) of each chunk's data; the last may end beyond the file."""
-    at = len(_PNG_SIGNATURE)
-    while at + 8 <= len(content):
+    """Yield the (kind, start, end) of each chunk's data up to IEND's; the last may end beyond the file."""
+    at, kind = len(_PNG_SIGNATURE), b""
+    while at + 8 <= len(content) and kind != b"IEND":
+        kind = content[at + 4 : at + 8]
         end = at + 8 + int.from_bytes(content[at : at + 4], "big")
-        yield content[at + 4 : at + 8], at + 8, end
+        yield kind, at + 8, end
         at = end + 4
 
 
