@@ -9,6 +9,7 @@ import hashlib
 import os
 import platform
 import random
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 
@@ -32,20 +33,24 @@ def seed_for(seed: int, name: str, *numbers: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") & 0x7FFFFFFF
 
 
+_drawing = threading.RLock()
+
+
 @contextlib.contextmanager
 def seeded_initializers(seed: int) -> Iterator[None]:
     """Make Keras draw the initial weights of networks built inside from `seed`.
 
     A Keras 3 initializer or seed generator without a seed of its own draws one from Python's global
     generator (keras/src/random/seed_generator.py, `make_default_seed`), so that one is set here, and given
-    back as it was.
+    back as it was. Threads that train at once, as a CrossValidator's do, wait for each other.
     """
-    state = random.getstate()
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(state)
+    with _drawing:
+        state = random.getstate()
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(state)
 
 
 def cpu_model() -> str:

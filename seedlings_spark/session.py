@@ -6,6 +6,7 @@ What belongs to a cluster stands in `conf/spark-*.conf`; here stands only what n
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 
 from pyspark.sql import Column, SparkSession
@@ -114,21 +115,33 @@ def partition_key(spark: SparkSession, partition: Column, num_partitions: int) -
     return F.element_at(keys, partition.cast("int") + 1)
 
 
+_making = threading.RLock()
+
+
 @contextlib.contextmanager
-def python_environment(spark: SparkSession, variables: Mapping[str, str]) -> Iterator[None]:
+def python_environment(
+    spark: SparkSession, variables: Mapping[str, str], *, across_threads: bool = False
+) -> Iterator[None]:
     """Give the Python functions that are made inside these environment variables on the executors.
 
     Spark keeps Python processes of different environments apart, so a process that has started TensorFlow
-    with one number of threads is never reused for another.
+    with one number of threads is never reused for another. The environment is one of the whole process: threads wait
+    for each other, so only make the function inside, and run it afterwards.
+
+    Args:
+        spark: The session.
+        variables: To set.
+        across_threads: Whether functions that other threads make meanwhile get them too.
     """
-    environment = spark.sparkContext.environment
-    before = dict(environment)
-    environment.update(variables)
-    try:
-        yield
-    finally:
-        environment.clear()
-        environment.update(before)
+    with contextlib.nullcontext() if across_threads else _making:
+        environment = spark.sparkContext.environment
+        before = dict(environment)
+        environment.update(variables)
+        try:
+            yield
+        finally:
+            environment.clear()
+            environment.update(before)
 
 
 @contextlib.contextmanager

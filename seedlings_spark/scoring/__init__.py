@@ -243,14 +243,11 @@ class _Scoring:
         """Write predictions and rejects; returns the rows of `_SCORED`."""
         folder = files.join(self._building, "all")
         if num_files:
-            with (
-                session.python_environment(
-                    self._spark, runtime.worker_environment(self._task.forward.threads)
-                ),
-                reading.batches(self._spark),
-                progress.Watch(self._spark, num_files) as watch,
-            ):
-                _scored(self._spark, listing, source, self._task, watch.tally).write.parquet(folder)
+            environment = runtime.worker_environment(self._task.forward.threads)
+            with reading.batches(self._spark), progress.Watch(self._spark, num_files) as watch:
+                with session.python_environment(self._spark, environment):
+                    scored = _scored(self._spark, listing, source, self._task, watch.tally)
+                scored.write.parquet(folder)
         rows = (
             self._spark.read.schema(_SCORED).parquet(reading.literal(folder))
             if num_files
@@ -420,11 +417,9 @@ def profile_of_images(
     nothing = F.lit(None).cast("string")
     decoded = prepared.withColumns(dict.fromkeys((schema.REASON, schema.STAGE, schema.DETAIL), nothing))
     task = ScoreTask(reading.DecodeTask(image_size, "crop", (), 0, 0), forward)  # decoded they are already
-    with (
-        session.python_environment(spark, runtime.worker_environment(forward.threads)),
-        session.arrow_batches(spark, image_size[0] * image_size[1] * 3),
-    ):
+    with session.python_environment(spark, runtime.worker_environment(forward.threads)):
         scored = decoded.select(*schema.DECODED.names).mapInArrow(partial(score_decoded, task), _SCORED)
+    with session.arrow_batches(spark, image_size[0] * image_size[1] * 3):
         rows = _with_species(scored, classes).select(schema.PREDICTED_SPECIES, _CELLS).persist()
         try:
             return profile_of(rows)

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -447,3 +448,24 @@ def test_a_network_with_a_layer_of_ones_own_trains_and_predicts(table: DataFrame
         logits = 2.0 * row.features.toArray() @ kernel + bias
         expected = np.exp(logits) / np.exp(logits).sum()
         assert np.abs(row.probability.toArray() - expected).max() < 1e-5
+
+
+def test_two_runs_at_once_do_not_meet(table: DataFrame) -> None:
+    """Each of them listens in this process, and has one of the two slots."""
+
+    def fit(seed: int) -> bytes:
+        return _bits(_estimator(num_workers=1, seed=seed, epochs=4).fit(table))
+
+    alone = [fit(seed) for seed in (1, 2)]
+    assert alone[0] != alone[1]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(fit, (1, 2))) == alone
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
+def test_a_run_without_encryption_trains_alike(table: DataFrame, mode: str) -> None:
+    models = [
+        _estimator(mode=mode, num_workers=1, encrypt=encrypt, epochs=2).fit(table)
+        for encrypt in (True, False)
+    ]
+    assert _bits(models[0]) == _bits(models[1])

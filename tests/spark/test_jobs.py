@@ -9,10 +9,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from seedlings_spark import synthetic
+from seedlings_spark import drift, images, synthetic
+from seedlings_spark.scoring.lock import Lock
 
 SCRIPT = Path(__file__).parents[2] / "spark-submit.sh"
 IMAGES_PER_SPECIES = 6  # stratified: 4 to train on, 1 to validate, 1 to test
@@ -201,7 +203,14 @@ def test_what_prepare_leaves_adds_up(place: Path, corpus: Path) -> None:
 
 def test_what_train_leaves_says_where_it_comes_from(place: Path, version: Path) -> None:
     manifest = read_json(version / "manifest.json")
-    assert {"model", "network.keras", "manifest.json", "report"} <= {path.name for path in version.iterdir()}
+    names = {path.name for path in version.iterdir()}
+    assert {"model", "network.keras", "profile.json", "manifest.json", "report"} <= names
+    profile = drift.Profile.from_json(read_json(version / "profile.json"))
+    assert sum(profile.species.values()) == 12  # the validation split
+    assert {name: sum(counts) for name, counts in profile.histograms.items()} == {
+        "confidence": 12,
+        **dict.fromkeys(drift.STATISTICS, 60),
+    }
     assert (version.parent / "current").read_text() == "v0001\n"
     assert manifest["classes"] == sorted(synthetic.SPECIES)
     assert manifest["image_size"] == [32, 32]
@@ -237,7 +246,12 @@ def test_score_gives_every_file_a_prediction_or_a_reason(place: Path, version: P
     assert (manifest["already_scored"], manifest["already_rejected"]) == (0, 0)
     assert manifest["model_version"] == "v0001"
     (run,) = (place / "scores" / "runs").iterdir()
-    assert run.name == manifest["run"] and read_json(run / "manifest.json") == manifest
+    assert run.name == manifest["run"] and manifest == {**read_json(run / "manifest.json"), "num_runs": 1}
+    assert manifest["drift"]["verdict"] in ("stable", "drifting", "shifted")
+    assert sorted(path.name for path in (run / "review").iterdir()) == [
+        "contact_sheet.png",
+        "least_confident.csv",
+    ]
     predictions = pq.read_table(run / "predictions").to_pylist()
     rejects = pq.read_table(run / "rejects").to_pylist()
     files = {f"file://{path}" for path in (place / "images").rglob("*.png")}
@@ -256,6 +270,36 @@ def test_score_gives_every_file_a_prediction_or_a_reason(place: Path, version: P
         assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-5)
         assert row["confidence"] == max(row["probabilities"])
         assert row["predicted_species"] == classes[row["probabilities"].index(row["confidence"])]
+
+
+def test_a_scheduler_gets_a_line_of_json_and_a_code_and_may_start_a_run_twice(
+    place: Path, version: Path
+) -> None:
+    command = ("score", "--images", "images", "--store", "store", "--output", "scheduled")
+    command += ("--incremental", "--summary", "json", "--run-id", "06:00")
+    (line,) = done(place, *command).splitlines()
+    first = json.loads(line)
+    assert (first["run"], first["listed"], first["scored"], first["rejected"]) == ("06:00", 74, NUM_IMAGES, 2)
+    assert first["path"] == f"file://{place}/scheduled/runs/06:00"
+    assert json.loads(done(place, *command)) == first
+    assert [path.name for path in (place / "scheduled" / "runs").iterdir()] == ["06:00"]
+    later = json.loads(done(place, *command[:-1], "07:00"))
+    assert (later["scored"], later["already_scored"], later["already_rejected"]) == (0, NUM_IMAGES, 2)
+
+
+def test_an_output_in_use_and_images_unlike_the_corpus_have_codes_of_their_own(
+    place: Path, version: Path
+) -> None:
+    command = ("score", "--images", "bright", "--store", "store", "--output", "scores of bright")
+    (place / "bright").mkdir()
+    for number in range(40):
+        pixels = np.full((40, 40, 3), 215 + number, np.uint8)
+        (place / "bright" / f"{number}.png").write_bytes(images.encode_png(pixels))
+    with Lock(f"file://{place}/scores of bright", "run of somebody"):
+        assert "run of somebody" in refused(place, 73, *command)
+    out = done(place, *command, "--max-drift", "0.25", code=3)
+    assert "brightness" in out and "shifted" in out
+    done(place, *command)
 
 
 def test_versions_are_imported_promoted_and_rolled_back(place: Path, version: Path) -> None:
