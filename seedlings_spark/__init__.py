@@ -58,7 +58,10 @@ The map, in the order of imports: a module may import those of its own and of ea
 
     pipeline        from a corpus to a published version
     quickstart      where the quickstart puts what it makes
-    benchmark       how fast training is, beside plain Keras and stock Elephas
+    benchmark       measures this machine or cluster, beside what else there is
+      train           how fast training is
+      score           how fast scoring is
+      scale           how fast training would be with more workers
 
     cli             arguments, session, logging and exit code of a job
 """

@@ -507,11 +507,27 @@ class QuickstartOptions(Options):
 
 @dataclass(frozen=True)
 class BenchmarkOptions(Options):
-    """Measure how fast this machine or cluster trains, beside plain Keras and stock Elephas."""
+    """Measure this machine or cluster: training, scoring, and how training scales with more workers."""
 
-    action: str = option("train", "what to measure", reason="there is no other yet", choices=("train",))
+    action: str = option(
+        "train",
+        "what to measure. train: training, beside plain Keras and stock Elephas; score: scoring, beside its limit,"
+        " Spark's predict_batch_udf, stock Elephas and tf.data; scale: synchronous training with 1, 2 and 4 workers,"
+        " and what a model says of up to 256 on other networks",
+        reason="training takes the longest",
+        choices=("train", "score", "scale"),
+    )
     num_images: int = option(
-        4000, "images that are drawn", unit="images", reason="epochs of some seconds", least=1
+        0,
+        "images that are trained on or scored; 0 for 4000 in train, 8000 in score, 2000 in scale",
+        unit="images",
+        reason="epochs, and calls, of some seconds",
+        least=0,
+    )
+    images: str = option(
+        "",
+        "folder of pictures for score, as PNG files of 224x224 and repeated; without it some are drawn",
+        reason="drawn ones take as long to decode as photographs of seedlings",
     )
     image_size: int = option(
         64,
@@ -523,40 +539,77 @@ class BenchmarkOptions(Options):
     )
     epochs: int = option(
         10,
-        "how often each image is trained on",
+        "train, scale: how often each image is trained on",
         unit="epochs",
         reason="the first one, which traces the network, has its fair share of a whole fit",
         least=2,
     )
     num_workers: int = option(
         2,
-        "workers of ours and of stock Elephas; plain Keras takes all cores of the driver's machine",
+        "train: workers of ours and of stock Elephas; plain Keras takes all cores of the driver's machine",
         reason="as train; give as many as there are cores for a fair comparison",
         least=1,
     )
     batch_size: int = option(
         32,
-        "images of one worker in one step; plain Keras takes as many as all workers together",
+        "train, scale: images of one worker in one step; plain Keras takes as many as all workers together",
         unit="images",
         reason="as train",
         least=1,
     )
-    network: str = option("plain", "network to train: plain or residual", reason="as train")
+    network: str = option("plain", "network: plain or residual", reason="as train")
     rounds: int = option(
-        3, "how often each contestant trains; they take turns", reason="the fewest with a median", least=1
+        3,
+        "how often each contestant is measured; they take turns",
+        reason="the fewest with a median",
+        least=1,
     )
     precision: str = option(
         "float32",
-        "numbers that ours, plain and epoch compute with",
-        reason="the others have their own: stock always float32, auto what the processors do best",
+        "numbers that are computed with, by all contestants that have none of their own",
+        reason="stock and tf.data always take float32, auto and png-auto what the processors do best",
         choices=("float32", "mixed_bfloat16", "auto"),
     )
     contestants: tuple[str, ...] = option(
         ("ours", "plain", "stock", "epoch", "auto", "plain-bfloat16"),
-        "who trains: ours, one process of plain Keras, stock Elephas, ours at frequency epoch, ours at precision"
+        "train: who trains: ours, one process of plain Keras, stock Elephas, ours at frequency epoch, ours at precision"
         " auto, plain Keras in bfloat16 where the processor has it",
         reason="all of them",
         choices=("ours", "plain", "stock", "epoch", "auto", "plain-bfloat16"),
+    )
+    scorers: tuple[str, ...] = option(
+        (
+            "limit",
+            "busy",
+            "png",
+            "png-auto",
+            "table",
+            "transform",
+            "udf",
+            "udf-tuned",
+            "stock",
+            "tf.data",
+        ),
+        "score: who scores: limit and busy are what decoding and forward pass alone allow, png and png-auto are score"
+        " itself, table and transform ours over a prepared table, udf Spark's predict_batch_udf over it",
+        reason="all of them",
+        choices=(
+            "limit",
+            "busy",
+            "png",
+            "png-auto",
+            "table",
+            "transform",
+            "udf",
+            "udf-tuned",
+            "stock",
+            "tf.data",
+        ),
+    )
+    memory: bool = option(
+        True,
+        "score: measure a Python worker's memory with 2,000 and with 20,000 images in one partition",
+        reason="costs half a minute, once",
     )
     output: str = option(
         "benchmark",

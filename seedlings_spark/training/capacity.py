@@ -1,7 +1,8 @@
 """What bounds the speed of training: the workers' computing, the driver's network, or the parameter server.
 
-Pure arithmetic on times and sizes that were measured elsewhere, and a watch that a run carries: from its first
-exchanges it tells whether workers wait for the master more than they should, and which frequency would end that.
+Pure arithmetic on times and sizes that were measured elsewhere: a model of how fast other numbers of workers would be
+on other networks. And a watch that a run carries: from its first exchanges it tells whether workers wait for the
+master more than they should, and which frequency would end that.
 """
 
 import logging
@@ -9,7 +10,7 @@ import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 _log = logging.getLogger(__name__)
@@ -134,3 +135,219 @@ class ExchangeWatch:
             self._last.clear()
         else:
             self._last.pop(rank, None)
+
+
+# The model.
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What training costs, measured on one machine.
+
+    Args:
+        compute: Seconds that a worker computes for one step.
+        exchange: Seconds of a worker's own for one exchange: to encrypt, decrypt, hand over, wake up.
+        batch_size: Images of one worker in one step.
+        vector_bytes: Of the weights or of a gradient.
+        state_bytes: Of the weights with the optimizer's slots.
+        take: Seconds of one core of the driver to receive a worker's vector and to send it its next one.
+        merge: Seconds to add one worker's vector to the mean, in one thread.
+        apply: Seconds of one step of the master's optimizer.
+        adopt: Seconds in which the master takes over a mean of states.
+        rule: Seconds in which a rule lets an asynchronous worker's steps into the master.
+        cores: Of the driver, which take vectors at the same time.
+        latency: Seconds of a message without content from one machine to another.
+    """
+
+    compute: float
+    exchange: float
+    batch_size: int
+    vector_bytes: int
+    state_bytes: int
+    take: float
+    merge: float
+    apply: float
+    adopt: float
+    rule: float
+    cores: int
+    latency: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that the model is asked about.
+
+    Args:
+        num_workers: Each with a machine and a network connection of its own.
+        bandwidth: Bytes a second of each machine's connection, in each of both directions.
+        steps: Of one exchange.
+        is_synchronous: Whether all workers wait for each other.
+        shards: Servers, each on a machine of its own, that share the vector among them.
+        is_ring: Whether the workers, without a server, pass sums around (Patarasuk and Yuan 2009, "Bandwidth optimal
+            all-reduce algorithms for clusters of workstations"); synchronous only.
+        compression: How many times shorter vectors are while they travel.
+    """
+
+    num_workers: int
+    bandwidth: float
+    steps: int = 1
+    is_synchronous: bool = True
+    shards: int = 1
+    is_ring: bool = False
+    compression: float = 1.0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says.
+
+    Args:
+        images_per_second: Of all workers together.
+        efficiency: Of that in which workers only compute, from 0 to 1.
+        bound: Where most of the time goes, or what is used to its limit: "compute", "network" or "server".
+        saturates_at: Workers beyond which more of them help less and less: from there on the exchange of all of them
+            takes as long as the work of one.
+        saturates: Whether it is the "network" or the "server" that is busy then.
+    """
+
+    images_per_second: float
+    efficiency: float
+    bound: str
+    saturates_at: float
+    saturates: str
+
+
+def predict(costs: Costs, plan: Plan) -> Prediction:
+    """How fast a run would be.
+
+    Asynchronous runs are given their upper bound (asymptotic bounds of a closed queueing network; Denning and Buzen
+    1978, "The operational analysis of queueing network models"): near the point of saturation they are slower. Not
+    in the model: workers that differ in speed, a network that others use too, what is lost in accuracy by large
+    batches, staleness or compression, and the cost of compressing but for one more pass over each vector.
+
+    Raises:
+        ValueError: An asynchronous ring.
+    """
+    if plan.is_ring:
+        return _predict_ring(costs, plan)
+    return _predict_synchronous(costs, plan) if plan.is_synchronous else _predict_asynchronous(costs, plan)
+
+
+def predict_on_one_machine(costs: Costs, num_workers: int, cores: int) -> float:
+    """Images a second of a synchronous run at frequency `batch` whose workers share the driver's cores.
+
+    Args:
+        costs: Measured with one worker, which had a core for itself.
+        num_workers: Of one thread each; more than cores take turns.
+        cores: Of the machine.
+    """
+    turns = max(1.0, num_workers / cores)
+    seconds = (
+        turns * (costs.compute + costs.exchange)
+        + num_workers * costs.take / min(cores, num_workers)
+        + num_workers * costs.merge
+        + costs.apply
+    )
+    return num_workers * costs.batch_size / seconds
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """Of one worker's exchange, with one of the servers.
+
+    `wire` are the seconds on the network in one direction; `take`, `merge` and `update` as in `Costs`; `own` the
+    worker's.
+    """
+
+    wire: float
+    take: float
+    merge: float
+    update: float
+    own: float
+
+
+def _shares(costs: Costs, plan: Plan) -> _Shares:
+    carries_slots = plan.is_synchronous and plan.steps > 1
+    length = costs.state_bytes / costs.vector_bytes if carries_slots else 1.0
+    travels = length / plan.compression
+    passes = 1 if plan.compression == 1 else 2  # a compressed vector is unpacked first
+    local = costs.adopt if plan.is_synchronous else costs.rule
+    return _Shares(
+        wire=costs.vector_bytes * travels / plan.bandwidth / plan.shards,
+        take=costs.take * travels / plan.shards,
+        merge=costs.merge * length * passes / plan.shards,
+        update=(costs.apply if plan.steps == 1 else local) / plan.shards,
+        own=costs.exchange * travels + 2 * costs.latency,
+    )
+
+
+def _predict_synchronous(costs: Costs, plan: Plan) -> Prediction:
+    workers, shares = plan.num_workers, _shares(costs, plan)
+    work = plan.steps * costs.compute + shares.own
+    # All vectors come at about the same time, and all weights go when the last one is in. A worker's own connection
+    # carries what all shards together are sent.
+    network = 2 * max(workers, plan.shards) * shares.wire
+    take = workers * shares.take / min(costs.cores, workers)
+    merge = workers * shares.merge + shares.update
+    seconds = work + max(network, take) + merge
+    busy = {"compute": work, "network": network, "server": take + merge}
+    return _prediction(
+        costs,
+        plan,
+        rate=workers / seconds,
+        bound=max(busy, key=busy.__getitem__),
+        work=work,
+        demands={"network": 2 * shares.wire, "server": shares.take / costs.cores + shares.merge},
+    )
+
+
+def _predict_asynchronous(costs: Costs, plan: Plan) -> Prediction:
+    shares = _shares(costs, plan)
+    cycle = plan.steps * costs.compute + shares.own + shares.take + shares.update
+    cycle += 2 * shares.wire * plan.shards
+    # Pushes and pulls of different workers use both directions at once; updates are applied one by one.
+    demands = {
+        "network": shares.wire,
+        "server": max(shares.update, (shares.take + shares.update) / costs.cores),
+    }
+    rates = {
+        "compute": plan.num_workers / cycle,
+        **{name: 1 / max(1e-12, each) for name, each in demands.items()},
+    }
+    bound = min(rates, key=rates.__getitem__)
+    return _prediction(costs, plan, rate=rates[bound], bound=bound, work=cycle, demands=demands)
+
+
+def _predict_ring(costs: Costs, plan: Plan) -> Prediction:
+    if not plan.is_synchronous or plan.shards != 1:
+        raise ValueError("a ring is synchronous, and has no servers that could be sharded")
+    workers, shares = plan.num_workers, _shares(costs, plan)
+    # Each worker sends, and receives, this many whole vectors: once to sum them and once to hand the sums out.
+    vectors = 2 * (workers - 1) / workers
+    work = plan.steps * costs.compute + shares.own * vectors
+    network = vectors * shares.wire + 2 * (workers - 1) * costs.latency
+    server = vectors / 2 * shares.merge + shares.update  # by each worker, for itself
+    busy = {"compute": work, "network": network, "server": server}
+    return _prediction(
+        costs,
+        plan,
+        rate=workers / (work + network + server),
+        bound=max(busy, key=busy.__getitem__),
+        work=work,
+        demands={"network": 2 * costs.latency},  # the vectors' own time stops growing with the workers
+    )
+
+
+def _prediction(
+    costs: Costs, plan: Plan, *, rate: float, bound: str, work: float, demands: Mapping[str, float]
+) -> Prediction:
+    """From exchanges a second, and from the seconds of each resource that one worker's exchange takes."""
+    images = rate * plan.steps * costs.batch_size
+    busiest = max(demands, key=demands.__getitem__)
+    return Prediction(
+        images_per_second=images,
+        efficiency=images / (plan.num_workers * costs.batch_size / costs.compute),
+        bound=bound,
+        saturates_at=work / max(1e-12, demands[busiest]),
+        saturates=busiest,
+    )

@@ -1,4 +1,4 @@
-"""The benchmark: what its numbers mean, and a tiny run of all contestants."""
+"""The benchmark of training: what its numbers mean, and a tiny run of all contestants."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from seedlings_spark import benchmark, runtime
-from seedlings_spark.benchmark import STEADY, WHOLE, Fit, Training
+from seedlings_spark.benchmark import train
+from seedlings_spark.benchmark.train import STEADY, WHOLE, Fit, Training
 from seedlings_spark.errors import ClusterError, OptionError
 
 TINY = Training(
@@ -24,11 +25,11 @@ TINY = Training(
 SETTING = {**vars(TINY), "master": "local[2]", "driver_cores": 2, "driver": {"cpu": "a processor"}}
 
 
-def _measured(number: int, name: str, seconds: float, precision: str = "float32") -> benchmark.Measurement:
+def _measured(number: int, name: str, seconds: float, precision: str = "float32") -> train.Measurement:
     """100 images, 3 epochs; the first one takes twice as long as the others."""
     ends = () if name == "stock" else (seconds / 2, seconds * 3 / 4, seconds)
     work = {"compute": 6.0, "exchange": 1.5, "input": 0.5} if name in ("ours", "auto", "epoch") else {}
-    return benchmark.measurement(number, name, Fit(precision, seconds, ends, 2.5, work), 100, 3)
+    return train.measurement(number, name, Fit(precision, seconds, ends, 2.5, work), 100, 3)
 
 
 def test_the_first_epoch_does_not_count_for_the_steady_state() -> None:
@@ -63,7 +64,7 @@ def test_ratios_are_taken_within_each_round() -> None:
         for number in (1, 2, 3)
         for name, values in seconds.items()
     ]
-    found = {(one["of"], one["to"]): one for one in benchmark.ratios(taken)}
+    found = {(one["of"], one["to"]): one for one in train.ratios(taken)}
     assert set(found) == {("ours", "plain"), ("ours", "stock")}
     assert found["ours", "plain"]["speed"] == STEADY
     assert found["ours", "plain"]["rounds"] == pytest.approx([2, 2, 1.5])
@@ -74,20 +75,20 @@ def test_ratios_are_taken_within_each_round() -> None:
 
 def test_steady_states_of_different_precisions_are_not_compared() -> None:
     taken = [_measured(1, "auto", 10.0), _measured(1, "plain-bfloat16", 20.0, "mixed_bfloat16")]
-    assert benchmark.ratios(taken) == []
+    assert train.ratios(taken) == []
     taken[0] = _measured(1, "auto", 10.0, "mixed_bfloat16")
-    assert [one["rounds"] for one in benchmark.ratios(taken)] == [[pytest.approx(2)]]
+    assert [one["rounds"] for one in train.ratios(taken)] == [[pytest.approx(2)]]
 
 
 def test_a_round_without_one_of_the_two_has_no_ratio() -> None:
     taken = [_measured(1, "ours", 10.0), _measured(1, "plain", 20.0), _measured(2, "ours", 10.0)]
-    assert [len(one["rounds"]) for one in benchmark.ratios(taken)] == [1]
+    assert [len(one["rounds"]) for one in train.ratios(taken)] == [1]
 
 
 def test_report_shows_every_contestant_and_ratio() -> None:
     names = ("ours", "plain", "stock", "epoch")
     taken = [_measured(number, name, 10.0 * number) for number in (1, 2) for name in names]
-    text = benchmark.report(benchmark.summary(SETTING, taken))
+    text = train.report(train.summary(SETTING, taken))
     lines = [line.split() for line in text.splitlines()]
     assert ["ours", "float32", "30", "20", "40", "22", "15", "30"] in lines
     assert ["stock", "float32", "-", "-", "-", "22", "15", "30"] in lines
@@ -98,13 +99,13 @@ def test_report_shows_every_contestant_and_ratio() -> None:
 
 
 def test_report_of_plain_keras_alone_has_speeds_only() -> None:
-    text = benchmark.report(benchmark.summary(SETTING, [_measured(1, "plain", 10.0)]))
+    text = train.report(train.summary(SETTING, [_measured(1, "plain", 10.0)]))
     assert "40" in text and "ratio" not in text and "workers' time" not in text
 
 
 def test_a_loss_that_is_not_finite_is_null_in_json() -> None:
-    one = benchmark.measurement(1, "plain", Fit("float32", 1.0, (0.5, 1.0), float("nan")), 10, 2)
-    text = json.dumps(benchmark.summary(SETTING, [one]), allow_nan=False)
+    one = train.measurement(1, "plain", Fit("float32", 1.0, (0.5, 1.0), float("nan")), 10, 2)
+    text = json.dumps(train.summary(SETTING, [one]), allow_nan=False)
     assert json.loads(text)["measurements"][0]["loss"] is None
 
 
@@ -114,8 +115,8 @@ def test_drawn_images_are_a_pure_function_and_have_the_mean_and_std_that_are_fol
     assert (again == drawn[17][0]).all() and label == 5
     pixels = np.stack([image for image, _ in drawn])
     assert pixels.dtype == np.uint8 and pixels.shape == (240, 16, 16, 3)
-    assert np.isclose(pixels.mean(), benchmark._MEAN, atol=0.5)
-    assert np.isclose(pixels.std(), benchmark._STD, atol=0.5)
+    assert np.isclose(pixels.mean(), benchmark.MEAN, atol=0.5)
+    assert np.isclose(pixels.std(), benchmark.STD, atol=0.5)
     assert np.bincount([label for _, label in drawn]).tolist() == [20] * benchmark.NUM_CLASSES
 
 
@@ -132,7 +133,7 @@ def test_what_cannot_run_is_refused_before_anything_is_drawn(
 ) -> None:
     folder = tmp_path / "data"
     with pytest.raises(error, match=words):
-        benchmark.measure_training(
+        train.measure_training(
             spark, Training(**{**vars(TINY), **changes}), ["ours"], rounds=1, folder=str(folder)
         )
     assert not folder.exists()
@@ -142,10 +143,10 @@ def test_what_cannot_run_is_refused_before_anything_is_drawn(
 def run(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """One round of all contestants, and the folder that it ran in."""
     folder = tmp_path_factory.mktemp("benchmark")
-    found = benchmark.measure_training(
+    found = train.measure_training(
         spark,
         TINY,
-        tuple(benchmark.CONTESTANTS),
+        tuple(train.CONTESTANTS),
         rounds=1,
         folder=str(folder / "data"),
         json_file=str(folder / "numbers.json"),
@@ -156,7 +157,7 @@ def run(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def test_every_contestant_has_numbers(run: tuple[dict[str, Any], Path]) -> None:
     found, _ = run
     has_bfloat16 = runtime.resolve_precision("auto") == "mixed_bfloat16"
-    expected = set(benchmark.CONTESTANTS) - (set() if has_bfloat16 else {"plain-bfloat16"})
+    expected = set(train.CONTESTANTS) - (set() if has_bfloat16 else {"plain-bfloat16"})
     taken = {one["contestant"]: one for one in found["measurements"]}
     assert set(taken) == set(found["contestants"]) == expected
     for name, one in taken.items():
@@ -167,7 +168,7 @@ def test_every_contestant_has_numbers(run: tuple[dict[str, Any], Path]) -> None:
             continue
         assert len(one["ends"]) == 2 and one["ends"][1] < one["seconds_fit"]
         assert one["images_per_second_steady"] > one["images_per_second_fit"]
-        if benchmark.CONTESTANTS[name].engine == "ours":
+        if train.CONTESTANTS[name].engine == "ours":
             shares = [one["share_compute"], one["share_exchange"], one["share_input"]]
             assert all(share > 0 for share in shares) and sum(shares) == pytest.approx(1)
     assert taken["stock"]["precision"] == taken["ours"]["precision"] == "float32"
@@ -188,4 +189,4 @@ def test_json_holds_what_is_returned_and_nothing_else_is_left(run: tuple[dict[st
     found, folder = run
     assert json.loads((folder / "numbers.json").read_text()) == json.loads(json.dumps(found, allow_nan=False))
     assert [path.name for path in folder.iterdir()] == ["numbers.json"]
-    assert benchmark.report(found).count("\n") > 15
+    assert train.report(found).count("\n") > 15

@@ -40,6 +40,8 @@ GROUPS = [
     ["scoring.ledger", "scoring.review", "scoring.sql"],
     ["scoring"],
     ["pipeline", "quickstart", "benchmark"],
+    ["benchmark.train"],
+    ["benchmark.score", "benchmark.scale"],
     ["cli"],
 ]
 
@@ -47,11 +49,11 @@ GROUPS = [
 DOORS = {
     "PIL": {"images"},
     "matplotlib": {"report"},
-    "elephas": {"estimator", "elephas", "benchmark"},
+    "elephas": {"estimator", "elephas", "benchmark.train", "benchmark.score"},
     "socket": {"training.wire", "training.server", "training.client"},
     "ssl": {"training.wire", "training.server"},
     "cryptography": {"training.wire"},
-    "tensorflow": {"runtime", "training.master", "benchmark"},
+    "tensorflow": {"runtime", "training.master", "benchmark.train", "benchmark.score"},
     "keras": {
         "elephas",
         "prediction",
@@ -61,7 +63,9 @@ DOORS = {
         "training.master",
         "estimator",
         "pipeline",
-        "benchmark",
+        "benchmark.train",
+        "benchmark.score",
+        "benchmark.scale",
     },
 }
 
@@ -76,7 +80,9 @@ WITHOUT_TENSORFLOW = [
     "evaluation",
     "report",
     "synthetic",
-    "benchmark",
+    "benchmark.train",
+    "benchmark.score",
+    "benchmark.scale",
 ]
 
 

@@ -1,6 +1,19 @@
-"""When the exchange holds workers up, and what is said of it."""
+"""When the exchange holds workers up, and what is said of it; how fast other runs would be."""
 
-from seedlings_spark.training.capacity import Exchange, ExchangeWatch, advice
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from seedlings_spark.training.capacity import (
+    Costs,
+    Exchange,
+    ExchangeWatch,
+    Plan,
+    advice,
+    predict,
+    predict_on_one_machine,
+)
 
 
 class Clock:
@@ -78,3 +91,97 @@ def test_the_steps_for_a_share_give_that_share() -> None:
     assert steps == 27
     assert Exchange(0.2 * steps, 0.6, steps).share_outside <= 0.1 + 1e-12
     assert Exchange(0.2 * (steps - 1), 0.6, steps - 1).share_outside > 0.1
+
+
+# 40 ms for 32 images; 10 MB at 1 GB/s take 10 ms in each direction.
+COSTS = Costs(
+    compute=0.040,
+    exchange=0.002,
+    batch_size=32,
+    vector_bytes=10_000_000,
+    state_bytes=30_000_000,
+    take=0.004,
+    merge=0.001,
+    apply=0.003,
+    adopt=0.006,
+    rule=0.005,
+    cores=4,
+    latency=0.0,
+)
+FAST, SLOW = 1e12, 1e9
+
+
+def test_a_synchronous_step_is_the_sum_of_its_parts() -> None:
+    # 8 workers: 42 ms, 8 x 4 ms on 4 cores, 8 x 1 ms, 3 ms.
+    found = predict(COSTS, Plan(8, FAST))
+    assert found.images_per_second == pytest.approx(8 * 32 / (0.042 + 0.008 + 0.008 + 0.003), rel=1e-3)
+    assert found.efficiency == pytest.approx(0.040 / 0.061, rel=1e-3)
+    assert found.bound == "compute"
+    assert (found.saturates, found.saturates_at) == ("server", pytest.approx(0.042 / 0.002))
+
+
+def test_a_slow_network_bounds_a_synchronous_step() -> None:
+    # 8 vectors in and 8 out: 160 ms, in which the 8 ms of the cores are hidden.
+    found = predict(COSTS, Plan(8, SLOW))
+    assert found.images_per_second == pytest.approx(8 * 32 / (0.042 + 0.160 + 0.011))
+    assert found.bound == found.saturates == "network"
+    assert found.saturates_at == pytest.approx(2.1)
+
+
+def test_steps_of_their_own_are_paid_with_the_slots_of_the_optimizer() -> None:
+    # 10 steps, then three times as many bytes; the master takes over the mean instead of making a step.
+    found = predict(COSTS, Plan(2, SLOW, steps=10))
+    seconds = 0.400 + 3 * 0.002 + 2 * 2 * 0.030 + 2 * 3 * 0.001 + 0.006
+    assert found.images_per_second == pytest.approx(2 * 10 * 32 / seconds)
+
+
+def test_asynchronous_workers_are_held_up_by_nothing_until_a_resource_is_full() -> None:
+    alone, few, many = (predict(COSTS, Plan(n, FAST, is_synchronous=False)) for n in (1, 4, 400))
+    assert few.images_per_second == pytest.approx(4 * alone.images_per_second)
+    # The lock: 3 ms an update, whatever the number of workers.
+    assert many.images_per_second == pytest.approx(32 / 0.003)
+    assert (few.bound, many.bound) == ("compute", "server")
+    assert many.saturates_at == pytest.approx((0.040 + 0.002 + 0.004 + 0.003) / 0.003, rel=1e-3)
+
+
+def test_asynchronous_workers_use_both_directions_of_the_network_at_once() -> None:
+    found = predict(COSTS, Plan(400, SLOW, is_synchronous=False))
+    assert found.images_per_second == pytest.approx(32 / 0.010)
+    assert found.bound == "network"
+
+
+def test_shards_divide_what_a_server_does_and_compression_what_travels() -> None:
+    def network_bound(**changes: Any) -> float:
+        return 1 / predict(COSTS, Plan(64, SLOW, **changes)).images_per_second
+
+    whole, sharded, halved = network_bound(), network_bound(shards=4), network_bound(compression=2.0)
+    seconds = 64 * 32
+    assert whole * seconds == pytest.approx(0.042 + 1.280 + 0.067)
+    assert sharded * seconds == pytest.approx(0.042 + 0.320 + 0.067 / 4)
+    assert halved * seconds == pytest.approx(0.041 + 0.640 + 2 * 0.064 + 0.003)
+
+
+def test_more_shards_than_workers_do_not_make_a_workers_own_connection_faster() -> None:
+    found = predict(COSTS, Plan(2, SLOW, shards=8))
+    seconds = 0.042 + 2 * 0.010 + (2 * 0.001 + 0.003) / 8
+    assert found.images_per_second == pytest.approx(2 * 32 / seconds)
+
+
+def test_a_ring_costs_no_more_network_with_more_workers() -> None:
+    two, many = (predict(COSTS, Plan(n, SLOW, is_ring=True)) for n in (2, 1000))
+    assert two.images_per_second == pytest.approx(2 * 32 / (0.042 + 0.010 + 0.0005 + 0.003))
+    assert many.images_per_second == pytest.approx(1000 * 32 / (0.044 + 0.020 + 0.001 + 0.003), rel=2e-3)
+    slow = predict(replace(COSTS, latency=0.001), Plan(1000, SLOW, is_ring=True))
+    assert slow.bound == "network" and slow.efficiency < 0.02  # two thousand hops
+
+
+def test_an_asynchronous_ring_is_refused() -> None:
+    with pytest.raises(ValueError, match="synchronous"):
+        predict(COSTS, Plan(2, FAST, is_synchronous=False, is_ring=True))
+
+
+def test_workers_that_share_cores_take_turns() -> None:
+    one, two, four = (predict_on_one_machine(COSTS, workers, 2) for workers in (1, 2, 4))
+    assert one == pytest.approx(32 / 0.050)
+    assert two == pytest.approx(2 * 32 / (0.042 + 0.004 + 0.002 + 0.003))
+    assert four == pytest.approx(4 * 32 / (0.084 + 0.008 + 0.004 + 0.003))

@@ -1,11 +1,8 @@
-"""Measures this machine or cluster: how fast it trains, beside plain Keras and stock Elephas.
+"""How fast training is, beside plain Keras and stock Elephas.
 
-All contestants get the same drawn images, network, loss and optimizer, and take turns in rounds: A B C, A B C, ...
-So what slows the machine down for a while meets them alike, and a ratio is taken within each round. Every fit of
-ours and of stock Elephas starts in fresh Python processes, as it would in a job of its own; plain Keras runs in a
-process of its own on the driver's machine, where TensorFlow takes all cores.
-
-TensorFlow is imported by functions only: Spark's Python processes import this module to draw images.
+All contestants get the same drawn images, network, loss and optimizer. Every fit of ours and of stock Elephas starts
+in fresh Python processes, as it would in a job of its own; plain Keras runs in a process of its own on the driver's
+machine, where TensorFlow takes all cores.
 """
 
 import contextlib
@@ -15,12 +12,8 @@ import io
 import json
 import logging
 import math
-import os
 import statistics
-import subprocess
-import sys
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,27 +21,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import features, files, reproducibility, runtime, schema, session
+from seedlings_spark import benchmark, features, files, runtime, schema, session
+from seedlings_spark.benchmark import MEAN, NUM_CLASSES, STD, aligned, spread
 from seedlings_spark.errors import ClusterError, OptionError, TrainingError
+from seedlings_spark.training import synchronous
 from seedlings_spark.training.progress import Silent
 
 _log = logging.getLogger(__name__)
 
-NUM_CLASSES = 12
-# Mean and std of the drawn images: half of them noise of 0 to 127, half the brightness of their class.
-_MEAN, _STD = 118.5, 50.6
 _LEARNING_RATE = 0.001
 # Of the vectors, that the JVM holds at once for stock Elephas on one machine.
 _STOCK_COPIES = 12
-# Spark keeps Python processes of different environments apart, so another value means fresh ones.
-_FRESH = "SEEDLINGS_BENCHMARK_FIT"
-# What may hold a process of TensorFlow's back from using all cores.
-_THREAD_VARIABLES = {"OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"}
 STEADY, WHOLE = "images_per_second_steady", "images_per_second_fit"
 
 
@@ -137,6 +124,7 @@ class Fit:
     ends: tuple[float, ...]
     loss: float
     seconds_of_workers: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -205,20 +193,18 @@ def measure_training(
     """
     names = [name for name in CONTESTANTS if name in contestants and _can_run(name)]
     _check(spark, training, names)
-    target = files.qualify(json_file) if json_file else ""
     setting = _setting(spark, training)
     measurements: list[Measurement] = []
     found = summary(setting, measurements)
-    with _tables(spark, training, folder, vectors="stock" in names) as (images, vectors):
+    with tables(spark, training, folder, vectors="stock" in names) as (images, vectors):
         for number in range(1, rounds + 1):
             for name in names:
-                fit = _fit(spark, training, CONTESTANTS[name], images, vectors)
-                measured = measurement(number, name, fit, training.num_images, training.epochs)
+                one = fit(spark, training, CONTESTANTS[name], images, vectors)
+                measured = measurement(number, name, one, training.num_images, training.epochs)
                 measurements.append(measured)
                 _log.info("round %d of %d, %s: %s", number, rounds, name, _in_brief(measured))
             found = summary(setting, measurements)
-            if target:
-                files.write_text(target, json.dumps(found, indent=2) + "\n")
+            benchmark.write_json(json_file, found)
     return found
 
 
@@ -255,11 +241,6 @@ def measurement(number: int, contestant: str, fit: Fit, num_images: int, epochs:
         ends=fit.ends,
         seconds_of_workers=work,
     )
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most of one or more values."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def ratios(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
@@ -321,14 +302,14 @@ def report(found: Mapping[str, Any]) -> str:
         f" {rounds} round{'s' * (rounds != 1)}\n"
         f"{setting['master']}; the driver's machine: {setting['driver_cores']} cores, {setting['driver']['cpu']}"
     )
-    names = _aligned([[name, numbers["text"]] for name, numbers in contestants.items()], "<<")
+    names = aligned([[name, numbers["text"]] for name, numbers in contestants.items()], "<<")
     closing = (
         "steady: from the end of the first epoch to that of the last.\n"
         "whole fit: from call to return; ours and stock start Python and TensorFlow in it and read the images,"
         " plain has done both before."
     )
     tables = (_speeds(contestants), _shares(contestants), _ratios(found["ratios"]))
-    shown = [_aligned(rows, "<<" + ">" * 6) for rows in tables if len(rows) > 1]
+    shown = [aligned(rows, "<<" + ">" * 6) for rows in tables if len(rows) > 1]
     return "\n\n".join([opening, names, *shown, closing])
 
 
@@ -361,13 +342,6 @@ def _ratios(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def _aligned(rows: Sequence[Sequence[str]], sides: str) -> str:
-    """Columns, each to the left (`<`) or to the right (`>`)."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [[f"{text:{side}{width}}" for text, side, width in zip(row, sides, widths)] for row in rows]  # noqa: B905
-    return "\n".join("  ".join(line).rstrip() for line in lines)
-
-
 def _in_brief(one: Measurement) -> str:
     steady = one.images_per_second_steady
     return (
@@ -395,17 +369,8 @@ def _check(spark: SparkSession, training: Training, names: Sequence[str]) -> Non
             f"at least {least}: stock Elephas trains nothing where a worker has no more than one batch",
             "Use more images, or a smaller --batch-size",
         )
-    if "stock" in engines and session.is_local(spark):
-        # It holds the vectors several times over, pickled, as doubles.
-        needed = _STOCK_COPIES * training.num_images * training.image_size**2 * 3 * 8 / 2**30
-        heap = int(spark._jvm.Runtime.getRuntime().maxMemory()) / 2**30  # type: ignore[union-attr, operator]
-        if heap < needed:
-            raise ClusterError(
-                f"{heap:.1f} GiB of memory for the JVM, with stock Elephas among the contestants",
-                f"{needed:.1f} GiB, since it holds {training.num_images:,} images several times as vectors of doubles",
-                f"Call ./spark-submit.sh --driver-memory {math.ceil(needed) + 1}g benchmark train ...,"
-                " use fewer images, or name other --contestants",
-            )
+    if "stock" in engines:
+        check_heap_for_stock(spark, training.num_images, training.image_size, "train")
     if engines != {"plain"}:
         session.require_slots(spark, training.num_workers)
     cpus = session.task_cpus(spark)
@@ -416,47 +381,48 @@ def _check(spark: SparkSession, training: Training, names: Sequence[str]) -> Non
             "Leave the setting out, or name other --contestants",
         )
     busy = training.num_workers * cpus
-    if "plain" in engines and session.is_local(spark) and busy != _cores():
+    if "plain" in engines and session.is_local(spark) and busy != benchmark.cores():
         _log.warning(
             "%d workers of %d thread%s, and %d cores for plain Keras: the two are not comparable",
             training.num_workers,
             cpus,
             "s" * (cpus != 1),
-            _cores(),
+            benchmark.cores(),
+        )
+
+
+def check_heap_for_stock(spark: SparkSession, num_images: int, image_size: int, action: str) -> None:
+    """Refuse images for stock Elephas that would not fit into the JVM of one machine.
+
+    Raises:
+        ClusterError: The JVM has too little memory: stock Elephas holds them several times over, as pickled doubles.
+    """
+    if not session.is_local(spark):
+        return
+    needed = _STOCK_COPIES * num_images * image_size**2 * 3 * 8 / 2**30
+    heap = int(spark._jvm.Runtime.getRuntime().maxMemory()) / 2**30  # type: ignore[union-attr, operator]
+    if heap < needed:
+        raise ClusterError(
+            f"{heap:.1f} GiB of memory for the JVM, with stock Elephas among the contestants",
+            f"{needed:.1f} GiB, since it holds {num_images:,} images several times as vectors of doubles",
+            f"Call ./spark-submit.sh --driver-memory {math.ceil(needed) + 1}g benchmark {action} ...,"
+            " use fewer images, or name other contestants",
         )
 
 
 def _setting(spark: SparkSession, training: Training) -> dict[str, Any]:
     return {
         **dataclasses.asdict(training),
-        "master": str(spark.sparkContext.master),
-        "task_cpus": session.task_cpus(spark),
-        "driver_cores": _cores(),
-        "driver": reproducibility.environment(_cores()),
+        **benchmark.where(spark),
     }
-
-
-def _cores() -> int:
-    """Those that this process may use, which TensorFlow goes by."""
-    with contextlib.suppress(AttributeError):  # Linux only
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 # The images.
 
 
-def draw(index: int, image_size: int) -> tuple[NDArray[np.uint8], int]:
-    """An image and its class: noise, the brighter the higher the class. A pure function of its arguments."""
-    label = index % NUM_CLASSES
-    shape = (image_size, image_size, 3)
-    noise = np.random.default_rng(index).integers(0, 128, shape, np.uint8)
-    return noise + np.uint8(10 * label), label
-
-
 def _draw_rows(image_size: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        drawn = [draw(index, image_size) for index in batch.column(0).to_pylist()]
+        drawn = [benchmark.draw(index, image_size) for index in batch.column(0).to_pylist()]
         contents = [image.tobytes() for image, _ in drawn]
         yield pa.RecordBatch.from_pydict(
             {
@@ -479,14 +445,12 @@ def _vector_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 @contextlib.contextmanager
-def _tables(
+def tables(
     spark: SparkSession, training: Training, folder: str, *, vectors: bool
 ) -> Iterator[tuple[DataFrame, DataFrame | None]]:
     """The images as a table of ours, and if asked for as vectors; both are written once, and removed afterwards."""
-    path = files.join(folder, f"drawn-{uuid.uuid4().hex[:12]}")
-    made = not files.exists(folder)
     num_values = training.image_size**2 * 3
-    try:
+    with benchmark.scratch(folder) as path:
         with session.arrow_batches(spark, num_values):
             drawn = spark.range(training.num_images).mapInArrow(
                 partial(_draw_rows, training.image_size),
@@ -497,39 +461,38 @@ def _tables(
         table = None
         if vectors:
             with session.arrow_batches(spark, 8 * num_values):
-                images.select(schema.LABEL, schema.IMAGE).mapInArrow(
-                    _vector_rows,  # type: ignore[arg-type]
-                    f"{schema.LABEL} double, pixels array<double>",
-                ).select(array_to_vector(F.col("pixels")).alias("features"), schema.LABEL).write.parquet(
-                    files.join(path, "vectors")
-                )
+                as_vectors(images, schema.LABEL).write.parquet(files.join(path, "vectors"))
             table = spark.read.parquet(files.join(path, "vectors"))
         yield images, table
-    finally:
-        files.delete(path)
-        if made and files.exists(folder) and not files.list_names(folder):
-            files.delete(folder)
+
+
+def as_vectors(images: DataFrame, label: str) -> DataFrame:
+    """Images as stock Elephas takes them: `features`, a vector of doubles, and the label."""
+    kind = f"{schema.LABEL} double, pixels array<double>"
+    rows = images.select(label, schema.IMAGE).mapInArrow(_vector_rows, kind)  # type: ignore[arg-type]
+    return rows.select(array_to_vector(F.col("pixels")).alias("features"), schema.LABEL)
 
 
 # The contestants.
 
 
-def _fit(
+def fit(
     spark: SparkSession,
     training: Training,
     contestant: Contestant,
     images: DataFrame,
     vectors: DataFrame | None,
 ) -> Fit:
+    """One fit of a contestant, in fresh processes; `vectors` are stock Elephas' images."""
     precision = contestant.precision or training.precision
     if contestant.engine == "plain":
         return _fit_plain_beside(spark, training, runtime.resolve_precision(precision))
-    environment = {_FRESH: uuid.uuid4().hex}
+    environment = benchmark.fresh()
     if contestant.engine == "ours":
-        with session.python_environment(spark, environment):
+        with session.python_environment(spark, environment, across_threads=True):
             return _fit_ours(training, contestant.frequency, precision, images)
     assert vectors is not None
-    with session.python_environment(spark, {**environment, **_hidden_gpus(spark)}):
+    with session.python_environment(spark, {**environment, **benchmark.hidden_gpus(spark)}):
         return _fit_stock(training, vectors)
 
 
@@ -553,7 +516,7 @@ def _fit_ours(training: Training, frequency: str, precision: str, images: DataFr
 
     size = training.image_size
     standardizer = features.ImageStandardizerModel(
-        inputCol=schema.IMAGE, outputCol="pixels", imageSize=[size, size], mean=[_MEAN] * 3, std=[_STD] * 3
+        inputCol=schema.IMAGE, outputCol="pixels", imageSize=[size, size], mean=[MEAN] * 3, std=[STD] * 3
     )
     estimator = SeedlingsEstimator(
         keras_model_config=networks.build(training.network, (size, size), NUM_CLASSES).to_json(),
@@ -585,7 +548,10 @@ def _fit_ours(training: Training, frequency: str, precision: str, images: DataFr
         for name, column in (("compute", "compute"), ("exchange", "outside"), ("input", "input"))
     }
     precision = record["precision"]
-    return Fit(precision, seconds, tuple(stopwatch.ends), stopwatch.loss, of_workers if workers else {})
+    steps = synchronous.steps_of_epoch(record["rows"], training.batch_size)
+    return Fit(
+        precision, seconds, tuple(stopwatch.ends), stopwatch.loss, of_workers if workers else {}, steps
+    )
 
 
 def _fit_stock(training: Training, vectors: DataFrame) -> Fit:
@@ -595,7 +561,11 @@ def _fit_stock(training: Training, vectors: DataFrame) -> Fit:
 
     size = training.image_size
     network = keras.Sequential(
-        [keras.Input((size * size * 3,)), keras.layers.Reshape((size, size, 3)), _network(training)]
+        [
+            keras.Input((size * size * 3,)),
+            keras.layers.Reshape((size, size, 3)),
+            benchmark.network(training.network, training.image_size),
+        ]
     )
     estimator = ElephasEstimator(
         keras_model_config=network.to_json(),
@@ -628,14 +598,6 @@ def _fit_stock(training: Training, vectors: DataFrame) -> Fit:
     return Fit("float32", seconds, (), statistics.fmean(losses))
 
 
-def _network(training: Training) -> Any:
-    """The network over raw pixels, as ours becomes it."""
-    from seedlings_spark import networks
-
-    network = networks.build(training.network, (training.image_size, training.image_size), NUM_CLASSES)
-    return networks.fold_standardization(network, np.full(3, _MEAN), np.full(3, _STD))
-
-
 def _optimizer() -> dict[str, Any]:
     import keras
 
@@ -643,32 +605,11 @@ def _optimizer() -> dict[str, Any]:
     return config
 
 
-def _hidden_gpus(spark: SparkSession) -> dict[str, str]:
-    """As ours, the others see a GPU only where Spark assigns one."""
-    assigned = float(spark.conf.get("spark.task.resource.gpu.amount", "0") or "0")
-    return {} if assigned else {"CUDA_VISIBLE_DEVICES": "-1"}
-
-
 def _fit_plain_beside(spark: SparkSession, training: Training, precision: str) -> Fit:
     """`_fit_plain` in a fresh process: TensorFlow's threads cannot change once it has started in this one."""
-    environment = {name: value for name, value in os.environ.items() if name not in _THREAD_VARIABLES}
-    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **_hidden_gpus(spark)}
-    process = subprocess.run(
-        [sys.executable, "-P", "-m", "seedlings_spark.benchmark"],
-        input=json.dumps({"training": dataclasses.asdict(training), "precision": precision}),
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    if process.returncode:
-        last = next((line for line in reversed(process.stderr.splitlines()) if line.strip()), "no message")
-        raise TrainingError(
-            f"plain Keras ended with code {process.returncode} ({last.strip()[:300]})",
-            "a fit that ends",
-            "Leave it out with --contestants, or give the driver's machine more memory",
-        )
-    fit = json.loads(process.stdout.splitlines()[-1])
+    request = {"training": dataclasses.asdict(training), "precision": precision}
+    with benchmark.Beside(spark, __name__, request, "plain Keras") as process:
+        fit = process.hear()
     return Fit(**{**fit, "ends": tuple(fit["ends"])})
 
 
@@ -677,14 +618,14 @@ def _fit_plain(training: Training, precision: str) -> Fit:
         import keras
         import tensorflow as tf
 
-    network = _network(training)
+    network = benchmark.network(training.network, training.image_size)
     runtime.set_precision(network, precision)
     network.compile(
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
         optimizer=keras.optimizers.deserialize(_optimizer()),
     )
-    drawn = [draw(index, training.image_size) for index in range(training.num_images)]
+    drawn = [benchmark.draw(index, training.image_size) for index in range(training.num_images)]
     images = np.stack([image for image, _ in drawn])
     labels = np.array([label for _, label in drawn])
     data = tf.data.Dataset.from_tensor_slices((images, labels)).cache().shuffle(training.num_images)
@@ -701,10 +642,9 @@ def _fit_plain(training: Training, precision: str) -> Fit:
 
 
 def _main() -> None:
-    """The process of `_fit_plain_beside`: a request on stdin, a `Fit` on stdout."""
-    request = json.load(sys.stdin)
-    fit = _fit_plain(Training(**request["training"]), request["precision"])
-    print(json.dumps(dataclasses.asdict(fit)))
+    """The process of `_fit_plain_beside`."""
+    request = json.loads(benchmark.heard())
+    benchmark.said(dataclasses.asdict(_fit_plain(Training(**request["training"]), request["precision"])))
 
 
 if __name__ == "__main__":
