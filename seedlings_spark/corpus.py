@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from py4j.protocol import Py4JJavaError
-from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
@@ -388,24 +386,18 @@ def _listing_of_table(spark: SparkSession, table: str) -> tuple[DataFrame, tuple
 
 
 def _table(spark: SparkSession, table: str) -> DataFrame:
-    name, path = files.name(table).lower(), reading.literal(table)
-    try:
-        if name.endswith((".csv", ".csv.gz", ".txt")):
-            # As spreadsheets and pandas write it: a quote in quotes is doubled, a file may begin with a mark.
-            rows = spark.read.csv(path, header=True, escape='"')
-            return rows.toDF(*(column.removeprefix("\ufeff").strip() for column in rows.columns))
-        if name.endswith(".parquet") or files.is_directory(table):
-            return spark.read.parquet(path)
-    except (AnalysisException, Py4JJavaError) as error:
-        cause = error.java_exception.getMessage() if isinstance(error, Py4JJavaError) else str(error)
+    name = files.name(table).lower()
+    is_csv = name.endswith((".csv", ".csv.gz", ".txt"))
+    if not (is_csv or name.endswith(".parquet") or files.is_directory(table)):
         raise CorpusError(
-            f"{table}, which Spark cannot read ({cause.partition(chr(10))[0]})", _TABLE, "Check --images"
-        ) from None
-    raise CorpusError(
-        f"{table}, which is neither a folder nor a .csv or .parquet table",
-        f"{_FOLDERS}, or {_TABLE}",
-        "Check --images",
-    )
+            f"{table}, which is neither a folder nor a .csv or .parquet table",
+            f"{_FOLDERS}, or {_TABLE}",
+            "Check --images",
+        )
+    try:
+        return reading.read_table(spark, table, "csv" if is_csv else "parquet", _TABLE)
+    except InputError as error:
+        raise CorpusError(error.found, error.expected, error.remedy) from None
 
 
 def _decode(

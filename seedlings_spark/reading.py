@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -237,6 +239,34 @@ def listing_of_given_paths(
     return local.union(remote), ((*roots, base) if files.is_local(base) else roots)
 
 
+def read_table(spark: SparkSession, table: str, kind: str, expected: str) -> DataFrame:
+    """A table in a format of Spark's; a CSV file as spreadsheets and pandas write it.
+
+    Args:
+        spark: The session.
+        table: Its path.
+        kind: Its format, as Spark calls it.
+        expected: What a user can give, for the message of the error.
+
+    Raises:
+        InputError: Spark cannot read it.
+    """
+    path = literal(table)
+    try:
+        if kind == "csv":
+            # A quote in quotes is doubled, a file may begin with a mark.
+            rows = spark.read.csv(path, header=True, escape='"')
+            return rows.toDF(*(column.removeprefix("\ufeff").strip() for column in rows.columns))
+        return spark.read.format(kind).load(path)
+    except (AnalysisException, Py4JJavaError) as error:
+        cause = error.java_exception.getMessage() if isinstance(error, Py4JJavaError) else str(error)
+        raise InputError(
+            f"{table}, which Spark cannot read as {kind} ({str(cause).partition(chr(10))[0]})",
+            expected,
+            "Check --images",
+        ) from None
+
+
 def literal(path: str) -> str:
     """A path as Spark's readers take it, which expand `*`, `?`, `[...]` and `{...}` in what they load."""
     return _GLOB_CHARACTERS.sub(r"\\\g<0>", path)
@@ -406,7 +436,7 @@ def read_and_decode(task: DecodeTask, row: Mapping[str, Any], content: bytes | N
         row: Of `schema.LISTING`.
         content: The file's bytes, where Spark has read them.
     """
-    found = _read(task, row) if content is None else content
+    found = _read(task, row) if content is None else _given(task, content)
     if isinstance(found, Decoded):
         return found
     content_hash = fingerprint.content_hash(found)
@@ -432,6 +462,13 @@ def _hash_listed(task: DecodeTask, batches: Iterator[pa.RecordBatch]) -> Iterato
             for content in contents
         ]
         yield batch.append_column(schema.CONTENT_HASH, pa.array(hashes, pa.string()))
+
+
+def _given(task: DecodeTask, content: bytes) -> bytes | Decoded:
+    if len(content) > task.max_bytes:
+        detail = f"{len(content):,} bytes, at most {task.max_bytes:,}"
+        return Decoded(reason="too_large", stage="read", detail=detail)
+    return content or Decoded(reason="empty", stage="read")
 
 
 def _read(task: DecodeTask, row: Mapping[str, Any]) -> bytes | Decoded:

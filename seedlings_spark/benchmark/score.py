@@ -6,9 +6,9 @@ pixels are decoded already, and what comes out is thrown away, for all contestan
 
 Two speeds are taken. *Whole call*: a call whose Python processes start for it, as in a job of its own; all of its
 images by all of its seconds. *Steady*: what one more image costs once everything runs. The call is made again in the
-same processes, with a quarter of the images (twice; the second counts) and with all of them; the difference in images by the difference in
-seconds has neither the start of Python and TensorFlow in it nor what Spark and the manifests cost once a call, but
-everything that grows with the number of images. Caches are warm by then for everybody.
+same processes, with a quarter of the images (twice; the second counts) and with all of them; the difference in images
+by the difference in seconds has neither the start of Python and TensorFlow in it nor what Spark and the manifests cost
+once a call, but everything that grows with the number of images. Caches are warm by then for everybody.
 
 The *limit* is the number of cores by the seconds of one decoding and one forward pass, each measured alone, in one
 thread of a warm process, on bytes that are in memory. A machine whose cores share caches, memory and clock cannot

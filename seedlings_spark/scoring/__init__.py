@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +48,8 @@ _SCORED = StructType(
     ]
 )
 _NOTHING = decimal.Decimal(0)
+# What may stand in the name of a run and is not encoded in Spark's `_metadata.file_path`.
+_AS_THEY_ARE = "._:+-"
 # Of the functions of Spark SQL; the job has options for them, with these defaults.
 _MAX_BYTES, _BATCH_SIZE = 64 * 1024 * 1024, 64
 
@@ -145,6 +148,8 @@ def score(
         return ScoreRun(path, runs.manifest(settings.run), is_new=False)
     with Lock(output, f"run {settings.run or spark.sparkContext.applicationId}") as lock:
         runs.clear()
+        if settings.run and runs.is_finished(settings.run):  # by another that held the lock until now
+            return ScoreRun(runs.path(settings.run), runs.manifest(settings.run), is_new=False)
         return _Scoring(spark, source, version, runs, settings, lock).run()
 
 
@@ -214,7 +219,7 @@ class _Scoring:
                 f", {seen:,} of which have not changed since earlier runs" if seen else "",
             )
             chosen = listing.where(F.col(ledger.STATUS) == NEW).select(*schema.LISTING.names)
-            rows = self._write(chosen, source, new.rows)
+            rows = self._write(chosen, source, new.rows, is_whole=not seen)
             numbers = self._check(new)
             profile = self._profile(rows)
             drifts = self._drifts(profile)
@@ -239,14 +244,23 @@ class _Scoring:
         )
         return ScoreRun(target, manifest, drifts)
 
-    def _write(self, listing: DataFrame, source: sources.Source, num_files: int) -> DataFrame:
-        """Write predictions and rejects; returns the rows of `_SCORED`."""
+    def _write(
+        self, listing: DataFrame, source: sources.Source, num_files: int, *, is_whole: bool
+    ) -> DataFrame:
+        """Write predictions and rejects; returns the rows of `_SCORED`.
+
+        Args:
+            listing: Files to score.
+            source: Of the files.
+            num_files: Of the listing.
+            is_whole: Whether the listing is all of the source.
+        """
         folder = files.join(self._building, "all")
         if num_files:
             environment = runtime.worker_environment(self._task.forward.threads)
             with reading.batches(self._spark), progress.Watch(self._spark, num_files) as watch:
                 with session.python_environment(self._spark, environment):
-                    scored = _scored(self._spark, listing, source, self._task, watch.tally)
+                    scored = _scored(self._spark, listing, source, self._task, watch.tally, is_whole=is_whole)
                 scored.write.parquet(folder)
         rows = (
             self._spark.read.schema(_SCORED).parquet(reading.literal(folder))
@@ -451,13 +465,16 @@ def latest(spark: SparkSession, output: str, name: str = "latest") -> DataFrame:
         raise InputError(
             f"no run in {output}", "the folder that score was given as --output", "Score something first"
         )
-    table: DataFrame | None = None
-    for number, run in enumerate(names):
-        path = reading.literal(files.join(runs.path(run), "predictions"))
-        rows = spark.read.parquet(path).withColumns({"run": F.lit(run), "sequence": F.lit(number)})
-        table = rows if table is None else table.unionByName(rows, allowMissingColumns=True)
-    assert table is not None
-    columns = [column for column in table.columns if column not in (schema.PATH, "sequence")]
+    paths = [reading.literal(files.join(runs.path(run), "predictions")) for run in names]
+    # One table of all runs: a union of so many would be a plan of so many parts.
+    rows = spark.read.option("mergeSchema", "true").parquet(*paths)
+    columns = [column for column in rows.columns if column != schema.PATH] + ["run"]
+    folder = F.regexp_extract("_metadata.file_path", r"/runs/([^/]+)/predictions/[^/]+\z", 1)
+    of_run = spark.createDataFrame(
+        [(quote(run, safe=_AS_THEY_ARE), run, number) for number, run in enumerate(names)],
+        "folder string, run string, sequence int",
+    )
+    table = rows.withColumn("folder", folder).join(F.broadcast(of_run), "folder")
     chosen = table.groupBy(schema.PATH).agg(F.max_by(F.struct(*columns), F.col("sequence")).alias("newest"))
     view = chosen.select(schema.PATH, *[F.col("newest").getField(column).alias(column) for column in columns])
     if name:
@@ -680,11 +697,12 @@ def _scored(
     source: sources.Source,
     task: ScoreTask,
     tally: "progress.Tally",
+    *,
+    is_whole: bool,
 ) -> DataFrame:
     if source.contents is not None:
-        # Rows with bytes stay in the partitions in which Spark reads them.
-        wanted = listing.select(schema.PATH, schema.LENGTH, schema.MODIFIED, schema.SPECIES, schema.DETAIL)
-        rows = source.contents.join(wanted, schema.PATH)
+        # With nothing left out the bytes stay where Spark reads them; else those that are new have to be found.
+        rows = source.contents if is_whole else source.contents.join(listing, schema.PATH, "left_semi")
         return rows.mapInArrow(partial(score_listed, task, tally=tally), _SCORED)
     if all(map(files.is_local, source.roots)):
         return reading.spread(spark, listing).mapInArrow(partial(score_listed, task, tally=tally), _SCORED)

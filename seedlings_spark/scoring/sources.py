@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from py4j.protocol import Py4JJavaError
-from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import BinaryType
@@ -44,7 +42,7 @@ class Source:
         listing: A table of `schema.LISTING`, one row a path.
         roots: What `reading.decode_all` is given.
         extras: `path` and the further columns of a table, one row a path; None where there are none.
-        contents: `path` and `content` where the table holds the bytes, else None.
+        contents: The listing with the further column `content` where the table holds the bytes, else None.
     """
 
     listing: DataFrame
@@ -89,28 +87,6 @@ def find(
     except OSError as error:
         raise InputError(
             f"{images}, which cannot be listed ({error.strerror or error})", _KINDS, "Check its permissions"
-        ) from None
-
-
-def read_table(spark: SparkSession, table: str, kind: str) -> DataFrame:
-    """A table in a format of Spark's; a CSV file as spreadsheets and pandas write it.
-
-    Raises:
-        InputError: Spark cannot read it.
-    """
-    path = reading.literal(table)
-    try:
-        if kind == "csv":
-            # A quote in quotes is doubled, a file may begin with a mark.
-            rows = spark.read.csv(path, header=True, escape='"')
-            return rows.toDF(*(column.removeprefix("\ufeff").strip() for column in rows.columns))
-        return spark.read.format(kind).load(path)
-    except (AnalysisException, Py4JJavaError) as error:
-        cause = error.java_exception.getMessage() if isinstance(error, Py4JJavaError) else str(error)
-        raise InputError(
-            f"{table}, which Spark cannot read as {kind} ({str(cause).partition(chr(10))[0]})",
-            _KINDS,
-            "Check --images and --table-format",
         ) from None
 
 
@@ -184,7 +160,7 @@ def _matches(spark: SparkSession, pattern: str) -> list[str]:
 
 
 def _of_table(spark: SparkSession, table: str, kind: str, path_column: str, content_column: str) -> Source:
-    rows = read_table(spark, table, kind)
+    rows = reading.read_table(spark, table, kind, _KINDS)
     if kind == "text":
         path_column = rows.columns[0]
         rows = rows.select(F.regexp_replace(path_column, r"\r\z", "").alias(path_column))
@@ -216,15 +192,16 @@ def _of_table(spark: SparkSession, table: str, kind: str, path_column: str, cont
     _check_paths(rows, table)
     if content_column:
         content = F.col(content_column)
-        listing = rows.select(
+        contents = rows.select(
             F.col(_GIVEN).alias(schema.PATH),
             F.coalesce(F.octet_length(content).cast("long"), F.lit(-1).cast("long")).alias(schema.LENGTH),
             # In place of a time: other bytes of the same length are another file.
             F.coalesce(F.shiftrightunsigned(F.xxhash64(content), 1), F.lit(-1)).alias(schema.MODIFIED),
             F.lit(None).cast("string").alias(schema.SPECIES),
             F.when(content.isNull(), F.lit("no content")).alias(schema.DETAIL),
+            content.alias(schema.CONTENT),
         )
-        contents = rows.select(F.col(_GIVEN).alias(schema.PATH), content.alias(schema.CONTENT))
+        listing = contents.select(*schema.LISTING.names)
         extras = rows.select(F.col(_GIVEN).alias(schema.PATH), *others) if others else None
         return Source(listing, (), extras, contents)
     base = files.parent(table)

@@ -397,8 +397,8 @@ def test_a_file_that_is_lost_on_the_way_while_another_comes_twice_is_noticed(
 ) -> None:
     real = scoring._scored
 
-    def lossy(*args: Any) -> DataFrame:
-        rows = real(*args)
+    def lossy(*args: Any, **options: Any) -> DataFrame:
+        rows = real(*args, **options)
         lost = files.qualify(str(folder)) + "/0.png"
         kept = rows.where(rows.path != lost)
         return kept.union(kept.where(kept.path.endswith("/1.png")))

@@ -21,7 +21,7 @@ from seedlings_spark.scoring import ScoreRun, lock, progress
 from seedlings_spark.scoring.ledger import MOST_PARTS
 from seedlings_spark.scoring.runs import Runs
 from seedlings_spark.store import ModelStore, ModelVersion
-from tests.spark.test_scoring import CLASSES, SIZE, picture, runs_of, score, tiny_network
+from tests.spark.test_scoring import CLASSES, MAX_BYTES, SIZE, picture, runs_of, score, tiny_network
 
 Rows = dict[str, Any]
 
@@ -141,9 +141,9 @@ def test_a_file_that_changes_between_listing_and_reading_is_said_to_have_changed
     write(folder, a=picture(1), b=picture(2))
     scored = scoring._scored
 
-    def late(*args: Any) -> DataFrame:
+    def late(*args: Any, **options: Any) -> DataFrame:
         write(folder, b=picture(2, (30, 30)))
-        return scored(*args)
+        return scored(*args, **options)
 
     monkeypatch.setattr(scoring, "_scored", late)
     run = score(spark, version, folder, tmp_path / "output")
@@ -212,7 +212,7 @@ def test_a_hundred_thousand_unchanged_files_start_no_tensorflow(
     first = score(spark, version, folder, output, incremental=True)
     assert numbers(first) == (100_001, 1, 100_000, 0, 0)
 
-    def scored(*_: Any) -> DataFrame:
+    def scored(*_: Any, **__: Any) -> DataFrame:
         raise AssertionError("a task would start TensorFlow")
 
     monkeypatch.setattr(scoring, "_scored", scored)
@@ -284,11 +284,11 @@ def test_an_owner_that_has_lost_its_lock_does_not_publish(
     output = tmp_path / "output"
     scored = scoring._scored
 
-    def late(*args: Any) -> DataFrame:
+    def late(*args: Any, **options: Any) -> DataFrame:
         (output / lock.NAME).write_text(
             json.dumps({"id": "another", "owner": "run y", "renewed": time.time()})
         )
-        return scored(*args)
+        return scored(*args, **options)
 
     monkeypatch.setattr(scoring, "_scored", late)
     with pytest.raises(OutputInUseError, match="run y"):
@@ -326,12 +326,12 @@ def test_the_latest_view_has_the_newest_prediction_of_each_path(
 ) -> None:
     folder, output = tmp_path / "images", tmp_path / "output"
     write(folder, a=picture(1), b=picture(2))
-    score(spark, store.resolve("v0001"), folder, output, run="z-first")
+    score(spark, store.resolve("v0001"), folder, output, run="z+first:06")
     (folder / "a.png").unlink()
     score(spark, store.resolve("v0002"), folder, output, run="a-second")
     view = scoring.latest(spark, str(output))
     found = {files.name(row.path): (row.model_version, row.run) for row in view.collect()}
-    assert found == {"a.png": ("v0001", "z-first"), "b.png": ("v0002", "a-second")}
+    assert found == {"a.png": ("v0001", "z+first:06"), "b.png": ("v0002", "a-second")}
     assert spark.sql("SELECT count(*), count(DISTINCT path) FROM latest").first() == (2, 2)
     with pytest.raises(InputError, match="no run in"):
         scoring.latest(spark, str(tmp_path / "elsewhere"))
@@ -409,13 +409,14 @@ def test_a_table_that_holds_the_bytes_is_scored_without_its_files(
     spark: SparkSession, version: ModelVersion, tmp_path: Path
 ) -> None:
     contents = [("one", bytearray(picture(1)), 1), ("two", bytearray(b"no picture"), 2), ("three", None, 3)]
+    contents += [("four", bytearray(b""), 4), ("five", bytearray(b"x" * (MAX_BYTES + 1)), 5)]
     table = spark.createDataFrame(contents, "path string, bytes binary, plot int")
     table.write.parquet(str(tmp_path / "table"))
     folder = tmp_path / "images"
     write(folder, one=picture(1))
     options = {"content_column": "bytes", "incremental": True, "review": 5}
     run = score(spark, version, tmp_path / "table", tmp_path / "output", **options)
-    assert numbers(run) == (3, 1, 2, 0, 0)
+    assert numbers(run) == (5, 1, 4, 0, 0)
     row = spark.read.parquet(files.join(run.path, "predictions")).first()
     assert (row.path, row.plot) == ("one", 1)
     of_file = score(spark, version, folder, tmp_path / "other")
@@ -423,10 +424,21 @@ def test_a_table_that_holds_the_bytes_is_scored_without_its_files(
         row.probabilities == spark.read.parquet(files.join(of_file.path, "predictions")).first().probabilities
     )
     rejects = spark.read.parquet(files.join(run.path, "rejects")).collect()
-    assert {row.path: row.reason for row in rejects} == {"two": "not_an_image", "three": "unreadable"}
+    assert {row.path: row.reason for row in rejects} == {
+        "two": "not_an_image",
+        "three": "unreadable",
+        "four": "empty",
+        "five": "too_large",
+    }
     assert "contact_sheet.png" in files.list_names(files.join(run.path, "review"))
     again = score(spark, version, tmp_path / "table", tmp_path / "output", **options)
-    assert numbers(again) == (3, 0, 1, 1, 1)
+    assert numbers(again) == (5, 0, 1, 1, 3)
+    spark.createDataFrame([("six", bytearray(picture(6)), 6)], table.schema).write.mode("append").parquet(
+        str(tmp_path / "table")
+    )
+    more = score(spark, version, tmp_path / "table", tmp_path / "output", **options)
+    assert numbers(more) == (6, 1, 1, 1, 3)
+    assert names_in(spark, more) == ["six"]
 
 
 @pytest.mark.parametrize(
@@ -656,9 +668,9 @@ def test_a_terminal_is_shown_what_the_tasks_have_done(
     tallies: list[progress.Tally] = []
     scored = scoring._scored
 
-    def seen(*args: Any) -> DataFrame:
+    def seen(*args: Any, **options: Any) -> DataFrame:
         tallies.append(args[-1])
-        return scored(*args)
+        return scored(*args, **options)
 
     monkeypatch.setattr(scoring, "_scored", seen)
     score(spark, version, tmp_path / "images", tmp_path / "output")
