@@ -15,7 +15,8 @@ _SAME += ("precision", "memory_budget_mb", "server_port", "encrypt", "seed")
 
 
 def main(spark: SparkSession, options: TrainOptions) -> None:
-    session.require_slots(spark, options.num_workers)  # at once: the estimator asks only when it is its turn
+    # At once: the estimator asks only when it is its turn.
+    session.require_slots(spark, options.num_workers, options.wait_executors)
     prepared, store = corpus.load(options.corpus), ModelStore(options.store, options.name)
     run = options.run or files.join(options.store, options.name, "runs", spark.sparkContext.applicationId)
     about = pipeline.about(prepared, config.plain(options), run)

@@ -308,6 +308,13 @@ class TrainOptions(Options):
         "port of the parameter server on the driver: 0 for any, N, or N-M for the first free one of a range",
         reason="no port is reserved; behind a firewall give the range that it lets through",
     )
+    wait_executors: int = option(
+        120,
+        "how long executors that were asked for may take to register before the job gives up",
+        unit="seconds",
+        reason="a busy cluster starts them within two minutes",
+        least=0,
+    )
     encrypt: bool = option(
         True,
         "encrypt weights and gradients between driver and workers; they authenticate each other in any case",

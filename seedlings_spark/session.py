@@ -4,9 +4,11 @@ What belongs to a cluster stands in `conf/spark-*.conf`; here stands only what n
 """
 
 import contextlib
+import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 
 from pyspark.sql import Column, SparkSession
@@ -14,6 +16,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 
 from seedlings_spark.errors import ClusterError, in_brief
 
+_log = logging.getLogger(__name__)
 # Rows of one Arrow batch are chosen so that it takes about this much.
 ARROW_BATCH_BYTES = 8 * 1024 * 1024
 
@@ -59,8 +62,27 @@ def num_slots(spark: SparkSession) -> int:
     return int(context.maxNumConcurrentTasks(context.resourceProfileManager().defaultResourceProfile()))
 
 
-def require_slots(spark: SparkSession, num_workers: int) -> None:
+def requested_slots(spark: SparkSession) -> int | None:
+    """How many tasks could run at once on the executors that were asked for; None where that is not known."""
+    if is_local(spark):
+        return num_slots(spark)
+    cores, instances = (
+        spark.conf.get(name, None) for name in ("spark.executor.cores", "spark.executor.instances")
+    )
+    most = spark.conf.get("spark.cores.max", None)
+    if str(spark.sparkContext.master).startswith("yarn"):
+        # YARN's defaults: two executors of one core each.
+        return int(instances or 2) * (int(cores or 1) // task_cpus(spark))
+    return int(most) // task_cpus(spark) if most else None
+
+
+def require_slots(spark: SparkSession, num_workers: int, wait_seconds: float = 120.0) -> None:
     """Refuse a run whose workers cannot all run at once, before Spark waits ten minutes for them.
+
+    Args:
+        spark: The session.
+        num_workers: Of the run.
+        wait_seconds: How long executors that were asked for may take to register.
 
     Raises:
         ClusterError: Fewer slots than workers, or executors that may be taken away.
@@ -74,10 +96,22 @@ def require_slots(spark: SparkSession, num_workers: int) -> None:
             "a fixed number of executors: a worker keeps its rows for the whole run",
             "Start the job with --conf spark.dynamicAllocation.enabled=false and --num-executors",
         )
-    slots, cpus = num_slots(spark), task_cpus(spark)
+    requested, cpus = requested_slots(spark), task_cpus(spark)
+    slots, waited = num_slots(spark), 0.0
+    if requested is None or requested >= num_workers:
+        while slots < num_workers and waited < wait_seconds and not is_local(spark):
+            if waited in (5.0, 30.0, 60.0):
+                _log.info("%d of %d slots are there; waiting for further executors", slots, num_workers)
+            time.sleep(0.5)
+            waited += 0.5
+            slots = num_slots(spark)
+    else:
+        slots = min(slots, requested)
     if num_workers > slots:
+        asked = f", {requested} asked for" if requested is not None and not is_local(spark) else ""
+        late = f" after {waited:.0f} s" if waited else ""
         raise ClusterError(
-            f"{slots} free slot{'s' * (slots != 1)} ({spark.sparkContext.master}, spark.task.cpus={cpus})"
+            f"{slots} free slot{'s' * (slots != 1)}{late} ({spark.sparkContext.master}, spark.task.cpus={cpus}{asked})"
             f" for {num_workers} workers",
             "a slot for every worker",
             f"Use --num-workers {max(1, slots)}, or start with more cores"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -257,3 +258,23 @@ def test_evaluate_and_score_on_the_cluster_account_for_every_image(place: Place,
     assert (manifest["listed"], manifest["scored"], manifest["rejected"]) == (NUM_IMAGES + 1, NUM_IMAGES, 1)
     assert manifest["rejected_by_reason"] == {"empty": 1}
     assert sum(manifest["images_of_species"].values()) == NUM_IMAGES
+
+
+def test_workers_for_whom_no_core_was_asked_are_refused_at_once(place: Place) -> None:
+    refused = place.folder / "refused"
+    command = (*ONE_CORE_EACH, *train(place.folder / "corpus", refused), "--num-workers", "3")
+    with place.start("refused", *command) as job:
+        assert job.wait(JOB_SECONDS) == 1
+    assert re.search(r"ClusterError: \d free slots? .*2 asked for\) for 3 workers\.", job.said()), job.said()
+    assert " after " not in job.said()  # nobody has waited
+    assert not refused.exists()
+
+
+def test_executors_that_do_not_come_are_waited_for_as_long_as_was_said(place: Place) -> None:
+    """Twelve cores are asked for, of the four that the cluster has."""
+    late = place.folder / "late"
+    cores = ("--total-executor-cores", "12", "--conf", "spark.scheduler.minRegisteredResourcesRatio=0")
+    command = (*cores, *train(place.folder / "corpus", late), "--num-workers", "12", "--wait-executors", "6")
+    with place.start("late", *command) as job:
+        assert job.wait(JOB_SECONDS) == 1
+    assert "4 free slots after 6 s" in job.said() and "12 asked for" in job.said(), job.said()
