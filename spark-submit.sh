@@ -28,7 +28,7 @@ usage: ./spark-submit.sh [spark-submit options] JOB [job options]
   evaluate     model version + corpus -> numbers and plots
   score        model version + image files -> predictions
   models       list, promote, roll back, import model versions
-  benchmark    how fast this machine or cluster trains
+  benchmark    how fast this machine or cluster trains and scores, and how that would scale
   test         run the tests: [--all] [pytest arguments]
 
 ./spark-submit.sh JOB --help shows a job's options.
