@@ -395,6 +395,7 @@ def test_one_process_decodes_all_files_in_little_memory_and_time(
     assert max(bombs.values()) < 50e6
 
 
+@pytest.mark.skipif("SEEDLINGS_TEST_ALL" not in os.environ, reason="takes half a minute: with test --all")
 def test_the_most_costly_files_that_the_limits_allow_are_bounded_too(tmp_path: Path) -> None:
     """As many pixels as allowed, in the formats that take most memory; as many bytes, in as many parts as fit."""
     found = in_a_process_of_its_own(tmp_path / "result.json", "largest")
