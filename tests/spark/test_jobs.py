@@ -299,7 +299,6 @@ def test_an_output_in_use_and_images_unlike_the_corpus_have_codes_of_their_own(
         assert "run of somebody" in refused(place, 73, *command)
     out = done(place, *command, "--max-drift", "0.25", code=3)
     assert "brightness" in out and "shifted" in out
-    done(place, *command)
 
 
 def test_versions_are_imported_promoted_and_rolled_back(place: Path, version: Path) -> None:
