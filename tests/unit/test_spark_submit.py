@@ -321,6 +321,8 @@ def test_a_signal_reaches_the_application_and_its_exit_code_comes_back(
         [BASH, str(SCRIPT), "--master", master, *PREPARE],
         env={**machine.environment, "FAKE_SECONDS": "30"},
         cwd=machine.directory,
+        # What runs in a shell's background ignores it, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     ready = Path(f"{machine.record}.ready")
     deadline = time.monotonic() + 30
