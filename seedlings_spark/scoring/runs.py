@@ -8,6 +8,7 @@ The order of runs is that of the `sequence` in their manifests, not of clocks or
 
 import json
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,9 +59,9 @@ class Runs:
         return files.join(self.output, "runs", run)
 
     def building_path(self, run: str) -> str:
-        """Where a run is while it is made."""
+        """Where a run is while it is made: a place of its own, should another one of its name be made."""
         self.path(run)
-        return files.join(self.output, "runs", f"{_BUILDING}{run}")
+        return files.join(self.output, "runs", f"{_BUILDING}{run}-{uuid.uuid4().hex[:8]}")
 
     def is_finished(self, run: str) -> bool:
         """Whether there is such a run."""
