@@ -6,7 +6,7 @@ import sys
 
 from pyspark.sql import SparkSession
 
-from seedlings_spark import cli, config, drift, scoring
+from seedlings_spark import cli, config, scoring
 from seedlings_spark.config import ScoreOptions
 from seedlings_spark.store import ModelStore
 
@@ -26,7 +26,7 @@ def main(spark: SparkSession, options: ScoreOptions) -> int:
         print(cli.table(scoring.summary(run)))
         print(scoring.drift_table(run), end="")
     code = cli.rejects_exit_code(run.manifest, options.max_reject_fraction)
-    if options.max_drift and drift.worst(run.drifts) > options.max_drift:
+    if options.max_drift and run.manifest["drift"]["worst"] > options.max_drift:
         _log.warning(
             "the images differ from the training corpus by more than --max-drift %g", options.max_drift
         )

@@ -284,14 +284,15 @@ class _Scoring:
             schema.MODEL_VERSION: F.lit(self._version.version),
         }
         if self._settings.top_k:
-            pairs = F.arrays_zip(
-                F.col(schema.PROBABILITIES).alias(schema.CONFIDENCE), classes.alias(schema.SPECIES)
+            # Of equal ones the first comes first, as in `predicted_species`.
+            pairs = F.transform(
+                schema.PROBABILITIES,
+                lambda value, place: F.struct(value.alias(schema.CONFIDENCE), (-place).alias("place")),
             )
-            ordered = F.reverse(F.array_sort(pairs))
             added[schema.TOP_SPECIES] = F.transform(
-                F.slice(ordered, 1, self._settings.top_k),
+                F.slice(F.reverse(F.array_sort(pairs)), 1, self._settings.top_k),
                 lambda pair: F.struct(
-                    pair[schema.SPECIES].alias(schema.SPECIES),
+                    F.element_at(classes, 1 - pair["place"]).alias(schema.SPECIES),
                     pair[schema.CONFIDENCE].alias(schema.CONFIDENCE),
                 ),
             )
