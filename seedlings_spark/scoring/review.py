@@ -57,4 +57,5 @@ def _contents(source: Source, paths: list[str]) -> dict[str, bytes]:
     if source.contents is None:
         return {}
     chosen: DataFrame = source.contents.where(F.col(schema.PATH).isin(paths))
+    chosen = chosen.select(schema.PATH, schema.CONTENT)
     return {row[0]: bytes(row[1]) for row in chosen.collect()}
