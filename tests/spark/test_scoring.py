@@ -381,7 +381,7 @@ def test_a_failure_leaves_no_half_run_and_the_old_manifest(
     (tmp_path / "images" / "1.png").write_bytes(picture(1))
     first = score(spark, version, tmp_path / "images", tmp_path / "output")
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError("the disk is full")
 
     monkeypatch.setattr(f"seedlings_spark.scoring.{step}", fail)
