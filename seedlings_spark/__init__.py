@@ -12,7 +12,7 @@ The map, in the order of imports: a module may import those of its own and of ea
     reproducibility seeds derived by name; what a result depends on
 
     session         builds the SparkSession; slots, addresses, environments
-    images          bytes -> uint8 pixels, or ImageError: Pillow's only door
+    images          bytes -> uint8 pixels, or ImageError: the only door of Pillow and of libspng
     runtime         what TensorFlow may use in this process: threads, GPU, determinism, precision
     drift           how a run's images and predictions differ from the training corpus
     store           model versions: publish, list, resolve, promote, roll back

@@ -99,6 +99,7 @@ class Forward:
 def forward(task: ForwardTask) -> Forward:
     """The network of a task, loaded once a process; the one that was used least recently gives way."""
     found = _kept.pop(task.key, None) or Forward(task)
+    runtime.forget_archives()
     while len(_kept) >= _MAX_KEPT:
         _kept.pop(next(iter(_kept)))
     _kept[task.key] = found

@@ -28,7 +28,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import BinaryType, IntegerType, LongType, StringType, StructField, StructType
 
-from seedlings_spark import files, fingerprint, images, schema, session
+from seedlings_spark import files, fingerprint, images, runtime, schema, session
 from seedlings_spark.errors import ImageError, InputError
 
 _log = logging.getLogger(__name__)
@@ -291,8 +291,10 @@ def batches(spark: SparkSession) -> Iterator[None]:
 def spread(spark: SparkSession, listing: DataFrame) -> DataFrame:
     """The listing in tasks that each have about as many bytes to read, however these are dealt to files."""
     num_bytes, num_files = _work(listing)
-    least = 2 * session.num_slots(spark)
-    tasks = max(1, min(_MAX_TASKS, num_files, max(least, num_bytes // _TASK_BYTES)))
+    slots = session.num_slots(spark)
+    # As many for each slot, or most slots would wait for the last ones; one of 13 equal tasks runs alone on two.
+    rounds = max(2, -(-num_bytes // (_TASK_BYTES * slots)))
+    tasks = max(1, min(_MAX_TASKS, num_files, rounds * slots))
     if tasks == 1:
         return listing.coalesce(1)
     numbered = listing.coalesce(1).mapInArrow(partial(_number_tasks, tasks, num_bytes), _NUMBERED)
@@ -407,6 +409,7 @@ def hash_all(
 
 def decode_listed(task: DecodeTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The function of a Spark task: listed files, with or without their content, to rows of `schema.DECODED`."""
+    runtime.forget_archives()
     height, width = task.size
     num_rows = max(1, min(_ROWS, _BATCH_BYTES // (height * width * 3)))
     for batch in batches:

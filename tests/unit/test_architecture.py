@@ -48,6 +48,7 @@ GROUPS = [
 # Library -> the only modules that may import it.
 DOORS = {
     "PIL": {"images"},
+    "imagecodecs": {"images"},
     "matplotlib": {"report"},
     "elephas": {"estimator", "elephas", "benchmark.train", "benchmark.score"},
     "socket": {"training.wire", "training.server", "training.client"},

@@ -188,6 +188,94 @@ def test_pixel_data_with_a_wrong_checksum_are_corrupt():
     assert reason(bad) == "corrupt"
 
 
+# --- plain PNG files, which libspng decodes ---------------------------------------------------------------
+
+
+def test_plain_png_files_are_not_decoded_by_pillow_and_others_are(monkeypatch):
+    def load(picture):
+        raise OSError("Pillow")
+
+    text = chunk(b"tEXt", b"Software\0by hand")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    plain = png(2, 1, 8, 0, [b"\x10\x20"], extra=text)
+    assert as_it_is(plain)[0, :, 0].tolist() == [0x10, 0x20]
+    assert as_it_is(encoded(SIX, "PNG")).tolist() == SIX.tolist()
+    for unusual in (
+        plain[:-12] + text + plain[-12:],
+        VARIANTS["palette png"],
+        VARIANTS["16-bit png"],
+        png(2, 1, 8, 0, [b"\x10\x20"], extra=chunk(b"tRNS", b"\0\x10")),
+        encoded(SIX, "PNG", exif=exif(1)),
+        plain[:-12],
+    ):
+        with pytest.raises(ImageError, match="Pillow"):
+            images.decode(unusual, (1, 2))
+
+
+def a_png(generator):
+    """A plain PNG by Pillow, noise or stripes, as its chunks."""
+    height, width = generator.integers(1, 40, 2)
+    channels = [(), (3,), (4,)][generator.integers(3)]
+    pixels = generator.integers(0, 256, (height, width, *channels), dtype=np.uint8)
+    if generator.random() < 0.5:  # other filters pay
+        pixels = pixels // 64 + np.arange(height, dtype=np.uint8).reshape(-1, *[1] * (pixels.ndim - 1))
+    content = encoded(pixels, "PNG", compress_level=int(generator.integers(10)))
+    return [(kind, content[start:end]) for kind, start, end in images._png_chunks(content)]
+
+
+def damaged(chunks, generator):
+    """Something wrong with the data or the header of a PNG, under checksums that are right."""
+    at = next(number for number, (kind, _) in enumerate(chunks) if kind == b"IDAT")
+    data = bytearray(chunks[at][1])
+    place = int(generator.integers(len(data)))
+    way = generator.integers(9)
+    if way == 0:
+        data[place] ^= 1 << generator.integers(8)
+    elif way == 1:
+        del data[place:]
+    elif way == 2:
+        data += generator.bytes(20)
+    elif way == 3:
+        data[-4:] = generator.bytes(4)  # zlib's own checksum
+    elif way == 4:
+        raw = zlib.decompress(data)
+        data = zlib.compress(raw[: int(generator.integers(len(raw)))])
+    elif way == 5:
+        data = zlib.compress(zlib.decompress(data) + generator.bytes(30))
+    elif way == 6:
+        raw = zlib.decompress(data)
+        data = zlib.compress(bytes([generator.integers(10)]) + raw[1:])  # the filter of the first row
+    elif way == 7:
+        header = bytearray(chunks[0][1])
+        header[generator.choice([3, 7, 8, 9, 10, 11, 12])] = generator.choice([0, 1, 2, 3, 4, 6, 8, 16, 60])
+        return [(b"IHDR", bytes(header)), *chunks[1:]]
+    else:
+        parts = [(b"IDAT", bytes(data[:place])), (b"IDAT", bytes(data[place:]))]
+        return [*chunks[:at], *parts, *chunks[at + 1 :]]
+    return [*chunks[:at], (b"IDAT", bytes(data)), *chunks[at + 1 :]]
+
+
+def test_libspng_and_pillow_agree_on_whole_and_on_damaged_files(monkeypatch):
+    def outcome(content):
+        try:
+            return images.decode(content, (8, 8)).tobytes()
+        except ImageError as error:
+            return error.reason
+
+    generator = np.random.default_rng(20)
+    contents = []
+    for number in range(1500):
+        chunks = a_png(generator)
+        if number % 3:
+            chunks = damaged(chunks, generator)
+        contents.append(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks))
+    fast = [outcome(content) for content in contents]
+    monkeypatch.setattr(images, "_load_png", lambda content, opened: None)
+    assert fast == [outcome(content) for content in contents]
+    assert sum(isinstance(each, bytes) for each in fast) > 500
+    assert {"corrupt", "truncated"} <= {each for each in fast if isinstance(each, str)}
+
+
 def test_a_png_spoilt_by_a_text_mode_transfer_is_corrupt():
     assert reason(encoded(SIX, "PNG").replace(b"\r\n", b"\n")) == "corrupt"
 
@@ -252,7 +340,7 @@ def test_whatever_the_decoder_raises_becomes_an_image_error(monkeypatch, error):
         raise error("broken on purpose")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)
-    assert reason(encoded(SIX, "PNG")) == "corrupt"
+    assert reason(encoded(SIX, "BMP")) == "corrupt"
 
 
 def test_too_little_memory_for_one_picture_rejects_that_picture(monkeypatch):
@@ -260,7 +348,7 @@ def test_too_little_memory_for_one_picture_rejects_that_picture(monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)
-    assert reason(encoded(SIX, "PNG")) == "too_large"
+    assert reason(encoded(SIX, "BMP")) == "too_large"
 
 
 def test_a_rejection_does_not_keep_the_picture_alive_and_has_no_address_in_it():
