@@ -11,7 +11,7 @@ while [ -L "$here" ]; do # the script itself, should it be called by a link
   case $link in /*) here=$link ;; *) here=$(dirname "$here")/$link ;; esac
 done
 home=$(CDPATH='' cd -- "$(dirname -- "$here")" && pwd)
-jobs="quickstart prepare train evaluate score models benchmark"
+jobs="quickstart prepare train evaluate score models benchmark status doctor"
 
 fail() { # found, expected, what to do, exit code
   printf 'spark-submit.sh: %s. Expected %s. %s.\n' "$1" "$2" "$3" >&2
@@ -29,7 +29,10 @@ usage: ./spark-submit.sh [spark-submit options] JOB [job options]
   score        model version + image files -> predictions
   models       list, promote, roll back, import model versions
   benchmark    how fast this machine or cluster trains and scores, and how that would scale
-  test         run the tests: [--all] [pytest arguments]
+  status       how far a run of train is: RUN
+  doctor       what on this machine or cluster is in the way of the other jobs
+  test         run the tests: [--all] [--yarn] [pytest arguments]
+  pack         make dist/environment.tar.gz, the Python packages for machines that have none: [--gpu] [HDFS folder]
 
 ./spark-submit.sh JOB --help shows a job's options.
 
@@ -38,9 +41,15 @@ Without --master a job runs on all cores of this machine. --master also chooses 
 conf/spark-local.conf, conf/spark-yarn.conf or conf/spark-standalone.conf, over the site's spark-defaults.conf.
 A --properties-file of your own takes their place.
 
+  --archives dist/environment.tar.gz#environment   executors use the packages in it; on YARN the driver in --deploy-mode
+                                                   cluster too. Put it on HDFS once, and name it there
+  --detach                                         train in the background; its log is RUN/train.log
+  --insecure                                       without authentication and encryption of Spark's own connections
+
 The first call makes .venv, which takes some minutes. Environment variables:
   SEEDLINGS_PYTHON   a Python that has everything installed, in place of .venv
   PYSPARK_PYTHON     the Python of the executors, where theirs has another path
+  SEEDLINGS_SPARK_SECRET   spark.authenticate.secret of a standalone cluster
   JAVA_HOME          a Java 17, in place of the one on the PATH
 USAGE
 }
@@ -98,9 +107,24 @@ find_java() {
       "Java 17" "Install it, for example with apt-get install openjdk-17-jre-headless, or set JAVA_HOME"
 }
 
+value_of() { # of an option among arguments; the last one counts
+  local name=$1 found='' previous=''
+  shift
+  for argument in "$@"; do
+    case $argument in "$name="*) found=${argument#*=} ;; esac
+    [ "$previous" != "$name" ] || found=$argument
+    previous=$argument
+  done
+  printf '%s' "$found"
+}
+
+whole() { printf '%s' "$(CDPATH='' cd -- "$(dirname -- "$1")" && pwd)/$(basename -- "$1")"; } # path of a file
+
+given=("$@")
 # Options before the job's name go to spark-submit unchanged; of some we have to know.
 spark_options=()
-master='' master_conf='' settings='' py_files='' job=''
+master='' master_conf='' settings='' py_files='' files='' archives='' deploy_mode=client job=''
+is_secure=yes has_secret='' detach=''
 while [ $# -gt 0 ]; do
   case $1 in
   -h | --help) usage; exit 0 ;;
@@ -110,10 +134,25 @@ while [ $# -gt 0 ]; do
   --properties-file=*) settings=${1#*=} ;;
   --py-files) py_files=${2:-} ;;
   --py-files=*) py_files=${1#*=} ;;
-  --conf=spark.master=*) master_conf=${1#*=*=} ;;
-  --conf | -c) case ${2:-} in spark.master=*) master_conf=${2#*=} ;; esac ;;
+  --files) files=${2:-} ;;
+  --files=*) files=${1#*=} ;;
+  --archives) archives=${2:-} ;;
+  --archives=*) archives=${1#*=} ;;
+  --deploy-mode) deploy_mode=${2:-} ;;
+  --deploy-mode=*) deploy_mode=${1#*=} ;;
+  --conf=*) setting=${1#*=} ;;
+  --conf | -c) setting=${2:-} ;;
   esac
+  case ${setting:=} in
+  spark.master=*) master_conf=${setting#*=} ;;
+  spark.submit.deployMode=*) deploy_mode=${setting#*=} ;;
+  spark.authenticate=false) is_secure= ;;
+  spark.authenticate.secret=* | spark.authenticate.secret.file=*) has_secret=yes ;;
+  esac
+  setting=
   case $1 in
+  --insecure) is_secure=; shift ;;
+  --detach) detach=yes; shift ;;
   -v | --verbose | --version | --supervise | --usage-error | --load-spark-defaults | --*=*)
     spark_options+=("$1"); shift ;;
   -*)
@@ -129,21 +168,42 @@ if [ "$job" = test ]; then
   find_python
   cd "$home"
   folders=(tests/unit tests/keras tests/spark)
-  if [ "${1:-}" = --all ]; then
+  while true; do
+    case ${1:-} in
+    --all) folders+=(tests/cluster); export SEEDLINGS_TEST_ALL=1 ;; # more of the seeded kills
+    --yarn) folders+=(tests/cluster/yarn); export SEEDLINGS_TEST_YARN=1 ;;
+    *) break ;;
+    esac
     shift
-    folders+=(tests/cluster)
-    export SEEDLINGS_TEST_ALL=1 # more of the seeded kills
-  fi
+  done
   for argument in "$@"; do # a path of one's own replaces the folders
     case $argument in tests/* | ./tests/* | "$home"/tests/*) folders=() ;; esac
   done
   exec "$python" -m pytest ${folders[@]+"${folders[@]}"} "$@"
 fi
 
+if [ "$job" = pack ]; then
+  find_python
+  options=()
+  [ "${1:-}" != --gpu ] || { options=(--gpu); shift; }
+  case ${1:-} in -*) fail "pack $1" "pack [--gpu] [HDFS folder]" "See ./spark-submit.sh --help" 2 ;; esac
+  mkdir -p "$home/dist"
+  "$python" "$home/seedlings_spark/environment.py" "$home/dist/environment.tar.gz" ${options[@]+"${options[@]}"}
+  [ -n "${1:-}" ] || exit 0
+  find_java
+  shell=("${SPARK_HOME:-$pyspark}/bin/spark-class" org.apache.hadoop.fs.FsShell)
+  "${shell[@]}" -mkdir -p "$1"
+  exec "${shell[@]}" -put -f "$home/dist/environment.tar.gz" "$1/"
+fi
+
 case " $jobs " in
 *" $job "*) ;;
-*) fail "no job '$job'" "one of: $jobs test" "See ./spark-submit.sh --help" 2 ;;
+*) fail "no job '$job'" "one of: $jobs test pack" "See ./spark-submit.sh --help" 2 ;;
 esac
+if [ "$job" = status ]; then
+  master='local[1]'
+  case ${1:-} in '' | -*) ;; *) set -- --run "$@" ;; esac
+fi
 
 # Wrong arguments are told at once, without Spark; so is --help.
 for argument in "$@"; do
@@ -154,7 +214,25 @@ for argument in "$@"; do
 done
 find_java
 find_python
-PYTHONPATH=$home "$python" -P -m seedlings_spark.cli "$job" "$@"
+SEEDLINGS_DEPLOY_MODE=$deploy_mode PYTHONPATH=$home "$python" -P -m seedlings_spark.cli "$job" "$@"
+
+if [ -n "$detach" ]; then
+  run=$(value_of --run "$@")
+  case $job=$run in
+  train=file:///*) run=${run#file://} ;;
+  train=*://*) run= ;;
+  esac
+  [ "$job" = train ] && [ -n "$run" ] ||
+    fail "--detach $job${run:+ --run $run}" "train with --run and a folder of this machine, for the log" \
+      "Add --run; or leave --detach to the cluster with --master yarn --deploy-mode cluster" 2
+  mkdir -p "$run"
+  again=()
+  for argument in "${given[@]}"; do [ "$argument" = --detach ] || again+=("$argument"); done
+  nohup "${BASH:-bash}" "$home/spark-submit.sh" "${again[@]}" >>"$run/train.log" 2>&1 </dev/null &
+  echo "$run"
+  echo "process $!, log $run/train.log; ./spark-submit.sh status $run says how far it is" >&2
+  exit 0
+fi
 
 # Ours come first: of two options the later one counts. Settings of one's own take the place of ours.
 ours=()
@@ -171,14 +249,62 @@ else
   ours+=(--properties-file "$home/conf/$settings" --load-spark-defaults)
 fi
 [ -n "$master" ] || ours+=(--master 'local[*]')
+[ "$job" != status ] || spark_options+=(--master "$master") # files are all that it needs
+[ "$(value_of --log "$@")" != json ] || ours+=(--conf spark.log.structuredLogging.enabled=true)
 
-# On this machine the package is read where it stands; executors elsewhere get it as a zip beside the job.
+# Ours for this call: deleted when it ends. The secret of a standalone cluster stands on no command line.
 shipped=''
 case $master in
-'' | local | 'local['*) export PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH} ;;
+'' | local | 'local['*) ;;
 *)
   shipped=$(mktemp -d)
   trap 'rm -rf "$shipped"' EXIT
+  if [ -z "$is_secure" ]; then
+    for name in authenticate network.crypto.enabled io.encryption.enabled; do
+      ours+=(--conf "spark.$name=false")
+    done
+  elif [ "$settings" = spark-standalone.conf ]; then
+    site=${SPARK_CONF_DIR:-${SPARK_HOME:-$pyspark}/conf}/spark-defaults.conf
+    if [ -n "${SEEDLINGS_SPARK_SECRET:-}" ]; then
+      (umask 077 && cat "$home/conf/$settings" - >"$shipped/spark.conf") <<<"spark.authenticate.secret $SEEDLINGS_SPARK_SECRET"
+      ours=(--properties-file "$shipped/spark.conf" "${ours[@]:2}")
+    elif [ -z "$has_secret" ] && ! grep -q '^[[:space:]]*spark\.authenticate\.secret' "$site" 2>/dev/null; then
+      fail "no secret for Spark's connections with $master" \
+        "the spark.authenticate.secret of its master and workers, in SEEDLINGS_SPARK_SECRET or in $site" \
+        "Set it; or give --insecure if the cluster has none, and nobody else is on its network"
+    fi
+  fi
+  ;;
+esac
+unset SEEDLINGS_SPARK_SECRET
+
+# An environment that travels along is where containers unpack it.
+on_nodes=${PYSPARK_PYTHON:-$python}
+case ,$archives, in *'#environment,'*) on_nodes=./environment/bin/python ;; esac
+driver_python=${PYSPARK_DRIVER_PYTHON:-$python}
+if [ "$deploy_mode" = cluster ]; then
+  driver_python=$on_nodes
+  # What is on this machine only travels along, too.
+  arguments=() previous=''
+  for argument in "$@"; do
+    value=''
+    case $argument in --config=* | --network=*) value=${argument#*=} ;; esac
+    case $previous in --config | --network) value=$argument ;; esac
+    previous=$argument
+    if [ -f "$value" ]; then
+      files=${files:+$files,}$(whole "$value")
+      argument=${argument%"$value"}$(basename -- "$value")
+    fi
+    arguments+=("$argument")
+  done
+  set -- ${arguments[@]+"${arguments[@]}"}
+  [ -z "$files" ] || spark_options+=(--files "$files")
+fi
+
+# On this machine the package is read where it stands; executors elsewhere get it as a zip beside the job.
+if [ -z "$shipped" ]; then
+  export PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH}
+else
   (cd "$home" && "$python" -c '
 import pathlib, sys, zipfile
 with zipfile.ZipFile(sys.argv[1], "w", zipfile.ZIP_DEFLATED) as archive:
@@ -187,19 +313,24 @@ with zipfile.ZipFile(sys.argv[1], "w", zipfile.ZIP_DEFLATED) as archive:
 ' "$shipped/seedlings_spark.zip")
   # Behind all others, since it takes the place of a --py-files before it, whose files it names too.
   spark_options+=(--py-files "$shipped/seedlings_spark.zip${py_files:+,$py_files}")
-  ;;
-esac
+fi
 
-export PYSPARK_PYTHON=${PYSPARK_PYTHON:-$python}
-export PYSPARK_DRIVER_PYTHON=${PYSPARK_DRIVER_PYTHON:-$python}
+log4j=$home/conf/log4j2.properties
+[ "$(value_of --log "$@")" != json ] || log4j=$home/conf/log4j2-json.properties
+export PYSPARK_PYTHON=$on_nodes
+export PYSPARK_DRIVER_PYTHON=$driver_python
 export SPARK_HOME=${SPARK_HOME:-$pyspark}
-export LOG4J_CONFIGURATION_FILE=${LOG4J_CONFIGURATION_FILE:-$home/conf/log4j2.properties}
+export LOG4J_CONFIGURATION_FILE=${LOG4J_CONFIGURATION_FILE:-$log4j}
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}
 
 # spark-submit prints both streams of a Python driver on stdout. By this path the job finds stderr again. A file
-# that is opened a second time would be written from its beginning, so there a pipe stands in between.
+# that is opened a second time would be written from its beginning, so there a pipe stands in between. What YARN says
+# of a driver in a container is read, too.
 relay=
-if [ -e "/proc/$$/fd/2" ]; then
+if [ "$deploy_mode" = cluster ] && [ -n "$shipped" ]; then
+  exec 3>&2 2> >(exec tee "$shipped/said" >&3)
+  relay=$!
+elif [ -e "/proc/$$/fd/2" ]; then
   if [ -f "/proc/$$/fd/2" ]; then
     exec 3>&2 2> >(exec cat >&3)
     relay=$!
@@ -226,5 +357,10 @@ done
 if [ -n "$relay" ]; then
   exec 2>&3
   wait "$relay" || true
+fi
+# Of a driver in a container spark-submit knows 0 and 1 only.
+if [ "$code" = 1 ] && [ -s "$shipped/said" ]; then
+  exited=$(sed -n 's/.*User application exited with status \([0-9]*\).*/\1/p' "$shipped/said" | tail -n 1)
+  code=${exited:-1}
 fi
 exit "$code"

@@ -9,12 +9,14 @@ The map, in the order of imports: a module may import those of its own and of ea
     schema          column names and layouts of our tables
     files           paths on any Hadoop file system; a file appears whole or not at all
     fingerprint     content hash, split of a hash, shard of a hash, corpus fingerprint
+    environment     the packages of this installation as an archive
     reproducibility seeds derived by name; what a result depends on
 
     session         builds the SparkSession; slots, addresses, environments
     images          bytes -> uint8 pixels, or ImageError: the only door of Pillow and of libspng
     runtime         what TensorFlow may use in this process: threads, GPU, determinism, precision
     drift           how a run's images and predictions differ from the training corpus
+    runs            the folder of a training run: what ran, how far it is, how it ended
     store           model versions: publish, list, resolve, promote, roll back
     training        the protocol between master and workers, in prose
       weights         arithmetic on lists of arrays, held as one flat vector
@@ -41,6 +43,7 @@ The map, in the order of imports: a module may import those of its own and of ea
     features        Spark ML stages: class indices, mean and std of pixels
     prediction      the forward pass in a Spark task
     evaluation      predictions -> numbers
+    doctor          what is in the way of the other jobs
 
     estimator       SeedlingsEstimator and SeedlingsModel
 

@@ -5,7 +5,7 @@ exit code of its class; a traceback is shown with `--debug` only:
 
     0    done
     1    failed
-    2    wrong arguments; nothing has been started
+    2    wrong arguments
     3    done, but with more rejects than --max-reject-fraction
     73   the output is in use by another run
     130  interrupted from the keyboard
@@ -17,6 +17,7 @@ neither Spark nor TensorFlow before it runs a job.
 import argparse
 import contextlib
 import dataclasses
+import datetime
 import difflib
 import functools
 import json
@@ -25,7 +26,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -39,8 +40,12 @@ _T = TypeVar("_T", bound=config.Options)
 _log = logging.getLogger("seedlings_spark")
 
 DONE, FAILED, WRONG_ARGUMENTS, TOO_MANY_REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
-# Options that are paths on a Hadoop file system.
+# Options that are paths on a Hadoop file system; all but the first are written to.
 _PATHS = ("images", "corpus", "store", "run", "report", "output")
+# Of `--log`.
+_LOGS = PLAIN, JSON_LINES = "plain", "json"
+# Set by spark-submit.sh while it checks arguments, and by YARN for all attempts of an application.
+_DEPLOY_MODE, _STAGING = "SEEDLINGS_DEPLOY_MODE", "SPARK_YARN_STAGING_DIR"
 # Where stderr really goes, as spark-submit.sh says.
 _STDERR = "SEEDLINGS_STDERR"
 # What is easily given to a job, and belongs before it.
@@ -69,30 +74,81 @@ def run(
     _find_stderr()
 
     def work() -> int:
-        options, debug = read_arguments(job, options_class, arguments)
-        configure_logging(debug)
+        options, general = read_arguments(job, options_class, arguments)
+        configure_logging(general.debug, general.log)
         from seedlings_spark import session  # Spark takes a second to import, and wrong arguments need none
 
         spark = session.build(f"seedlings {job}")
-        spark.sparkContext.setLogLevel("WARN" if debug else "ERROR")
+        spark.sparkContext.setLogLevel("WARN" if general.debug else "ERROR")
+        name_run(str(spark.sparkContext.applicationId))
         try:
-            qualified_options = qualified(options)
-            _log.info(opening_line(job, qualified_options, spark.version, str(spark.sparkContext.master)))
-            return main(spark, qualified_options) or DONE
+            told = _exit_code_file(spark)
+            if told and files.exists(told):
+                code = int(files.read_text(told))
+                _log.warning("an attempt before this one has ended with exit code %d: that stands", code)
+                return code
+            code = exit_code_of(lambda: _do(job, spark, main, options), debug=general.debug)
+            if told and code:
+                files.write_text(told, f"{code}\n")
+            return code
         finally:
             spark.stop()
 
     return exit_code_of(work, debug="--debug" in arguments)
 
 
+def _do(
+    job: str, spark: "SparkSession", main: "Callable[[SparkSession, _T], int | None]", options: _T
+) -> int:
+    options = qualified(options)
+    if _is_in_container(spark):
+        check_outputs(options)
+    _log.info(opening_line(job, options, spark.version, str(spark.sparkContext.master)))
+    return main(spark, options) or DONE
+
+
+def _is_in_container(spark: "SparkSession") -> bool:
+    return spark.conf.get("spark.submit.deployMode", "client") == "cluster"
+
+
+def _exit_code_file(spark: "SparkSession") -> str:
+    """Where an attempt of a YARN application leaves its exit code for the next one; "" elsewhere.
+
+    YARN starts an application again whose driver ends with another code than 0. That helps against killed
+    drivers, and not against wrong data.
+    """
+    staging = os.environ.get(_STAGING, "")
+    return files.join(staging, "seedlings-exit-code") if staging and _is_in_container(spark) else ""
+
+
 def check(arguments: Sequence[str]) -> int:
     """Read the arguments of a job, its name first, as `run` would, and do nothing; the exit code."""
     job, *rest = arguments
-    return exit_code_of(lambda: read_arguments(job, config.JOBS[job], rest) and DONE, debug="--debug" in rest)
+
+    def work() -> int:
+        options, _ = read_arguments(job, config.JOBS[job], rest)
+        if os.environ.get(_DEPLOY_MODE) == "cluster":
+            check_outputs(options)
+        return DONE
+
+    return exit_code_of(work, debug="--debug" in rest)
 
 
-def read_arguments(job: str, options_class: type[_T], arguments: Sequence[str]) -> tuple[_T, bool]:
-    """A job's options and whether it is to be debugged; `--help` prints the options and exits.
+@dataclasses.dataclass(frozen=True)
+class General:
+    """What every job can be told.
+
+    Args:
+        debug: Whether tracebacks are shown.
+        log: `PLAIN` or `JSON_LINES`.
+    """
+
+    debug: bool = False
+    log: str = PLAIN
+
+
+def read_arguments(job: str, options_class: type[_T], arguments: Sequence[str]) -> tuple[_T, General]:
+    """A job's options, and what every job can be told; `--help` prints the options and exits.
 
     Raises:
         OptionError: An unknown option, or a value that it cannot have.
@@ -101,31 +157,55 @@ def read_arguments(job: str, options_class: type[_T], arguments: Sequence[str]) 
     if unknown:
         raise _unknown(job, options_class, unknown[0])
     flags = vars(known)
-    debug, file = bool(flags.pop("debug")), str(flags.pop("config"))
-    return config.resolve(options_class, job, flags, file), debug
+    general, file = General(bool(flags.pop("debug")), str(flags.pop("log"))), str(flags.pop("config"))
+    return config.resolve(options_class, job, flags, file), general
 
 
 def exit_code_of(work: Callable[[], int | None], *, debug: bool = False) -> int:
     """Do some work; what it raises becomes one line on stderr and an exit code."""
     try:
         return work() or DONE
-    except SeedlingsError as error:
-        if debug:
-            _log.exception("the traceback, since --debug was given")
-        return fail(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         if debug:
             _log.exception("the traceback, since --debug was given")
-        return fail(_unexpected(error))
+        return fail(_for_user(error))
+
+
+@contextlib.contextmanager
+def recorded(write: Callable[[int, str], None]) -> Iterator[None]:
+    """Let what ends the work inside be written down: the exit code that it will have, and the error in one line."""
+    try:
+        yield
+    except BaseException as error:
+        code, text = INTERRUPTED, "interrupted"
+        if isinstance(error, Exception):
+            known = _for_user(error)
+            code, text = known.exit_code, _in_one_line(known)
+        with contextlib.suppress(Exception):  # the first error is the one to tell
+            write(code, text)
+        raise
 
 
 def fail(error: SeedlingsError) -> int:
     """Say on one line of stderr what is wrong; returns the error's exit code."""
-    print(" ".join(f"{type(error).__name__}: {error}".splitlines()), file=sys.stderr)
+    json_lines = _json_lines()
+    if json_lines is not None:
+        record = {"exit_code": error.exit_code, "error": type(error).__name__}
+        print(json_lines.line("ERROR", str(error), **record), file=sys.stderr)
+    else:
+        print(_in_one_line(error), file=sys.stderr)
     return error.exit_code
+
+
+def _in_one_line(error: SeedlingsError) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".splitlines())
+
+
+def _for_user(error: Exception) -> SeedlingsError:
+    return error if isinstance(error, SeedlingsError) else _unexpected(error)
 
 
 def qualified(options: _T) -> _T:
@@ -149,6 +229,24 @@ def qualified(options: _T) -> _T:
     return dataclasses.replace(options, **changes)
 
 
+def check_outputs(options: config.Options) -> None:
+    """Refuse to write where nobody finds it, when the driver runs in a container of the cluster.
+
+    Raises:
+        OptionError: A path that is written to is relative, or on the local file system.
+    """
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name) if field.name in _PATHS[1:] else ""
+        is_full = "://" in value or value.startswith("/")
+        if value and (not is_full or value.lower().startswith("file:")):
+            raise OptionError(
+                f"{config.flag_of(field.name)} {value} with --deploy-mode cluster",
+                "the full URI of a folder on a shared file system: the driver runs in a container, whose own disk is"
+                " deleted when it ends",
+                f"Give {config.flag_of(field.name)} as in hdfs:///folder, or use --deploy-mode client",
+            )
+
+
 def opening_line(job: str, options: config.Options, spark_version: str, master: str) -> str:
     """What runs, where it runs, and where things come from and go to."""
     version = ""
@@ -162,14 +260,46 @@ def opening_line(job: str, options: config.Options, spark_version: str, master: 
     return f"seedlings_spark{version}: {job} on {master}, Spark {spark_version}; {', '.join(paths)}"
 
 
-def configure_logging(debug: bool) -> None:
-    """Our log on stderr, one plain line each; libraries only when something is wrong."""
+def configure_logging(debug: bool, style: str = PLAIN) -> None:
+    """Our log on stderr, a line each; libraries only when something is wrong.
+
+    Args:
+        debug: Whether to show more.
+        style: `PLAIN`, or `JSON_LINES` with the keys `ts`, `level`, `msg`, `run`, and those of the occasion.
+    """
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    plain = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    handler.setFormatter(_JsonLines() if style == JSON_LINES else plain)
     logger = logging.getLogger("seedlings_spark")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     logger.propagate = False
+
+
+def name_run(run: str) -> None:
+    """Let each further line of a JSON log tell the run: Spark's id of the application."""
+    json_lines = _json_lines()
+    if json_lines is not None:
+        json_lines.run = run
+
+
+class _JsonLines(logging.Formatter):
+    run = ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        more = {"traceback": self.formatException(record.exc_info)} if record.exc_info else {}
+        return self.line(record.levelname, record.getMessage(), **more)
+
+    def line(self, level: str, message: str, **more: object) -> str:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        content = {"ts": now, "level": level, "msg": message, "run": self.run, **more}
+        return json.dumps(content, ensure_ascii=False)
+
+
+def _json_lines() -> _JsonLines | None:
+    """The formatter of the log, if it is one of JSON lines."""
+    formatters = (handler.formatter for handler in logging.getLogger("seedlings_spark").handlers)
+    return next((each for each in formatters if isinstance(each, _JsonLines)), None)
 
 
 def rejects_exit_code(manifest: Mapping[str, Any], max_reject_fraction: float) -> int:
@@ -266,6 +396,12 @@ def _parser(job: str, options_class: type[config.Options]) -> argparse.ArgumentP
     general.add_argument(
         "--config", default="", metavar="FILE", help=f"TOML file with options in its table [{job}]; flags win"
     )
+    general.add_argument(
+        "--log",
+        default=PLAIN,
+        choices=_LOGS,
+        help="lines of the log on stderr: plain, or JSON (default: plain)",
+    )
     general.add_argument("--debug", action="store_true", help="show tracebacks and Spark's warnings")
     general.add_argument("-h", "--help", action="help", help="show this and exit")
     return parser
@@ -301,7 +437,7 @@ def _unknown(job: str, options_class: type[config.Options], argument: str) -> Op
             f"Write ./spark-submit.sh {flag} ... {job} ...",
         )
     flags = [config.flag_of(field.name) for field in dataclasses.fields(options_class)]
-    near = difflib.get_close_matches(flag, [*flags, "--config", "--debug"], 1)
+    near = difflib.get_close_matches(flag, [*flags, "--config", "--debug", "--log"], 1)
     return OptionError(
         f"unknown option {flag}", f"the options of {job}", f"Did you mean {near[0]}?" if near else see
     )

@@ -626,6 +626,26 @@ class BenchmarkOptions(Options):
     json: str = option("", "file that all numbers are written to", reason="the tables are printed")
 
 
+@dataclass(frozen=True)
+class StatusOptions(Options):
+    """Say how far a run of train is, from what it has written into its folder."""
+
+    run: str = required("folder of the run: what was given to train as --run, or what its end names")
+
+
+@dataclass(frozen=True)
+class DoctorOptions(Options):
+    """Look for what is in the way of the other jobs on this machine or cluster, and say what to do about it."""
+
+    output: str = option(
+        "",
+        "folder on the shared file system to try to write to, as corpora, stores and scores will be",
+        reason="none is known",
+    )
+    server_port: str = option("0", "port or range of the parameter server, as train", reason="as train")
+    num_workers: int = option(2, "workers that train at once, as train", reason="as train", least=1)
+
+
 JOBS: Mapping[str, type[Options]] = {
     "quickstart": QuickstartOptions,
     "prepare": PrepareOptions,
@@ -634,6 +654,8 @@ JOBS: Mapping[str, type[Options]] = {
     "score": ScoreOptions,
     "models": ModelsOptions,
     "benchmark": BenchmarkOptions,
+    "status": StatusOptions,
+    "doctor": DoctorOptions,
 }
 
 

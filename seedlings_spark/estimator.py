@@ -320,16 +320,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         _label_names(dataset, self.getLabelCol())
 
     def _ports(self) -> Sequence[int]:
-        text = self.getOrDefault("server_port")
-        match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not first <= last <= 65535:
-            raise OptionError(
-                f"server_port={text!r}",
-                "'0', a port such as '4100' or a range such as '4100-4110'",
-                "Correct server_port",
-            )
-        return range(first, last + 1)
+        return session.ports(self.getOrDefault("server_port"))
 
     def _check_rule(self) -> None:
         rule, elasticity = self.getOrDefault("rule"), self.getOrDefault("elasticity")

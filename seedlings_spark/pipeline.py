@@ -24,6 +24,7 @@ from seedlings_spark import (
     prediction,
     report,
     reproducibility,
+    runs,
     runtime,
     schema,
     scoring,
@@ -203,7 +204,7 @@ class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
 
 def callbacks(run: str, patience: int) -> list[Any]:
     """The callbacks of a run: its record, and early stopping after `patience` epochs (0 for none)."""
-    made: list[Any] = [RunRecord(files.join(run, "metrics.jsonl"))]
+    made: list[Any] = [RunRecord(files.join(run, runs.METRICS))]
     if patience:
         made.append(keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True))
     return made
@@ -225,51 +226,6 @@ def about(corpus: Corpus, options: Mapping[str, Any], run: str) -> dict[str, Any
         "seed": options["seed"],
         "run_path": run,
     }
-
-
-def begin_run(run: str, about: Mapping[str, Any]) -> str | None:
-    """Write down what is about to run, or find that it has begun or ended before.
-
-    Args:
-        run: The run's folder.
-        about: What the run depends on.
-
-    Returns:
-        The version that the run has published, if it has already ended; a run that was cut short goes on.
-
-    Raises:
-        OptionError: The folder is that of a run with other options or another corpus.
-    """
-    path = files.join(run, "run.json")
-    same = {"options": about.get("options"), "corpus": about.get("corpus", {}).get("fingerprint")}
-    if files.exists(path):
-        before = json.loads(files.read_text(path))
-        options, other = before.get("options", {}), same["options"] or {}
-        changed = [name for name in {**options, **other} if options.get(name) != other.get(name)]
-        if before.get("corpus", {}).get("fingerprint") != same["corpus"]:
-            changed.append("corpus")
-        if changed:
-            raise OptionError(
-                f"--run {run}, where a run with other options has been recorded ({', '.join(sorted(changed))})",
-                "a new folder, or the options that the run was started with",
-                "Give another --run",
-            )
-        version: str | None = before.get("version")
-        return version
-    record = {
-        **about,
-        "started": _now(),
-        "versions": reproducibility.package_versions(),
-    }
-    files.write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    return None
-
-
-def end_run(run: str, version: ModelVersion) -> None:
-    """Write down that a run has published its version: started again, it does nothing."""
-    path = files.join(run, "run.json")
-    record = {**json.loads(files.read_text(path)), "finished": _now(), "version": version.version}
-    files.write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def _now() -> str:
@@ -460,7 +416,9 @@ def import_network(
 
 
 def _load_network(file: str) -> Any:
-    """A network file from any file system."""
+    """A network file from any file system; one of the working directory first, where --files puts it in a container."""
+    if Path(file).is_file():
+        return networks.load(Path(file), file)
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / files.name(file)
         with contextlib.suppress(FileNotFoundError):  # `load` says so

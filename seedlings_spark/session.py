@@ -6,6 +6,7 @@ What belongs to a cluster stands in `conf/spark-*.conf`; here stands only what n
 import contextlib
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -14,9 +15,11 @@ from collections.abc import Iterator, Mapping
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark.errors import ClusterError, in_brief
+from seedlings_spark.errors import ClusterError, OptionError, in_brief
 
 _log = logging.getLogger(__name__)
+# What a Python process with TensorFlow needs beside the JVM: 750 to 870 MiB were measured with small networks.
+_WORKER_MIB = 1024
 # Rows of one Arrow batch are chosen so that it takes about this much.
 ARROW_BATCH_BYTES = 8 * 1024 * 1024
 
@@ -85,7 +88,7 @@ def require_slots(spark: SparkSession, num_workers: int, wait_seconds: float = 1
         wait_seconds: How long executors that were asked for may take to register.
 
     Raises:
-        ClusterError: Fewer slots than workers, or executors that may be taken away.
+        ClusterError: Fewer slots than workers, executors that may be taken away, or too small for TensorFlow.
     """
     if (
         not is_local(spark)
@@ -96,6 +99,7 @@ def require_slots(spark: SparkSession, num_workers: int, wait_seconds: float = 1
             "a fixed number of executors: a worker keeps its rows for the whole run",
             "Start the job with --conf spark.dynamicAllocation.enabled=false and --num-executors",
         )
+    require_memory(spark)
     requested, cpus = requested_slots(spark), task_cpus(spark)
     slots, waited = num_slots(spark), 0.0
     if requested is None or requested >= num_workers:
@@ -117,6 +121,81 @@ def require_slots(spark: SparkSession, num_workers: int, wait_seconds: float = 1
             f"Use --num-workers {max(1, slots)}, or start with more cores"
             f" (--master 'local[{num_workers * cpus}]', --num-executors, --executor-cores)",
         )
+
+
+def require_memory(spark: SparkSession) -> None:
+    """Refuse executors whose containers are too small for TensorFlow, before YARN or Kubernetes kills them.
+
+    Args:
+        spark: The session.
+
+    Raises:
+        ClusterError: Too little memory beside the JVM's heap for as many Python processes as an executor has slots.
+    """
+    overhead = _overhead(spark)
+    if overhead is None:
+        return
+    mebibytes, slots = overhead
+    needed = _WORKER_MIB * slots
+    if mebibytes < needed:
+        raise ClusterError(
+            f"spark.executor.memoryOverhead of {mebibytes:,} MiB for {slots} Python"
+            f" process{'es' * (slots != 1)} of each executor",
+            f"at least {needed:,} MiB: TensorFlow lives outside of the JVM's heap, and a container that takes more than"
+            " it asked for is killed",
+            f"Start with --conf spark.executor.memoryOverhead={max(3072, needed)}m, or with fewer --executor-cores",
+        )
+
+
+def overhead_in_words(spark: SparkSession) -> str:
+    """What an executor's Python processes may take, for a person to read."""
+    overhead = _overhead(spark)
+    if overhead is None:
+        return (
+            "not limited by a standalone cluster: 1 GB or more for each slot should be free on its machines"
+        )
+    return f"{overhead[0]:,} MiB for {overhead[1]} Python process{'es' * (overhead[1] != 1)} of an executor"
+
+
+def _overhead(spark: SparkSession) -> tuple[int, int] | None:
+    """MiB of an executor's container beside the heap, and its slots; None where nothing limits them."""
+    if not str(spark.sparkContext.master).startswith(("yarn", "k8s")):
+        return None
+    heap = _mebibytes(spark, spark.conf.get("spark.executor.memory", None) or "1g")
+    given = spark.conf.get("spark.executor.memoryOverhead", None)
+    factor = float(spark.conf.get("spark.executor.memoryOverheadFactor", None) or 0.1)
+    overhead = _mebibytes(spark, given) if given else max(384, int(heap * factor))
+    python = spark.conf.get("spark.executor.pyspark.memory", None)
+    overhead += _mebibytes(spark, python) if python else 0
+    cores = int(spark.conf.get("spark.executor.cores", None) or 1)
+    return overhead, max(1, cores // task_cpus(spark))
+
+
+def _mebibytes(spark: SparkSession, text: str) -> int:
+    """Of a size as Spark's settings have it; a number alone means MiB."""
+    jvm = spark.sparkContext._jvm
+    assert jvm is not None
+    return int(jvm.org.apache.spark.network.util.JavaUtils.byteStringAsMb(text))
+
+
+def ports(text: str) -> range:
+    """Candidate ports of the parameter server.
+
+    Args:
+        text: "0" for any, "N", or "N-M".
+
+    Raises:
+        OptionError: It is none of these.
+    """
+    match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+    if not first <= last <= 65535:
+        raise OptionError(
+            f"server_port={text!r}",
+            "'0', a port such as '4100' or a range such as '4100-4110'",
+            "Correct server_port",
+        )
+    return range(first, last + 1)
 
 
 def driver_addresses(spark: SparkSession) -> tuple[str, str]:

@@ -355,23 +355,6 @@ def test_the_schedules_are_those_of_the_options() -> None:
     assert set(choices["choices"]) == set(pipeline.SCHEDULES)
 
 
-def test_a_run_goes_on_with_its_own_options_only(tmp_path: Path) -> None:
-    run = files.qualify(str(tmp_path / "a run"))
-    assert pipeline.begin_run(run, {"seed": 7, "options": {"epochs": 3}}) is None
-    assert pipeline.begin_run(run, {"seed": 7, "options": {"epochs": 3}}) is None
-    record = json.loads(files.read_text(files.join(run, "run.json")))
-    assert record["seed"] == 7
-    assert record["versions"]["keras"] == keras.__version__
-    with pytest.raises(OptionError, match=r"other options has been recorded \(epochs\)") as caught:
-        pipeline.begin_run(run, {"seed": 7, "options": {"epochs": 4}})
-    with pytest.raises(OptionError, match=r"\(corpus\)"):
-        pipeline.begin_run(run, {"options": {"epochs": 3}, "corpus": {"fingerprint": "another"}})
-    assert caught.value.remedy == "Give another --run"
-    assert json.loads(files.read_text(files.join(run, "run.json"))) == record
-    pipeline.end_run(run, ModelVersion("m", "v0003", str(tmp_path), {}))
-    assert pipeline.begin_run(run, {"seed": 7, "options": {"epochs": 3}}) == "v0003"
-
-
 def test_the_metrics_of_each_epoch_are_a_line_of_json(tmp_path: Path) -> None:
     path = files.qualify(str(tmp_path / "run" / "metrics.jsonl"))
     record = pipeline.RunRecord(path)

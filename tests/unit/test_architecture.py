@@ -14,8 +14,8 @@ ROOT = PACKAGE.parent
 # A module may import those of its own and of earlier groups only.
 GROUPS = [
     ["errors"],
-    ["config", "schema", "files", "fingerprint", "reproducibility"],
-    ["session", "images", "runtime", "store", "drift"],
+    ["config", "schema", "files", "fingerprint", "reproducibility", "environment"],
+    ["session", "images", "runtime", "store", "drift", "runs"],
     ["training.weights"],
     ["training.wire"],
     [
@@ -32,7 +32,7 @@ GROUPS = [
     ["training.synchronous", "training.asynchronous"],
     ["training"],
     ["reading", "synthetic", "corpus", "networks"],
-    ["features", "prediction", "evaluation"],
+    ["features", "prediction", "evaluation", "doctor"],
     ["estimator"],
     ["elephas"],
     ["report"],
@@ -51,7 +51,7 @@ DOORS = {
     "imagecodecs": {"images"},
     "matplotlib": {"report"},
     "elephas": {"estimator", "elephas", "benchmark.train", "benchmark.score"},
-    "socket": {"training.wire", "training.server", "training.client"},
+    "socket": {"training.wire", "training.server", "training.client", "doctor"},
     "ssl": {"training.wire", "training.server"},
     "cryptography": {"training.wire"},
     "tensorflow": {"runtime", "training.master", "benchmark.train", "benchmark.score"},

@@ -1,6 +1,8 @@
 """A job's command line: what it says, and the exit code it ends with. No JVM is started."""
 
 import dataclasses
+import datetime
+import json
 import logging
 import os
 import re
@@ -94,13 +96,13 @@ def test_right_arguments_are_silently_accepted(capsys: pytest.CaptureFixture[str
 def test_options_come_from_flags_and_file(tmp_path: Path) -> None:
     file = tmp_path / "o.toml"
     file.write_text("[train]\nepochs = 4\npromote = true\n")
-    options, debug = cli.read_arguments(
+    options, general = cli.read_arguments(
         "train",
         config.TrainOptions,
         ["--corpus", "c", "--store=s", "--config", str(file), "--no-promote", "--debug", "--seed", "-1"],
     )
     assert (options.corpus, options.store, options.epochs, options.promote) == ("c", "s", 4, False)
-    assert options.seed == -1 and debug
+    assert options.seed == -1 and general == cli.General(debug=True)
 
 
 def test_an_action_can_stand_anywhere_or_be_left_out() -> None:
@@ -455,3 +457,76 @@ def test_a_network_that_has_not_learned_the_drawn_images_fails_the_quickstart(
     else:
         with pytest.raises(TrainingError, match="file:///q/report"):
             quickstart.require_accuracy(accuracy, "file:///q/report")
+
+
+# --- a log of JSON lines, exit codes that are written down, containers
+
+
+def test_a_json_log_has_an_object_a_line_with_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.configure_logging(False, "json")
+    log = logging.getLogger("seedlings_spark")
+    log.info("before")
+    cli.name_run("app-7")
+    log.warning("%d \u2713\nlines", 2)
+
+    def work() -> int:
+        raise CorpusError("this", "that", "Do so")
+
+    assert cli.exit_code_of(work) == 1
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["msg"] for line in lines] == ["before", "2 \u2713\nlines", "this. Expected that. Do so."]
+    assert [line["run"] for line in lines] == ["", "app-7", "app-7"]
+    assert [line["level"] for line in lines] == ["INFO", "WARNING", "ERROR"]
+    assert (lines[-1]["exit_code"], lines[-1]["error"]) == (1, "CorpusError")
+    assert all(datetime.datetime.fromisoformat(line["ts"]).tzinfo for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OutputInUseError("this", "that", "Wait"), (73, "OutputInUseError: this. Expected that. Wait.")),
+        (KeyboardInterrupt(), (130, "interrupted")),
+    ],
+)
+def test_how_work_ends_is_written_down(error: BaseException, expected: tuple[int, str]) -> None:
+    written: list[tuple[int, str]] = []
+    with pytest.raises(type(error)), cli.recorded(lambda *told: written.append(told)):
+        raise error
+    assert written == [expected]
+
+
+def test_work_that_ends_well_is_not_written_down_and_a_failed_record_hides_nothing() -> None:
+    with cli.recorded(lambda *told: pytest.fail("told")):
+        pass
+
+    def broken(code: int, text: str) -> None:
+        raise OSError("the disk is full")
+
+    with pytest.raises(TrainingError), cli.recorded(broken):
+        raise TrainingError("this", "that", "so")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["prepare", "--images", "hdfs:///i", "--corpus", "c"], "--corpus c"),
+        (["prepare", "--images", "hdfs:///i", "--corpus", "file:///c"], "--corpus file:///c"),
+        (["train", "--corpus", "/c", "--store", "hdfs:///s", "--run", "../r"], "--run ../r"),
+        (["score", "--images", "i", "--store", "hdfs:///s", "--output", "FILE:/o"], "--output FILE:/o"),
+    ],
+)
+def test_nothing_is_written_into_a_container(
+    arguments: list[str],
+    flag: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert cli.check(arguments) == 0
+    monkeypatch.setenv("SEEDLINGS_DEPLOY_MODE", "cluster")
+    assert flag + " with --deploy-mode cluster" in wrong(capsys, *arguments)
+
+
+def test_full_uris_and_absolute_paths_are_fine_in_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEEDLINGS_DEPLOY_MODE", "cluster")
+    assert cli.check(["prepare", "--images", "file:///nfs/i", "--corpus", "hdfs://host:8020/c"]) == 0
+    assert cli.check(["prepare", "--images", "/i", "--corpus", "/c"]) == 0

@@ -13,7 +13,7 @@ from seedlings_spark import config
 from seedlings_spark.errors import OptionError
 
 ROOT = Path(__file__).parents[2]
-GIVEN = {"corpus": "c", "store": "s", "report": "r", "images": "i", "output": "o"}
+GIVEN = {"corpus": "c", "store": "s", "report": "r", "images": "i", "output": "o", "run": "n"}
 
 
 def required(options: Any) -> dict[str, Any]:

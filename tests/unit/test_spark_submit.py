@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "spark-submit.sh"
 BASH = shutil.which("bash") or "/bin/bash"
 PREPARE = ["prepare", "--images", "i", "--corpus", "c"]
+PREPARE_ON_HDFS = ["prepare", "--images", "hdfs:///i", "--corpus", "hdfs:///c"]
 
 # Writes down what it was given, and does what it is told to.
 FAKE_SUBMIT = f"""#!{sys.executable}
@@ -27,6 +28,13 @@ names = zipfile.ZipFile(archives[0]).namelist() if archives else []
 pathlib.Path(os.environ["FAKE_RECORD"]).write_text(json.dumps(
     {{"arguments": arguments, "environment": dict(os.environ), "directory": os.getcwd(), "zip": names}}
 ))
+if os.environ.get("FAKE_SETTINGS"):
+    path = pathlib.Path(arguments[arguments.index("--properties-file") + 1])
+    record = json.loads(pathlib.Path(os.environ["FAKE_RECORD"]).read_text())
+    mode = oct(path.stat().st_mode)[-3:]
+    record["settings"] = {{"path": str(path), "mode": mode, "content": path.read_text()}}
+    pathlib.Path(os.environ["FAKE_RECORD"]).write_text(json.dumps(record))
+os.write(2, os.environ.get("FAKE_SAYS", "").encode())
 if os.environ.get("FAKE_STDERR"):
     fd = os.open(os.environ["SEEDLINGS_STDERR"], os.O_WRONLY | os.O_APPEND)
     os.write(1, b"JVM on stdout\\n"); os.write(2, b"JVM on stderr\\n")
@@ -79,7 +87,9 @@ class Machine:
             "SPARK_HOME": str(folder / "spark"),
             "SEEDLINGS_PYTHON": str(python),
             "FAKE_RECORD": str(self.record),
+            "SPARK_CONF_DIR": str(folder / "site"),
         }
+        program(folder / "site" / "spark-defaults.conf", "spark.authenticate.secret  s\n")
 
     def call(self, *arguments: str, script: Path = SCRIPT, **variables: str) -> Any:
         return subprocess.run(
@@ -174,7 +184,7 @@ def test_job_options_reach_the_job_unchanged(machine: Machine) -> None:
 def test_the_master_chooses_the_settings_and_the_sites_own_stay_in_force(
     machine: Machine, options: list[str], file: str
 ) -> None:
-    arguments = machine.submitted(*options, *PREPARE)["arguments"]
+    arguments = machine.submitted(*options, *PREPARE_ON_HDFS)["arguments"]
     assert arguments.count("--properties-file") == 1
     assert value_of("--properties-file", arguments) == str(ROOT / "conf" / file)
     assert "--load-spark-defaults" in arguments
@@ -613,3 +623,132 @@ def test_the_tests_are_run_in_the_checkout_with_pytests_own_arguments(
     ran = machine.call("test", *arguments, SEEDLINGS_PYTHON="./recording")
     assert ran.returncode == 5
     assert machine.record.read_text().splitlines() == [str(ROOT), "-m", "pytest", *passed]
+
+
+# --- clusters: secrets, containers, environments that travel along, the background
+
+STANDALONE = ["--master", "spark://h:7077"]
+CLUSTER = ["--master", "yarn", "--deploy-mode", "cluster"]
+
+
+def test_a_standalone_cluster_needs_a_secret(machine: Machine) -> None:
+    ran = machine.call(*STANDALONE, *PREPARE, SPARK_CONF_DIR="/nowhere")
+    assert ran.returncode == 1 and not machine.record.exists()
+    assert "SEEDLINGS_SPARK_SECRET" in ran.stderr and "--insecure" in ran.stderr
+
+
+def test_the_secret_is_in_a_file_of_its_own_and_nowhere_else(machine: Machine) -> None:
+    given = machine.submitted(
+        *STANDALONE, *PREPARE, SEEDLINGS_SPARK_SECRET="open sesame", FAKE_SETTINGS="yes"
+    )
+    assert "sesame" not in json.dumps([given["arguments"], given["environment"]])
+    settings = given["settings"]
+    assert settings["mode"] == "600"
+    assert settings["content"].endswith("\nspark.authenticate.secret open sesame\n")
+    assert settings["content"].startswith((ROOT / "conf" / "spark-standalone.conf").read_text())
+    assert not Path(settings["path"]).exists() and list(machine.temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--conf", "spark.authenticate.secret=s"],
+        ["--conf=spark.authenticate.secret.file=f"],
+        ["--properties-file", "own.conf"],
+        ["--conf", "spark.authenticate=false"],
+        ["--insecure"],
+    ],
+)
+def test_whoever_knows_better_needs_no_secret(machine: Machine, options: list[str]) -> None:
+    machine.submitted(*STANDALONE, *options, *PREPARE, SPARK_CONF_DIR="/nowhere")
+
+
+def test_the_sites_own_secret_does(machine: Machine) -> None:
+    arguments = machine.submitted(*STANDALONE, *PREPARE)["arguments"]
+    assert value_of("--properties-file", arguments) == str(ROOT / "conf" / "spark-standalone.conf")
+
+
+def test_insecure_turns_everything_off_and_does_not_reach_spark(machine: Machine) -> None:
+    arguments = machine.submitted("--insecure", *STANDALONE, *PREPARE)["arguments"]
+    assert "--insecure" not in arguments
+    for name in ("authenticate", "network.crypto.enabled", "io.encryption.enabled"):
+        assert f"spark.{name}=false" in arguments
+
+
+def test_an_environment_travels_along(machine: Machine) -> None:
+    archive = ["--archives", "hdfs:///e.tar.gz#environment"]
+    given = machine.submitted("--master", "yarn", *archive, *PREPARE)
+    assert given["environment"]["PYSPARK_PYTHON"] == "./environment/bin/python"
+    assert given["environment"]["PYSPARK_DRIVER_PYTHON"] == machine.environment["SEEDLINGS_PYTHON"]
+    given = machine.submitted(*CLUSTER, *archive, *PREPARE_ON_HDFS)
+    assert given["environment"]["PYSPARK_DRIVER_PYTHON"] == "./environment/bin/python"
+
+
+def test_local_files_travel_into_the_container(machine: Machine) -> None:
+    config_file = machine.directory / "my options.toml"
+    config_file.write_text("[train]\nepochs = 2\n")
+    (machine.directory / "net.keras").write_text("")
+    train = ["train", "--corpus", "hdfs:///c", "--store", "hdfs:///s"]
+    files = ["--config", "my options.toml", "--network=net.keras"]
+    arguments = machine.submitted(*CLUSTER, "--files", "own.txt", *train, *files)["arguments"]
+    folder = machine.directory
+    assert value_of("--files", arguments) == f"own.txt,{folder}/my options.toml,{folder}/net.keras"
+    assert arguments[-3:] == files
+    (machine.directory / "deeper").mkdir()
+    config_file.rename(machine.directory / "deeper" / "o.toml")
+    arguments = machine.submitted(*CLUSTER, *train, "--config=deeper/o.toml")["arguments"]
+    assert arguments[-1] == "--config=o.toml"
+    arguments = machine.submitted("--master", "yarn", *train, "--config=deeper/o.toml")["arguments"]
+    assert arguments[-1] == "--config=deeper/o.toml" and "--files" not in arguments
+
+
+def test_a_containers_own_disk_is_refused(machine: Machine) -> None:
+    ran = machine.call(*CLUSTER, *PREPARE)
+    assert ran.returncode == 2 and "--corpus c with --deploy-mode cluster" in ran.stderr
+    assert not machine.record.exists()
+
+
+@pytest.mark.parametrize(("said", "code"), [("User application exited with status 73", 73), ("no such", 1)])
+def test_a_containers_exit_code_is_the_scripts(machine: Machine, said: str, code: int) -> None:
+    ran = machine.call(*CLUSTER, *PREPARE_ON_HDFS, FAKE_CODE="1", FAKE_SAYS=f"Diagnostics: {said}.")
+    assert ran.returncode == code
+    assert said in ran.stderr
+    assert machine.call(*CLUSTER, *PREPARE_ON_HDFS, FAKE_CODE="0", FAKE_SAYS=said).returncode == 0
+
+
+def test_training_goes_to_the_background(machine: Machine) -> None:
+    train = ["train", "--corpus", "c", "--store", "s", "--run", "runs/7"]
+    ran = machine.call("--detach", *train, FAKE_SECONDS="2", FAKE_SAYS="epoch 1")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "runs/7\n" and "status runs/7" in ran.stderr
+    log = machine.directory / "runs" / "7" / "train.log"
+    deadline = time.monotonic() + 30
+    while "epoch 1" not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "--detach" not in json.loads(machine.record.read_text())["arguments"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        PREPARE,
+        ["train", "--corpus", "c", "--store", "s"],
+        ["train", "--corpus", "c", "--store", "s", "--run", "hdfs:///r"],
+    ],
+)
+def test_what_cannot_go_to_the_background_is_refused(machine: Machine, arguments: list[str]) -> None:
+    ran = machine.call("--detach", *arguments)
+    assert ran.returncode == 2 and "--run" in ran.stderr and not machine.record.exists()
+
+
+def test_status_takes_a_folder_and_no_cluster(machine: Machine) -> None:
+    arguments = machine.submitted("--master", "yarn", "status", "hdfs:///r")["arguments"]
+    assert value_of("--master", arguments) == "local[1]"
+    assert arguments[-2:] == ["--run", "hdfs:///r"]
+
+
+def test_a_json_log_is_sparks_too(machine: Machine) -> None:
+    given = machine.submitted(*PREPARE, "--log", "json")
+    assert "spark.log.structuredLogging.enabled=true" in given["arguments"]
+    assert given["environment"]["LOG4J_CONFIGURATION_FILE"].endswith("conf/log4j2-json.properties")

@@ -1,0 +1,113 @@
+"""The Python packages of this installation as an archive, for cluster nodes that have none of them.
+
+    environment.tar.gz/bin/python   finds Python 3.11 on the node's PATH and gives it the packages
+    environment.tar.gz/lib/         the packages, in the very versions that are installed here
+
+Spark brings pyspark itself, and the submit brings `seedlings_spark`, so neither is in it; TensorFlow is the one for
+CPUs, a third of the size, unless GPUs are wanted. `./spark-submit.sh pack` calls this; nothing of it runs in a job.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PACKAGE = "seedlings-spark"
+# What Spark brings along, and what TensorFlow names and does not import.
+_LEFT_OUT = {"pyspark", "py4j", "libclang"}
+_FOR_CPUS = {"tensorflow": "tensorflow-cpu"}
+# Headers for C++, and tests: nobody imports them.
+_UNUSED = ("tensorflow/include", "pandas/tests", "numpy/*/tests", "sklearn/*/tests", "pyarrow/include")
+_LAUNCHER = """\
+#!/bin/sh
+# Python {version} of this node, with the packages beside this file.
+here=$(cd "$(dirname "$0")/.." && pwd)
+for python in python{version} python3 {here}; do
+  if "$python" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "{version}")' 2>/dev/null; then
+    PYTHONPATH=$here/lib${{PYTHONPATH:+:$PYTHONPATH}} exec "$python" "$@"
+  fi
+done
+echo "no Python {version} on the PATH of this node: $PATH" >&2
+exit 127
+"""
+
+
+def pinned(*, gpu: bool = False) -> list[str]:
+    """What a job needs beside Spark, as `name==version` of what is installed here.
+
+    Args:
+        gpu: Whether to take the TensorFlow that also knows GPUs.
+    """
+    swapped = {} if gpu else _FOR_CPUS
+    found = dict(_installed(PACKAGE, set()))
+    return [f"{swapped.get(name, name)}=={version}" for name, version in sorted(found.items())]
+
+
+def _installed(name: str, seen: set[str]) -> Iterator[tuple[str, str]]:
+    """The packages that one depends on, directly or not, with their versions."""
+    for text in metadata.requires(name) or ():
+        requirement = Requirement(text)
+        needed = canonicalize_name(requirement.name)
+        is_meant = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if is_meant and needed not in seen | _LEFT_OUT:
+            seen.add(needed)
+            yield needed, metadata.version(needed)
+            yield from _installed(needed, seen)
+
+
+def pack(target: Path, requirements: list[str]) -> None:
+    """Install packages into a folder of their own and pack it.
+
+    Args:
+        target: The archive, replaced whole.
+        requirements: What `pinned` returned.
+    """
+    version = "{}.{}".format(*sys.version_info)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        root = Path(folder) / "environment"
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+        subprocess.run([*pip, "--no-deps", "--target", str(root / "lib"), *requirements], check=True)
+        for pattern in _UNUSED:
+            for place in (root / "lib").glob(pattern):
+                shutil.rmtree(place)
+        launcher = root / "bin" / "python"
+        launcher.parent.mkdir()
+        base = getattr(sys, "_base_executable", sys.executable)
+        launcher.write_text(_LAUNCHER.format(version=version, here=base), encoding="utf-8")
+        launcher.chmod(0o755)
+        archive = Path(folder) / target.name
+        with tarfile.open(archive, "w:gz", compresslevel=6) as packed:
+            for place in sorted(root.iterdir()):
+                packed.add(place, place.name)
+        archive.replace(target)
+
+
+def main() -> int:
+    """Pack, as the command line says; the exit code."""
+    parser = argparse.ArgumentParser(description="Pack the Python packages of this installation.")
+    parser.add_argument("archive", type=Path)
+    parser.add_argument("--gpu", action="store_true")
+    given = parser.parse_args()
+    try:
+        pack(given.archive, pinned(gpu=given.gpu))
+    except (metadata.PackageNotFoundError, subprocess.CalledProcessError) as error:
+        print(
+            f"{error}. Expected an installation with {PACKAGE} and pip. Unset SEEDLINGS_PYTHON, so that .venv is"
+            " made and used, and try again.",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"{given.archive}  {given.archive.stat().st_size / 1e6:,.0f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""The folder of a training run: what ran, how far it is, how it ended.
+
+RUN/run.json        options, corpus, versions, and the attempts: each with where it ran and its exit code
+RUN/metrics.jsonl   one line an epoch
+RUN/checkpoints/    where the next attempt goes on
+RUN/train.log       of a run in the background
+"""
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+from seedlings_spark import files, reproducibility
+from seedlings_spark.errors import InputError, OptionError
+
+METRICS, CHECKPOINTS, LOG = "metrics.jsonl", "checkpoints", "train.log"
+_RECORD = "run.json"
+RUNNING, DONE, FAILED, GONE = "running", "done", "failed", "gone"
+
+
+def begin(run: str, about: Mapping[str, Any], application: str = "") -> str | None:
+    """Write down what is about to run, or find that it has begun or ended before.
+
+    Args:
+        run: The run's folder.
+        about: What the run depends on.
+        application: Spark's id of the application that runs it.
+
+    Returns:
+        The version that the run has published, if it has already ended; a run that was cut short goes on.
+
+    Raises:
+        OptionError: The folder is that of a run with other options or another corpus.
+    """
+    record: dict[str, Any] = {}
+    if files.exists(_path(run)):
+        record = _read(run)
+        changed = _changed(record, about)
+        if changed:
+            raise OptionError(
+                f"--run {run}, where a run with other options has been recorded ({', '.join(changed)})",
+                "a new folder, or the options that the run was started with",
+                "Give another --run",
+            )
+        if record.get("version"):
+            return str(record["version"])
+    attempt = {
+        "application": application,
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "started": _now(),
+        "versions": reproducibility.package_versions(),
+        "cpu": reproducibility.cpu_model(),
+        "cpu_features": list(reproducibility.cpu_features()),
+    }
+    before = [_closed(each) for each in record.get("attempts", ())]
+    started = record.get("started", attempt["started"])
+    _write(run, {**about, **record, "started": started, "attempts": [*before, attempt]})
+    return None
+
+
+def end(run: str, version: str) -> None:
+    """Write down that a run has published a version: started again, it does nothing."""
+    record = _ended(_read(run), 0, "")
+    _write(run, {**record, "finished": _now(), "version": version})
+
+
+def fail(run: str, exit_code: int, error: str) -> None:
+    """Write down that an attempt has ended without a version.
+
+    Args:
+        run: The run's folder.
+        exit_code: Of the job.
+        error: In one line.
+    """
+    if files.exists(_path(run)):
+        _write(run, _ended(_read(run), exit_code, error))
+
+
+def state(record: Mapping[str, Any]) -> str:
+    """Of a run: `RUNNING`, `DONE`, `FAILED`, or `GONE` where its process has ended without a word.
+
+    Args:
+        record: Its `run.json`. That a process of another machine has gone cannot be seen.
+    """
+    if record.get("version"):
+        return DONE
+    last = (record.get("attempts") or [{}])[-1]
+    if "exit_code" in last:
+        return FAILED
+    if last.get("host") == platform.node() and not _is_running(int(last.get("pid", 0))):
+        return GONE
+    return RUNNING
+
+
+def status(run: str, now: datetime.datetime | None = None) -> list[tuple[str, object]]:
+    """How far a run is, as rows of a table.
+
+    Args:
+        run: The run's folder.
+        now: By default the present time, UTC.
+
+    Raises:
+        InputError: It is no folder of a run.
+    """
+    record = _read(run)
+    attempts = record.get("attempts") or [{}]
+    last, found = attempts[-1], state(record)
+    epochs = _epochs(run)
+    total = record.get("options", {}).get("epochs")
+    rows: list[tuple[str, object]] = [("run", run), ("state", _in_words(found, last))]
+    rows.append(("epochs", f"{len(epochs)} of {total}" if total else len(epochs)))
+    if epochs:
+        numbers = {name: value for name, value in epochs[-1].items() if isinstance(value, float)}
+        rows.append(("last epoch", ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())))
+    left = _seconds_left(epochs, last, total, now or datetime.datetime.now(datetime.UTC))
+    if found == RUNNING and left is not None:
+        rows.append(("time left", f"about {datetime.timedelta(seconds=round(left))}"))
+    rows.append(("started", record.get("started", "unknown")))
+    rows.append(("attempts", len(attempts)))
+    rows.append(("application", f"{last.get('application') or 'unknown'} on {last.get('host', 'unknown')}"))
+    if record.get("version"):
+        rows.append(("version", record["version"]))
+    if files.exists(files.join(run, LOG)):
+        rows.append(("log", files.join(run, LOG)))
+    return rows
+
+
+def _in_words(found: str, last: Mapping[str, Any]) -> str:
+    if found == FAILED:
+        return f"failed with exit code {last['exit_code']}: {last.get('error', '')}".rstrip(": ")
+    if found == GONE:
+        return f"gone: process {last.get('pid')} has ended without a word; the same command goes on"
+    return found
+
+
+def _seconds_left(
+    epochs: list[dict[str, Any]], last: Mapping[str, Any], total: Any, now: datetime.datetime
+) -> float | None:
+    """From the epochs of the last attempt; None before its second one."""
+    times = [datetime.datetime.fromisoformat(each["time"]) for each in epochs]
+    own = [time for time in times if last.get("started") and time >= _time(last["started"])]
+    if not isinstance(total, int) or len(own) < 2:
+        return None
+    each = (own[-1] - own[0]).total_seconds() / (len(own) - 1)
+    return max(0.0, (total - len(epochs)) * each - (now - own[-1]).total_seconds())
+
+
+def _epochs(run: str) -> list[dict[str, Any]]:
+    path = files.join(run, METRICS)
+    if not files.exists(path):
+        return []
+    return [json.loads(line) for line in files.read_text(path).splitlines()]
+
+
+def _changed(record: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
+    """In what a recorded run differs from another one."""
+    options, other = record.get("options") or {}, about.get("options") or {}
+    changed = {name for name in {**options, **other} if options.get(name) != other.get(name)}
+    if record.get("corpus", {}).get("fingerprint") != about.get("corpus", {}).get("fingerprint"):
+        changed.add("corpus")
+    return sorted(changed)
+
+
+def _ended(record: dict[str, Any], exit_code: int, error: str) -> dict[str, Any]:
+    *before, last = record.get("attempts") or [{}]
+    closed = {**last, "ended": _now(), "exit_code": exit_code, **({"error": error} if error else {})}
+    return {**record, "attempts": [*before, closed]}
+
+
+def _closed(attempt: Mapping[str, Any]) -> dict[str, Any]:
+    """An attempt that the next one follows: what has no exit code was killed."""
+    return {"exit_code": None, **attempt}
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def _path(run: str) -> str:
+    return files.join(run, _RECORD)
+
+
+def _read(run: str) -> dict[str, Any]:
+    try:
+        content = json.loads(files.read_text(_path(run)))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{_path(run)}, which cannot be read ({getattr(error, 'strerror', None) or error})",
+            "the folder of a run of train, as --run or the end of its log names it",
+            "Check the path",
+        ) from None
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{_path(run)}, which holds no record", "the folder of a run of train", "Check the path"
+        )
+    return content
+
+
+def _write(run: str, record: Mapping[str, Any]) -> None:
+    files.write_text(_path(run), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def _time(text: str) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(text)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

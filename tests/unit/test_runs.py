@@ -1,0 +1,106 @@
+"""The folder of a training run: what it says of runs that go on, end, fail and vanish."""
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seedlings_spark import files, runs
+from seedlings_spark.errors import InputError, OptionError
+
+ABOUT = {"seed": 7, "options": {"epochs": 4}, "corpus": {"fingerprint": "f"}}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> str:
+    return files.qualify(str(tmp_path / "a run"))
+
+
+def record(run: str) -> Any:
+    return json.loads(files.read_text(files.join(run, "run.json")))
+
+
+def shown(run: str, now: datetime.datetime | None = None) -> dict[str, object]:
+    return dict(runs.status(run, now))
+
+
+def test_a_run_goes_on_with_its_own_options_only(run: str) -> None:
+    assert runs.begin(run, ABOUT, "app-1") is None
+    assert runs.begin(run, ABOUT, "app-2") is None
+    before = record(run)
+    assert before["seed"] == 7
+    assert [each["application"] for each in before["attempts"]] == ["app-1", "app-2"]
+    assert before["attempts"][0]["versions"]["python"]
+    with pytest.raises(OptionError, match=r"other options has been recorded \(epochs\)") as caught:
+        runs.begin(run, {**ABOUT, "options": {"epochs": 5}})
+    with pytest.raises(OptionError, match=r"\(corpus\)"):
+        runs.begin(run, {**ABOUT, "corpus": {"fingerprint": "another"}})
+    assert caught.value.remedy == "Give another --run"
+    assert record(run) == before
+    runs.end(run, "v0003")
+    assert runs.begin(run, ABOUT) == "v0003"
+    assert record(run)["attempts"][-1]["exit_code"] == 0
+
+
+def test_it_is_told_what_a_run_is_doing(run: str) -> None:
+    runs.begin(run, ABOUT, "app-1")
+    assert shown(run)["state"] == "running"
+    assert shown(run)["epochs"] == "0 of 4"
+    started = datetime.datetime.fromisoformat(record(run)["started"])
+    lines = [
+        {"epoch": 1, "time": (started + datetime.timedelta(seconds=60)).isoformat(), "loss": 2.0},
+        {"epoch": 2, "time": (started + datetime.timedelta(seconds=90)).isoformat(), "loss": 1.5},
+    ]
+    files.write_text(files.join(run, runs.METRICS), "".join(json.dumps(line) + "\n" for line in lines))
+    rows = shown(run, started + datetime.timedelta(seconds=100))
+    assert rows["epochs"] == "2 of 4"
+    assert rows["last epoch"] == "loss 1.5000"
+    assert rows["time left"] == "about 0:00:50"  # two epochs of 30 s, less the 10 s since the last one
+
+
+def test_a_failure_is_told_with_its_exit_code(run: str) -> None:
+    runs.begin(run, ABOUT)
+    runs.fail(run, 1, "TrainingError: the loss is not finite")
+    assert shown(run)["state"] == "failed with exit code 1: TrainingError: the loss is not finite"
+    runs.begin(run, ABOUT)
+    assert shown(run)["state"] == "running" and shown(run)["attempts"] == 2
+    runs.end(run, "v0001")
+    assert shown(run)["state"] == "done" and shown(run)["version"] == "v0001"
+
+
+def test_a_process_that_was_killed_is_missed(run: str) -> None:
+    runs.begin(run, ABOUT)
+    content = record(run)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    content["attempts"][-1]["pid"] = ended.pid
+    files.write_text(files.join(run, "run.json"), json.dumps(content))
+    assert str(shown(run)["state"]).startswith(f"gone: process {ended.pid} has ended without a word")
+    runs.begin(run, ABOUT)
+    first, second = record(run)["attempts"]
+    assert first["exit_code"] is None and second["pid"] == os.getpid()
+
+
+def test_the_log_of_a_run_in_the_background_is_named(run: str) -> None:
+    runs.begin(run, ABOUT)
+    assert "log" not in shown(run)
+    files.write_text(files.join(run, runs.LOG), "")
+    assert shown(run)["log"] == files.join(run, "train.log")
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{"])
+def test_what_is_no_run_is_refused(run: str, content: str | None) -> None:
+    if content is not None:
+        files.write_text(files.join(run, "run.json"), content)
+    with pytest.raises(InputError, match=r"run\.json"):
+        runs.status(run)
+
+
+def test_nothing_is_written_where_no_run_has_begun(run: str) -> None:
+    runs.fail(run, 1, "too early")
+    assert not files.exists(run)
