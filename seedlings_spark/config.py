@@ -318,7 +318,7 @@ class TrainOptions(Options):
     encrypt: bool = option(
         True,
         "encrypt weights and gradients between driver and workers; they authenticate each other in any case",
-        reason="costs 2 % of a step; --no-encrypt is for a network on which nobody else can listen",
+        reason="a network is seldom one's own alone; --no-encrypt is for one on which nobody else can listen",
     )
     seed: int = option(
         0,

@@ -34,7 +34,7 @@ _CONNECT_SECONDS = 10.0
 _MOST_SKEW_SECONDS = 5.0
 _SLOW_IMPORT_SECONDS = 30.0
 _SEEN = (
-    "host string, python string, versions string, features string, cores int, gpus string, import_seconds double,"
+    "host string, python string, versions string, features string, cores long, gpus string, import_seconds double,"
     " import_error string, clock double, reaches string, local string"
 )
 
@@ -155,7 +155,7 @@ def _slots(spark: SparkSession, num_workers: int) -> Iterator[Check]:
         yield Check(f"slots for {num_workers} workers", error.found, BAD, error.remedy)
         return
     slots, cpus = session.num_slots(spark), session.task_cpus(spark)
-    yield Check(f"slots for {num_workers} workers", f"{slots} of {cpus} core{'s' * (cpus > 1)}")
+    yield Check(f"slots for {num_workers} workers", f"{slots}, each of {cpus} core{'s' * (cpus > 1)}")
 
 
 def _memory(spark: SparkSession) -> Iterator[Check]:

@@ -70,6 +70,24 @@ def aligned(rows: Sequence[Sequence[str]], sides: str) -> str:
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
+def speeds(contestants: Mapping[str, Any], names: Mapping[str, str]) -> list[list[str]]:
+    """The rows of a table of speeds, its head first.
+
+    Args:
+        contestants: Their numbers, by name.
+        names: Of two speeds, by their keys in the numbers.
+    """
+    rows = [["images/s", "", *[cell for name in names.values() for cell in (name, "", "")]]]
+    rows.append(["", "precision", *["median", "min", "max"] * len(names)])
+    for contestant, numbers in contestants.items():
+        row = [contestant, ", ".join(numbers["precisions"])]
+        for speed in names:
+            values = numbers[speed].values() if speed in numbers else ()
+            row += [f"{value:,.0f}" for value in values] or ["-"] * 3
+        rows.append(row)
+    return rows
+
+
 def where(spark: SparkSession) -> dict[str, Any]:
     """The machine or cluster, for the setting of a benchmark."""
     return {

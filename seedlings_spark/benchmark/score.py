@@ -40,7 +40,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from pyspark.sql.types import ArrayType, FloatType
 
 from seedlings_spark import benchmark, files, images, prediction, reading, runtime, schema, scoring, session
-from seedlings_spark.benchmark import NUM_CLASSES, aligned, spread, train
+from seedlings_spark.benchmark import NUM_CLASSES, aligned, speeds, spread, train
 from seedlings_spark.errors import ImageError, InputError, OptionError
 from seedlings_spark.store import ModelStore, ModelVersion
 
@@ -339,7 +339,7 @@ def report(found: Mapping[str, Any]) -> str:
     )
     names = aligned([[name, numbers["text"]] for name, numbers in contestants.items()], "<<")
     tables = [
-        (_speeds(contestants), "<<" + ">" * 6),
+        (speeds(contestants, {STEADY: "steady", WHOLE: "whole call"}), "<<" + ">" * 6),
         (_parts(contestants), "<>>>"),
         (_ratios(found["ratios"]), "<<>>>>>"),
         (_memory_rows(found["memory"]), "<>"),
@@ -353,18 +353,6 @@ def report(found: Mapping[str, Any]) -> str:
     return "\n\n".join([opening, names, *shown, closing])
 
 
-def _speeds(contestants: Mapping[str, Any]) -> list[list[str]]:
-    rows = [["images/s", "", *["steady", "", ""], *["whole call", "", ""]]]
-    rows.append(["", "precision", *["median", "min", "max"] * 2])
-    for name, numbers in contestants.items():
-        row = [name, ", ".join(numbers["precisions"])]
-        for speed in (STEADY, WHOLE):
-            values = numbers[speed].values() if speed in numbers else ()
-            row += [f"{value:,.0f}" for value in values] or ["-"] * 3
-        rows.append(row)
-    return rows
-
-
 def _parts(contestants: Mapping[str, Any]) -> list[list[str]]:
     rows = [["ms an image in one thread (median)", "decoding", "forward", "both"]]
     for name in _ALONE:
@@ -375,10 +363,10 @@ def _parts(contestants: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _ratios(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    speeds = {STEADY: "steady", WHOLE: "whole call"}
+    names = {STEADY: "steady", WHOLE: "whole call"}
     rows = [["ratio, taken in each round", "precision", "median", "min", "max", "target", ""]]
     for one in found:
-        name = f"{one['of']} / {one['to']}, {speeds[one['speed']]}"
+        name = f"{one['of']} / {one['to']}, {names[one['speed']]}"
         values = [f"{one[number]:.2f}" for number in ("median", "min", "max")]
         target = "-" if one["target"] is None else f">= {one['target']:g}"
         verdict = {True: "met", False: "missed", None: ""}[one["is_met"]]

@@ -26,7 +26,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import benchmark, features, files, runtime, schema, session
-from seedlings_spark.benchmark import MEAN, NUM_CLASSES, STD, aligned, spread
+from seedlings_spark.benchmark import MEAN, NUM_CLASSES, STD, aligned, speeds, spread
 from seedlings_spark.errors import ClusterError, OptionError, TrainingError
 from seedlings_spark.training import synchronous
 from seedlings_spark.training.progress import Silent
@@ -308,21 +308,9 @@ def report(found: Mapping[str, Any]) -> str:
         "whole fit: from call to return; ours and stock start Python and TensorFlow in it and read the images,"
         " plain has done both before."
     )
-    tables = (_speeds(contestants), _shares(contestants), _ratios(found["ratios"]))
+    tables = (speeds(contestants, _NAMES), _shares(contestants), _ratios(found["ratios"]))
     shown = [aligned(rows, "<<" + ">" * 6) for rows in tables if len(rows) > 1]
     return "\n\n".join([opening, names, *shown, closing])
-
-
-def _speeds(contestants: Mapping[str, Any]) -> list[list[str]]:
-    rows = [["images/s", "", *["steady", "", ""], *["whole fit", "", ""]]]
-    rows.append(["", "precision", *["median", "min", "max"] * 2])
-    for name, numbers in contestants.items():
-        row = [name, ", ".join(numbers["precisions"])]
-        for speed in (STEADY, WHOLE):
-            values = numbers[speed].values() if speed in numbers else ()
-            row += [f"{value:,.0f}" for value in values] or ["-"] * 3
-        rows.append(row)
-    return rows
 
 
 def _shares(contestants: Mapping[str, Any]) -> list[list[str]]:

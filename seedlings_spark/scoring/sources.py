@@ -113,7 +113,7 @@ def _format_of(images: str, *, is_table: bool) -> str:
 
 
 def _of_glob(spark: SparkSession, pattern: str) -> Source:
-    matches = sorted({match for each in _without_braces(pattern) for match in _matches(spark, each)})
+    matches = sorted({match for each in _without_braces(pattern) for match in _matches(each)})
     if not matches:
         raise InputError(
             f"nothing that matches {pattern}", _KINDS, "Check --images, and quote it for the shell"
@@ -147,7 +147,7 @@ def _without_braces(pattern: str) -> list[str]:
     ]
 
 
-def _matches(spark: SparkSession, pattern: str) -> list[str]:
+def _matches(pattern: str) -> list[str]:
     if files.is_local(pattern):
         local = str(files.local_path(pattern))
         # `Path.glob` has no way to take hidden files in.

@@ -9,7 +9,6 @@ all of them are found, and ended, whatever has become of their parents.
 """
 
 import contextlib
-import ipaddress
 import json
 import os
 import re
@@ -18,11 +17,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
+
+from tests.sockets import ESTABLISHED, LISTENING, command_line, sockets
 
 SCRIPT = Path(__file__).parents[2] / "spark-submit.sh"
 HOSTS = ("127.0.0.1", "127.0.0.2")
@@ -32,7 +33,6 @@ _START_SECONDS = 90.0
 _END_SECONDS = 20.0
 # Of the tests' own environment: neither Spark nor the package shall be found by them.
 _NOT_INHERITED = ("SPARK", "PYSPARK", "PYTHONPATH", "SEEDLINGS", "HADOOP", "YARN", "LOG4J")
-_ESTABLISHED, _LISTENING = "01", "0A"
 # Each JVM lives for half a minute, and seven of them share the machine.
 _QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
@@ -187,12 +187,12 @@ class StandaloneCluster:
 
     def training_workers(self, job: Session) -> dict[int, str]:
         """The Python processes that are connected to a job's driver, and the hosts that they are on."""
-        ports = {each.port for each in sockets(job.members()) if each.state == _LISTENING}
+        ports = {each.port for each in sockets(job.members()) if each.state == LISTENING}
         found = {}
         for host in HOSTS:
             for pid in self._daemons[f"worker {host}"].members():
-                if b"pyspark.daemon" in _command_line(pid) and any(
-                    each.state == _ESTABLISHED and each.remote_port in ports for each in sockets([pid])
+                if b"pyspark.daemon" in command_line(pid) and any(
+                    each.state == ESTABLISHED and each.remote_port in ports for each in sockets([pid])
                 ):
                     found[pid] = host
         return found
@@ -203,10 +203,10 @@ class StandaloneCluster:
         strangers = {
             str(each.address)
             for each in sockets(pids)
-            if each.state == _LISTENING and not each.address.is_loopback
+            if each.state == LISTENING and not each.address.is_loopback
         }
         assert strangers == set()
-        assert [pid for pid in pids if self._secret.encode() in _command_line(pid)] == []
+        assert [pid for pid in pids if self._secret.encode() in command_line(pid)] == []
 
     def _start(self) -> None:
         spec = find_spec("pyspark")
@@ -297,66 +297,6 @@ def training_attempts(log: Path) -> list[Attempt]:
         and event["Stage ID"] in stages
         and event["Task Type"] == "ResultTask"
     ]
-
-
-@dataclass(frozen=True)
-class Socket:
-    """A TCP socket of a process.
-
-    Args:
-        address: Its own.
-        port: Its own.
-        remote_port: Of the other side.
-        state: As the kernel writes it.
-    """
-
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address
-    port: int
-    remote_port: int
-    state: str
-
-
-def sockets(pids: Iterable[int]) -> list[Socket]:
-    """The TCP sockets of processes."""
-    inodes = set().union(*map(_inodes, pids))
-    found = []
-    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
-        for line in table.read_text().splitlines()[1:] if table.exists() else []:
-            _, local, remote, state, *rest = line.split()
-            if rest[5] in inodes:
-                address, port = local.split(":")
-                remote_port = int(remote.split(":")[1], 16)
-                found.append(Socket(_address(address), int(port, 16), remote_port, state))
-    return found
-
-
-def _address(digits: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """An address as the kernel writes it: groups of 32 bits, each in the order of the machine."""
-    groups = (bytes.fromhex(digits[start : start + 8]) for start in range(0, len(digits), 8))
-    found = ipaddress.ip_address(
-        b"".join(group[::-1] if sys.byteorder == "little" else group for group in groups)
-    )
-    return getattr(found, "ipv4_mapped", None) or found
-
-
-def _inodes(pid: int) -> set[str]:
-    """The inodes of a process' sockets; none if it has ended."""
-    found = set()
-    try:
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            target = str(descriptor.readlink())
-            if target.startswith("socket:["):
-                found.add(target[8:-1])
-    except OSError:
-        pass
-    return found
-
-
-def _command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 def _sessions() -> Iterator[tuple[int, int]]:

@@ -17,7 +17,7 @@ from pyspark.sql.types import StructType
 
 from seedlings_spark import files, images, pipeline, reading, schema, scoring
 from seedlings_spark.errors import InputError, OutputInUseError, StoreError
-from seedlings_spark.scoring import ScoreRun
+from seedlings_spark.scoring import ScoreRun, sources
 from seedlings_spark.scoring.lock import Lock
 from seedlings_spark.store import ModelStore, ModelVersion
 
@@ -456,3 +456,25 @@ def test_images_on_another_file_system_are_scored_alike(
     newest = json.loads(files.read_text(f"{root}/output/manifest.json"))
     assert newest == {**made.manifest, "num_runs": 1}
     assert made.manifest["listed"] == len(GOOD) + len(BAD)
+
+
+def test_a_glob_on_another_file_system_finds_what_matches(
+    spark: SparkSession, mount: tuple[str, Path]
+) -> None:
+    root, behind = mount
+    for name in ("2025/a.png", "2026/b.png", "2026/deep/c.png", "2026-x/d.png", "2026/.hidden"):
+        (behind / name).parent.mkdir(parents=True, exist_ok=True)
+        (behind / name).write_bytes(b"12345")
+
+    def listed(pattern: str) -> dict[str, int]:
+        table = sources.find(spark, f"{root}/{pattern}").listing
+        return {row.path.removeprefix(root + "/"): row.length for row in table.collect()}
+
+    assert set(listed("2026*")) == {"2026/b.png", "2026/deep/c.png", "2026-x/d.png", "2026/.hidden"}
+    assert listed("{2025,2026}/*.png") == {"2025/a.png": 5, "2026/b.png": 5}
+    with pytest.raises(InputError, match="nothing that matches"):
+        listed("2027*")
+    status = files.status(f"{root}/2025/a.png")
+    assert (status.path, status.length) == (f"{root}/2025/a.png", 5)
+    with pytest.raises(FileNotFoundError):
+        files.status(f"{root}/2025/z.png")
