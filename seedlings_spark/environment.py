@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-PACKAGE = "seedlings-spark"
+_PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 # What Spark brings along, and what TensorFlow names and does not import.
 _LEFT_OUT = {"pyspark", "py4j", "libclang"}
 _FOR_CPUS = {"tensorflow": "tensorflow-cpu"}
@@ -47,20 +48,20 @@ def pinned(*, gpu: bool = False) -> list[str]:
         gpu: Whether to take the TensorFlow that also knows GPUs.
     """
     swapped = {} if gpu else _FOR_CPUS
-    found = dict(_installed(PACKAGE, set()))
+    direct = tomllib.loads(_PROJECT.read_text(encoding="utf-8"))["project"]["dependencies"]
+    found = dict(_installed(direct, set()))
     return [f"{swapped.get(name, name)}=={version}" for name, version in sorted(found.items())]
 
 
-def _installed(name: str, seen: set[str]) -> Iterator[tuple[str, str]]:
-    """The packages that one depends on, directly or not, with their versions."""
-    for text in metadata.requires(name) or ():
-        requirement = Requirement(text)
+def _installed(requirements: list[str], seen: set[str]) -> Iterator[tuple[str, str]]:
+    """What is required, directly or not, with the versions that are installed here."""
+    for requirement in map(Requirement, requirements):
         needed = canonicalize_name(requirement.name)
         is_meant = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
         if is_meant and needed not in seen | _LEFT_OUT:
             seen.add(needed)
             yield needed, metadata.version(needed)
-            yield from _installed(needed, seen)
+            yield from _installed(metadata.requires(needed) or [], seen)
 
 
 def pack(target: Path, requirements: list[str]) -> None:
@@ -100,7 +101,7 @@ def main() -> int:
         pack(given.archive, pinned(gpu=given.gpu))
     except (metadata.PackageNotFoundError, subprocess.CalledProcessError) as error:
         print(
-            f"{error}. Expected an installation with {PACKAGE} and pip. Unset SEEDLINGS_PYTHON, so that .venv is"
+            f"{error}. Expected an installation of what pyproject.toml names, with pip. Unset SEEDLINGS_PYTHON, so that .venv is"
             " made and used, and try again.",
             file=sys.stderr,
         )

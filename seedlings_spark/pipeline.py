@@ -31,7 +31,7 @@ from seedlings_spark import (
     session,
 )
 from seedlings_spark.corpus import Corpus
-from seedlings_spark.errors import CorpusError, NetworkError, OptionError
+from seedlings_spark.errors import CorpusError, NetworkError, OptionError, StoreError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.store import PROFILE, ModelStore, ModelVersion
 
@@ -42,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 SCHEDULES = ("constant", "cosine")
 HELD_OUT = "is_validation"
+_KNOWN_STAGES = ("org.apache.spark.ml.", "pyspark.ml.", "seedlings_spark.")
 # Share of all steps in which the learning rate rises, where it falls with a cosine afterwards.
 _WARM_UP = 0.05
 # Images of a split that a profile is made of: its shares are then exact to less than a percent.
@@ -260,8 +261,41 @@ def predictions(spark: SparkSession, version: ModelVersion, corpus: Corpus, spli
             f"species that {version.name} {version.version} knows: {', '.join(version.classes)}",
             "Choose another --model-version, or train one on this corpus",
         )
-    model = PipelineModel.load(version.pipeline_path)
+    model = load(version)
     return model.transform(corpus.images(spark, split))
+
+
+def load(version: ModelVersion) -> PipelineModel:
+    """The fitted pipeline of a version.
+
+    Spark makes the classes that a pipeline's metadata name, whichever these are. A version from elsewhere is data,
+    not code, so others than Spark's and ours are refused.
+
+    Raises:
+        StoreError: A stage of another class, or metadata that cannot be read.
+    """
+    for status in files.walk(version.pipeline_path):
+        folder, name = status.path.rsplit("/", 2)[-2:]
+        if folder != "metadata" or not name.startswith("part-"):
+            continue
+        for line in files.read_text(status.path).splitlines():
+            found = _class_of(line)
+            if not found.startswith(_KNOWN_STAGES):
+                raise StoreError(
+                    f"{status.path}, which names {found or 'no class'}",
+                    "a stage of Spark ML or of seedlings_spark: others could be any program",
+                    "Use a version that was published by train or models import",
+                )
+    return PipelineModel.load(version.pipeline_path)
+
+
+def _class_of(metadata: str) -> str:
+    """That Spark's metadata of a stage name; "" where they are none."""
+    try:
+        content = json.loads(metadata)
+    except ValueError:
+        return ""
+    return str(content.get("class", "")) if isinstance(content, dict) else ""
 
 
 def about_evaluation(version: ModelVersion, corpus: Corpus, split: str) -> dict[str, object]:

@@ -321,7 +321,7 @@ class ModelStore:
         return version
 
     def verify(self, version: str = CURRENT) -> ModelVersion:
-        """Compare a version's files with its manifest: all lengths, and the hash of the network.
+        """Compare a version's files with its manifest, their lengths and hashes.
 
         Files that the manifest does not know are no error.
 
@@ -519,7 +519,7 @@ def _to_json(manifest: Mapping[str, Any]) -> str:
 
 
 def _files_of(directory: str) -> dict[str, dict[str, Any]]:
-    """Path inside of the folder -> length of each file, and the hash of the network."""
+    """Path inside of the folder -> length and hash of each file."""
     found: dict[str, dict[str, Any]] = {}
     for status in files.walk(directory):
         relative = status.path.removeprefix(directory + "/")
@@ -532,9 +532,7 @@ def _files_of(directory: str) -> dict[str, dict[str, Any]]:
                 expected="files that can be published",
                 remedy="Let the builder write plain files only",
             )
-        found[relative] = {"bytes": status.length}
-    if NETWORK in found:
-        found[NETWORK]["sha256"] = _sha256(files.join(directory, NETWORK))
+        found[relative] = {"bytes": status.length, "sha256": _sha256(status.path)}
     return found
 
 

@@ -1,4 +1,4 @@
-"""The TCP sockets of this machine's processes, as the kernel tells them: Linux only."""
+"""What the kernel tells of this machine's processes, their TCP sockets above all: Linux only."""
 
 import ipaddress
 import sys
@@ -64,7 +64,16 @@ def _inodes(pid: int) -> set[str]:
 
 def command_line(pid: int) -> bytes:
     """Of a process; empty if it has ended."""
+    return _of_process(pid, "cmdline")
+
+
+def environment_of(pid: int) -> bytes:
+    """Of a process; empty if it has ended."""
+    return _of_process(pid, "environ")
+
+
+def _of_process(pid: int, name: str) -> bytes:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:
         return b""

@@ -23,11 +23,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
-from tests.sockets import ESTABLISHED, LISTENING, command_line, sockets
+from tests.sockets import ESTABLISHED, LISTENING, command_line, environment_of, sockets
 
 SCRIPT = Path(__file__).parents[2] / "spark-submit.sh"
 HOSTS = ("127.0.0.1", "127.0.0.2")
 CORES_OF_WORKER = 2
+# The key of a run's parameter server begins so.
+PRIVATE_KEY = b"BEGIN PRIVATE KEY"
 
 _START_SECONDS = 90.0
 _END_SECONDS = 20.0
@@ -37,7 +39,7 @@ _NOT_INHERITED = ("SPARK", "PYSPARK", "PYTHONPATH", "SEEDLINGS", "HADOOP", "YARN
 _QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 # As an administrator writes it. The event log, in a folder that each job is given, is where a test reads what Spark
-# has done. Spark 4.0.0 cannot use AES/GCM/NoPadding: no worker gets to register with the master (SPARK-56227).
+# has done.
 _SPARK_DEFAULTS = """\
 spark.authenticate                  true
 spark.authenticate.secret           {secret}
@@ -181,9 +183,19 @@ class StandaloneCluster:
             "TMPDIR": str(self.folder / "tmp"),
         }
 
+    @property
+    def secret(self) -> str:
+        """Of Spark's connections."""
+        return self._secret
+
     def processes(self) -> list[int]:
         """Master, workers, executors and Python workers."""
         return [pid for daemon in self._daemons.values() for pid in daemon.members()]
+
+    def executors(self) -> list[int]:
+        """The JVMs of executors, in the order of their numbers."""
+        kind = b"CoarseGrainedExecutorBackend"
+        return sorted(pid for pid in self.processes() if kind in command_line(pid))
 
     def training_workers(self, job: Session) -> dict[int, str]:
         """The Python processes that are connected to a job's driver, and the hosts that they are on."""
@@ -206,6 +218,7 @@ class StandaloneCluster:
             if each.state == LISTENING and not each.address.is_loopback
         }
         assert strangers == set()
+        assert [pid for pid in pids if PRIVATE_KEY in command_line(pid) + environment_of(pid)] == []
         assert [pid for pid in pids if self._secret.encode() in command_line(pid)] == []
 
     def _start(self) -> None:

@@ -2,10 +2,13 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,7 @@ import pytest
 from seedlings_spark import synthetic
 from tests.cluster.standalone import (
     HOSTS,
+    PRIVATE_KEY,
     SCRIPT,
     Attempt,
     Session,
@@ -24,6 +28,9 @@ from tests.cluster.standalone import (
     training_attempts,
     wait_until,
 )
+from tests.sockets import command_line, environment_of
+
+ROOT = SCRIPT.parent
 
 pytestmark = [
     pytest.mark.skipif(
@@ -38,6 +45,9 @@ BATCH_SIZE = 4
 JOB_SECONDS = 200
 # An executor of one core on each host: Spark gives each of two workers its own.
 ONE_CORE_EACH = ("--total-executor-cores", "2", "--executor-cores", "1")
+# How often an executor is killed, each time at another instant; all of them with test --all.
+NUM_KILLS = 10 if os.environ.get("SEEDLINGS_TEST_ALL") else 3
+LONGER = ("--epochs", "14")
 TRAIN = ("--batch-size", str(BATCH_SIZE), "--augment", "flip")
 
 
@@ -70,6 +80,15 @@ class Place:
         """Run a job to its good end."""
         with self.start(name, *arguments) as job:
             finish(job)
+
+    def start_as_stranger(self, name: str, *arguments: str) -> Session:
+        """Start a job of a user who knows the cluster's address and secret, and has no settings of the site."""
+        environment = {**clean_environment(), "SEEDLINGS_SPARK_SECRET": self.cluster.secret}
+        spark = ("--master", self.cluster.url)
+        for setting in ("driver.host=127.0.0.1", "driver.bindAddress=127.0.0.1"):
+            spark += ("--conf", f"spark.{setting}")
+        command = [str(SCRIPT), *spark, *arguments]
+        return Session(command, environment, self.folder, self.folder / f"{name}.log")
 
     def events(self, name: str) -> Path:
         """Where a job on the cluster leaves Spark's event log."""
@@ -278,3 +297,86 @@ def test_executors_that_do_not_come_are_waited_for_as_long_as_was_said(place: Pl
     with place.start("late", *command) as job:
         assert job.wait(JOB_SECONDS) == 1
     assert "4 free slots after 6 s" in job.said() and "12 asked for" in job.said(), job.said()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place: Place) -> Path:
+    """A store with a version of as many epochs as the killed ones get."""
+    made = place.folder / "undisturbed store"
+    place.run("undisturbed", *ONE_CORE_EACH, *train(place.folder / "corpus", made), *LONGER)
+    return made
+
+
+@pytest.mark.parametrize("seed", range(NUM_KILLS))
+def test_an_executor_killed_at_any_instant_changes_no_bit(place: Place, undisturbed: Path, seed: int) -> None:
+    generator = random.Random(seed)
+    store = place.folder / f"store of kill {seed}"
+    with place.start(f"kill {seed}", *ONE_CORE_EACH, *train(place.folder / "corpus", store), *LONGER) as job:
+        epoch = generator.randrange(12)
+        wait_until(lambda: epochs_of(store) >= epoch or not job.is_running(), JOB_SECONDS, f"epoch {epoch}")
+        wait_until(
+            lambda: place.cluster.executors() or not job.is_running(), JOB_SECONDS, "an executor to be killed"
+        )
+        time.sleep(generator.uniform(0, 0.5 if epoch else 8))
+        victims = place.cluster.executors()
+        assert victims and job.is_running(), job.said()
+        os.kill(generator.choice(victims), signal.SIGKILL)
+        finish(job)
+    assert weights(store) == weights(undisturbed)
+    assert (
+        read_json(version_of(store) / "manifest.json")["history"]
+        == (read_json(version_of(undisturbed) / "manifest.json")["history"])
+    )
+
+
+@pytest.mark.timeout(900)
+def test_executors_use_the_packages_that_travel_along(place: Place, store: Path) -> None:
+    """Nothing that the executors' Python has loaded lies in the project, or in the environment that runs this test."""
+    archive = ROOT / "dist" / "environment.tar.gz"
+    if not archive.exists():
+        subprocess.run([SCRIPT, "pack"], env=clean_environment(), check=True)
+    packed = place.folder / "store of the packed"
+    command = ("--archives", f"{archive}#environment", *ONE_CORE_EACH)
+    loaded: set[str] = set()
+    with place.start_as_stranger(
+        "packed", *command, *train(place.folder / "corpus", packed), "--epochs", "2"
+    ) as job:
+        while job.is_running():
+            for pid in place.cluster.processes():
+                if b"pyspark.daemon" in command_line(pid):
+                    loaded |= mapped(pid)
+                    assert b"PYTHONPATH=" + bytes(ROOT) not in environment_of(pid)
+            time.sleep(0.5)
+        finish(job)
+    assert any(path.endswith("_pywrap_tensorflow_internal.so") for path in loaded)
+    for folder in (ROOT, Path(sys.prefix)):
+        assert {path for path in loaded if path.startswith(f"{folder}/")} == set()
+    assert weights(packed) == weights(store)
+
+
+def mapped(pid: int) -> set[str]:
+    """The files that a process has mapped into its memory: its programs and libraries."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    except OSError:
+        return set()
+    return {
+        line.split(maxsplit=5)[5] for line in lines if line.count(" /") and len(line.split(maxsplit=5)) == 6
+    }
+
+
+def test_no_secret_is_left_behind(place: Place, store: Path) -> None:
+    """In event logs, logs of all processes, run folders, checkpoints, manifests and what Spark keeps on disk."""
+    secrets = (place.cluster.secret.encode(), PRIVATE_KEY)
+    looked_at = 0
+    for folder, folders, names in os.walk(place.folder):
+        if Path(folder) == place.cluster.settings:  # the administrator's own
+            continue
+        folders[:] = [name for name in folders if name != "environment"]
+        for name in names:
+            content = (Path(folder) / name).read_bytes()
+            looked_at += 1
+            assert not any(secret in content for secret in secrets), Path(folder) / name
+    assert looked_at > NUM_IMAGES
+    logs = list((place.folder / "events").glob("*/app-*"))
+    assert logs and all(b"spark.authenticate.secret" in log.read_bytes() for log in logs)  # struck out

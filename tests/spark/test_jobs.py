@@ -1,10 +1,13 @@
 """Jobs as a user runs them: `./spark-submit.sh JOB ...` in a process of its own, mistakes first."""
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -82,7 +85,7 @@ def done(directory: Path, *arguments: str, code: int = 0) -> str:
     return ran.stdout
 
 
-JOBS = ("prepare", "train", "evaluate", "score", "models")
+JOBS = ("prepare", "train", "evaluate", "score", "models", "status")
 
 
 def read_json(file: Path) -> Any:
@@ -225,6 +228,35 @@ def test_what_train_leaves_says_where_it_comes_from(place: Path, version: Path) 
     assert epochs[-1]["val_loss"] == manifest["metrics"]["val_loss"]
     assert (place / "run" / "run.json").exists()
     assert not list(version.parent.glob(".building-*"))
+
+
+def test_a_run_in_the_background_says_how_it_went_in_lines_of_json(place: Path, corpus: Path) -> None:
+    command = ("train", "--corpus", "corpus", "--store", "store of the background", "--run", "background")
+    options = ("--config", "options.toml", "--epochs", "1", "--log", "json")
+    ran = submit(place, "--master", "local[2]", "--detach", *command, *options)
+    assert (ran.returncode, ran.stdout) == (0, "background\n"), ran.stderr
+    found = re.search(r"process (\d+), log", ran.stderr)
+    assert found is not None
+    try:
+        deadline = time.monotonic() + 200
+        while Path(f"/proc/{found[1]}").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(found[1]), signal.SIGTERM)
+    log = (place / "background" / "train.log").read_text()
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    assert any(line["msg"].startswith("epoch 1/1") for line in lines), log
+    (application,) = {line["run"] for line in lines}
+    record = read_json(place / "background" / "run.json")
+    (attempt,) = record["attempts"]
+    assert (attempt["application"], attempt["exit_code"]) == (application, 0)
+    assert record["corpus"]["fingerprint"] == read_json(corpus / "manifest.json")["fingerprint"]
+
+    shown = dict(line.split(maxsplit=1) for line in done(place, "status", "background").splitlines())
+    assert (shown["state"], shown["epochs"], shown["version"]) == ("done", "1 of 1", "v0001")
+    assert shown["log"] == f"file://{place}/background/train.log"
 
 
 def test_evaluate_writes_numbers_and_plots_of_the_test_images(place: Path, version: Path) -> None:

@@ -525,3 +525,18 @@ def test_every_refusal_has_three_parts(prepared: Corpus, tmp_path: Path) -> None
         assert caught.value.found
         assert caught.value.expected
         assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("metadata", "named"),
+    [('{"class": "subprocess.Popen"}', "subprocess.Popen"), ("[]", "no class"), ("{", "no class")],
+)
+def test_a_version_whose_pipeline_names_a_strange_class_is_not_loaded(
+    tmp_path: Path, metadata: str, named: str
+) -> None:
+    version = ModelVersion("m", "v0001", files.qualify(str(tmp_path)), {})
+    stage = files.join(version.pipeline_path, "stages", "0_x", "metadata", "part-00000")
+    files.write_text(files.join(version.pipeline_path, "metadata", "part-00000"), '{"class": "pyspark.ml.x"}')
+    files.write_text(stage, metadata)
+    with pytest.raises(StoreError, match=named):
+        pipeline.load(version)

@@ -193,10 +193,13 @@ def test_a_published_version_is_what_was_built(store: ModelStore) -> None:
         "version": "v0001",
         **MANIFEST,
         "files": {
-            "network.keras": {"bytes": 7, "sha256": hashlib.sha256(b"weights").hexdigest()},
-            "model/metadata/part-00000": {"bytes": 2},
-            "model/metadata/_SUCCESS": {"bytes": 0},
-            "report/metrics.json": {"bytes": 2},
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in (
+                ("network.keras", b"weights"),
+                ("model/metadata/part-00000", b"{}"),
+                ("model/metadata/_SUCCESS", b""),
+                ("report/metrics.json", b"{}"),
+            )
         },
     }
     assert files.list_names(store.path) == ["current", "promotions", "v0001"]
@@ -369,6 +372,7 @@ def test_a_manifest_without_classes_or_size_says_so_when_asked(store: ModelStore
         ("network.keras", b"weight", "6 bytes"),
         ("network.keras", None, "is missing"),
         ("model/metadata/part-00000", b"{}\n", "3 bytes"),
+        ("model/metadata/part-00000", b"[]", "sha256"),
         ("model/metadata/_SUCCESS", None, "is missing"),
     ],
 )

@@ -1,0 +1,95 @@
+"""What is in the way of the other jobs: found on a real session, and told in the right words."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from seedlings_spark import doctor, files, reproducibility
+from seedlings_spark.doctor import BAD, FAIR, GOOD, Check
+
+
+def by_name(checks: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+def test_nothing_is_in_the_way_of_this_session(spark: SparkSession, tmp_path: Path) -> None:
+    output = files.qualify(str(tmp_path / "shared"))
+    found = doctor.examine(spark, output=output, num_workers=2, ports=(0,))
+    assert doctor.is_fit(found), doctor.table(found)
+    rows = by_name(found)
+    assert rows["executors seen"].found.startswith("2 tasks on 1 host")
+    assert rows["versions"].found == "those of the driver"
+    assert rows["TensorFlow on the executors"].found.startswith("imported in ")
+    assert rows["driver's port from the executors"].found.startswith("127.0.0.1:")
+    assert rows["the same folder on the executors"].verdict == GOOD
+    assert files.list_names(output) == []
+    shown = doctor.table(found)
+    assert len(shown.splitlines()) == len(found) and "->" not in shown
+
+
+def test_each_thing_in_the_way_is_told_with_what_to_do(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        found = doctor.examine(
+            spark,
+            output=files.qualify(str(tmp_path / "file" / "folder")),
+            num_workers=99,
+            ports=(taken.getsockname()[1],),
+        )
+    assert not doctor.is_fit(found)
+    bad = {check.name: check for check in found if check.verdict == BAD}
+    assert set(bad) == {
+        "slots for 99 workers",
+        f"writing to {files.qualify(str(tmp_path / 'file' / 'folder'))}",
+        "port of the parameter server",
+    }
+    assert all(check.remedy for check in bad.values())
+    assert doctor.table(found).count("-> ") == 3
+
+
+def test_what_executors_see_is_compared_with_the_driver() -> None:
+    versions = ", ".join(f"{name} {text}" for name, text in reproducibility.package_versions().items())
+    good: dict[str, Any] = {
+        "host": "a",
+        "python": "3.11",
+        "versions": versions,
+        "features": "avx2 avx512_bf16",
+        "cores": 8,
+        "gpus": "0",
+        "import_seconds": 4.0,
+        "import_error": "",
+        "clock": 1005.0,
+        "reaches": "",
+        "local": "",
+    }
+    probe = doctor.Probe("driver", 4100, "token", "/nfs/x")
+    rows = by_name(list(doctor._executors([good], 1000.0, 1010.0, probe)))
+    assert {check.verdict for check in rows.values()} == {GOOD}
+    assert rows["GPUs assigned to tasks"].found == "0"
+    other = {
+        "host": "b",
+        "versions": "python 3.11.0, keras 2.0",
+        "features": "avx2",
+        "import_seconds": 45.0,
+        "clock": 1100.0,
+        "reaches": "Connection refused",
+        "local": "No such file or directory",
+    }
+    rows = by_name(list(doctor._executors([good, {**good, **other}], 1000.0, 1010.0, probe)))
+    assert {name for name, check in rows.items() if check.verdict == BAD} == {
+        "driver's port from the executors",
+        "the same folder on the executors",
+    }
+    assert {name for name, check in rows.items() if check.verdict == FAIR} == {
+        "TensorFlow on the executors",
+        "versions",
+        "processors",
+        "clocks",
+    }
+    assert rows["clocks"].found == "within 90 s of the driver's"
+    assert "Connection refused from b" in rows["driver's port from the executors"].found
+    broken = {**good, "import_error": "No module named tensorflow"}
+    rows = by_name(list(doctor._executors([broken], 1000.0, 1010.0, probe)))
+    assert rows["TensorFlow on the executors"].verdict == BAD
