@@ -101,8 +101,8 @@ def main() -> int:
         pack(given.archive, pinned(gpu=given.gpu))
     except (metadata.PackageNotFoundError, subprocess.CalledProcessError) as error:
         print(
-            f"{error}. Expected an installation of what pyproject.toml names, with pip. Unset SEEDLINGS_PYTHON, so that .venv is"
-            " made and used, and try again.",
+            f"{error}. Expected an installation of what pyproject.toml names, with pip. Unset SEEDLINGS_PYTHON, so"
+            " that .venv is made and used, and try again.",
             file=sys.stderr,
         )
         return 1
