@@ -170,12 +170,17 @@ if [ "$job" = test ]; then
   folders=(tests/unit tests/keras tests/spark)
   while true; do
     case ${1:-} in
-    --all) folders+=(tests/cluster); export SEEDLINGS_TEST_ALL=1 ;; # more of the seeded kills
-    --yarn) folders+=(tests/cluster/yarn); export SEEDLINGS_TEST_YARN=1 ;;
+    --all) export SEEDLINGS_TEST_ALL=1 ;; # more of the seeded kills
+    --yarn) export SEEDLINGS_TEST_YARN=1 ;;
     *) break ;;
     esac
     shift
   done
+  if [ -n "${SEEDLINGS_TEST_ALL:-}" ]; then
+    folders+=(tests/cluster)
+  elif [ -n "${SEEDLINGS_TEST_YARN:-}" ]; then
+    folders+=(tests/cluster/yarn)
+  fi
   for argument in "$@"; do # a path of one's own replaces the folders
     case $argument in tests/* | ./tests/* | "$home"/tests/*) folders=() ;; esac
   done
@@ -362,5 +367,7 @@ fi
 if [ "$code" = 1 ] && [ -s "$shipped/said" ]; then
   exited=$(sed -n 's/.*User application exited with status \([0-9]*\).*/\1/p' "$shipped/said" | tail -n 1)
   code=${exited:-1}
+  application=$(grep -o 'application_[0-9]*_[0-9]*' "$shipped/said" | tail -n 1) || true
+  echo "spark-submit.sh: the job ended with exit code $code; its own words: yarn logs -applicationId $application" >&2
 fi
 exit "$code"

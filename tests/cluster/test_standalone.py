@@ -311,7 +311,7 @@ def undisturbed(place: Place) -> Path:
 def test_an_executor_killed_at_any_instant_changes_no_bit(place: Place, undisturbed: Path, seed: int) -> None:
     generator = random.Random(seed)
     store = place.folder / f"store of kill {seed}"
-    with place.start(f"kill {seed}", *ONE_CORE_EACH, *train(place.folder / "corpus", store), *LONGER) as job:
+    with place.start(f"kill-{seed}", *ONE_CORE_EACH, *train(place.folder / "corpus", store), *LONGER) as job:
         epoch = generator.randrange(12)
         wait_until(lambda: epochs_of(store) >= epoch or not job.is_running(), JOB_SECONDS, f"epoch {epoch}")
         wait_until(

@@ -1,0 +1,300 @@
+"""An HDFS and a YARN of one Java process on this machine, without an installation of Hadoop.
+
+The Java process lives only as long as the tests: its stdin is a pipe of theirs. YARN's containers have sessions of
+their own; they are found by the cluster's folder, which stands in the environment, the command line or the
+working directory of each of them.
+
+Hadoop's test jars, 100 MB that pip's pyspark does not carry, come by Maven from where it is set up to find them,
+once.
+"""
+
+import contextlib
+import getpass
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+
+from tests.cluster.standalone import SCRIPT, Session, clean_environment, wait_until
+from tests.sockets import command_line
+
+JARS = SCRIPT.parent / ".yarn-jars"
+
+_HERE = Path(__file__).parent
+_FETCH_SECONDS = 300.0
+_START_SECONDS = 120.0
+_END_SECONDS = 20.0
+_HTTP_SECONDS = 20.0
+# Where the node managers keep the logs of their containers: one folder an application, one in it a container.
+_LOGS = "target/test/data/yarn/*/*-logDir-*"
+# Each JVM lives for half a minute, and five of them share the machine.
+_QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+_APPLICATION_MASTER = b"org.apache.spark.deploy.yarn.ApplicationMaster"
+
+# As an administrator writes it. The nodes have Spark's jars, so that no job uploads them.
+_SPARK_DEFAULTS = """\
+spark.driver.host                          127.0.0.1
+spark.driver.bindAddress                   127.0.0.1
+spark.yarn.appMasterEnv.SPARK_LOCAL_IP     127.0.0.1
+spark.executorEnv.SPARK_LOCAL_IP           127.0.0.1
+spark.ui.enabled                           false
+spark.yarn.jars                            local:{jars}/*
+spark.driver.extraJavaOptions              {java}
+spark.executor.extraJavaOptions            {java}
+spark.yarn.am.extraJavaOptions             {java}
+"""
+
+
+class NoHadoopError(Exception):
+    """Why Hadoop's test jars are not to be had on this machine."""
+
+
+def fetch_jars() -> Path:
+    """The folder of Hadoop's test jars, which the first call fills.
+
+    Raises:
+        NoHadoopError: There is no Maven, or it could not fetch them.
+    """
+    pom = _HERE / "pom.xml"
+    folder = JARS / hashlib.sha256(pom.read_bytes()).hexdigest()[:16]
+    if folder.exists():
+        return folder
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise NoHadoopError("no mvn on the PATH, which fetches Hadoop's test jars (apt-get install maven)")
+    JARS.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=JARS) as place:
+        command = [maven, "-q", "-B", "-f", str(pom), f"-DoutputDirectory={place}/jars"]
+        try:
+            done = subprocess.run(
+                [*command, "dependency:copy-dependencies"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=_FETCH_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise NoHadoopError(f"mvn has not fetched Hadoop's test jars in {_FETCH_SECONDS:g} s") from None
+        if done.returncode:
+            raise NoHadoopError(f"mvn could not fetch Hadoop's test jars: {done.stdout.strip()[:500]}")
+        with contextlib.suppress(FileExistsError):  # another has been faster
+            (Path(place) / "jars").rename(folder)
+    return folder
+
+
+@dataclass
+class YarnCluster:
+    """An HDFS of one data node and a YARN of two node managers; a context manager.
+
+    Args:
+        folder: For all that they write.
+    """
+
+    folder: Path
+    uri: str = ""
+
+    def __enter__(self) -> "YarnCluster":
+        jars = fetch_jars()
+        spec = find_spec("pyspark")
+        assert spec is not None and spec.submodule_search_locations
+        self._home = Path(spec.submodule_search_locations[0])
+        for place in (self.settings, self.folder / "local", self.folder / "tmp"):
+            place.mkdir(parents=True, mode=0o700)
+        defaults = self.settings / "spark-defaults.conf"
+        defaults.write_text(_SPARK_DEFAULTS.format(jars=self._home / "jars", java=_QUICK_START))
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+        try:
+            self._start(jars)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    @property
+    def settings(self) -> Path:
+        """The folder of `core-site.xml`, `yarn-site.xml` and `spark-defaults.conf`."""
+        return self.folder / "conf"
+
+    def environment(self) -> dict[str, str]:
+        """What makes a process a client of this cluster."""
+        return {
+            **clean_environment(),
+            "HADOOP_CONF_DIR": str(self.settings),
+            "YARN_CONF_DIR": str(self.settings),
+            "SPARK_CONF_DIR": str(self.settings),
+            "SPARK_LOCAL_DIRS": str(self.folder / "local"),
+            "SPARK_LOCAL_IP": "127.0.0.1",
+            "TMPDIR": str(self.folder / "tmp"),
+        }
+
+    def put(self, local: Path, target: str) -> None:
+        """Copy a file or folder of this machine to the HDFS.
+
+        Args:
+            local: To copy.
+            target: URI of the copy; the folder that it is in has to be there.
+        """
+        shell = [str(self._home / "bin" / "spark-class"), "org.apache.hadoop.fs.FsShell"]
+        # Hadoop decodes what is percent-encoded in a local path, and in no other.
+        command = [*shell, "-put", urllib.parse.quote(str(local)), target]
+        environment = {**self.environment(), "SPARK_HOME": str(self._home)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    def read(self, path: str) -> bytes | None:
+        """The bytes of a file on the HDFS; None if there is none."""
+        name = urllib.parse.quote(path.removeprefix(self.uri))
+        return self._get(f"{self._web}/webhdfs/v1{name}?op=OPEN&user.name={getpass.getuser()}")
+
+    def list_names(self, path: str) -> list[str]:
+        """The names in a folder on the HDFS; none if there is no such folder."""
+        name = urllib.parse.quote(path.removeprefix(self.uri))
+        found = self._get(f"{self._web}/webhdfs/v1{name}?op=LISTSTATUS&user.name={getpass.getuser()}")
+        statuses = json.loads(found)["FileStatuses"]["FileStatus"] if found else []
+        return sorted(status["pathSuffix"] for status in statuses)
+
+    def applications(self) -> list[str]:
+        """The ids of all applications that have had a container, the oldest first.
+
+        Those of YARN's own web service cannot be asked for: its parts do not work within one process.
+        """
+        return sorted({folder.name for folder in self.folder.glob(f"{_LOGS}/application_*")})
+
+    def attempts(self, application: str) -> list[int]:
+        """The numbers of the attempts of an application that have had a container, from 1."""
+        containers = self.folder.glob(f"{_LOGS}/{application}/container_*")
+        return sorted({int(container.name.split("_")[-2]) for container in containers})
+
+    def processes(self, application: str = "") -> list[int]:
+        """The cluster's own process, and those of its containers and clients.
+
+        Args:
+            application: Only those in its containers.
+        """
+        container = (
+            f"container_{application.removeprefix('application_')}" if application else str(self.folder)
+        )
+        return [pid for pid in _pids() if any(container.encode() in text for text in _traces(pid))]
+
+    def application_master(self, application: str) -> int | None:
+        """The process of an application's master in cluster mode, with the driver in it; None if it has none."""
+        for pid in self.processes(application):
+            program, *arguments = command_line(pid).split(b"\0")
+            if program.endswith(b"java") and _APPLICATION_MASTER in arguments:
+                return pid
+        return None
+
+    def said(self, application: str) -> str:
+        """What an application's containers have printed on stderr, the ends of it."""
+        files = sorted(self.folder.glob(f"{_LOGS}/{application}/container_*/stderr"))
+        return "\n".join(f"{file.parent.name}:\n{file.read_text(errors='replace')[-4000:]}" for file in files)
+
+    def _start(self, jars: Path) -> None:
+        java = str(Path(os.environ["JAVA_HOME"]) / "bin" / "java") if "JAVA_HOME" in os.environ else "java"
+        options = [
+            "--add-opens",
+            "java.base/java.lang=ALL-UNNAMED",
+            "-Djava.net.preferIPv4Stack=true",
+            "-Xmx1g",
+        ]
+        options += [*_QUICK_START.split(), "-cp", f"{jars}/*:{self._home / 'jars'}/*"]
+        program = [str(_HERE / "MiniCluster.java"), str(self.settings)]
+        environment = {**clean_environment(), "TMPDIR": str(self.folder / "tmp")}
+        environment["LOG4J_CONFIGURATION_FILE"] = str(SCRIPT.parent / "conf" / "log4j2.properties")
+        self._daemon = _Fed([java, *options, *program], environment, self.folder, self.folder / "hadoop.log")
+
+        def ready() -> re.Match[str] | None:
+            assert self._daemon.is_running(), f"the cluster has ended: {self._daemon.said()[-2000:]}"
+            return re.search(r"^READY (\S+) (\S+)$", self._daemon.said(), re.MULTILINE)
+
+        wait_until(ready, _START_SECONDS, "an HDFS and a YARN")
+        found = ready()
+        assert found is not None
+        self.uri, self._web = found.groups()
+
+    def _get(self, url: str) -> bytes | None:
+        try:
+            with self._open(url, timeout=_HTTP_SECONDS) as answer:
+                content: bytes = answer.read()
+                return content
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return None
+            raise
+
+    def _end(self) -> None:
+        if hasattr(self, "_daemon"):
+            self._daemon.end()
+        deadline = time.monotonic() + _END_SECONDS
+        while remaining := self.processes():  # a process can be started while others are killed
+            for pid in remaining:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+            assert time.monotonic() < deadline, f"processes that cannot be ended: {remaining}"
+
+
+class _Fed(Session):
+    """A process whose stdin stays open until it is to end, or until the tests have ended, whatever way."""
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
+    ) -> None:
+        self.log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                env=environment,
+                cwd=folder,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def end(self) -> None:
+        """Close stdin, which ends the process, and kill what is still there after a while."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
+        super().end()
+
+
+def _pids() -> Iterator[int]:
+    own = os.getpid()
+    return (
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and entry.name != str(own)
+    )
+
+
+def _traces(pid: int) -> Iterator[bytes]:
+    """Where a process shows to whom it belongs: environment, command line, working directory."""
+    place = Path(f"/proc/{pid}")
+    for name in ("environ", "cmdline"):
+        with contextlib.suppress(OSError):
+            yield (place / name).read_bytes()
+    with contextlib.suppress(OSError):
+        yield bytes(str((place / "cwd").readlink()), sys.getfilesystemencoding())

@@ -1,0 +1,241 @@
+"""The jobs on a YARN cluster of two nodes, with all that they read and write on its HDFS."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seedlings_spark import synthetic
+from tests.cluster.standalone import SCRIPT, Session, wait_until
+from tests.cluster.yarn.hadoop import NoHadoopError, YarnCluster, fetch_jars
+
+pytestmark = [
+    pytest.mark.skipif(
+        os.environ.get("SEEDLINGS_TEST_YARN") != "1", reason="asked for with ./spark-submit.sh test --yarn"
+    ),
+    pytest.mark.skipif(sys.platform != "linux", reason="elsewhere /proc is missing"),
+    # The first test also waits for the cluster, the corpus and a version; a job takes up to a minute.
+    pytest.mark.timeout(1200),
+]
+
+IMAGES_PER_SPECIES = 10  # stratified: 7 to train on, 1 or 2 to validate, 1 or 2 to test
+NUM_IMAGES = 12 * IMAGES_PER_SPECIES
+BATCH_SIZE = 4
+EPOCHS = 8
+JOB_SECONDS = 240
+TRAIN = ("--batch-size", str(BATCH_SIZE), "--epochs", str(EPOCHS), "--augment", "flip")
+# Two executors of one core, and where the driver has a container of its own, its size.
+NODES: tuple[str, ...] = ("--num-executors", "2", "--executor-cores", "1", "--executor-memory", "1g")
+NODES += ("--conf", "spark.executor.memoryOverhead=2g")
+NODES += ("--driver-memory", "1g", "--conf", "spark.driver.memoryOverhead=2g")
+CLUSTER_MODE = ("--deploy-mode", "cluster")
+
+
+@dataclass
+class Place:
+    """Where the jobs of this module run.
+
+    Args:
+        cluster: That is up.
+        folder: Of this machine, for logs.
+    """
+
+    cluster: YarnCluster
+    folder: Path
+
+    def start(self, name: str, *arguments: str) -> Session:
+        """Start a job on the cluster."""
+        command = [str(SCRIPT), "--master", "yarn", *NODES, *arguments]
+        return Session(command, self.cluster.environment(), self.folder, self.folder / f"{name}.log")
+
+    def run(self, name: str, *arguments: str, code: int = 0) -> str:
+        """Run a job to its end; what it has printed.
+
+        Args:
+            name: Of its log.
+            arguments: Of the script.
+            code: That it has to end with.
+        """
+        with self.start(name, *arguments) as job:
+            return self.finish(job, code)
+
+    def finish(self, job: Session, code: int = 0) -> str:
+        """Wait for a job's end; what it has printed."""
+        found = job.wait(JOB_SECONDS)
+        assert found == code, f"exit code {found}\n{job.said()[-4000:]}\n{self._said_on_the_nodes()}"
+        return job.said()
+
+    def at(self, name: str) -> str:
+        """A path on the HDFS."""
+        return f"{self.cluster.uri}/{name}"
+
+    def read_json(self, name: str) -> Any:
+        content = self.cluster.read(self.at(name))
+        assert content is not None, name
+        return json.loads(content)
+
+    def lines(self, name: str) -> list[Any]:
+        """The lines of a file of JSON lines; none if it is not there yet."""
+        return [json.loads(line) for line in (self.cluster.read(self.at(name)) or b"").splitlines()]
+
+    def manifest(self, store: str) -> Any:
+        """Of a store's only version."""
+        versions = [name for name in self.cluster.list_names(self.at(f"{store}/seedlings")) if name[0] == "v"]
+        assert versions == ["v0001"]
+        return self.read_json(f"{store}/seedlings/v0001/manifest.json")
+
+    def weights(self, store: str) -> list[bytes]:
+        from seedlings_spark import networks
+
+        content = self.cluster.read(self.at(f"{store}/seedlings/v0001/network.keras"))
+        assert content is not None, store
+        return [weight.tobytes() for weight in networks.from_bytes(content).get_weights()]
+
+    def train(self, store: str) -> tuple[str, ...]:
+        """A job and its options."""
+        folders = (
+            "--corpus",
+            self.at("corpus"),
+            "--store",
+            self.at(store),
+            "--run",
+            self.at(f"run of {store}"),
+        )
+        return ("train", *folders, *TRAIN)
+
+    def score(self, output: str) -> tuple[str, ...]:
+        """A job and its options; one of the images is broken."""
+        return ("score", "--images", self.at("new images"), "--store", self.at("store"), "--output", output)
+
+    def _said_on_the_nodes(self) -> str:
+        applications = self.cluster.applications()
+        return self.cluster.said(applications[-1]) if applications else ""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A cluster, drawn images, and a corpus that the cluster has prepared."""
+    try:
+        fetch_jars()
+    except NoHadoopError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("yarn")
+    images = folder / "images"
+    synthetic.write_corpus(images, images_per_species=IMAGES_PER_SPECIES, size=40)
+    with YarnCluster(folder / "cluster") as cluster:
+        made = Place(cluster, folder)
+        cluster.put(images, made.at("images"))
+        (images / synthetic.SPECIES[0] / "empty.png").write_bytes(b"")
+        cluster.put(images, made.at("new images"))
+        options = ("--image-size", "32", "--split-policy", "stratified")
+        folders = ("--images", made.at("images"), "--corpus", made.at("corpus"))
+        made.run("prepare", "prepare", *folders, *options)
+        yield made
+    assert cluster.processes() == []
+
+
+@pytest.fixture(scope="module")
+def store(place: Place) -> str:
+    """A store with a version that was trained in client mode, one epoch after the other in step."""
+    place.run("train", *place.train("store"))
+    return "store"
+
+
+def test_jobs_in_client_mode_account_for_every_image(place: Place, store: str) -> None:
+    corpus = place.read_json("corpus/manifest.json")
+    assert (corpus["listed"], corpus["accepted"], corpus["rejected"]) == (NUM_IMAGES, NUM_IMAGES, 0)
+    assert sum(corpus["images_of_split"].values()) == NUM_IMAGES
+    trained = place.manifest(store)
+    assert sum(trained["training"]["rows"]) == corpus["images_of_split"]["train"]
+    assert len(trained["training"]["rows"]) == 2
+    assert len(trained["history"]["loss"]) == EPOCHS == len(place.lines(f"run of {store}/metrics.jsonl"))
+
+    folders = ("--corpus", place.at("corpus"), "--store", place.at(store), "--report", place.at("report"))
+    place.run("evaluate", "evaluate", *folders)
+    matrix = place.read_json("report/metrics.json")["confusion_matrix"]
+    assert sum(map(sum, matrix)) == corpus["images_of_split"]["test"] > 0
+
+    place.run("score", *place.score(place.at("scores")))
+    first = place.read_json("scores/manifest.json")
+    assert (first["listed"], first["scored"], first["rejected"]) == (NUM_IMAGES + 1, NUM_IMAGES, 1)
+    assert first["rejected_by_reason"] == {"empty": 1}
+    assert sum(first["images_of_species"].values()) == NUM_IMAGES
+    place.run("again", *place.score(place.at("scores")), "--incremental")
+    second = place.read_json("scores/manifest.json")
+    assert (second["listed"], second["scored"], second["rejected"]) == (NUM_IMAGES + 1, 0, 0)
+    assert (second["already_scored"], second["already_rejected"]) == (NUM_IMAGES, 1)
+
+
+def test_asynchronous_training_applies_each_update_once(place: Place) -> None:
+    place.run("asynchronous", *place.train("asynchronous"), "--mode", "asynchronous")
+    training = place.manifest("asynchronous")["training"]
+    expected = {str(rank): EPOCHS * -(-rows // BATCH_SIZE) for rank, rows in enumerate(training["rows"])}
+    assert training["updates_of_rank"] == expected
+    assert training["updates"] == sum(expected.values())
+    assert training["stage_failures"] == 0
+
+
+def test_cluster_mode_trains_the_same_bits_as_client_mode(place: Place, store: str) -> None:
+    place.run("in the cluster", *CLUSTER_MODE, *place.train("store of the cluster"))
+    here, there = place.manifest(store), place.manifest("store of the cluster")
+    assert there["history"] == here["history"]
+    assert there["training"]["rows"] == here["training"]["rows"]
+    assert place.weights("store of the cluster") == place.weights(store)
+
+
+def test_a_killed_application_master_is_followed_by_one_that_ends_with_the_same_bits(
+    place: Place, store: str
+) -> None:
+    killed = "store of the killed"
+    before = len(place.cluster.applications())
+    with place.start("killed", *CLUSTER_MODE, *place.train(killed)) as job:
+        wait_until(
+            lambda: len(place.lines(f"run of {killed}/metrics.jsonl")) >= 3 or not job.is_running(),
+            JOB_SECONDS,
+            "three epochs",  # of which the last may be told and not be checkpointed yet
+        )
+        assert job.is_running(), job.said()
+        application = place.cluster.applications()[before]
+        master = place.cluster.application_master(application)
+        assert master is not None
+        os.kill(master, signal.SIGKILL)
+        told = place.lines(f"run of {killed}/metrics.jsonl")
+        assert 3 <= len(told) < EPOCHS
+        assert place.cluster.list_names(place.at(f"{killed}/seedlings")) == []
+        place.finish(job)
+
+    assert place.cluster.attempts(application) == [1, 2]
+    wait_until(lambda: not place.cluster.processes(application), 30, "the end of its containers")
+    assert place.manifest(killed)["history"] == place.manifest(store)["history"]
+    assert place.weights(killed) == place.weights(store)
+    # Its second master has gone on: what the first one told, with its times, still stands, and nothing twice.
+    lines, expected = (place.lines(f"run of {each}/metrics.jsonl") for each in (killed, store))
+    assert lines[:2] == told[:2]
+    assert [{**line, "time": None} for line in lines] == [{**line, "time": None} for line in expected]
+
+
+def test_the_exit_code_of_the_script_is_that_of_the_job_in_the_cluster(place: Place, store: str) -> None:
+    before = len(place.cluster.applications())
+    options = ("--max-reject-fraction", "0")
+    place.run("rejects", *CLUSTER_MODE, *place.score(place.at("strict scores")), *options, code=3)
+    manifest = place.read_json("strict scores/manifest.json")
+    assert (manifest["listed"], manifest["scored"], manifest["rejected"]) == (NUM_IMAGES + 1, NUM_IMAGES, 1)
+    assert manifest["num_runs"] == 1  # a second attempt would have scored all of them again
+    assert len(place.cluster.applications()) == before + 1
+
+
+@pytest.mark.parametrize(("option", "value"), [("--output", "relative"), ("--store", "file:///tmp/store")])
+def test_folders_on_the_disk_of_a_container_are_refused_at_once(
+    place: Place, option: str, value: str
+) -> None:
+    before = len(place.cluster.applications())
+    with place.start(f"refused {option}", *CLUSTER_MODE, *place.score(place.at("no")), option, value) as job:
+        assert job.wait(60) in (1, 2), job.said()
+    assert f"{option} {value}" in job.said() and "cluster" in job.said(), job.said()
+    assert len(place.cluster.applications()) == before
