@@ -237,7 +237,7 @@ def check_outputs(options: config.Options) -> None:
     """
     for field in dataclasses.fields(options):
         value = getattr(options, field.name) if field.name in _PATHS[1:] else ""
-        is_full = "://" in value or value.startswith("/")
+        is_full = re.match(r"([A-Za-z][A-Za-z0-9+.-]*:)?/", value)
         if value and (not is_full or value.lower().startswith("file:")):
             raise OptionError(
                 f"{config.flag_of(field.name)} {value} with --deploy-mode cluster",

@@ -31,7 +31,7 @@ _LAUNCHER = """\
 #!/bin/sh
 # Python {version} of this node, with the packages beside this file.
 here=$(cd "$(dirname "$0")/.." && pwd)
-for python in python{version} python3 {here}; do
+for python in python{version} python3 "{here}"; do
   if "$python" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "{version}")' 2>/dev/null; then
     PYTHONPATH=$here/lib${{PYTHONPATH:+:$PYTHONPATH}} exec "$python" "$@"
   fi

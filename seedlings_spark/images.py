@@ -48,10 +48,11 @@ MAX_PIXELS = 64_000_000
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER_LENGTH = 33  # signature and IHDR
+_MAX_PLAIN_CHUNKS = 100_000
 # PNG's colour types: grey, RGB, RGBA.
 _PLAIN_COLOURS = (0, 2, 6)
 # Chunks in front of the pixel data that do not change how these are decoded.
-_HARMLESS_CHUNKS = {b"IHDR", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"pHYs", b"tIME", b"tEXt", b"bKGD"}
+_HARMLESS_CHUNKS = {b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"pHYs", b"tIME", b"tEXt", b"bKGD"}
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _TIFF_SIGNATURES = (b"MM\0*", b"II*\0", b"MM*\0", b"II\0*", b"MM\0+", b"II+\0")
 # Registered with Pillow, but data, film or a page rather than a picture.
@@ -387,28 +388,26 @@ def _check_png(content: bytes) -> bool:
         with whole pixel data, so that nothing about the picture is said behind them.
     """
     view = memoryview(content)
-    kinds: list[bytes] = []
-    is_whole = True
+    before, num_chunks, is_plain = b"", 0, len(content) >= _PNG_HEADER_LENGTH
     for kind, start, end in _png_chunks(content):
-        kinds.append(kind)
-        if end + 4 > len(content):
-            is_whole = False
-        elif kind == b"IDAT":
+        is_whole = end + 4 <= len(content)
+        if kind == b"IDAT" and is_whole:
             stored = int.from_bytes(view[end : end + 4], "big")
             if zlib.crc32(view[start - 4 : end]) != stored:
                 raise ImageError("corrupt", "the checksum of the pixel data (IDAT) is wrong")
-    if not is_whole or b"IDAT" not in kinds or len(content) < _PNG_HEADER_LENGTH:
+        if before == b"":
+            is_in_place = kind == b"IHDR"
+        elif before == b"IDAT":
+            is_in_place = kind in (b"IDAT", b"IEND")
+        else:
+            is_in_place = kind == b"IDAT" or kind in _HARMLESS_CHUNKS
+        num_chunks += 1
+        is_plain = is_plain and is_whole and is_in_place
+        before = kind
+    if not is_plain or before != b"IEND" or num_chunks > _MAX_PLAIN_CHUNKS:
         return False
-    behind = kinds[kinds.index(b"IDAT") :]
     depth, colour, compression, filtering, interlace = content[24:29]
-    return (
-        kinds[0] == b"IHDR"
-        and set(kinds[: -len(behind)]) <= _HARMLESS_CHUNKS
-        and set(behind[:-1]) == {b"IDAT"}
-        and behind[-1] == b"IEND"
-        and (depth, compression, filtering, interlace) == (8, 0, 0, 0)
-        and colour in _PLAIN_COLOURS
-    )
+    return (depth, compression, filtering, interlace) == (8, 0, 0, 0) and colour in _PLAIN_COLOURS
 
 
 def _load_png(content: bytes, opened: Image.Image) -> Image.Image | None:

@@ -530,3 +530,4 @@ def test_full_uris_and_absolute_paths_are_fine_in_a_container(monkeypatch: pytes
     monkeypatch.setenv("SEEDLINGS_DEPLOY_MODE", "cluster")
     assert cli.check(["prepare", "--images", "file:///nfs/i", "--corpus", "hdfs://host:8020/c"]) == 0
     assert cli.check(["prepare", "--images", "/i", "--corpus", "/c"]) == 0
+    assert cli.check(["prepare", "--images", "/i", "--corpus", "hdfs:/c"]) == 0

@@ -207,6 +207,7 @@ def test_plain_png_files_are_not_decoded_by_pillow_and_others_are(monkeypatch):
         png(2, 1, 8, 0, [b"\x10\x20"], extra=chunk(b"tRNS", b"\0\x10")),
         encoded(SIX, "PNG", exif=exif(1)),
         plain[:-12],
+        plain[:33] + chunk(b"IDAT", b"") * 100_000 + plain[33:],
     ):
         with pytest.raises(ImageError, match="Pillow"):
             images.decode(unusual, (1, 2))
