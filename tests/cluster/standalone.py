@@ -69,6 +69,18 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str) -> No
         time.sleep(0.02)
 
 
+def kill_all(find: Callable[[], list[int]], *, meanwhile: Callable[[], object] = lambda: None) -> None:
+    """Kill processes until none is found any more: one can be started while others are killed."""
+    deadline = time.monotonic() + _END_SECONDS
+    while remaining := find():
+        for pid in remaining:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        meanwhile()
+        time.sleep(0.05)
+        assert time.monotonic() < deadline, f"processes that cannot be ended: {remaining}"
+
+
 class Session:
     """A process with all that it starts; a context manager that ends them.
 
@@ -77,10 +89,17 @@ class Session:
         environment: Of the process.
         folder: Its working directory.
         log: File for both of its streams.
+        stdin: Of the process, as `subprocess.Popen` takes it.
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        log: Path,
+        *,
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
         self.log = log
         with log.open("wb") as output:
@@ -88,7 +107,7 @@ class Session:
                 command,
                 env=environment,
                 cwd=folder,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -128,13 +147,7 @@ class Session:
         while self.members() and time.monotonic() < deadline:
             self._process.poll()
             time.sleep(0.05)
-        while remaining := self.members():  # a process can be started while others are killed
-            for pid in remaining:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            self._process.poll()
-            time.sleep(0.05)
-            assert time.monotonic() < deadline + _END_SECONDS, f"processes that cannot be ended: {remaining}"
+        kill_all(self.members, meanwhile=self._process.poll)
 
 
 @dataclass

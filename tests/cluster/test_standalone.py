@@ -279,6 +279,14 @@ def test_evaluate_and_score_on_the_cluster_account_for_every_image(place: Place,
     assert sum(manifest["images_of_species"].values()) == NUM_IMAGES
 
 
+def test_the_doctor_finds_nothing_in_the_way(place: Place) -> None:
+    with place.start("doctor", *ONE_CORE_EACH, "doctor", "--output", str(place.folder / "work")) as job:
+        finish(job)
+    said = job.said()
+    assert "FAIL" not in said and "authenticated and encrypted" in said
+    assert re.search(r"^ok +executors seen +2 tasks", said, re.MULTILINE), said
+
+
 def test_workers_for_whom_no_core_was_asked_are_refused_at_once(place: Place) -> None:
     refused = place.folder / "refused"
     command = (*ONE_CORE_EACH, *train(place.folder / "corpus", refused), "--num-workers", "3")

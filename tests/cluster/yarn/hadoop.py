@@ -15,21 +15,19 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
-from tests.cluster.standalone import SCRIPT, Session, clean_environment, wait_until
+from tests.cluster.standalone import SCRIPT, Session, clean_environment, kill_all, wait_until
 from tests.sockets import command_line
 
 JARS = SCRIPT.parent / ".yarn-jars"
@@ -221,7 +219,9 @@ class YarnCluster:
         program = [str(_HERE / "MiniCluster.java"), str(self.settings)]
         environment = {**clean_environment(), "TMPDIR": str(self.folder / "tmp")}
         environment["LOG4J_CONFIGURATION_FILE"] = str(SCRIPT.parent / "conf" / "log4j2.properties")
-        self._daemon = _Fed([java, *options, *program], environment, self.folder, self.folder / "hadoop.log")
+        command = [java, *options, *program]
+        log = self.folder / "hadoop.log"
+        self._daemon = _Fed(command, environment, self.folder, log, stdin=subprocess.PIPE)
 
         def ready() -> re.Match[str] | None:
             assert self._daemon.is_running(), f"the cluster has ended: {self._daemon.said()[-2000:]}"
@@ -245,32 +245,11 @@ class YarnCluster:
     def _end(self) -> None:
         if hasattr(self, "_daemon"):
             self._daemon.end()
-        deadline = time.monotonic() + _END_SECONDS
-        while remaining := self.processes():  # a process can be started while others are killed
-            for pid in remaining:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.05)
-            assert time.monotonic() < deadline, f"processes that cannot be ended: {remaining}"
+        kill_all(self.processes)
 
 
 class _Fed(Session):
     """A process whose stdin stays open until it is to end, or until the tests have ended, whatever way."""
-
-    def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
-    ) -> None:
-        self.log = log
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                command,
-                env=environment,
-                cwd=folder,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
 
     def end(self) -> None:
         """Close stdin, which ends the process, and kill what is still there after a while."""

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ IMAGES_PER_SPECIES = 10  # stratified: 7 to train on, 1 or 2 to validate, 1 or 2
 NUM_IMAGES = 12 * IMAGES_PER_SPECIES
 BATCH_SIZE = 4
 EPOCHS = 8
-JOB_SECONDS = 240
+JOB_SECONDS = 300
 TRAIN = ("--batch-size", str(BATCH_SIZE), "--epochs", str(EPOCHS), "--augment", "flip")
 # Two executors of one core, and where the driver has a container of its own, its size.
 NODES: tuple[str, ...] = ("--num-executors", "2", "--executor-cores", "1", "--executor-memory", "1g")
@@ -54,20 +56,21 @@ class Place:
         command = [str(SCRIPT), "--master", "yarn", *NODES, *arguments]
         return Session(command, self.cluster.environment(), self.folder, self.folder / f"{name}.log")
 
-    def run(self, name: str, *arguments: str, code: int = 0) -> str:
+    def run(self, name: str, *arguments: str, code: int = 0, seconds: float = JOB_SECONDS) -> str:
         """Run a job to its end; what it has printed.
 
         Args:
             name: Of its log.
             arguments: Of the script.
             code: That it has to end with.
+            seconds: That it may take.
         """
         with self.start(name, *arguments) as job:
-            return self.finish(job, code)
+            return self.finish(job, code, seconds)
 
-    def finish(self, job: Session, code: int = 0) -> str:
+    def finish(self, job: Session, code: int = 0, seconds: float = JOB_SECONDS) -> str:
         """Wait for a job's end; what it has printed."""
-        found = job.wait(JOB_SECONDS)
+        found = job.wait(seconds)
         assert found == code, f"exit code {found}\n{job.said()[-4000:]}\n{self._said_on_the_nodes()}"
         return job.said()
 
@@ -228,6 +231,27 @@ def test_the_exit_code_of_the_script_is_that_of_the_job_in_the_cluster(place: Pl
     assert (manifest["listed"], manifest["scored"], manifest["rejected"]) == (NUM_IMAGES + 1, NUM_IMAGES, 1)
     assert manifest["num_runs"] == 1  # a second attempt would have scored all of them again
     assert len(place.cluster.applications()) == before + 1
+
+
+@pytest.mark.skipif(
+    not os.environ.get("SEEDLINGS_TEST_ALL"),
+    reason="five minutes: asked for with ./spark-submit.sh test --all --yarn",
+)
+@pytest.mark.timeout(2400)
+def test_the_packages_come_from_an_archive_that_lies_on_hdfs(place: Place, store: str) -> None:
+    """Uploaded once; for the executors in client mode, and for the driver too in cluster mode."""
+    archive = SCRIPT.parent / "dist" / "environment.tar.gz"
+    if not archive.exists():
+        subprocess.run([SCRIPT, "pack"], env=place.cluster.environment(), check=True)
+    place.cluster.put(archive, place.at("environment.tar.gz"))
+    packages = ("--archives", place.at("environment.tar.gz") + "#environment")
+    # The nodes unpack it while the application starts.
+    patient = (*packages, "--conf", "spark.scheduler.maxRegisteredResourcesWaitingTime=600s")
+    said = place.run("doctor", *patient, "doctor", "--output", place.at("work"), seconds=900)
+    assert re.search(r"^ok +TensorFlow on the executors +imported in ", said, re.MULTILINE), said
+    assert re.search(r"^ok +executors seen +2 tasks", said, re.MULTILINE), said
+    place.run("packed", *patient, *CLUSTER_MODE, *place.train("packed"), seconds=900)
+    assert place.weights("packed") == place.weights(store)
 
 
 @pytest.mark.parametrize(("option", "value"), [("--output", "relative"), ("--store", "file:///tmp/store")])
