@@ -26,6 +26,10 @@ pytestmark = [
     pytest.mark.timeout(1200),
 ]
 
+with_all = pytest.mark.skipif(
+    not os.environ.get("SEEDLINGS_TEST_ALL"),
+    reason="takes minutes: asked for with ./spark-submit.sh test --all --yarn",
+)
 IMAGES_PER_SPECIES = 10  # stratified: 7 to train on, 1 or 2 to validate, 1 or 2 to test
 NUM_IMAGES = 12 * IMAGES_PER_SPECIES
 BATCH_SIZE = 4
@@ -150,6 +154,7 @@ def store(place: Place) -> str:
     return "store"
 
 
+@with_all
 def test_jobs_in_client_mode_account_for_every_image(place: Place, store: str) -> None:
     corpus = place.read_json("corpus/manifest.json")
     assert (corpus["listed"], corpus["accepted"], corpus["rejected"]) == (NUM_IMAGES, NUM_IMAGES, 0)
@@ -175,6 +180,7 @@ def test_jobs_in_client_mode_account_for_every_image(place: Place, store: str) -
     assert (second["already_scored"], second["already_rejected"]) == (NUM_IMAGES, 1)
 
 
+@with_all
 def test_asynchronous_training_applies_each_update_once(place: Place) -> None:
     place.run("asynchronous", *place.train("asynchronous"), "--mode", "asynchronous")
     training = place.manifest("asynchronous")["training"]
@@ -192,6 +198,7 @@ def test_cluster_mode_trains_the_same_bits_as_client_mode(place: Place, store: s
     assert place.weights("store of the cluster") == place.weights(store)
 
 
+@with_all
 def test_a_killed_application_master_is_followed_by_one_that_ends_with_the_same_bits(
     place: Place, store: str
 ) -> None:
@@ -233,10 +240,7 @@ def test_the_exit_code_of_the_script_is_that_of_the_job_in_the_cluster(place: Pl
     assert len(place.cluster.applications()) == before + 1
 
 
-@pytest.mark.skipif(
-    not os.environ.get("SEEDLINGS_TEST_ALL"),
-    reason="five minutes: asked for with ./spark-submit.sh test --all --yarn",
-)
+@with_all
 @pytest.mark.timeout(2400)
 def test_the_packages_come_from_an_archive_that_lies_on_hdfs(place: Place, store: str) -> None:
     """Uploaded once; for the executors in client mode, and for the driver too in cluster mode."""
