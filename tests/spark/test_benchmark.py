@@ -1,6 +1,7 @@
 """The benchmark of training: what its numbers mean, and a tiny run of all contestants."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ TINY = Training(
     batch_size=8,
     network="plain",
     precision="float32",
+)
+# The others differ in options only; all of them with test --all.
+MEASURED = (
+    tuple(train.CONTESTANTS) if os.environ.get("SEEDLINGS_TEST_ALL") else ("ours", "plain", "stock", "auto")
 )
 SETTING = {**vars(TINY), "master": "local[2]", "driver_cores": 2, "driver": {"cpu": "a processor"}}
 
@@ -141,12 +146,12 @@ def test_what_cannot_run_is_refused_before_anything_is_drawn(
 
 @pytest.fixture(scope="module")
 def run(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    """One round of all contestants, and the folder that it ran in."""
+    """One round of contestants, and the folder that it ran in."""
     folder = tmp_path_factory.mktemp("benchmark")
     found = train.measure_training(
         spark,
         TINY,
-        tuple(train.CONTESTANTS),
+        MEASURED,
         rounds=1,
         folder=str(folder / "data"),
         json_file=str(folder / "numbers.json"),
@@ -157,7 +162,7 @@ def run(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def test_every_contestant_has_numbers(run: tuple[dict[str, Any], Path]) -> None:
     found, _ = run
     has_bfloat16 = runtime.resolve_precision("auto") == "mixed_bfloat16"
-    expected = set(train.CONTESTANTS) - (set() if has_bfloat16 else {"plain-bfloat16"})
+    expected = set(MEASURED) - (set() if has_bfloat16 else {"plain-bfloat16"})
     taken = {one["contestant"]: one for one in found["measurements"]}
     assert set(taken) == set(found["contestants"]) == expected
     for name, one in taken.items():
