@@ -9,12 +9,15 @@ import hashlib
 import os
 import platform
 import random
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 
 # The packages whose version can change a trained weight or a decoded pixel.
 _PACKAGES = ("pyspark", "elephas", "tensorflow", "keras", "numpy", "pyarrow", "pillow")
+# Other names of the same package.
+_ALSO = {"tensorflow": "tensorflow-cpu"}
 _CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 
 
@@ -68,9 +71,19 @@ def package_versions() -> dict[str, str]:
     """Name -> version of Python and of every package that a result depends on."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
+        if version := _installed(package) or _installed(_ALSO.get(package, "")):
+            versions[package] = version
+        elif package in sys.modules:  # Spark's own copy on a cluster is not installed
+            versions[package] = str(getattr(sys.modules[package], "__version__", "unknown"))
     return versions
+
+
+def _installed(package: str) -> str:
+    """The version of a package; "" if it is not installed."""
+    try:
+        return metadata.version(package) if package else ""
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def environment(threads: int) -> dict[str, object]:
