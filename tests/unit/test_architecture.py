@@ -1,6 +1,7 @@
 """The house as the map draws it: who may import whom, and which library has which door."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,9 +96,14 @@ def _name(file: Path) -> str:
 MODULES = {_name(file): file for file in PACKAGE.rglob("*.py") if _name(file)}
 
 
+@functools.cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def _imports(file: Path, *, top_level_only: bool = False) -> Iterator[str]:
     """Full names of what a file imports."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = _tree(file)
     nodes = _top_level(tree) if top_level_only else ast.walk(tree)
     for node in nodes:
         if isinstance(node, ast.Import):

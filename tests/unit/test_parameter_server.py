@@ -246,11 +246,11 @@ def test_signs_of_life_keep_a_slow_worker_and_a_waiting_one(
         monkeypatch.setattr(module, "SILENCE_SECONDS", 0.6)
         monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.1)
     with _worker(address) as client:
-        time.sleep(1.5)  # computing for longer than the server accepts silence
+        time.sleep(1.0)  # computing for longer than the server accepts silence
         assert client.ready().kind == Kind.WORK
 
         def answer() -> None:
-            time.sleep(1.5)  # and now the server lets it wait
+            time.sleep(1.0)  # and now the server lets it wait
             assert echo.held is not None
             echo.held.put(Message(Kind.STOP))
 

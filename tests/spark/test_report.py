@@ -25,6 +25,7 @@ SEEDLINGS = (
     "Small-flowered Cranesbill",
     "Sugar beet",
 )
+PAIR = ("Maize", "Charlock")
 HEADS = ["images", "predicted", "precision", "recall", "F1", "FPR", "FNR"]
 HISTORY = {
     "loss": [2.1, 1.4, 0.9],
@@ -100,39 +101,39 @@ def test_the_table_of_hostile_species_keeps_to_its_lines_and_width():
 
 
 def test_an_evaluation_without_images_is_still_a_report(tmp_path):
-    result = evaluation.evaluate(np.zeros((2, 2), dtype=np.int64), ("Maize", "Charlock"))
+    result = evaluation.evaluate(np.zeros((2, 2), dtype=np.int64), PAIR)
     write(tmp_path, result, history=None, about={})
     assert json.loads((tmp_path / "metrics.json").read_text())["accuracy"] is None
     assert "accuracy - on 0 images" in report.table(result)
 
 
 def test_without_a_history_there_are_no_learning_curves(tmp_path):
-    names = write(tmp_path, example(SEEDLINGS), history=None, about={})
+    names = write(tmp_path, example(PAIR), history=None, about={})
     assert names == ["confusion_matrix.png", "per_species.png", "index.html", "metrics.json"]
 
 
 @pytest.mark.parametrize("history", [{}, {"loss": []}, {"per_class": [[1, 2], [3, 4]]}])
 def test_a_history_without_epochs_is_no_history(tmp_path, history):
-    assert "learning_curves.png" not in write(tmp_path, example(SEEDLINGS), history=history, about={})
+    assert "learning_curves.png" not in write(tmp_path, example(PAIR), history=history, about={})
     size_of_png(report.learning_curves(history))
 
 
 def test_a_report_over_another_one_leaves_nothing_of_it(tmp_path):
-    write(tmp_path, example(SEEDLINGS), history=HISTORY, about={"run": 1})
-    names = write(tmp_path, example(("Maize", "Charlock")), history=None, about={"run": 2})
+    write(tmp_path, example(PAIR), history=HISTORY, about={"run": 1})
+    names = write(tmp_path, example(PAIR), history=None, about={"run": 2})
     assert "learning_curves.png" not in names
     assert json.loads((tmp_path / "metrics.json").read_text())["about"] == {"run": 2}
 
 
 def test_a_report_that_fails_half_way_has_no_metrics(tmp_path, monkeypatch):
-    write(tmp_path, example(SEEDLINGS), history=None, about={})
+    write(tmp_path, example(PAIR), history=None, about={})
 
     def full(local, path):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(report.files, "put", full)
     with pytest.raises(OSError, match="No space"):
-        report.write(str(tmp_path), example(SEEDLINGS), history=None, about={})
+        report.write(str(tmp_path), example(PAIR), history=None, about={})
     assert not (tmp_path / "metrics.json").exists()
 
 
@@ -169,7 +170,7 @@ def test_whatever_is_known_about_a_run_becomes_json(tmp_path):
         "array": np.array([1.0, math.inf]),
         "path": tmp_path,
     }
-    write(tmp_path, example(("Maize", "Charlock")), history=None, about=about)
+    write(tmp_path, example(PAIR), history=None, about=about)
     assert json.loads((tmp_path / "metrics.json").read_text())["about"] == {
         "options": {"rate": None, "sizes": [1, 2], "3": None},
         "number": 0.5,
@@ -178,7 +179,7 @@ def test_whatever_is_known_about_a_run_becomes_json(tmp_path):
     }
 
 
-@pytest.mark.parametrize("num_classes", [1, 2, 12, 40, 70])
+@pytest.mark.parametrize("num_classes", [1, 2, 12, 70])
 def test_plots_grow_with_the_classes_and_stay_small_enough_to_open(num_classes):
     result = example([f"Small-flowered Cranesbill {number}" for number in range(num_classes)])
     for png in (report.confusion_matrix(result), report.per_species(result)):
@@ -187,7 +188,7 @@ def test_plots_grow_with_the_classes_and_stay_small_enough_to_open(num_classes):
 
 
 def test_the_same_numbers_give_the_same_bytes():
-    result = example(SEEDLINGS)
+    result = example(PAIR)
     assert report.confusion_matrix(result) == report.confusion_matrix(result)
     assert report.learning_curves(HISTORY) == report.learning_curves(HISTORY)
 
@@ -212,9 +213,9 @@ def test_learning_curves_are_drawn_from_any_history(history):
 
 
 def test_a_value_that_is_not_a_number_changes_nothing_but_its_own_point():
-    gap = {**HISTORY, "loss": [2.1, math.nan, 0.9]}
-    assert report.learning_curves(gap) != report.learning_curves(HISTORY)
-    assert report.learning_curves(gap) == report.learning_curves({**HISTORY, "loss": [2.1, None, 0.9]})
+    curves = [report.learning_curves({"loss": [2.1, value, 0.9]}) for value in (1.4, math.nan, None)]
+    assert curves[0] != curves[1]
+    assert curves[1] == curves[2]
 
 
 def parsed(text):
