@@ -1,13 +1,13 @@
 """Train a network on a corpus and publish it to the store as a new version."""
 
 import sys
-from functools import partial
 
 from pyspark.sql import SparkSession
 
 from seedlings_spark import cli, config, corpus, files, networks, pipeline, runs, session
 from seedlings_spark.config import TrainOptions
 from seedlings_spark.estimator import SeedlingsEstimator
+from seedlings_spark.lock import Lock
 from seedlings_spark.store import ModelStore
 
 # What the estimator calls by the same names.
@@ -19,32 +19,35 @@ def main(spark: SparkSession, options: TrainOptions) -> None:
     # At once: the estimator asks only when it is its turn.
     session.require_slots(spark, options.num_workers, options.wait_executors)
     prepared, store = corpus.load(options.corpus), ModelStore(options.store, options.name)
-    run = options.run or files.join(options.store, options.name, "runs", spark.sparkContext.applicationId)
+    application = spark.sparkContext.applicationId
+    run = options.run or files.join(options.store, options.name, "runs", application)
     about = pipeline.about(prepared, config.plain(options), run)
-    if published := runs.begin(run, about, spark.sparkContext.applicationId):
-        print(f"{run} has already published {options.name} {published}; there is nothing to do")
-        return
-    with cli.recorded(partial(runs.fail, run)):
-        images = pipeline.training_images(spark, prepared)
-        sizes = (options.num_workers, options.batch_size, options.epochs)
-        is_shared = options.mode != "synchronous" and options.frequency == "batch"
-        steps = pipeline.num_steps(images, *sizes, is_shared=is_shared)
-        schedule = (options.optimizer, options.learning_rate, options.schedule, steps, options.momentum)
-        estimator = SeedlingsEstimator(
-            **config.chosen(options, *_SAME),
-            optimizer_config=pipeline.optimizer(*schedule),
-            class_weight="" if options.class_weight == "none" else options.class_weight,
-            augmentation=networks.augmentation(options.augment, prepared.image_size),
-            checkpoint_path=files.join(run, runs.CHECKPOINTS),
-            verbose=1,
-        )
-        pipeline.set_network(estimator, options.network, prepared)
-        estimator.set_callbacks(pipeline.callbacks(run, options.patience))
-        scaling = config.chosen(options, "scaler", "scaler_images")
-        model = pipeline.pipeline(prepared, estimator, **scaling).fit(images)
-        profile = pipeline.profile(spark, model, prepared)
-        version = pipeline.publish(store, model, about=about, promote=options.promote, profile=profile)
-        runs.end(run, version.version)
+    with Lock(run, application) as lock:
+        if published := runs.begin(run, about, application):
+            print(f"{run} has already published {options.name} {published}; there is nothing to do")
+            return
+        with cli.recorded(lambda code, error: runs.fail(run, code, error)):
+            images = pipeline.training_images(spark, prepared)
+            sizes = (options.num_workers, options.batch_size, options.epochs)
+            is_shared = options.mode != "synchronous" and options.frequency == "batch"
+            steps = pipeline.num_steps(images, *sizes, is_shared=is_shared)
+            schedule = (options.optimizer, options.learning_rate, options.schedule, steps, options.momentum)
+            estimator = SeedlingsEstimator(
+                **config.chosen(options, *_SAME),
+                optimizer_config=pipeline.optimizer(*schedule),
+                class_weight="" if options.class_weight == "none" else options.class_weight,
+                augmentation=networks.augmentation(options.augment, prepared.image_size),
+                checkpoint_path=files.join(run, runs.CHECKPOINTS),
+                verbose=1,
+            )
+            pipeline.set_network(estimator, options.network, prepared)
+            estimator.set_callbacks(pipeline.callbacks(run, options.patience, lock.check))
+            scaling = config.chosen(options, "scaler", "scaler_images")
+            model = pipeline.pipeline(prepared, estimator, **scaling).fit(images)
+            profile = pipeline.profile(spark, model, prepared)
+            lock.check()
+            version = pipeline.publish(store, model, about=about, promote=options.promote, profile=profile)
+            runs.end(run, version.version)
     print(cli.table(pipeline.summary(version, run, promoted=options.promote)))
 
 

@@ -16,6 +16,7 @@ The map, in the order of imports: a module may import those of its own and of ea
     images          bytes -> uint8 pixels, or ImageError: the only door of Pillow and of libspng
     runtime         what TensorFlow may use in this process: threads, GPU, determinism, precision
     drift           how a run's images and predictions differ from the training corpus
+    lock            one writer for one folder
     runs            the folder of a training run: what ran, how far it is, how it ended
     store           model versions: publish, list, resolve, promote, roll back
     training        the protocol between master and workers, in prose
@@ -51,7 +52,6 @@ The map, in the order of imports: a module may import those of its own and of ea
 
     scoring         a model version over files: runs that appear whole
       sources         what there is to score: folder, glob, list, table
-      lock            one writer for one folder
       runs            the runs of one output
       ledger          which files earlier runs have seen
       progress        what a person sees while it scores

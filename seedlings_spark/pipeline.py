@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,11 +184,12 @@ class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
 
     Args:
         path: Of `metrics.jsonl`, on any file system.
+        check: Called before anything is written; raises if the folder is not this run's any more.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, check: Callable[[], None] = lambda: None) -> None:
         super().__init__()
-        self._path = path
+        self._path, self._check = path, check
         self._lines: list[str] = []
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
@@ -197,15 +198,22 @@ class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
             self._lines = files.read_text(self._path).splitlines()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        """An epoch has ended."""
+        """An epoch has ended; its checkpoint is not written yet."""
+        self._check()
         line = json.dumps({"epoch": epoch + 1, "time": _now(), **_finite(dict(logs or {}))})
         self._lines[epoch:] = [line]  # an epoch that is trained again after a crash replaces its line
         files.write_text(self._path, "\n".join(self._lines) + "\n")
 
 
-def callbacks(run: str, patience: int) -> list[Any]:
-    """The callbacks of a run: its record, and early stopping after `patience` epochs (0 for none)."""
-    made: list[Any] = [RunRecord(files.join(run, runs.METRICS))]
+def callbacks(run: str, patience: int, check: Callable[[], None] = lambda: None) -> list[Any]:
+    """The callbacks of a run.
+
+    Args:
+        run: Its folder, for the record.
+        patience: Epochs without progress before it is stopped early; 0 for never.
+        check: As for `RunRecord`.
+    """
+    made: list[Any] = [RunRecord(files.join(run, runs.METRICS), check)]
     if patience:
         made.append(keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True))
     return made

@@ -69,15 +69,19 @@ def end(run: str, version: str) -> None:
 
 
 def fail(run: str, exit_code: int, error: str) -> None:
-    """Write down that an attempt has ended without a version.
+    """Write down that this process' attempt has ended without a version; another one's is not touched.
 
     Args:
         run: The run's folder.
         exit_code: Of the job.
         error: In one line.
     """
-    if files.exists(_path(run)):
-        _write(run, _ended(_read(run), exit_code, error))
+    if not files.exists(_path(run)):
+        return
+    record = _read(run)
+    last = (record.get("attempts") or [{}])[-1]
+    if (last.get("host"), last.get("pid")) == (platform.node(), os.getpid()):
+        _write(run, _ended(record, exit_code, error))
 
 
 def state(record: Mapping[str, Any]) -> str:

@@ -24,9 +24,9 @@ from pyspark.sql.types import ArrayType, FloatType, IntegerType, StringType, Str
 
 from seedlings_spark import drift, files, fingerprint, images, prediction, reading, runtime, schema, session
 from seedlings_spark.errors import InputError, NetworkError, StoreError
+from seedlings_spark.lock import Lock
 from seedlings_spark.scoring import ledger, progress, review, sources, sql
 from seedlings_spark.scoring.ledger import ALREADY_REJECTED, ALREADY_SCORED, NEW, Ledger
-from seedlings_spark.scoring.lock import Lock
 from seedlings_spark.scoring.runs import FORMAT, Runs, RunsState, as_json
 from seedlings_spark.store import CURRENT, ModelStore, ModelVersion
 

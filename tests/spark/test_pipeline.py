@@ -16,7 +16,14 @@ from pyspark.sql import SparkSession
 
 from seedlings_spark import config, corpus, features, files, fingerprint, images, pipeline, reading, schema
 from seedlings_spark.corpus import Corpus
-from seedlings_spark.errors import CorpusError, NetworkError, OptionError, SeedlingsError, StoreError
+from seedlings_spark.errors import (
+    CorpusError,
+    NetworkError,
+    OptionError,
+    OutputInUseError,
+    SeedlingsError,
+    StoreError,
+)
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.store import ModelStore, ModelVersion, table
 
@@ -367,6 +374,16 @@ def test_the_metrics_of_each_epoch_are_a_line_of_json(tmp_path: Path) -> None:
         (2, None),
         (3, "absent"),
     ]
+
+
+def test_no_metrics_are_written_into_the_folder_of_another_run(tmp_path: Path) -> None:
+    def check() -> None:
+        raise OutputInUseError("the run", "one at a time", "Wait")
+
+    record = pipeline.callbacks(str(tmp_path), 0, check)[0]
+    with pytest.raises(OutputInUseError):
+        record.on_epoch_end(0, {"loss": 0.5})
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- The corpus of a run

@@ -17,8 +17,8 @@ from pyspark.sql.types import StructType
 
 from seedlings_spark import files, images, pipeline, reading, schema, scoring
 from seedlings_spark.errors import InputError, OutputInUseError, StoreError
+from seedlings_spark.lock import Lock
 from seedlings_spark.scoring import ScoreRun, sources
-from seedlings_spark.scoring.lock import Lock
 from seedlings_spark.store import ModelStore, ModelVersion
 
 SIZE = (12, 10)

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,10 +13,10 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
-from seedlings_spark import drift, files, images, pipeline, schema, scoring
+from seedlings_spark import drift, files, images, lock, pipeline, schema, scoring
 from seedlings_spark.errors import InputError, OptionError, OutputInUseError
 from seedlings_spark.estimator import SeedlingsModel
-from seedlings_spark.scoring import ScoreRun, lock, progress
+from seedlings_spark.scoring import ScoreRun, progress
 from seedlings_spark.scoring.runs import Runs
 from seedlings_spark.store import ModelStore, ModelVersion
 from tests.spark.test_scoring import CLASSES, MAX_BYTES, SIZE, picture, runs_of, score, tiny_network
@@ -237,44 +236,6 @@ def test_a_name_that_cannot_be_a_folder_is_refused(name: str) -> None:
         Runs("file:///output").path(name)
 
 
-def _locked(folder: Path) -> lock.Lock:
-    return lock.Lock(files.qualify(str(folder)), "somebody")
-
-
-def test_a_lock_left_by_a_dead_process_is_taken_over_at_once(tmp_path: Path) -> None:
-    code = (
-        "import os, sys, signal; from seedlings_spark.scoring.lock import Lock;"
-        "Lock(sys.argv[1], 'the dead').__enter__(); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, check=False)
-    assert process.returncode == -9 and (tmp_path / lock.NAME).exists()
-    with _locked(tmp_path):
-        assert json.loads((tmp_path / lock.NAME).read_text())["process"] == os.getpid()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_lock_of_another_machine_expires_some_minutes_after_its_last_sign_of_life(tmp_path: Path) -> None:
-    held = {"id": "1", "owner": "run x", "host": "elsewhere", "boot": "1", "process": 1, "started": "1"}
-    (tmp_path / lock.NAME).write_text(json.dumps({**held, "renewed": time.time() - 100}))
-    with pytest.raises(OutputInUseError, match="run x on elsewhere"), _locked(tmp_path):
-        pass
-    (tmp_path / lock.NAME).write_text(json.dumps({**held, "renewed": time.time() - 300}))
-    with _locked(tmp_path):
-        pass
-
-
-def test_a_lock_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "_RENEW_SECONDS", 0.05)
-    with _locked(tmp_path) as held:
-        before = json.loads((tmp_path / lock.NAME).read_text())["renewed"]
-        deadline = time.monotonic() + 10
-        while json.loads((tmp_path / lock.NAME).read_text())["renewed"] == before:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        held.check()
-
-
 def test_an_owner_that_has_lost_its_lock_does_not_publish(
     spark: SparkSession, version: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,31 +253,6 @@ def test_an_owner_that_has_lost_its_lock_does_not_publish(
     with pytest.raises(OutputInUseError, match="run y"):
         score(spark, version, tmp_path / "images", output)
     assert runs_of(output) == [] and (output / lock.NAME).exists()
-
-
-def test_of_two_that_find_a_dead_lock_one_gets_it(tmp_path: Path) -> None:
-    import threading
-
-    for _ in range(20):
-        (tmp_path / lock.NAME).write_text(json.dumps({"id": "dead", "renewed": 0}))
-        got: list[bool] = []
-        together = threading.Barrier(3)
-
-        def take(got: list[bool] = got, together: threading.Barrier = together) -> None:
-            together.wait()
-            try:
-                with _locked(tmp_path):
-                    time.sleep(0.2)
-                    got.append(True)
-            except OutputInUseError:
-                got.append(False)
-
-        threads = [threading.Thread(target=take) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(got) == [False, False, True]
 
 
 def test_the_latest_view_has_the_newest_prediction_of_each_path(

@@ -16,7 +16,7 @@ ROOT = PACKAGE.parent
 GROUPS = [
     ["errors"],
     ["config", "schema", "files", "fingerprint", "reproducibility", "environment"],
-    ["session", "images", "runtime", "store", "drift", "runs"],
+    ["session", "images", "runtime", "store", "drift", "lock", "runs"],
     ["training.weights"],
     ["training.wire"],
     [
@@ -37,7 +37,7 @@ GROUPS = [
     ["estimator"],
     ["elephas"],
     ["report"],
-    ["scoring.sources", "scoring.lock", "scoring.runs", "scoring.progress"],
+    ["scoring.sources", "scoring.runs", "scoring.progress"],
     ["scoring.ledger", "scoring.review", "scoring.sql"],
     ["scoring"],
     ["pipeline", "quickstart", "benchmark"],

@@ -73,6 +73,15 @@ def test_a_failure_is_told_with_its_exit_code(run: str) -> None:
     assert shown(run)["state"] == "done" and shown(run)["version"] == "v0001"
 
 
+def test_the_failure_of_an_attempt_that_another_has_followed_is_not_told(run: str) -> None:
+    runs.begin(run, ABOUT)
+    content = record(run)
+    content["attempts"][-1]["host"] = "elsewhere"
+    files.write_text(files.join(run, "run.json"), json.dumps(content))
+    runs.fail(run, 73, "OutputInUseError: taken over")
+    assert record(run) == content
+
+
 def test_a_process_that_was_killed_is_missed(run: str) -> None:
     runs.begin(run, ABOUT)
     content = record(run)

@@ -2,6 +2,9 @@
 
 It works on any file system where a rename fails if the target exists (HDFS and local ones; not object stores). The
 owner renews it; an owner that has lost it is told so when it asks, which it does right before it publishes.
+
+A dead owner's lock is taken over: at once if it was a process of this machine, or an earlier attempt at the same YARN
+application, which YARN repeats only when the one before is over; otherwise some minutes after its last sign of life.
 """
 
 import contextlib
@@ -9,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import re
 import threading
 import time
 import uuid
@@ -25,6 +29,8 @@ NAME = ".lock"
 _RENEW_SECONDS = 20.0
 # Without a sign of life for so long the owner is taken for dead; clocks of the machines may differ by less.
 _EXPIRE_SECONDS = 180.0
+# YARN's name of the container that a process runs in.
+_CONTAINER, _CONTAINER_ID = "CONTAINER_ID", re.compile(r"container_(?:e\d+_)?(\d+_\d+)_(\d+)_\d+")
 
 
 class Lock:
@@ -47,6 +53,7 @@ class Lock:
             "boot": _boot(),
             "process": os.getpid(),
             "started": _ticks(os.getpid()),
+            **_attempt(),
         }
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="seedlings-lock", daemon=True)
@@ -57,7 +64,7 @@ class Lock:
             held = _read(self._path)
             if held is None:
                 continue  # given back in this instant
-            why = _expired(held)
+            why = _expired(held, self._content)
             if why is None:
                 raise self._in_use(held)
             _log.warning("taking over the lock of %s, %s", held.get("owner", "an unknown run"), why)
@@ -138,8 +145,12 @@ def _read(path: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else {}
 
 
-def _expired(held: Mapping[str, Any]) -> str | None:
+def _expired(held: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
     """Why a lock counts no more; None while it does."""
+    if held.get("application") and held["application"] == own.get("application"):
+        attempt = held.get("attempt")
+        if isinstance(attempt, int) and attempt < own["attempt"]:
+            return f"attempt {attempt} at this application, which YARN has given up"
     process = held.get("process")
     is_here = held.get("host") == platform.node() and held.get("boot") == _boot()
     if is_here and isinstance(process, int) and _ticks(process) != held.get("started"):
@@ -147,6 +158,12 @@ def _expired(held: Mapping[str, Any]) -> str | None:
     renewed = held.get("renewed")
     silence = time.time() - (float(renewed) if isinstance(renewed, int | float) else 0.0)
     return f"which was last renewed {silence:.0f} s ago" if silence > _EXPIRE_SECONDS else None
+
+
+def _attempt() -> dict[str, Any]:
+    """The YARN application of this process, and which attempt at it this one is; nothing outside of a container."""
+    found = _CONTAINER_ID.fullmatch(os.environ.get(_CONTAINER, ""))
+    return {"application": found[1], "attempt": int(found[2])} if found else {}
 
 
 def _boot() -> str:
