@@ -2,7 +2,8 @@
 # ./spark-submit.sh [spark-submit options] JOB [job options]
 #
 # Makes .venv on the first call (SEEDLINGS_PYTHON names another interpreter instead), chooses Spark's settings
-# by --master, ships the package to the executors, and runs the job. `test` runs the tests.
+# by --master, ships the package to the executors, and runs the job, or a program of one's own in its place.
+# `test` runs the tests.
 set -euo pipefail
 
 here=${BASH_SOURCE[0]}
@@ -33,6 +34,7 @@ usage: ./spark-submit.sh [spark-submit options] JOB [job options]
   doctor       what on this machine or cluster is in the way of the other jobs
   test         run the tests: [--all] [--yarn] [pytest arguments]
   pack         make dist/environment.tar.gz, the Python packages for machines that have none: [--gpu] [HDFS folder]
+  FILE.py      a program of your own, that imports seedlings_spark
 
 ./spark-submit.sh JOB --help shows a job's options.
 
@@ -201,25 +203,36 @@ if [ "$job" = pack ]; then
   exec "${shell[@]}" -put -f "$home/dist/environment.tar.gz" "$1/"
 fi
 
-case " $jobs " in
-*" $job "*) ;;
-*) fail "no job '$job'" "one of: $jobs test pack" "See ./spark-submit.sh --help" 2 ;;
+program=$home/jobs/$job.py
+case $job in
+*.py)
+  [ -f "$job" ] || fail "no file $job" "a program of your own, or one of: $jobs test pack" "Correct its path" 2
+  program=$job
+  ;;
+*)
+  case " $jobs " in
+  *" $job "*) ;;
+  *) fail "no job '$job'" "one of: $jobs test pack, or a FILE.py" "See ./spark-submit.sh --help" 2 ;;
+  esac
+  ;;
 esac
 if [ "$job" = status ]; then
   master='local[1]'
   case ${1:-} in '' | -*) ;; *) set -- --run "$@" ;; esac
 fi
 
-# Wrong arguments are told at once, without Spark; so is --help.
-for argument in "$@"; do
-  case $argument in -h | --help)
-    find_python
-    PYTHONPATH=$home exec "$python" -P -m seedlings_spark.cli "$job" --help ;;
-  esac
-done
+# Wrong arguments of a job are told at once, without Spark; so is --help.
+if [ "$program" != "$job" ]; then
+  for argument in "$@"; do
+    case $argument in -h | --help)
+      find_python
+      PYTHONPATH=$home exec "$python" -P -m seedlings_spark.cli "$job" --help ;;
+    esac
+  done
+fi
 find_java
 find_python
-SEEDLINGS_DEPLOY_MODE=$deploy_mode PYTHONPATH=$home "$python" -P -m seedlings_spark.cli "$job" "$@"
+[ "$program" = "$job" ] || SEEDLINGS_DEPLOY_MODE=$deploy_mode PYTHONPATH=$home "$python" -P -m seedlings_spark.cli "$job" "$@"
 
 if [ -n "$detach" ]; then
   run=$(value_of --run "$@")
@@ -344,7 +357,7 @@ elif [ -e "/proc/$$/fd/2" ]; then
 fi
 
 submit=("$SPARK_HOME/bin/spark-submit" ${ours[@]+"${ours[@]}"} ${spark_options[@]+"${spark_options[@]}"})
-submit+=("$home/jobs/$job.py" "$@")
+submit+=("$program" "$@")
 [ -n "$shipped$relay" ] || exec "${submit[@]}"
 
 # The zip has to go, or the pipe to run empty, afterwards. So this script stays; a signal that it gets is one for

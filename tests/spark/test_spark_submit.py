@@ -406,6 +406,19 @@ def test_the_script_knows_all_jobs(machine: Machine) -> None:
     assert {file.stem for file in (ROOT / "jobs").glob("*.py")} == set(config.JOBS)
 
 
+@pytest.mark.parametrize("master", ["local[2]", "yarn"])
+def test_a_program_of_ones_own_runs_as_a_job_does(machine: Machine, master: str) -> None:
+    (machine.directory / "my own.py").touch()
+    given = machine.submitted("--master", master, "my own.py", "--help", "--epochs", "no number")
+    assert given["arguments"][-4:] == ["my own.py", "--help", "--epochs", "no number"]
+    assert ("seedlings_spark/estimator.py" in given["zip"]) == (master == "yarn")
+    assert (str(ROOT) in given["environment"].get("PYTHONPATH", "")) == (master != "yarn")
+
+
+def test_a_program_that_is_not_there_is_named(machine: Machine) -> None:
+    assert "no file nowhere.py" in refused(machine, 2, "nowhere.py")
+
+
 @pytest.mark.parametrize("arguments", [[], ["--master", "yarn"], ["--verbose"], [""]])
 def test_without_a_job_it_shows_its_usage_and_ends_with_2(machine: Machine, arguments: list[str]) -> None:
     assert "usage: ./spark-submit.sh" in refused(machine, 2, *arguments)
