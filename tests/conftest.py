@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
 os.environ.setdefault("PYTHONHASHSEED", "0")
+# For every JVM that Spark starts here: most live for seconds, in which compiling thoroughly does not pay.
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
 
 def shared_data(name: str) -> Path:
