@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from tests.sockets import ESTABLISHED, LISTENING, command_line, environment_of, sockets
 
@@ -48,6 +49,7 @@ spark.driver.host                   127.0.0.1
 spark.driver.bindAddress            127.0.0.1
 spark.ui.enabled                    false
 spark.eventLog.enabled              true
+spark.eventLog.dir                  file://{events}
 spark.eventLog.compress             false
 spark.eventLog.rolling.enabled      false
 spark.driver.extraJavaOptions       {java}
@@ -79,6 +81,13 @@ def kill_all(find: Callable[[], list[int]], *, meanwhile: Callable[[], object] =
         meanwhile()
         time.sleep(0.05)
         assert time.monotonic() < deadline, f"processes that cannot be ended: {remaining}"
+
+
+def spark_home() -> Path:
+    """Where pip has put Spark."""
+    spec = find_spec("pyspark")
+    assert spec is not None and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0])
 
 
 class Session:
@@ -150,8 +159,31 @@ class Session:
         kill_all(self.members, meanwhile=self._process.poll)
 
 
+class Cluster:
+    """Processes that are up within a `with`, and are ended also when not all of them have come up."""
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _start(self) -> None:
+        raise NotImplementedError
+
+    def _end(self) -> None:
+        raise NotImplementedError
+
+
 @dataclass
-class StandaloneCluster:
+class StandaloneCluster(Cluster):
     """A master and its workers; a context manager.
 
     Args:
@@ -166,25 +198,6 @@ class StandaloneCluster:
     def settings(self) -> Path:
         """The folder of the cluster's `spark-defaults.conf`, which holds the secret."""
         return self.folder / "conf"
-
-    def __enter__(self) -> "StandaloneCluster":
-        for place in (self.settings, self.folder / "local", self.folder / "tmp"):
-            place.mkdir(parents=True, mode=0o700)
-        self._secret = secrets.token_hex(32)
-        defaults = self.settings / "spark-defaults.conf"
-        defaults.touch(0o600)
-        defaults.write_text(_SPARK_DEFAULTS.format(secret=self._secret, java=_QUICK_START))
-        try:
-            self._start()
-        except BaseException:
-            self._end()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end()
 
     def environment(self, host: str = HOSTS[0]) -> dict[str, str]:
         """What makes a process one of this cluster, on the address of one of its hosts."""
@@ -235,9 +248,14 @@ class StandaloneCluster:
         assert [pid for pid in pids if self._secret.encode() in command_line(pid)] == []
 
     def _start(self) -> None:
-        spec = find_spec("pyspark")
-        assert spec is not None and spec.submodule_search_locations
-        home = Path(spec.submodule_search_locations[0])
+        for place in (self.settings, self.folder / "local", self.folder / "tmp", self.folder / "events"):
+            place.mkdir(parents=True, mode=0o700)
+        self._secret = secrets.token_hex(32)
+        defaults = self.settings / "spark-defaults.conf"
+        defaults.touch(0o600)
+        written = {"secret": self._secret, "java": _QUICK_START, "events": self.folder / "events"}
+        defaults.write_text(_SPARK_DEFAULTS.format(**written))
+        home = spark_home()
         self._start_daemon(home, "master", HOSTS[0], "master.Master")
         master = self._daemons["master"]
         self._await(r"Starting Spark master at (spark://\S+)", 1)

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from seedlings_spark import synthetic
+from tests import readme
+from tests.cluster import raising
 from tests.cluster.standalone import (
     HOSTS,
     PRIVATE_KEY,
@@ -25,12 +27,14 @@ from tests.cluster.standalone import (
     Session,
     StandaloneCluster,
     clean_environment,
+    kill_all,
     training_attempts,
     wait_until,
 )
 from tests.sockets import command_line, environment_of
 
 ROOT = SCRIPT.parent
+RAISING = Path(raising.__file__)
 
 pytestmark = [
     pytest.mark.skipif(
@@ -80,6 +84,13 @@ class Place:
         """Run a job to its good end."""
         with self.start(name, *arguments) as job:
             finish(job)
+
+    def record(self, name: str, program: Path, *arguments: str) -> Any:
+        """The line of JSON that a program of one's own prints at its good end."""
+        with self.start(name, *ONE_CORE_EACH, str(program), *arguments) as job:
+            finish(job)
+        (line,) = re.findall("^RECORD (.*)$", job.said(), re.MULTILINE)
+        return json.loads(line)
 
     def start_as_stranger(self, name: str, *arguments: str) -> Session:
         """Start a job of a user who knows the cluster's address and secret, and has no settings of the site."""
@@ -330,11 +341,66 @@ def test_an_executor_killed_at_any_instant_changes_no_bit(place: Place, undistur
         assert victims and job.is_running(), job.said()
         os.kill(generator.choice(victims), signal.SIGKILL)
         finish(job)
+    check_undisturbed(store, undisturbed)
+
+
+def check_undisturbed(store: Path, undisturbed: Path) -> None:
+    """The same bits, and the same numbers of every epoch."""
     assert weights(store) == weights(undisturbed)
-    assert (
-        read_json(version_of(store) / "manifest.json")["history"]
-        == (read_json(version_of(undisturbed) / "manifest.json")["history"])
-    )
+    histories = [read_json(version_of(each) / "manifest.json")["history"] for each in (store, undisturbed)]
+    assert histories[0] == histories[1]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(NUM_KILLS // 3))
+def test_tasks_that_raise_after_some_pushes_are_tried_again(place: Place, seed: int) -> None:
+    generator = random.Random(seed)
+    pushes = [str(generator.randrange(1, 40)) for _ in range(2)]
+    calm = place.record(f"calm-{seed}", RAISING, "synchronous", str(place.folder))
+    records = {}
+    for mode in ("synchronous", "asynchronous"):
+        folder = place.folder / f"raised-{mode}-{seed}"
+        folder.mkdir()
+        records[mode] = place.record(folder.name, RAISING, mode, str(folder), *pushes)
+        assert {file.name for file in folder.iterdir()} == {"rank 0", "rank 1"}
+        raised = [attempt for attempt in place.attempts(folder.name) if "pushes" in attempt.text]
+        assert sorted(attempt.rank for attempt in raised) == [0, 1]
+
+    together, alone = records["synchronous"], records["asynchronous"]
+    assert together["stage_failures"] == 2
+    assert (together["bits"], together["history"]) == (calm["bits"], calm["history"])
+    assert alone["stage_failures"] == 0
+    expected = {
+        str(rank): raising.EPOCHS * -(-rows // raising.BATCH_SIZE) for rank, rows in enumerate(alone["rows"])
+    }
+    assert alone["updates_of_rank"] == expected and alone["updates"] == sum(expected.values())
+
+
+@pytest.mark.timeout(900)
+def test_a_worker_that_is_stopped_for_good_changes_no_bit(place: Place, undisturbed: Path) -> None:
+    """Its silence is noticed after a minute; then Spark ends its task, and with it the process."""
+    store = place.folder / "store of the stopped"
+    with place.start("stopped", *ONE_CORE_EACH, *train(place.folder / "corpus", store), *LONGER) as job:
+        wait_until(lambda: epochs_of(store) >= 3 or not job.is_running(), JOB_SECONDS, "three epochs")
+        stopped = next(iter(place.cluster.training_workers(job)))
+        os.kill(stopped, signal.SIGSTOP)
+        finish(job)
+    assert stopped not in place.cluster.processes()
+    assert training_of(store)["stage_failures"] == 1
+    check_undisturbed(store, undisturbed)
+
+
+def test_a_killed_driver_goes_on_where_it_was(place: Place, undisturbed: Path) -> None:
+    store = place.folder / "store of the killed driver"
+    command = (*ONE_CORE_EACH, *train(place.folder / "corpus", store), *LONGER)
+    with place.start("killed-driver", *command) as job:
+        wait_until(lambda: epochs_of(store) >= 3 or not job.is_running(), JOB_SECONDS, "three epochs")
+        kill_all(job.members)
+    assert not version_of(store).exists()
+    place.run("started-again", *command)
+    check_undisturbed(store, undisturbed)
+    attempts = read_json(store.parent / f"run of {store.name}" / "run.json")["attempts"]
+    assert [attempt["exit_code"] for attempt in attempts] == [None, 0]
 
 
 @pytest.mark.timeout(900)
@@ -371,6 +437,25 @@ def mapped(pid: int) -> set[str]:
     return {
         line.split(maxsplit=5)[5] for line in lines if line.count(" /") and len(line.split(maxsplit=5)) == 6
     }
+
+
+def test_the_readmes_commands_do_what_it_says(place: Place) -> None:
+    shared = place.folder / "nfs"
+    shutil.copytree(place.folder / "corpus", shared / "corpus")
+    instead = {
+        "=...": f"={place.cluster.secret}",
+        "spark://HOST:7077": place.cluster.url,
+        "-cores 8": "-cores 2",
+        "-workers 8": "-workers 2",
+        "/nfs": str(shared),
+    }
+    (block,) = readme.commands("On a standalone cluster", instead)
+    command = ["bash", "-euc", block]
+    with Session(command, place.cluster.environment(), ROOT, place.folder / "readme.log") as shell:
+        finish(shell)
+    assert "FAIL" not in shell.said()
+    assert version_of(shared / "store").exists()
+    assert read_json(shared / "runs" / "7" / "run.json")["version"] == "v0001"
 
 
 def test_no_secret_is_left_behind(place: Place, store: Path) -> None:

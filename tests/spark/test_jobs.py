@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import pyspark
 import pytest
 
 from seedlings_spark import drift, images, synthetic
-from seedlings_spark.scoring.lock import Lock
+from seedlings_spark.lock import Lock
+from tests import readme
 
 SCRIPT = Path(__file__).parents[2] / "spark-submit.sh"
 IMAGES_PER_SPECIES = 6  # stratified: 4 to train on, 1 to validate, 1 to test
@@ -52,7 +55,7 @@ TINY = {
 
 def submit(directory: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYSPARK", "SPARK"))
+        name: value for name, value in os.environ.items() if not name.startswith(("PYSPARK", "SPARK_HOME"))
     }
     environment.pop("PYTHONPATH", None)
     return subprocess.run(
@@ -319,6 +322,48 @@ def test_a_scheduler_gets_a_line_of_json_and_a_code_and_may_start_a_run_twice(
     assert (later["scored"], later["already_scored"], later["already_rejected"]) == (0, NUM_IMAGES, 2)
 
 
+def test_the_readmes_schedules_score_each_file_once(
+    place: Path, version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command line, by cron and by Airflow, one after the other."""
+    shutil.copytree(place / "images", tmp_path / "fields" / "2026-11")
+    (tmp_path / "store").symlink_to(place / "store")
+    (tmp_path / "spark-submit.sh").symlink_to(SCRIPT)
+    shutil.make_archive(str(tmp_path / "seedlings_spark"), "zip", SCRIPT.parent, "seedlings_spark")
+    monkeypatch.setenv("SEEDLINGS_PYTHON", sys.executable)
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    heading = "Scoring on a schedule"
+    here = {"/fields": f"{tmp_path}/fields"}
+
+    (by_hand,) = readme.commands(heading, here)
+    (by_cron,) = readme.commands(heading, {**here, "/srv/seedlings": str(tmp_path), r"\%": "%"}, "")
+    assert by_cron.startswith("5 * * * * cd ")
+    for command in (by_hand, by_cron.removeprefix("5 * * * * ")):
+        ran = subprocess.run(["bash", "-euc", command], cwd=tmp_path, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+    (line,) = (tmp_path / "scores.jsonl").read_text().splitlines()
+    assert (json.loads(line)["scored"], json.loads(line)["rejected"]) == (0, 0)
+
+    jars = {f"hdfs:///{name}": f"{tmp_path}/{name}" for name in ("fields", "store", "scores")}
+    zipped = {"/srv/seedlings/seedlings_spark.zip": f"{tmp_path}/seedlings_spark.zip"}
+    application = {"/srv/seedlings/jobs": f"{SCRIPT.parent}/jobs", "{{ ts_nodash }}": "20261121T060000"}
+    operator, *_ = readme.commands(heading, {**jars, **zipped, **application}, "python")
+    given: dict[str, Any] = {}
+    exec(operator, {"SparkSubmitOperator": given.update})
+    options = ["--py-files", given["py_files"]]
+    for setting in given["conf"].items():
+        options += ["--conf", "=".join(setting)]
+    submit_of_spark = Path(pyspark.__file__).parent / "bin" / "spark-submit"
+    command_line = [str(submit_of_spark), *options, given["application"], *given["application_args"]]
+    ran = subprocess.run(command_line, cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert (tmp_path / "scores" / "runs" / "20261121T060000").is_dir()
+    manifest = json.loads((tmp_path / "scores" / "manifest.json").read_text())
+    assert manifest["num_runs"] == 3
+    assert (manifest["listed"], manifest["already_scored"]) == (74, NUM_IMAGES)
+
+
 def test_an_output_in_use_and_images_unlike_the_corpus_have_codes_of_their_own(
     place: Path, version: Path
 ) -> None:
@@ -329,6 +374,10 @@ def test_an_output_in_use_and_images_unlike_the_corpus_have_codes_of_their_own(
         (place / "bright" / f"{number}.png").write_bytes(images.encode_png(pixels))
     with Lock(f"file://{place}/scores of bright", "run of somebody"):
         assert "run of somebody" in refused(place, 73, *command)
+    with Lock(f"file://{place}/busy run", "another driver"):
+        train = ("train", "--corpus", "corpus", "--store", "store", "--run", "busy run")
+        assert "busy run, to which another driver on" in refused(place, 73, *train)
+    assert not (place / "busy run" / "run.json").exists()
     out = done(place, *command, "--max-drift", "0.25", code=3)
     assert "brightness" in out and "shifted" in out
 

@@ -23,11 +23,17 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 
-from tests.cluster.standalone import SCRIPT, Session, clean_environment, kill_all, wait_until
+from tests.cluster.standalone import (
+    SCRIPT,
+    Cluster,
+    Session,
+    clean_environment,
+    kill_all,
+    spark_home,
+    wait_until,
+)
 from tests.sockets import command_line
 
 JARS = SCRIPT.parent / ".yarn-jars"
@@ -96,7 +102,7 @@ def fetch_jars() -> Path:
 
 
 @dataclass
-class YarnCluster:
+class YarnCluster(Cluster):
     """An HDFS of one data node and a YARN of two node managers; a context manager.
 
     Args:
@@ -105,28 +111,6 @@ class YarnCluster:
 
     folder: Path
     uri: str = ""
-
-    def __enter__(self) -> "YarnCluster":
-        jars = fetch_jars()
-        spec = find_spec("pyspark")
-        assert spec is not None and spec.submodule_search_locations
-        self._home = Path(spec.submodule_search_locations[0])
-        for place in (self.settings, self.folder / "local", self.folder / "tmp"):
-            place.mkdir(parents=True, mode=0o700)
-        defaults = self.settings / "spark-defaults.conf"
-        defaults.write_text(_SPARK_DEFAULTS.format(jars=self._home / "jars", java=_QUICK_START))
-        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
-        try:
-            self._start(jars)
-        except BaseException:
-            self._end()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end()
 
     @property
     def settings(self) -> Path:
@@ -207,7 +191,14 @@ class YarnCluster:
         files = sorted(self.folder.glob(f"{_LOGS}/{application}/container_*/stderr"))
         return "\n".join(f"{file.parent.name}:\n{file.read_text(errors='replace')[-4000:]}" for file in files)
 
-    def _start(self, jars: Path) -> None:
+    def _start(self) -> None:
+        jars = fetch_jars()
+        self._home = spark_home()
+        for place in (self.settings, self.folder / "local", self.folder / "tmp"):
+            place.mkdir(parents=True, mode=0o700)
+        defaults = self.settings / "spark-defaults.conf"
+        defaults.write_text(_SPARK_DEFAULTS.format(jars=self._home / "jars", java=_QUICK_START))
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
         java = str(Path(os.environ["JAVA_HOME"]) / "bin" / "java") if "JAVA_HOME" in os.environ else "java"
         options = [
             "--add-opens",

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from seedlings_spark import synthetic
+from tests import readme
 from tests.cluster.standalone import SCRIPT, Session, wait_until
 from tests.cluster.yarn.hadoop import NoHadoopError, YarnCluster, fetch_jars
 
@@ -256,6 +257,23 @@ def test_the_packages_come_from_an_archive_that_lies_on_hdfs(place: Place, store
     assert re.search(r"^ok +executors seen +2 tasks", said, re.MULTILINE), said
     place.run("packed", *patient, *CLUSTER_MODE, *place.train("packed"), seconds=900)
     assert place.weights("packed") == place.weights(store)
+
+
+@with_all
+@pytest.mark.timeout(2400)
+def test_the_readmes_commands_do_what_it_says(place: Place) -> None:
+    instead = {
+        "--master yarn": " ".join(["--master", "yarn", *NODES]),
+        "--num-executors 8": "",
+        "--num-workers 8": "--num-workers 2",
+    }
+    (block,) = readme.commands("On YARN", instead)
+    command = ["bash", "-euc", block]
+    with Session(command, place.cluster.environment(), SCRIPT.parent, place.folder / "readme.log") as shell:
+        said = place.finish(shell, seconds=2000)
+    assert "FAIL" not in said
+    assert place.cluster.list_names(place.at("envs")) == ["environment.tar.gz"]
+    assert place.read_json("runs/7/run.json")["version"]
 
 
 @pytest.mark.parametrize(("option", "value"), [("--output", "relative"), ("--store", "file:///tmp/store")])
