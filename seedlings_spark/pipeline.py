@@ -5,6 +5,7 @@ import datetime
 import json
 import logging
 import math
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -276,34 +277,49 @@ def predictions(spark: SparkSession, version: ModelVersion, corpus: Corpus, spli
 def load(version: ModelVersion) -> PipelineModel:
     """The fitted pipeline of a version.
 
-    Spark makes the classes that a pipeline's metadata name, whichever these are. A version from elsewhere is data,
-    not code, so others than Spark's and ours are refused.
+    Spark makes the classes that a pipeline's metadata name, whichever these are, and reads stages from where the
+    metadata say. A version from elsewhere is data, not code, so others than Spark's and ours, and stages outside of
+    the version, are refused.
 
     Raises:
-        StoreError: A stage of another class, or metadata that cannot be read.
+        StoreError: A stage of another class or in another place, or metadata that cannot be read.
     """
     for status in files.walk(version.pipeline_path):
-        folder, name = status.path.rsplit("/", 2)[-2:]
-        if folder != "metadata" or not name.startswith("part-"):
+        folders = status.path.removeprefix(version.pipeline_path).split("/")
+        name = folders.pop()
+        # Of what stands there Spark takes the first line, whatever the file's name, unless that is a hidden one.
+        if "metadata" not in folders or name.startswith(".") or name == "_SUCCESS":
             continue
-        for line in files.read_text(status.path).splitlines():
-            found = _class_of(line)
-            if not found.startswith(_KNOWN_STAGES):
+        for line in files.read_bytes(status.path).splitlines():
+            if wrong := _strange_stage(line):
                 raise StoreError(
-                    f"{status.path}, which names {found or 'no class'}",
+                    f"{status.path}, which names {wrong}",
                     "a stage of Spark ML or of seedlings_spark: others could be any program",
                     "Use a version that was published by train or models import",
                 )
     return PipelineModel.load(version.pipeline_path)
 
 
-def _class_of(metadata: str) -> str:
-    """That Spark's metadata of a stage name; "" where they are none."""
+def _strange_stage(metadata: bytes) -> str:
+    """What Spark's metadata of a stage name that is not to be loaded; "" if nothing."""
     try:
-        content = json.loads(metadata)
-    except ValueError:
-        return ""
-    return str(content.get("class", "")) if isinstance(content, dict) else ""
+        content = json.loads(metadata, object_pairs_hook=_without_repetition)
+        found = str(content["class"])
+        stages = content.get("paramMap", {}).get("stageUids", [])
+        outside = [str(stage) for stage in stages if not re.fullmatch(r"[\w-]+", str(stage))]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "no class"
+    if not re.fullmatch(r"[\w.]+", found) or not found.startswith(_KNOWN_STAGES):
+        return found
+    return f"a stage {outside[0]}" if outside else ""
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The JVM may take the first of two values with one name, where Python takes the last."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name that occurs twice")
+    return found
 
 
 def about_evaluation(version: ModelVersion, corpus: Corpus, split: str) -> dict[str, object]:

@@ -545,14 +545,27 @@ def test_every_refusal_has_three_parts(prepared: Corpus, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("metadata", "named"),
-    [('{"class": "subprocess.Popen"}', "subprocess.Popen"), ("[]", "no class"), ("{", "no class")],
+    ("name", "metadata", "named"),
+    [
+        ("part-00000", '{"class": "subprocess.Popen"}', "subprocess.Popen"),
+        ("an-earlier-name", '{"class": "subprocess.Popen"}', "subprocess.Popen"),
+        ("_a=b/part-00000", '{"class": "subprocess.Popen"}', "subprocess.Popen"),
+        ("part-00000", '{"class": "subprocess.Popen", "class": "pyspark.ml.Pipeline"}', "no class"),
+        (
+            "part-00000",
+            '{"class": "pyspark.ml.PipelineModel", "paramMap": {"stageUids": ["a", "x/../../elsewhere"]}}',
+            "a stage x/../../elsewhere",
+        ),
+        ("part-00000", "[]", "no class"),
+        ("part-00000", "{", "no class"),
+        ("part-00000.gz", "\x1f\x8b", "no class"),
+    ],
 )
 def test_a_version_whose_pipeline_names_a_strange_class_is_not_loaded(
-    tmp_path: Path, metadata: str, named: str
+    tmp_path: Path, name: str, metadata: str, named: str
 ) -> None:
     version = ModelVersion("m", "v0001", files.qualify(str(tmp_path)), {})
-    stage = files.join(version.pipeline_path, "stages", "0_x", "metadata", "part-00000")
+    stage = files.join(version.pipeline_path, "stages", "0_x", "metadata", name)
     files.write_text(files.join(version.pipeline_path, "metadata", "part-00000"), '{"class": "pyspark.ml.x"}')
     files.write_text(stage, metadata)
     with pytest.raises(StoreError, match=named):
