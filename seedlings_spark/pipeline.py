@@ -50,6 +50,7 @@ _WARM_UP = 0.05
 _PROFILE_IMAGES = 20_000
 # How far the outputs of a softmax may be from adding up to 1: bfloat16 has two to three digits.
 _SOFTMAX_TOLERANCE = 0.02
+_NOISE_IMAGES = 9
 
 
 def set_network(estimator: SeedlingsEstimator, name: str, corpus: Corpus) -> None:
@@ -486,12 +487,15 @@ def _load_network(file: str) -> Any:
 
 def _check_softmax(network: Any, file: str) -> None:
     """Refuse a network whose outputs for noise are no probabilities: its confidences would mean nothing."""
-    noise = np.random.default_rng(0).integers(0, 256, (2, *network.input_shape[1:]))
-    outputs = np.asarray(network(noise.astype("float32"), training=False), np.float64)
+    noise = np.random.default_rng(0).integers(0, 256, (_NOISE_IMAGES, *network.input_shape[1:]))
+    # From black to full brightness, where a sigmoid is saturated and may happen to look like a softmax.
+    brightness = np.linspace(0, 1, _NOISE_IMAGES).reshape(-1, 1, 1, 1)
+    outputs = np.asarray(network((noise * brightness).astype("float32"), training=False), np.float64)
     sums = outputs.sum(axis=-1)
-    if not (np.abs(sums - 1) <= _SOFTMAX_TOLERANCE).all() or outputs.min() < 0:
+    worst = sums[np.argmax(np.abs(sums - 1))]
+    if not abs(worst - 1) <= _SOFTMAX_TOLERANCE or outputs.min() < 0:
         raise NetworkError(
-            f"{file}, whose outputs are from {outputs.min():.3g} to {outputs.max():.3g} and add up to {sums[0]:.3g}",
+            f"{file}, whose outputs are from {outputs.min():.3g} to {outputs.max():.3g} and add up to {worst:.3g}",
             "probabilities that add up to 1",
             "End the network with a softmax, for example keras.layers.Softmax(), and save it again",
         )
