@@ -307,21 +307,6 @@ def test_score_gives_every_file_a_prediction_or_a_reason(place: Path, version: P
         assert row["predicted_species"] == classes[row["probabilities"].index(row["confidence"])]
 
 
-def test_a_scheduler_gets_a_line_of_json_and_a_code_and_may_start_a_run_twice(
-    place: Path, version: Path
-) -> None:
-    command = ("score", "--images", "images", "--store", "store", "--output", "scheduled")
-    command += ("--incremental", "--summary", "json", "--run-id", "06:00")
-    (line,) = done(place, *command).splitlines()
-    first = json.loads(line)
-    assert (first["run"], first["listed"], first["scored"], first["rejected"]) == ("06:00", 74, NUM_IMAGES, 2)
-    assert first["path"] == f"file://{place}/scheduled/runs/06:00"
-    assert json.loads(done(place, *command)) == first
-    assert [path.name for path in (place / "scheduled" / "runs").iterdir()] == ["06:00"]
-    later = json.loads(done(place, *command[:-1], "07:00"))
-    assert (later["scored"], later["already_scored"], later["already_rejected"]) == (0, NUM_IMAGES, 2)
-
-
 def test_the_readmes_schedules_score_each_file_once(
     place: Path, version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,13 +327,14 @@ def test_the_readmes_schedules_score_each_file_once(
     for command in (by_hand, by_cron.removeprefix("5 * * * * ")):
         ran = subprocess.run(["bash", "-euc", command], cwd=tmp_path, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "scores" / "runs" / "2026-11-21T06").is_dir()
     (line,) = (tmp_path / "scores.jsonl").read_text().splitlines()
     assert (json.loads(line)["scored"], json.loads(line)["rejected"]) == (0, 0)
 
-    jars = {f"hdfs:///{name}": f"{tmp_path}/{name}" for name in ("fields", "store", "scores")}
+    on_hdfs = {f"hdfs:///{name}": f"{tmp_path}/{name}" for name in ("fields", "store", "scores")}
     zipped = {"/srv/seedlings/seedlings_spark.zip": f"{tmp_path}/seedlings_spark.zip"}
     application = {"/srv/seedlings/jobs": f"{SCRIPT.parent}/jobs", "{{ ts_nodash }}": "20261121T060000"}
-    operator, *_ = readme.commands(heading, {**jars, **zipped, **application}, "python")
+    operator, *_ = readme.commands(heading, {**on_hdfs, **zipped, **application}, "python")
     given: dict[str, Any] = {}
     exec(operator, {"SparkSubmitOperator": given.update})
     options = ["--py-files", given["py_files"]]
@@ -372,8 +358,6 @@ def test_an_output_in_use_and_images_unlike_the_corpus_have_codes_of_their_own(
     for number in range(40):
         pixels = np.full((40, 40, 3), 215 + number, np.uint8)
         (place / "bright" / f"{number}.png").write_bytes(images.encode_png(pixels))
-    with Lock(f"file://{place}/scores of bright", "run of somebody"):
-        assert "run of somebody" in refused(place, 73, *command)
     with Lock(f"file://{place}/busy run", "another driver"):
         train = ("train", "--corpus", "corpus", "--store", "store", "--run", "busy run")
         assert "busy run, to which another driver on" in refused(place, 73, *train)
