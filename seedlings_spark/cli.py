@@ -270,6 +270,8 @@ def configure_logging(debug: bool, style: str = PLAIN) -> None:
     handler = logging.StreamHandler()
     plain = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
     handler.setFormatter(_JsonLines() if style == JSON_LINES else plain)
+    if style == JSON_LINES:
+        os.environ["TERM"] = "dumb"  # no live line between them
     logger = logging.getLogger("seedlings_spark")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)

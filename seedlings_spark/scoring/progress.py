@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 from pyspark.sql import SparkSession
 
+from seedlings_spark.training.progress import can_rewrite
+
 _REFRESH_SECONDS = 0.5
 
 
@@ -48,7 +50,7 @@ class Watch:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.tally = Tally()
-        if self._stream.isatty():
+        if can_rewrite(self._stream):
             context = spark.sparkContext
             self._done, self._rejected = context.accumulator(0), context.accumulator(0)
             self.tally = Tally(self._done, self._rejected)

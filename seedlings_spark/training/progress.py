@@ -1,6 +1,7 @@
 """What a person sees while it trains: one live line on a terminal, one line an epoch in a log."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -8,6 +9,11 @@ from typing import Protocol, TextIO
 
 _log = logging.getLogger(__name__)
 _REFRESH_SECONDS = 0.5
+
+
+def can_rewrite(stream: TextIO) -> bool:
+    """Whether a stream is a terminal on which a line can be written over; TERM=dumb says that it is not."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 class Progress(Protocol):
@@ -46,7 +52,7 @@ class ProgressLine:
     def __init__(self, num_epochs: int, stream: TextIO | None = None) -> None:
         self._num_epochs = num_epochs
         self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
+        self._live = can_rewrite(self._stream)
         self._epoch: int | None = None
         self._first_epoch = 0
         self._shown = 0.0

@@ -597,6 +597,7 @@ def test_a_terminal_is_shown_what_the_tasks_have_done(
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(progress, "_REFRESH_SECONDS", 0.01)
     write(tmp_path / "images", a=picture(1), bad=b"no picture", c=picture(2))
     tallies: list[progress.Tally] = []

@@ -462,8 +462,12 @@ def test_a_network_that_has_not_learned_the_drawn_images_fails_the_quickstart(
 # --- a log of JSON lines, exit codes that are written down, containers
 
 
-def test_a_json_log_has_an_object_a_line_with_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_json_log_has_an_object_a_line_with_the_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     cli.configure_logging(False, "json")
+    assert os.environ["TERM"] == "dumb"  # so that no live line comes between
     log = logging.getLogger("seedlings_spark")
     log.info("before")
     cli.name_run("app-7")
