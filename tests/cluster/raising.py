@@ -1,4 +1,4 @@
-"""Programs for the tests: training whose workers raise after so many pushes, each rank once.
+"""A program for the tests: training whose workers raise after so many pushes, each rank once.
 
 `raising.py MODE FOLDER K K`: the pushes after which rank 0 and rank 1 raise. Prints the run's record, and the hash
 of its weights, as JSON. Without numbers nobody raises.

@@ -324,12 +324,19 @@ def test_the_readmes_schedules_score_each_file_once(
     (by_hand,) = readme.commands(heading, here)
     (by_cron,) = readme.commands(heading, {**here, "/srv/seedlings": str(tmp_path), r"\%": "%"}, "")
     assert by_cron.startswith("5 * * * * cd ")
-    for command in (by_hand, by_cron.removeprefix("5 * * * * ")):
+    said = []
+    # Started a second time, a run with a name is not made again, and says the same.
+    for command in (by_hand, by_hand.rstrip() + " --summary json", by_cron.removeprefix("5 * * * * ")):
         ran = subprocess.run(["bash", "-euc", command], cwd=tmp_path, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr
-    assert (tmp_path / "scores" / "runs" / "2026-11-21T06").is_dir()
+        said.append(ran.stdout)
+    again = json.loads(said[1])
+    numbers = tuple(again[name] for name in ("run", "listed", "scored", "rejected"))
+    assert numbers == ("2026-11-21T06", NUM_IMAGES + 2, NUM_IMAGES, 2)
+    assert again["path"] == f"file://{tmp_path}/scores/runs/2026-11-21T06"
     (line,) = (tmp_path / "scores.jsonl").read_text().splitlines()
-    assert (json.loads(line)["scored"], json.loads(line)["rejected"]) == (0, 0)
+    later = json.loads(line)
+    assert (later["scored"], later["already_scored"], later["already_rejected"]) == (0, NUM_IMAGES, 2)
 
     on_hdfs = {f"hdfs:///{name}": f"{tmp_path}/{name}" for name in ("fields", "store", "scores")}
     zipped = {"/srv/seedlings/seedlings_spark.zip": f"{tmp_path}/seedlings_spark.zip"}
@@ -358,6 +365,8 @@ def test_an_output_in_use_and_images_unlike_the_corpus_have_codes_of_their_own(
     for number in range(40):
         pixels = np.full((40, 40, 3), 215 + number, np.uint8)
         (place / "bright" / f"{number}.png").write_bytes(images.encode_png(pixels))
+    with Lock(f"file://{place}/scores of bright", "run of somebody"):
+        assert "run of somebody" in refused(place, 73, *command)
     with Lock(f"file://{place}/busy run", "another driver"):
         train = ("train", "--corpus", "corpus", "--store", "store", "--run", "busy run")
         assert "busy run, to which another driver on" in refused(place, 73, *train)
