@@ -5,17 +5,21 @@ shares, a sample) then works on hashes and names alone. The manifest is written 
 half-written, and no job reads it.
 """
 
+import contextlib
 import json
 import logging
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import files, fingerprint, reading, schema
+from seedlings_spark import files, fingerprint, reading, schema, session
 from seedlings_spark.errors import CorpusError, InputError, OptionError, OutputInUseError
 
 _log = logging.getLogger(__name__)
@@ -41,6 +45,9 @@ _MANIFEST_KEYS: Mapping[str, type] = {
     "image_size": list,
     "aspect": str,
 }
+# What corpora of earlier releases do not have.
+_LATER_KEYS: Mapping[str, type] = {"files": dict}
+_REJECTS = "rejects"
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Corpus:
 
     path: str
     manifest: Mapping[str, Any]
+    _compared: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property
     def images_path(self) -> str:
@@ -86,16 +94,119 @@ class Corpus:
         return int(self.manifest["images_of_split"].get(split, 0))
 
     def images(self, spark: SparkSession, *splits: str) -> DataFrame:
-        """The images of these splits (all without one), as `schema.CORPUS`."""
-        table = spark.read.schema(schema.CORPUS).parquet(reading.literal(self.images_path))
-        if splits:
-            table = table.where(F.col(schema.SPLIT).isin(*splits))
-        return table.select(*schema.CORPUS.names)
+        """The images of these splits (all without one), as `schema.CORPUS`.
+
+        When a split is asked for the first time its files and rows are read once and compared with the manifest.
+
+        Raises:
+            CorpusError: They are not what `prepare` has written; names a file where one is to blame.
+        """
+        splits = splits or tuple(self.manifest["images_of_split"])
+        self._compare_images(spark, splits)
+        return _images(spark, self.path, *splits)
 
     def rejects(self, spark: SparkSession) -> DataFrame:
-        """The rejected files, as `schema.REJECTS`."""
-        table = spark.read.schema(schema.REJECTS).parquet(reading.literal(self.rejects_path))
-        return table.select(*schema.REJECTS.names)
+        """The rejected files, as `schema.REJECTS`, compared with the manifest as the images are."""
+        if _REJECTS not in self._compared:
+            self._compare_files(_REJECTS)
+            with self._refusing_damage():
+                reasons, checksums = _numbers_of_rejects(spark, self.path)
+            self._compare_checksums(_REJECTS, checksums)
+            expected = self.manifest["rejected_by_reason"]
+            if reasons != expected:
+                raise self._not_as_written(f"its rejects are {reasons}", str(expected))
+            self._compared.add(_REJECTS)
+        return _rejects(spark, self.path)
+
+    def _compare_images(self, spark: SparkSession, splits: Sequence[str]) -> None:
+        """Refuse images that are not those of the manifest: in part lost, twice there, damaged or of another corpus."""
+        # Without files the fingerprint tells corpora apart, which is of all splits together.
+        wanted = list(splits) if "files" in self.manifest else list(self.manifest["images_of_split"])
+        if self._compared.issuperset(wanted):
+            return
+        folders = [f"images/{schema.SPLIT}={split}" for split in wanted]
+        for folder in folders:
+            self._compare_files(folder)
+        self._compare_files("images", strangers_only=True)
+        with self._refusing_damage():
+            found = _numbers_of_images(_images(spark, self.path, *wanted), self.image_size)
+        for split, folder in zip(wanted, folders, strict=True):
+            self._compare_checksums(folder, found.checksums)
+            self._compare_numbers(split, found)
+        if "files" not in self.manifest and found.fingerprint != self.fingerprint:
+            raise self._not_as_written(
+                f"its images have the fingerprint {found.fingerprint[:12]}...", f"{self.fingerprint[:12]}..."
+            )
+        self._compared.update(wanted)
+
+    def _compare_numbers(self, split: str, found: "_Numbers") -> None:
+        of_species = {
+            name: splits.get(split, 0) for name, splits in self.manifest["images_of_species"].items()
+        }
+        there_are = found.images_of_species(split)
+        names = sorted(
+            name for name in {*of_species, *there_are} if of_species.get(name, 0) != there_are.get(name, 0)
+        )
+        if names or sum(there_are.values()) != self.num_images(split):
+            shown = ", ".join(f"{there_are.get(name, 0):,} of {name}" for name in names[:_EXAMPLES])
+            wanted = ", ".join(f"{of_species.get(name, 0):,} of {name}" for name in names[:_EXAMPLES])
+            raise self._not_as_written(
+                f"its split {split} has {sum(there_are.values()):,} images ({shown})",
+                f"{self.num_images(split):,} ({wanted})",
+            )
+        if found.misfits.get(split):
+            height, width = self.image_size
+            raise self._not_as_written(
+                f"{found.misfits[split]:,} images of its split {split} have another size",
+                f"{height}x{width} pixels",
+            )
+
+    def _compare_files(self, folder: str, *, strangers_only: bool = False) -> None:
+        """Refuse files that are not those of the manifest, where it names them: Spark reads whatever there is."""
+        if "files" not in self.manifest:
+            return
+        found, expected = _lengths(self.path, folder), self._listed(folder)
+        for path in sorted({*found, *expected}):
+            if path not in expected:
+                raise self._not_as_written(f"{path} has been added", "the files that the manifest names")
+            if not strangers_only and found.get(path) != expected[path]["bytes"]:
+                raise self._not_as_written(
+                    f"{path} has {found[path]:,} bytes" if path in found else f"{path} is missing",
+                    f"{expected[path]['bytes']:,} bytes",
+                )
+
+    def _compare_checksums(self, folder: str, found: Mapping[str, str]) -> None:
+        """Refuse files with other rows than were written into them, where their checksums are known."""
+        for path, expected in self._listed(folder).items():
+            if found.get(path, _NO_ROWS) != expected["checksum"]:
+                raise self._not_as_written(
+                    f"{path} has other rows than were written into it", "its rows' checksum"
+                )
+
+    def _listed(self, folder: str) -> dict[str, dict[str, Any]]:
+        """What the manifest says of the files in a folder."""
+        listed = self.manifest.get("files", {})
+        return {path: of_file for path, of_file in listed.items() if path.startswith(f"{folder}/")}
+
+    @contextlib.contextmanager
+    def _refusing_damage(self) -> Iterator[None]:
+        """Name the file that Spark cannot read."""
+        try:
+            yield
+        except (Py4JError, PySparkException) as error:
+            unreadable = reading.unreadable_file(error)
+            if unreadable is None:
+                raise
+            raise self._not_as_written(
+                f"{unreadable[0]} is damaged ({unreadable[1]})", "a file that can be read"
+            ) from None
+
+    def _not_as_written(self, found: str, expected: str) -> CorpusError:
+        return CorpusError(
+            f"{self.path} is not as prepare has written it: {found}",
+            f"{expected}, as {files.join(self.path, 'manifest.json')} says",
+            "Restore the corpus from a copy, or run prepare again with --overwrite",
+        )
 
 
 def load(path: str) -> Corpus:
@@ -141,7 +252,8 @@ def load(path: str) -> Corpus:
 
 def _damage(path: str, manifest: Mapping[str, Any]) -> str:
     """What is wrong with a corpus whose manifest has the right format; empty if nothing is."""
-    for key, kind in _MANIFEST_KEYS.items():
+    there_too = {key: kind for key, kind in _LATER_KEYS.items() if key in manifest}
+    for key, kind in {**_MANIFEST_KEYS, **there_too}.items():
         if not isinstance(manifest.get(key), kind):
             return f"whose {key} is {manifest.get(key)!r}"
     listed, accepted, rejected = (manifest[key] for key in ("listed", "accepted", "rejected"))
@@ -204,7 +316,7 @@ def prepare(
         rows = _with_reasons(decoded, conflicts)
         _check_species(rows, images)
         _write(rows, building, split_policy, shares, task)
-        written = _manifest(spark, building, num_listed, shares)
+        written = _manifest(spark, building, num_listed, shares, task.size)
         manifest = {
             "format": FORMAT,
             **written,
@@ -236,14 +348,18 @@ def prepare(
 
 def corpus_fingerprint(images: DataFrame) -> str:
     """`fingerprint.corpus_fingerprint` of a table with content hashes and species, summed by Spark."""
+    row = images.agg(F.count("*"), *_fingerprint_words()).first()
+    assert row is not None
+    return fingerprint.combine(int(row[0]), [int(value or 0) for value in row[1:]])
+
+
+def _fingerprint_words() -> list[Column]:
+    """Sums over images: what `fingerprint.combine` makes a corpus fingerprint of."""
     digest = F.sha2(F.concat_ws(" ", F.col(schema.CONTENT_HASH), F.col(schema.SPECIES)), 256)
-    words = [
+    return [
         F.sum(F.conv(F.substring(digest, 8 * word + 1, 8), 16, 10).cast("long"))
         for word in range(fingerprint.FINGERPRINT_WORDS)
     ]
-    row = images.agg(F.count("*"), *words).first()
-    assert row is not None
-    return fingerprint.combine(int(row[0]), [int(value or 0) for value in row[1:]])
 
 
 def summary(corpus: Corpus) -> list[tuple[str, object]]:
@@ -417,7 +533,7 @@ def _decode(
         decoded.write.options(**_parquet_options(task)).parquet(target)
         if chosen is not listing:
             chosen.unpersist()
-    return spark.read.schema(schema.DECODED).parquet(reading.literal(target)), num_chosen
+    return reading.parquet(spark, target, schema.DECODED), num_chosen
 
 
 def _sampled(
@@ -441,6 +557,7 @@ def _parquet_options(task: reading.DecodeTask) -> dict[str, str]:
     """For tables of pixels: they do not repeat, and Parquet would look at memory after 100 rows at the earliest."""
     height, width = task.size
     return {
+        **session.PARQUET_CHECKSUMS,
         "parquet.block.size": str(_ROW_GROUP_BYTES),
         "parquet.page.size.row.check.min": str(max(1, min(100, _ROW_GROUP_BYTES // (height * width * 3)))),
         f"parquet.enable.dictionary#{schema.IMAGE}": "false",
@@ -537,9 +654,8 @@ def _write(
         .partitionBy(schema.SPLIT)
         .parquet(files.join(building, "images"))
     )
-    rows.where(F.col(schema.REASON).isNotNull()).select(*schema.REJECTS.names).coalesce(1).write.parquet(
-        files.join(building, "rejects")
-    )
+    rejected = rows.where(F.col(schema.REASON).isNotNull()).select(*schema.REJECTS.names).coalesce(1)
+    rejected.write.options(**session.PARQUET_CHECKSUMS).parquet(files.join(building, _REJECTS))
 
 
 def _split_by_hash(shares: Mapping[str, float]) -> Column:
@@ -578,16 +694,18 @@ def _stratified(accepted: DataFrame, shares: Mapping[str, float]) -> DataFrame:
 
 
 def _manifest(
-    spark: SparkSession, building: str, num_listed: int, shares: Mapping[str, float]
+    spark: SparkSession, building: str, num_listed: int, shares: Mapping[str, float], size: tuple[int, int]
 ) -> dict[str, Any]:
     """The numbers of what lies on disk now, checked against what was listed."""
-    written = Corpus(building, {})
-    accepted, rejected = written.images(spark), written.rejects(spark)
-    reasons = {row[0]: int(row[1]) for row in rejected.groupBy(schema.REASON).count().collect()}
-    counts = accepted.groupBy(schema.SPECIES, schema.SPLIT).count().collect()
-    of_species: dict[str, dict[str, int]] = {}
-    for row in sorted(counts):
-        of_species.setdefault(row[0], dict.fromkeys(shares, 0))[row[1]] = int(row[2])
+    accepted = _images(spark, building)
+    found = _numbers_of_images(accepted, size)
+    reasons, checksums_of_rejects = _numbers_of_rejects(spark, building)
+    checksums = {**found.checksums, **checksums_of_rejects}
+    lengths = {**_lengths(building, "images"), **_lengths(building, _REJECTS)}
+    of_species = {
+        name: {split: found.images_of_species(split).get(name, 0) for split in shares}
+        for name in sorted({name for name, _ in found.counts})
+    }
     of_split = {name: sum(split[name] for split in of_species.values()) for name in shares}
     num_accepted, num_rejected = sum(of_split.values()), sum(reasons.values())
     if num_accepted + num_rejected != num_listed:
@@ -600,11 +718,117 @@ def _manifest(
         "listed": num_listed,
         "accepted": num_accepted,
         "rejected": num_rejected,
-        "rejected_by_reason": dict(sorted(reasons.items())),
+        "rejected_by_reason": reasons,
         "duplicates": num_accepted - accepted.select(schema.CONTENT_HASH).distinct().count(),
         "images_of_species": of_species,
         "images_of_split": of_split,
-        "fingerprint": corpus_fingerprint(accepted),
+        "fingerprint": found.fingerprint,
+        "files": {
+            path: {"bytes": length, "checksum": checksums.get(path, _NO_ROWS)}
+            for path, length in lengths.items()
+        },
+    }
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """What one pass over images has counted.
+
+    Args:
+        counts: (species, split) -> images.
+        misfits: Split -> images that are not of the corpus' size.
+        checksums: Path below the corpus -> `_checksum` of a file's rows.
+        fingerprint: Of all these images.
+    """
+
+    counts: Mapping[tuple[str, str], int]
+    misfits: Mapping[str, int]
+    checksums: Mapping[str, str]
+    fingerprint: str
+
+    def images_of_species(self, split: str) -> dict[str, int]:
+        return {name: count for (name, of), count in self.counts.items() if of == split}
+
+
+def _numbers_of_images(images: DataFrame, size: tuple[int, int]) -> _Numbers:
+    height, width = size
+    fits = (F.col(schema.HEIGHT) == height) & (F.col(schema.WIDTH) == width)
+    fits &= F.length(schema.IMAGE) == height * width * 3
+    rows = (
+        images.groupBy(schema.SPECIES, schema.SPLIT, F.col("_metadata.file_name"))
+        .agg(
+            F.count("*"),
+            F.sum(F.when(F.coalesce(fits, F.lit(False)), 0).otherwise(1)),
+            F.sum(_row_hash(schema.CORPUS.names)),
+            *_fingerprint_words(),
+        )
+        .collect()
+    )
+    counts: Counter[tuple[str, str]] = Counter()
+    misfits: Counter[str] = Counter()
+    sums: Counter[str] = Counter()
+    words = [0] * fingerprint.FINGERPRINT_WORDS
+    for species, split, file, count, num_misfits, total, *of_words in rows:
+        counts[str(species), split] += int(count)
+        misfits[split] += int(num_misfits)
+        sums[f"images/{schema.SPLIT}={split}/{file}"] += int(total)
+        words = [word + int(value or 0) for word, value in zip(words, of_words, strict=True)]
+    return _Numbers(counts, misfits, _checksums(sums), fingerprint.combine(sum(counts.values()), words))
+
+
+def _numbers_of_rejects(spark: SparkSession, path: str) -> tuple[dict[str, int], dict[str, str]]:
+    """Rejects by reason, and the checksum of each file's rows."""
+    rows = (
+        _rejects(spark, path)
+        .groupBy(schema.REASON, F.col("_metadata.file_name"))
+        .agg(F.count("*"), F.sum(_row_hash(schema.REJECTS.names)))
+        .collect()
+    )
+    reasons: Counter[str] = Counter()
+    sums: Counter[str] = Counter()
+    for reason, file, count, total in rows:
+        reasons[str(reason)] += int(count)
+        sums[f"{_REJECTS}/{file}"] += int(total)
+    return dict(sorted(reasons.items())), _checksums(sums)
+
+
+def _row_hash(columns: Sequence[str]) -> Column:
+    """64 bits of all of a row, as a number that sums do not overflow; a null adds nothing to it.
+
+    It finds what breaks, not what somebody forges.
+    """
+    return F.xxhash64(*columns).cast("decimal(20,0)")
+
+
+def _checksums(sums: Mapping[str, int]) -> dict[str, str]:
+    """Sums of `_row_hash`, whatever the order of the rows, as 16 hexadecimal digits each."""
+    return {path: f"{total % 2**64:016x}" for path, total in sums.items()}
+
+
+_NO_ROWS = f"{0:016x}"
+
+
+def _images(spark: SparkSession, path: str, *splits: str) -> DataFrame:
+    table = reading.parquet(spark, files.join(path, "images"), schema.CORPUS)
+    if splits:
+        table = table.where(F.col(schema.SPLIT).isin(*splits))
+    return table.select(*schema.CORPUS.names)
+
+
+def _rejects(spark: SparkSession, path: str) -> DataFrame:
+    return reading.parquet(spark, files.join(path, _REJECTS), schema.REJECTS).select(*schema.REJECTS.names)
+
+
+def _lengths(path: str, folder: str) -> dict[str, int]:
+    """Path below a corpus -> length, of the files in a folder of it that Spark reads."""
+    below = files.join(path, folder)
+    if not files.is_directory(below):
+        return {}
+    found = {f"{folder}{status.path[len(below) :]}": status.length for status in files.walk(below)}
+    return {
+        name: length
+        for name, length in found.items()
+        if not any(part.startswith((".", "_")) for part in name.split("/"))
     }
 
 

@@ -267,6 +267,32 @@ def read_table(spark: SparkSession, table: str, kind: str, expected: str) -> Dat
         ) from None
 
 
+def parquet(spark: SparkSession, path: str, layout: StructType) -> DataFrame:
+    """A Parquet table of ours: each page is compared with its checksum, and no file is passed over in silence.
+
+    Spark does neither by default, and a site's settings may let it leave out what it cannot read.
+    """
+    reader = spark.read.schema(layout).options(**session.PARQUET_CHECKSUMS)
+    return reader.options(ignoreCorruptFiles="false", ignoreMissingFiles="false").parquet(literal(path))
+
+
+def unreadable_file(error: BaseException) -> tuple[str, str] | None:
+    """The file that Spark could not read, and why, of what it has raised; None if that was something else."""
+    cause: Any = getattr(error, "java_exception", None) or getattr(error, "_origin", None)
+    path = ""
+    while cause is not None:
+        if not path:
+            with contextlib.suppress(Exception):  # not every Java exception has parameters
+                path = str(dict(cause.getMessageParameters()).get("path", ""))
+        if cause.getCause() is None or cause.getCause().equals(cause):
+            break
+        cause = cause.getCause()
+    if not path:
+        return None
+    message = str(cause.getMessage() or cause.getClass().getSimpleName())
+    return path, message.partition("\n")[0][:300]
+
+
 def literal(path: str) -> str:
     """A path as Spark's readers take it, which expand `*`, `?`, `[...]` and `{...}` in what they load."""
     return _GLOB_CHARACTERS.sub(r"\\\g<0>", path)

@@ -23,6 +23,12 @@ _WORKER_MIB = 1024
 # Rows of one Arrow batch are chosen so that it takes about this much.
 ARROW_BATCH_BYTES = 8 * 1024 * 1024
 
+# Parquet's pages carry checksums, which nobody compares by default: a flipped bit would be another picture.
+PARQUET_CHECKSUMS = {
+    "parquet.page.write-checksum.enabled": "true",
+    "parquet.page.verify-checksum.enabled": "true",
+}
+
 
 def build(app_name: str, settings: Mapping[str, str] | None = None) -> SparkSession:
     """The session of this application; one that is already active is used.
@@ -36,7 +42,8 @@ def build(app_name: str, settings: Mapping[str, str] | None = None) -> SparkSess
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName(app_name)
-    for name, value in (settings or {}).items():
+    checksums = {f"spark.hadoop.{name}": value for name, value in PARQUET_CHECKSUMS.items()}
+    for name, value in {**checksums, **(settings or {})}.items():
         builder = builder.config(name, value)
     try:
         return builder.getOrCreate()

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tarfile
 import uuid
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
@@ -871,6 +874,161 @@ def test_a_manifest_without_its_tables_is_refused(small: Path, tmp_path: Path) -
 
 
 # --- large images, and pictures from outside ------------------------------------------------------------
+
+
+# --- a corpus that is read must be the one that was written ---------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def in_parts(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of several files a split, some rejects, and no checksum files of Hadoop's, as after a copy."""
+    place = tmp_path_factory.mktemp("in parts")
+    images_ = plants(place / "images", Charlock=40, Maize=40)
+    write(images_, "Maize/empty.png", b"")
+    write(images_, "Maize/text.png", b"text")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "_FILE_BYTES", 2_000)
+        prepare(spark, images_, place / "corpus")
+    for file in (place / "corpus").rglob(".*.crc"):
+        file.unlink()
+    return place / "corpus"
+
+
+def parts(place: Path, split: str = "train") -> list[Path]:
+    return sorted((place / "images" / f"split={split}").glob("*.parquet"))
+
+
+def lose(place: Path) -> None:
+    parts(place)[0].unlink()
+
+
+def double(place: Path) -> None:
+    shutil.copy(parts(place)[0], parts(place)[0].with_name("copy.parquet"))
+
+
+def add_from_another_split(place: Path) -> None:
+    shutil.copy(parts(place, "test")[0], parts(place)[0].with_name("other.parquet"))
+
+
+def exchange(place: Path) -> None:
+    shutil.copy(parts(place, "test")[0], parts(place)[0])
+
+
+def cut_short(place: Path) -> None:
+    part = parts(place)[0]
+    part.write_bytes(part.read_bytes()[:-100])
+
+
+def empty(place: Path) -> None:
+    for part in parts(place):
+        part.unlink()
+
+
+def remove_split(place: Path) -> None:
+    shutil.rmtree(place / "images/split=train")
+
+
+def remove_all_splits(place: Path) -> None:
+    for folder in (place / "images").glob("split=*"):
+        shutil.rmtree(folder)
+
+
+def turn_upside_down(place: Path) -> None:
+    """Other pictures of the same labels, in a file of the same name: only the pixels tell."""
+    part = parts(place)[0]
+    table = pq.read_table(part)
+    at = table.schema.get_field_index("image")
+    pixels = pa.array([bytes(reversed(one)) for one in table["image"].to_pylist()], pa.binary())
+    pq.write_table(table.set_column(at, table.schema.field(at), pixels), part)
+
+
+DAMAGES = [lose, double, add_from_another_split, exchange, cut_short, empty, remove_split, remove_all_splits]
+
+
+@pytest.mark.parametrize("release", ["today's", "an earlier"])
+@pytest.mark.parametrize("damage", [*DAMAGES, turn_upside_down], ids=lambda each: each.__name__)
+def test_a_corpus_with_a_part_lost_doubled_foreign_or_damaged_is_refused(
+    spark: SparkSession, in_parts: Path, tmp_path: Path, damage: Callable[[Path], None], release: str
+) -> None:
+    place = tmp_path / "corpus"
+    shutil.copytree(in_parts, place)
+    manifest = json.loads((place / "manifest.json").read_text())
+    if release == "an earlier":
+        del manifest["files"]
+        (place / "manifest.json").write_text(json.dumps(manifest))
+    count = manifest["images_of_split"]["train"]
+    assert corpus.load(str(place)).images(spark, "train").count() == count  # as it is, it is read
+    first = parts(place)[0].name
+    damage(place)
+    damaged = corpus.load(str(place))
+    if damage is turn_upside_down and release == "an earlier":
+        return  # nothing was written down that could tell
+    with pytest.raises(CorpusError, match="not as prepare has written it") as caught:
+        damaged.images(spark, "train")
+    assert_three_parts(caught.value)
+    if release == "today's":
+        culprit = {double: "copy.parquet", add_from_another_split: "other.parquet"}.get(damage, first)
+        assert f"images/split=train/{culprit}" in caught.value.found
+    elif damage is cut_short:
+        assert first in caught.value.found
+    else:
+        assert f"{count:,}" in caught.value.expected
+
+
+def test_a_part_that_is_lost_from_a_split_that_is_not_read_does_not_matter(
+    spark: SparkSession, in_parts: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(in_parts, tmp_path / "corpus")
+    lose(tmp_path / "corpus")
+    damaged = corpus.load(str(tmp_path / "corpus"))
+    assert damaged.images(spark, "test").count() == damaged.num_images("test") > 0
+
+
+def test_the_manifest_of_another_corpus_is_refused(
+    spark: SparkSession, in_parts: Path, small: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(in_parts, tmp_path / "corpus")
+    shutil.copy(small / "manifest.json", tmp_path / "corpus")
+    with pytest.raises(CorpusError, match="not as prepare has written it"):
+        corpus.load(str(tmp_path / "corpus")).images(spark)
+
+
+def test_rejects_that_are_lost_are_missed(spark: SparkSession, in_parts: Path, tmp_path: Path) -> None:
+    shutil.copytree(in_parts, tmp_path / "corpus")
+    assert corpus.load(str(tmp_path / "corpus")).rejects(spark).count() == 2
+    (part,) = (tmp_path / "corpus/rejects").glob("*.parquet")
+    part.unlink()
+    with pytest.raises(CorpusError, match=re.escape(part.name)):
+        corpus.load(str(tmp_path / "corpus")).rejects(spark)
+
+
+def test_a_flipped_bit_in_a_part_is_refused_with_its_name_or_changes_nothing(
+    spark: SparkSession, in_parts: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "corpus"
+    shutil.copytree(in_parts, place)
+    part = parts(place)[0]
+    content = part.read_bytes()
+    split = corpus.load(str(place)).images(spark, "train").orderBy(schema.PATH)
+    rows = split.collect()
+    num_refused = 0
+    drawn = np.random.default_rng(0)
+    of_metadata = int.from_bytes(content[-8:-4], "little")  # these stand at the end
+    for start, end in [(4, len(content) - of_metadata)] * 10 + [
+        (len(content) - of_metadata, len(content))
+    ] * 6:
+        flipped = bytearray(content)
+        flipped[drawn.integers(start, end)] ^= 1 << drawn.integers(8)
+        part.write_bytes(flipped)
+        try:
+            images_ = corpus.load(str(place)).images(spark, "train")
+        except CorpusError as error:
+            num_refused += 1
+            assert part.name in error.found
+            assert_three_parts(error)
+        else:
+            assert images_.orderBy(schema.PATH).collect() == rows
+    assert num_refused >= 10
 
 
 def test_row_groups_stay_small_where_images_are_large(spark: SparkSession, tmp_path: Path) -> None:
