@@ -8,9 +8,11 @@ half-written, and no job reads it.
 import contextlib
 import json
 import logging
+import re
+import unicodedata
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +34,21 @@ _ROW_GROUP_BYTES = 32 * 1024 * 1024
 _EXAMPLES = 3
 _FOLDERS = "one folder a species, as in plants/Maize/0001.png"
 _TABLE = "a table with the columns path and species"
+# Folders that are the splits of a data set, in lower case.
+_SPLIT_FOLDERS = {
+    **dict.fromkeys(("train", "training"), schema.TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), schema.VALIDATION),
+    **dict.fromkeys(("test", "testing"), schema.TEST),
+}
+# Letters of other alphabets that print as Latin ones: Cyrillic, then Greek.
+_AS_LATIN = str.maketrans(
+    "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425\u0405\u0406\u0408"
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0455\u0456\u0458"
+    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf",
+    "ABEKMHOPCTYXSIJaeopcyxsijABEZHIKMNOPTYXo",
+)
+# Characters that take no or only white space without being of such a category.
+_INVISIBLE = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 # What every reader of a manifest may rely on.
 _MANIFEST_KEYS: Mapping[str, type] = {
     "listed": int,
@@ -307,11 +324,13 @@ def prepare(
     is_new = not files.exists(corpus)
     _check_target(images, corpus, overwrite)
     building = files.join(corpus, f".building-{uuid.uuid4().hex[:12]}")
-    listing, roots = _listing(spark, images)
+    listing, roots, hidden = _listing(spark, images)
     try:
-        num_found = listing.count()
+        num_found = listing.count() + len(hidden)
         _log.info("listed %d files of %s", num_found, images)
         decoded, num_listed = _decode(spark, listing, roots, task, sample, building)
+        if sample == 1:  # of which only what can be read is chosen
+            decoded, num_listed = decoded.union(_hidden(spark, hidden)), num_listed + len(hidden)
         _log.info("read and decoded %d of %d files", num_listed, num_found)
         rows = _with_reasons(decoded, conflicts)
         _check_species(rows, images)
@@ -443,12 +462,17 @@ def _is_our_table(corpus: str, name: str) -> bool:
     return all(each.startswith(kind) for each in files.list_names(folder))
 
 
-def _listing(spark: SparkSession, images: str) -> tuple[DataFrame, tuple[str, ...]]:
-    """What is to be prepared, as `schema.LISTING`, held by Spark so that it is listed once; and its roots."""
+def _listing(spark: SparkSession, images: str) -> tuple[DataFrame, tuple[str, ...], Sequence[reading.Listed]]:
+    """What is to be prepared, as `schema.LISTING`, held by Spark so that it is listed once; its roots; the hidden."""
+    hidden: list[reading.Listed] = []
     try:
         if files.exists(images) and (not files.is_directory(images) or _is_parquet(images)):
-            return _listing_of_table(spark, images)
-        listing = reading.listing_table(spark, reading.walk(images, by_folder=True)).persist()
+            listing, roots = _listing_of_table(spark, images)
+            _refuse_look_alikes(listing, images)
+            return listing, roots, hidden
+        if files.is_directory(images):
+            _refuse_splits(images)
+        listing = reading.listing_table(spark, _visible(images, hidden)).persist()
     except InputError as error:
         raise CorpusError(error.found, f"{_FOLDERS}, or {_TABLE}", error.remedy) from None
     except OSError as error:
@@ -459,7 +483,7 @@ def _listing(spark: SparkSession, images: str) -> tuple[DataFrame, tuple[str, ..
     assert counts is not None
     if counts[0] == 0:
         raise CorpusError(
-            f"{images} is empty",
+            f"{images} is empty" + (" but for hidden and system folders and files" if hidden else ""),
             _FOLDERS,
             "Check --images, and put each picture into a folder named for its species",
         )
@@ -469,7 +493,86 @@ def _listing(spark: SparkSession, images: str) -> tuple[DataFrame, tuple[str, ..
             _FOLDERS,
             "Move each picture into a folder named for its species",
         )
-    return listing, (images,)
+    _refuse_look_alikes(listing, images)
+    return listing, (images,), hidden
+
+
+def _visible(images: str, hidden: list[reading.Listed]) -> Iterator[reading.Listed]:
+    """The listing of a folder without what is hidden, which is put aside."""
+    for entry in reading.walk(images, by_folder=True):
+        if entry.is_hidden:
+            hidden.append(entry)
+        else:
+            yield entry
+
+
+def _hidden(spark: SparkSession, hidden: Sequence[reading.Listed]) -> DataFrame:
+    """What is hidden as rejects of `schema.DECODED`."""
+    rows = [(one.path, None, None, None, None, "hidden", "list", one.error) for one in hidden]
+    return spark.createDataFrame(rows, schema.DECODED)
+
+
+def _refuse_splits(images: str) -> None:
+    """Refuse folders of splits in place of species: they would become classes, and their species be lost."""
+    folders = [
+        name
+        for name in files.list_names(images)
+        if not reading.is_hidden_folder(name) and files.is_directory(files.join(images, name))
+    ]
+    given = [name for name in folders if name.strip().casefold() in _SPLIT_FOLDERS]
+    num_splits = len({_SPLIT_FOLDERS[name.strip().casefold()] for name in given})
+    with_species = [name for name in given if _has_folders(files.join(images, name))]
+    if num_splits > 1 or with_species or (given and len(given) == len(folders)):
+        raise CorpusError(
+            f"{images} with the folder{'s' * (len(given) > 1)} {', '.join(given)}, which are splits and no species"
+            + (f" ({with_species[0]} has folders of its own)" if with_species else ""),
+            f"{_FOLDERS}; prepare deals the pictures to splits itself, by their content",
+            "Merge these folders species by species, or give a table with the columns path and species as --images",
+        )
+
+
+def _has_folders(folder: str) -> bool:
+    return any(
+        not reading.is_hidden_folder(name) and files.is_directory(files.join(folder, name))
+        for name in files.list_names(folder)
+    )
+
+
+def look_alikes(names: Iterable[str]) -> tuple[str, str] | None:
+    """Two different names that a person would take for one, escaped so that both can be told apart; None without.
+
+    They differ in case, in white space, in invisible or composed characters, or in letters that print alike.
+    """
+    seen: dict[str, str] = {}
+    for name in sorted(set(names)):
+        other = seen.setdefault(_as_printed(name), name)
+        if other != name:
+            return ascii(other), ascii(name)
+    return None
+
+
+def _as_printed(name: str) -> str:
+    """What two names have in common that look alike."""
+    straight = re.sub("[\u2018\u2019\u02bc\u00b4`]", "'", name)
+    letters = unicodedata.normalize("NFKC", straight).translate(_AS_LATIN)
+    letters = "".join(char for char in letters if not _is_invisible(char)).casefold()
+    dashes = ("-" if unicodedata.category(char) == "Pd" or char == "\u2212" else char for char in letters)
+    return " ".join(unicodedata.normalize("NFKC", "".join(dashes)).split())
+
+
+def _is_invisible(char: str) -> bool:
+    is_mark = char in _INVISIBLE or "\ufe00" <= char <= "\ufe0f"
+    return is_mark or (unicodedata.category(char) in ("Cf", "Cc") and not char.isspace())
+
+
+def _refuse_look_alikes(listing: DataFrame, images: str) -> None:
+    species = [row[0] for row in listing.select(schema.SPECIES).distinct().dropna().collect()]
+    if pair := look_alikes(species):
+        raise CorpusError(
+            f"{images} with two species that look alike, {pair[0]} and {pair[1]}",
+            "names that a person can tell apart",
+            "Give all pictures of a species one spelling of its name",
+        )
 
 
 def _is_parquet(images: str) -> bool:

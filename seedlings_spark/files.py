@@ -18,7 +18,7 @@ import shutil
 import stat
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -148,7 +148,7 @@ def list_names(directory: str) -> list[str]:
     return _place(directory).list_names()
 
 
-def walk(directory: str) -> Iterator[FileStatus]:
+def walk(directory: str, *, closed: Callable[[str], bool] = lambda name: False) -> Iterator[FileStatus]:
     """Every file below a folder, at any depth, in the order of the paths' code points.
 
     Nothing is left out for its name (hidden files, names beginning with `_`) or its length (zero bytes).
@@ -160,13 +160,17 @@ def walk(directory: str) -> Iterator[FileStatus]:
     meanwhile may or may not be seen. Outside of the local file system nobody looks whether the files
     may be read, and 10,000 of them take 2 s.
 
+    Args:
+        directory: The folder.
+        closed: Whether a folder of this name is not to be entered: it is then listed itself, without an error.
+
     Raises:
         FileNotFoundError: There is no such folder.
         NotADirectoryError: It is a file.
         OSError: The folder itself cannot be listed.
     """
     place = _place(directory)
-    return _walk(place, directory, place.entries(), place.identity())
+    return _walk(place, directory, place.entries(), place.identity(), closed)
 
 
 def status(path: str) -> FileStatus:
@@ -329,7 +333,11 @@ class _Entry:
 
 
 def _walk(
-    root: _Place, base: str, entries: Sequence[_Entry], identity: _Identity | None
+    root: _Place,
+    base: str,
+    entries: Sequence[_Entry],
+    identity: _Identity | None,
+    closed: Callable[[str], bool],
 ) -> Iterator[FileStatus]:
     # A stack of our own: folders can be nested deeper than Python's calls.
     stack = [("", iter(sorted(entries, key=lambda entry: entry.order)), identity)]
@@ -342,7 +350,7 @@ def _walk(
         relative = prefix + entry.name
         path = join(base, relative)
         error = entry.error
-        if entry.is_directory:
+        if entry.is_directory and not closed(entry.name):
             if entry.identity is not None and any(entry.identity == above for _, _, above in stack):
                 continue
             try:

@@ -31,7 +31,7 @@ from seedlings_spark import (
     scoring,
     session,
 )
-from seedlings_spark.corpus import Corpus
+from seedlings_spark.corpus import Corpus, look_alikes
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError, StoreError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.store import PROFILE, ModelStore, ModelVersion
@@ -459,6 +459,12 @@ def import_network(
     if not all(classes) or len(set(classes)) != len(classes):
         raise OptionError(
             f"--classes {' '.join(map(repr, classes))}", "different names, none empty", "Correct --classes"
+        )
+    if pair := look_alikes(classes):
+        raise OptionError(
+            f"--classes with two names that look alike, {pair[0]} and {pair[1]}",
+            "names that a person can tell apart",
+            "Correct --classes",
         )
     loaded = _load_network(file)
     shape, outputs = tuple(loaded.input_shape[1:]), tuple(loaded.output_shape[1:])

@@ -52,6 +52,15 @@ _CONTENT_BATCH_ROWS = 1024
 # Bytes of files that `binaryFile` leaves out, and that the driver reads and holds in its memory instead.
 _DRIVER_BYTES = 256 * 1024 * 1024
 _FILE_SCHEME = "file:"
+# What systems and programs put beside pictures.
+_SYSTEM_FOLDER = re.compile(
+    r"\..*|@eaDir|@tmp|@Recycle|@Recently-Snapshot|#recycle|#snapshot|__MACOSX|__pycache__|\$RECYCLE\.BIN|\$Extend"
+    r"|Recycle[rd]|System Volume Information|found\.\d{3}|lost\+found|Network Trash Folder|Temporary Items|_temporary",
+    re.IGNORECASE | re.DOTALL,
+)
+_SYSTEM_FILE = re.compile(r"(eh)?thumbs(_vista)?\.db|desktop\.ini|\.DS_Store|Icon\r", re.IGNORECASE)
+# Of macOS' resource forks; of pictures that Android has in its bin or not written yet; of NFS, FUSE and Syncthing.
+_SYSTEM_PREFIXES = ("._", ".trashed-", ".pending-", ".nfs", ".fuse_hidden", ".syncthing.", "~syncthing~")
 # A scheme has a slash after its colon, as in `files`.
 _SCHEME_AND_AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?=/)(?://[^/]*)?")
 _GLOB_CHARACTERS = re.compile(r"[\\*?\[\]{}]")
@@ -98,6 +107,7 @@ class Listed:
         modified: Milliseconds since 1970-01-01 UTC; -1 where the listing does not know it.
         species: By its folder, or None.
         error: Why it cannot be read, or None.
+        is_hidden: Whether it is nobody's picture but a file of a system's or a program's own, or a folder of such.
     """
 
     path: str
@@ -105,6 +115,7 @@ class Listed:
     modified: int
     species: str | None
     error: str | None
+    is_hidden: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,8 @@ def walk(root: str, *, by_folder: bool) -> Iterator[Listed]:
 
     Args:
         root: A path; the listing has the full URIs below it.
-        by_folder: Whether the first folder below the root names a file's species.
+        by_folder: Whether the first folder below the root names a file's species. Hidden folders are then listed
+            in place of what is in them.
 
     Raises:
         InputError: There is no such folder.
@@ -136,10 +148,30 @@ def walk(root: str, *, by_folder: bool) -> Iterator[Listed]:
             "a folder of images",
             "Check --images; a path without a scheme is looked up where Spark's fs.defaultFS says",
         )
-    for status in files.walk(root):
+    if not by_folder:
+        yield from map(listed, files.walk(root))
+        return
+    for status in files.walk(root, closed=is_hidden_folder):
         parts = status.path[len(root) :].strip("/").split("/")
-        species = parts[0] if by_folder and len(parts) > 1 else None
-        yield listed(status, species)
+        if is_hidden_folder(parts[-1]) and files.is_directory(status.path):
+            yield _hidden(status, "a hidden or system folder, with all that is in it")
+        elif _is_hidden_file(parts[-1]):
+            yield _hidden(status, "a file of a system's or a program's own")
+        else:
+            yield listed(status, parts[0] if len(parts) > 1 else None)
+
+
+def is_hidden_folder(name: str) -> bool:
+    """Whether a folder is a system's or a program's own: thumbnails, versions, bins."""
+    return _SYSTEM_FOLDER.fullmatch(name) is not None
+
+
+def _is_hidden_file(name: str) -> bool:
+    return _SYSTEM_FILE.fullmatch(name) is not None or name.startswith(_SYSTEM_PREFIXES)
+
+
+def _hidden(status: files.FileStatus, detail: str) -> Listed:
+    return Listed(status.path, status.length, -1, None, detail, is_hidden=True)
 
 
 def listed(status: files.FileStatus, species: str | None = None) -> Listed:

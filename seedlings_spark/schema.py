@@ -55,6 +55,7 @@ REJECT_REASONS = (
     "corrupt",  # recognised, but damaged
     "unreadable",  # the file system gave an error
     "changed",  # other bytes than when it was listed
+    "hidden",  # a folder or a file of a program's or of the system's own, with all that is in it
     "no_species",  # a training image outside of any species' folder
     "conflicting_species",  # the same bytes under two species
 )
