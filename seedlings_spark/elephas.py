@@ -40,7 +40,7 @@ from pyspark.mllib.linalg import VectorUDT as OldVectorUDT
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import files, prediction, runtime, session
+from seedlings_spark import files, prediction, runtime, schema, session
 from seedlings_spark.errors import NetworkError, OptionError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, _feature_column, network_outputs
 from seedlings_spark.training.master import network_from_json
@@ -151,9 +151,9 @@ class ElephasEstimator(SeedlingsEstimator):
         """
         features, label = self.getFeaturesCol(), self.getLabelCol()
         if _is_old_vector(dataset, features):
-            dataset = dataset.withColumn(features, vector_to_array(F.col(features)))
+            dataset = dataset.withColumn(features, vector_to_array(schema.column(features)))
         if label in dataset.columns:
-            dataset = dataset.withColumn(label, F.col(label).cast("double"))
+            dataset = dataset.withColumn(label, schema.column(label).cast("double"))
         return dataset
 
     def _network(self, dataset: DataFrame) -> Any:
@@ -289,7 +289,9 @@ class ElephasTransformer(SeedlingsModel):
     def _transform(self, dataset: DataFrame) -> DataFrame:
         spark, name = dataset.sparkSession, self.getFeaturesCol()
         features = (
-            vector_to_array(F.col(name)) if _is_old_vector(dataset, name) else _feature_column(dataset, name)
+            vector_to_array(schema.column(name))
+            if _is_old_vector(dataset, name)
+            else _feature_column(dataset, name)
         )
         task = prediction.ForwardTask(
             network=self.network_bytes,

@@ -425,15 +425,17 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         """The rows of all workers: partition r holds those of rank r, in the order of their hashes."""
         spark = dataset.sparkSession
         column = _feature_column(dataset, self.getFeaturesCol())
-        weight = F.col(self.getWeightCol()).cast("double") if self.isDefined("weightCol") else F.lit(1.0)
+        weight = (
+            schema.column(self.getWeightCol()).cast("double") if self.isDefined("weightCol") else F.lit(1.0)
+        )
         by_content = schema.CONTENT_HASH in dataset.columns
         chosen = dataset.select(
             column.alias(FEATURES),
-            F.col(self.getLabelCol()).cast("double").alias(LABEL),
+            schema.column(self.getLabelCol()).cast("double").alias(LABEL),
             weight.alias(WEIGHT),
             *([F.col(schema.CONTENT_HASH).alias(_KEY)] if by_content else []),
             *(
-                [F.col(self.getValidationIndicatorCol()).cast("boolean").alias(HELD_OUT)]
+                [schema.column(self.getValidationIndicatorCol()).cast("boolean").alias(HELD_OUT)]
                 if self.isDefined("validationIndicatorCol")
                 else []
             ),
@@ -964,11 +966,11 @@ def _feature_column(dataset: DataFrame, name: str) -> Column:
         )
     kind = dataset.schema[name].dataType
     if isinstance(kind, BinaryType):
-        return F.col(name)
+        return schema.column(name)
     if isinstance(kind, VectorUDT):
-        return vector_to_array(F.col(name))
+        return vector_to_array(schema.column(name))
     if isinstance(kind, ArrayType) and isinstance(kind.elementType, NumericType):
-        return F.col(name).cast("array<double>")
+        return schema.column(name).cast("array<double>")
     raise CorpusError(
         f"a column {name!r} of type {kind.simpleString()}",
         "binary (pixels), a vector or an array of numbers",

@@ -160,7 +160,7 @@ def confusion_matrix(
         return functions.coalesce(functions.array_position(names, functions.col(column)), functions.lit(0))
 
     counted = (
-        predictions.select(functions.col(truth).alias("truth"), functions.col(predicted).alias("predicted"))
+        predictions.select(schema.column(truth).alias("truth"), schema.column(predicted).alias("predicted"))
         .groupBy(place("truth").alias("row"), place("predicted").alias("column"))
         .agg(
             functions.count(functions.lit(1)).alias("num_images"),

@@ -138,15 +138,19 @@ class ImageStandardizer(
         )
         if limit < 0:
             raise OptionError(f"maxImages={limit}", "a number of images, 0 for all", "Correct maxImages")
-        rows = dataset.where(~F.col(held_out)) if held_out else dataset
+        rows = dataset.where(~schema.column(held_out)) if held_out else dataset
         if limit:
             has_hash = schema.CONTENT_HASH in rows.columns
-            rows = _first_by(rows, F.col(schema.CONTENT_HASH) if has_hash else F.sha2(column, 256), limit)
+            rows = _first_by(
+                rows, F.col(schema.CONTENT_HASH) if has_hash else F.sha2(schema.column(column), 256), limit
+            )
         length = height * width * 3
         num_images = _count_images(rows, column, length)
         # Spark reads the setting when the job runs: a batch of its default 10,000 rows would take gigabytes.
         with session.arrow_batches(dataset.sparkSession, 4 * length):
-            floats = rows.select(column).mapInArrow(_to_floats, "pixels array<float>")  # type: ignore[arg-type]
+            # Under a name without dots, which `mapInArrow` would take for fields of structs.
+            pixels = rows.select(schema.column(column).alias("pixels"))
+            floats = pixels.mapInArrow(_to_floats, "pixels array<float>")  # type: ignore[arg-type]
             vectors = floats.select(array_to_vector(F.col("pixels")).alias("pixels"))
             scaler = StandardScaler(inputCol="pixels", outputCol="scaled", withMean=True, withStd=True)
             fitted = scaler.fit(vectors)
@@ -215,7 +219,9 @@ class ImageStandardizerModel(
                 "std": self.getOrDefault("std"),
             }
         }
-        column = F.col(self.getOrDefault("inputCol")).alias(self.getOrDefault("outputCol"), metadata=metadata)
+        column = schema.column(self.getOrDefault("inputCol")).alias(
+            self.getOrDefault("outputCol"), metadata=metadata
+        )
         return dataset.select("*", column)
 
 
@@ -293,7 +299,7 @@ def _count_images(rows: DataFrame, column: str, length: int) -> int:
     Raises:
         CorpusError: None, or not all of them have `length` bytes.
     """
-    size = F.length(column)
+    size = F.length(schema.column(column))
     found = rows.agg(
         F.count("*"), F.count_if(size == length), F.min(size), F.max(size), F.count_if(size.isNull())
     ).first()

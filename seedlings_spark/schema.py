@@ -4,12 +4,20 @@ A public function that returns a table ends in a `select` of one of these layout
 written to disk never depends on how it was computed.
 """
 
+from pyspark.sql import Column
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import (
     ArrayType,
     BinaryType,
+    ByteType,
+    DataType,
+    DecimalType,
+    DoubleType,
     FloatType,
     IntegerType,
     LongType,
+    MapType,
+    ShortType,
     StringType,
     StructField,
     StructType,
@@ -128,3 +136,57 @@ LEDGER = StructType(
         StructField(REASON, StringType(), True),
     ]
 )
+
+
+def quoted(name: str) -> str:
+    """A column's name as Spark's SQL takes it, whatever is in it: a dot would mean a field of a struct."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def column(name: str) -> Column:
+    """The column of a table that has exactly this name."""
+    return F.col(quoted(name))
+
+
+# Types of numbers that hold all values of those before them, and that Spark reads from files of these.
+_WIDER: tuple[tuple[type[DataType], ...], ...] = (
+    (ByteType, ShortType, IntegerType, LongType),
+    (ByteType, ShortType, IntegerType, DoubleType),
+    (FloatType, DoubleType),
+)
+WIDER = (
+    "the same type; or tinyint, smallint, int, bigint in any order, one of the first three beside double, float"
+    " beside double, decimals of other sizes, structs with other fields"
+)
+
+
+def widened(one: DataType, other: DataType) -> DataType | None:
+    """The type that files of two types can be read with so that no value changes; None if there is none.
+
+    It is one of numbers that hold all values of both, and for structs one with the fields of both, also where these
+    are in arrays and maps. Names of fields are the same whatever their case, as for Spark. `WIDER` says it in words.
+    """
+    if isinstance(one, StructType) and isinstance(other, StructType):
+        fields = {field.name.lower(): field for field in one}
+        for field in other:
+            key = field.name.lower()
+            before = fields.get(key, field)
+            kind = widened(before.dataType, field.dataType)
+            if kind is None:
+                return None
+            fields[key] = StructField(before.name, kind)
+        return StructType([StructField(field.name, field.dataType) for field in fields.values()])
+    if isinstance(one, ArrayType) and isinstance(other, ArrayType):
+        kind = widened(one.elementType, other.elementType)
+        return None if kind is None else ArrayType(kind)
+    if isinstance(one, MapType) and isinstance(other, MapType):
+        kind = widened(one.valueType, other.valueType)
+        return None if kind is None or one.keyType != other.keyType else MapType(one.keyType, kind)
+    if isinstance(one, DecimalType) and isinstance(other, DecimalType):
+        scale = max(one.scale, other.scale)
+        precision = scale + max(one.precision - one.scale, other.precision - other.scale)
+        return DecimalType(precision, scale) if precision <= 38 else None
+    for chain in _WIDER:
+        if isinstance(one, chain) and isinstance(other, chain):
+            return max(one, other, key=lambda kind: chain.index(type(kind)))
+    return one if one == other else None

@@ -377,6 +377,22 @@ def test_a_loss_of_ones_own_has_the_type_that_it_was_registered_with(table: Data
     assert not Path("never.h5").exists()
 
 
+def test_columns_are_found_by_their_exact_names(table: DataFrame) -> None:
+    odd = _with_label(table).withColumnsRenamed({"features": "camera.features", "label": "the.label"})
+    estimator = ours.ElephasEstimator(
+        keras_model_config=_network().to_json(),
+        loss="categorical_crossentropy",
+        nb_classes=3,
+        mode="synchronous",
+        num_workers=1,
+        epochs=1,
+        featuresCol="camera.features",
+        labelCol="the.label",
+        outputCol="an.output",
+    )
+    assert len(estimator.fit(odd).transform(odd).first()["an.output"]) == 3
+
+
 def test_vectors_of_the_old_mllib_are_taken(spark: SparkSession, table: DataFrame) -> None:
     rows = [
         (row.id, OldVectors.dense(row.features.toArray()), row.label) for row in _with_label(table).collect()

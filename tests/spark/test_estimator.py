@@ -69,6 +69,33 @@ def _bits(model: SeedlingsModel) -> bytes:
     return b"".join(weight.tobytes() for weight in model.weights)
 
 
+def test_columns_are_found_by_their_exact_names_whatever_is_in_these(spark: SparkSession) -> None:
+    """Dots would mean fields of structs, which lie beside them here with other values."""
+    rng = np.random.default_rng(1)
+    plain = ("features", "label", "weight", "is_validation")
+    odd = ("camera.features", "the `label`", "a.weight", "is.held out")
+    rows = [
+        (Vectors.dense(values), float(values[0] > 0), 1.0 + abs(float(values[1])), number % 5 == 0)
+        for number, values in enumerate(rng.normal(size=(60, 8)))
+    ]
+    beside = {"camera": "features", "a": "weight", "is": "held out"}
+    models = []
+    for names, others in ((plain, {}), (odd, beside)):
+        data = spark.createDataFrame(rows, plain).toDF(*names)
+        data = data.withColumns({name: F.struct(F.lit(-1.0).alias(field)) for name, field in others.items()})
+        features, label, weight, held_out = names
+        columns = {"featuresCol": features, "labelCol": label, "weightCol": weight}
+        outputs = {"outputCol": "the.class", "probabilityCol": "p.of", "predicted_species_col": "a `name`"}
+        estimator = _estimator(epochs=1, validationIndicatorCol=held_out, **columns, **outputs)
+        models.append(estimator.fit(data))
+        table = models[-1].transform(data)
+        assert table.columns == [*names, *others, *outputs.values()]
+        row = table.first()
+        assert row["a `name`"] == str(int(row["the.class"])) and abs(sum(row["p.of"]) - 1) < 1e-6
+    assert _bits(models[0]) == _bits(models[1])
+    assert models[1].record["held_out_rows"] == 12
+
+
 @pytest.mark.parametrize(
     ("params", "error", "words"),
     [

@@ -60,6 +60,23 @@ def standardizer(**params: Any) -> ImageStandardizer:
     return ImageStandardizer(**{"imageSize": list(SIZE), **params})
 
 
+def test_columns_are_found_by_their_exact_names_whatever_is_in_these(table: DataFrame) -> None:
+    odd = table.drop("content_hash").withColumnsRenamed(
+        {"image": "camera.image", "is_validation": "is `held` out"}
+    )
+    columns = {
+        "inputCol": "camera.image",
+        "outputCol": "a.scaled",
+        "heldOutCol": "is `held` out",
+        "maxImages": 50,
+    }
+    model = standardizer(**columns).fit(odd)
+    expected = PIXELS[~HELD_OUT].mean(axis=(0, 1, 2))
+    np.testing.assert_allclose(model.getOrDefault("mean"), expected, rtol=1e-12)
+    found = features.standardization(model.transform(odd), "a.scaled")
+    assert found is not None and found[0].tolist() == model.getOrDefault("mean")
+
+
 def fitted(table: DataFrame, **params: Any) -> tuple[np.ndarray, np.ndarray]:
     model = standardizer(**params).fit(table)
     return np.array(model.getOrDefault("mean")), np.array(model.getOrDefault("std"))
