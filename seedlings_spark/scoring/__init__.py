@@ -27,7 +27,7 @@ from seedlings_spark.errors import InputError, NetworkError, StoreError
 from seedlings_spark.lock import Lock
 from seedlings_spark.scoring import ledger, progress, review, sources, sql
 from seedlings_spark.scoring.ledger import ALREADY_REJECTED, ALREADY_SCORED, NEW, Ledger
-from seedlings_spark.scoring.runs import FORMAT, Runs, RunsState, as_json
+from seedlings_spark.scoring.runs import FORMAT, Runs, RunsState, as_json, with_columns
 from seedlings_spark.store import CURRENT, ModelStore, ModelVersion
 
 _log = logging.getLogger(__name__)
@@ -201,6 +201,7 @@ class _Scoring:
             content_column=self._settings.content_column,
             table_format=self._settings.table_format,
         )
+        columns = self._columns(state, source)
         listing = earlier.compare(
             self._spark, source.listing, self._model, rescore=self._settings.rescore
         ).persist()
@@ -225,6 +226,7 @@ class _Scoring:
             drifts = self._drifts(profile)
             self._write_ledger(chosen, Ledger(self._runs.output, state.ledger))
             manifest = self._manifest(state, listed.rows, counts, numbers, profile, drifts)
+            manifest["columns"] = json.loads(columns.json())["fields"]
             if self._settings.review and numbers.species:
                 review.write(self._spark, self._building, source, self._task.decode, self._settings.review)
             files.write_text(files.join(self._building, "manifest.json"), as_json(manifest))
@@ -243,6 +245,31 @@ class _Scoring:
             target,
         )
         return ScoreRun(target, manifest, drifts)
+
+    def _columns(self, state: RunsState, source: sources.Source) -> StructType:
+        """The columns of the predictions of all runs, with this one's.
+
+        Raises:
+            InputError: They do not go together: then `latest` could not be made any more.
+        """
+        nothing = self._spark.createDataFrame([], _SCORED)
+        predictions, _ = self._tables(nothing, source)
+        remedy = "Cast it in the table, for example with a view, or give another --output"
+        return with_columns(self._runs.columns(self._spark, state), predictions.schema, self._where, remedy)
+
+    def _tables(self, rows: DataFrame, source: sources.Source) -> tuple[DataFrame, DataFrame]:
+        """Predictions and rejects of rows of `_SCORED`, with the further columns of the table that was scored."""
+        predictions = self._predictions(rows.where(F.col(schema.REASON).isNull()))
+        rejects = rows.where(F.col(schema.REASON).isNotNull()).select(*schema.REJECTS.names).coalesce(1)
+        if source.extras is None:
+            return predictions, rejects
+        others = source.extras.schema[sources.OTHERS].dataType
+        assert isinstance(others, StructType)
+        further = [F.col(sources.OTHERS).getField(name).alias(name) for name in others.names]
+        return (
+            predictions.join(source.extras, schema.PATH, "left").select(*predictions.columns, *further),
+            rejects.join(source.extras, schema.PATH, "left").select(*rejects.columns, *further),
+        )
 
     def _write(
         self, listing: DataFrame, source: sources.Source, num_files: int, *, is_whole: bool
@@ -267,11 +294,7 @@ class _Scoring:
             if num_files
             else self._spark.createDataFrame([], _SCORED)
         )
-        predictions = self._predictions(rows.where(F.col(schema.REASON).isNull()))
-        rejects = rows.where(F.col(schema.REASON).isNotNull()).select(*schema.REJECTS.names).coalesce(1)
-        if source.extras is not None:
-            predictions = predictions.join(source.extras, schema.PATH, "left")
-            rejects = rejects.join(source.extras, schema.PATH, "left")
+        predictions, rejects = self._tables(rows, source)
         predictions.write.parquet(files.join(self._building, "predictions"))
         rejects.write.parquet(files.join(self._building, "rejects"))
         return rows
@@ -466,18 +489,37 @@ def latest(spark: SparkSession, output: str, name: str = "latest") -> DataFrame:
         raise InputError(
             f"no run in {output}", "the folder that score was given as --output", "Score something first"
         )
+    columns = [field for field in runs.columns(spark, runs.state()) if field.name != schema.PATH]
+    if "run" in (field.name.lower() for field in columns):
+        raise InputError(
+            f"runs with a column run in {output}, from an earlier release",
+            "none in the tables that were scored: the view has a column of that name",
+            "Give score another --output, and tables whose column has another name",
+        )
     paths = [reading.literal(files.join(runs.path(run), "predictions")) for run in names]
-    # One table of all runs: a union of so many would be a plan of so many parts.
-    rows = spark.read.option("mergeSchema", "true").parquet(*paths)
-    columns = [column for column in rows.columns if column != schema.PATH] + ["run"]
-    folder = F.regexp_extract("_metadata.file_path", r"/runs/([^/]+)/predictions/[^/]+\z", 1)
+    # One table of all runs: a union of so many would be a plan of so many parts. What is the table's own is in a
+    # struct, so that no name of its columns can be one of ours.
+    path = StructField(schema.PATH, StringType())
+    rows = spark.read.schema(StructType([path, *columns])).parquet(*paths)
+    table = rows.select(
+        schema.PATH,
+        F.struct(*[schema.column(field.name) for field in columns]).alias("own"),
+        F.regexp_extract("_metadata.file_path", r"/runs/([^/]+)/predictions/[^/]+\z", 1).alias("folder"),
+    )
     of_run = spark.createDataFrame(
         [(quote(run, safe=_AS_THEY_ARE), run, number) for number, run in enumerate(names)],
         "folder string, run string, sequence int",
     )
-    table = rows.withColumn("folder", folder).join(F.broadcast(of_run), "folder")
-    chosen = table.groupBy(schema.PATH).agg(F.max_by(F.struct(*columns), F.col("sequence")).alias("newest"))
-    view = chosen.select(schema.PATH, *[F.col("newest").getField(column).alias(column) for column in columns])
+    table = table.join(F.broadcast(of_run), "folder")
+    chosen = table.groupBy(schema.PATH).agg(
+        F.max_by(F.struct("own", "run"), F.col("sequence")).alias("newest")
+    )
+    own = F.col("newest").getField("own")
+    view = chosen.select(
+        schema.PATH,
+        *[own.getField(field.name).alias(field.name) for field in columns],
+        F.col("newest").getField("run").alias("run"),
+    )
     if name:
         view.createOrReplaceTempView(name)
     return view
@@ -548,7 +590,7 @@ def drift_table(run: ScoreRun) -> str:
 
 def short_summary(run: ScoreRun) -> dict[str, Any]:
     """What a scheduler wants to know of a run: its manifest, without what is long."""
-    left_out = ("profile", "ledger", "classes")
+    left_out = ("profile", "ledger", "classes", "columns")
     return {"path": run.path, **{key: value for key, value in run.manifest.items() if key not in left_out}}
 
 

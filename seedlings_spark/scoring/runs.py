@@ -13,7 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from seedlings_spark import files
+from pyspark.sql import SparkSession
+from pyspark.sql.types import StructType
+
+from seedlings_spark import files, reading, schema
 from seedlings_spark.errors import InputError, OptionError
 
 FORMAT = 1
@@ -28,10 +31,12 @@ class RunsState:
     Args:
         sequence: Number of the newest one; 0 where there is none.
         ledger: Names of the runs whose parts make up the ledger, the oldest first.
+        columns: Of the predictions of all of them together; None where that has not been written down.
     """
 
     sequence: int = 0
     ledger: tuple[str, ...] = ()
+    columns: StructType | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,29 @@ class Runs:
         if newest.get("run") not in names or newest.get("num_runs") != len(names):
             newest = self._manifests()[-1][1]
         parts = [run for run in newest.get("ledger", ()) if run in names]
-        return RunsState(int(newest.get("sequence", 0)), tuple(parts))
+        columns = newest.get("columns")
+        return RunsState(
+            int(newest.get("sequence", 0)),
+            tuple(parts),
+            StructType.fromJson({"type": "struct", "fields": columns}) if columns else None,
+        )
+
+    def columns(self, spark: SparkSession, state: RunsState) -> StructType:
+        """The columns of the predictions of all runs, each of a type that all of them can be read with.
+
+        Raises:
+            InputError: A column has no such type.
+        """
+        if state.columns is not None:
+            return state.columns
+        # An earlier release has not written it down.
+        columns = StructType()
+        for run in self.in_order():
+            path = reading.literal(files.join(self.path(run), "predictions"))
+            columns = with_columns(
+                columns, spark.read.parquet(path).schema, f"run {run}", "Give another --output"
+            )
+        return columns
 
     def point_to(self, manifest: Mapping[str, Any]) -> None:
         """Say that this run is the newest one."""
@@ -118,6 +145,33 @@ class Runs:
     def _manifests(self) -> list[tuple[str, dict[str, Any]]]:
         found = [(name, self.manifest(name)) for name in self.names()]
         return sorted(found, key=lambda item: (int(item[1].get("sequence", 0)), item[0]))
+
+
+def with_columns(earlier: StructType, new: StructType, where: str, remedy: str) -> StructType:
+    """The columns of earlier runs and those of a new one.
+
+    Args:
+        earlier: Of the earlier ones.
+        new: Of the new one.
+        where: What has the new ones, for the message.
+        remedy: What to do where they do not go together.
+
+    Raises:
+        InputError: A column is of another type, and no type holds the values of both.
+    """
+    known = {field.name.lower(): field.dataType for field in earlier}
+    for field in new:
+        before = known.get(field.name.lower(), field.dataType)
+        if schema.widened(before, field.dataType) is None:
+            raise InputError(
+                f"the column {field.name} of type {field.dataType.simpleString()} in {where}, which is"
+                f" {before.simpleString()} in earlier runs of this output",
+                schema.WIDER,
+                remedy,
+            )
+    both = schema.widened(earlier, new)
+    assert isinstance(both, StructType)
+    return both
 
 
 def as_json(manifest: Mapping[str, Any]) -> str:

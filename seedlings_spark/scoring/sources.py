@@ -4,16 +4,27 @@ Whatever it is becomes a listing (`schema.LISTING`), one row a path, and what el
 """
 
 import glob
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
-from pyspark.sql.types import BinaryType
+from pyspark.sql.types import (
+    ArrayType,
+    BinaryType,
+    CalendarIntervalType,
+    DataType,
+    MapType,
+    NullType,
+    StructType,
+)
 
 from seedlings_spark import files, reading, schema
 from seedlings_spark.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 # Formats of tables, by the ending of their names; "text" is one path a line.
 _FORMATS = {
@@ -41,7 +52,8 @@ class Source:
     Args:
         listing: A table of `schema.LISTING`, one row a path.
         roots: What `reading.decode_all` is given.
-        extras: `path` and the further columns of a table, one row a path; None where there are none.
+        extras: `path`, and the further columns of a table as the fields of `OTHERS`, one row a path; None where
+            there are none.
         contents: The listing with the further column `content` where the table holds the bytes, else None.
     """
 
@@ -173,25 +185,28 @@ def _of_table(spark: SparkSession, table: str, kind: str, path_column: str, cont
             f"a column {' and a column '.join(missing)}",
             "Name them with --path-column and --content-column",
         )
+    if isinstance(rows.schema[path_column].dataType, StructType | ArrayType | MapType):
+        raise InputError(
+            f"a column {path_column} of type {rows.schema[path_column].dataType.simpleString()} in {table}",
+            "a text: the path of a file",
+            "Correct --path-column",
+        )
     if content_column and not isinstance(rows.schema[content_column].dataType, BinaryType):
         raise InputError(
             f"a column {content_column} of type {rows.schema[content_column].dataType.simpleString()} in {table}",
             "binary: the bytes of the image files",
             "Correct --content-column",
         )
-    others = [column for column in rows.columns if column not in wanted]
-    taken = [column for column in others if column in _TAKEN]
-    if taken:
-        raise InputError(
-            f"{table} with a column {', '.join(taken)}",
-            "other names: the output has a column of that name",
-            "Rename it in the table, for example with a view",
-        )
-    given = F.col(path_column).cast("string")
-    rows = rows.withColumn(_GIVEN, given).drop(path_column)
+    others = _others(rows, wanted, table)
+    # From here on every name is ours: the table's own ones are fields of a struct.
+    rows = rows.select(
+        schema.column(path_column).cast("string").alias(_GIVEN),
+        *([schema.column(content_column).alias(schema.CONTENT)] if content_column else []),
+        *([F.struct(*map(schema.column, others)).alias(OTHERS)] if others else []),
+    )
     _check_paths(rows, table)
     if content_column:
-        content = F.col(content_column)
+        content = F.col(schema.CONTENT)
         contents = rows.select(
             F.col(_GIVEN).alias(schema.PATH),
             F.coalesce(F.octet_length(content).cast("long"), F.lit(-1).cast("long")).alias(schema.LENGTH),
@@ -202,7 +217,7 @@ def _of_table(spark: SparkSession, table: str, kind: str, path_column: str, cont
             content.alias(schema.CONTENT),
         )
         listing = contents.select(*schema.LISTING.names)
-        extras = rows.select(F.col(_GIVEN).alias(schema.PATH), *others) if others else None
+        extras = rows.select(F.col(_GIVEN).alias(schema.PATH), OTHERS) if others else None
         return Source(listing, (), extras, contents)
     base = files.parent(table)
     named = rows.select(F.col(_GIVEN).alias(schema.PATH), F.lit(None).cast("string").alias(schema.SPECIES))
@@ -211,19 +226,66 @@ def _of_table(spark: SparkSession, table: str, kind: str, path_column: str, cont
     if not others:
         return Source(listing, roots)
     names = resolved.select(schema.PATH, F.col("given").alias(_GIVEN))
-    extras = rows.join(names, _GIVEN).select(schema.PATH, *others)
+    extras = rows.join(names, _GIVEN).select(schema.PATH, OTHERS)
     return Source(listing, roots, extras)
 
 
-_GIVEN = "seedlings_given_path"
-_TAKEN = {
-    *schema.PREDICTIONS.names,
-    *schema.REJECTS.names,
-    schema.PATH,
-    schema.TOP_SPECIES,
-    schema.LENGTH,
-    schema.MODIFIED,
-}
+# The struct with a table's further columns.
+OTHERS = "others"
+_GIVEN = "given"
+# What an output has itself; `run` is what `latest` adds, and `_metadata` is how it asks Spark for a row's file.
+_TAKEN = {*schema.PREDICTIONS.names, *schema.REJECTS.names, schema.TOP_SPECIES, "run", "_metadata"}
+
+
+def _others(rows: DataFrame, wanted: Sequence[str], table: str) -> list[str]:
+    """The further columns of a table, all of which an output can hold.
+
+    Raises:
+        InputError: One has the name of another or of one of ours, for Spark, to which case is nothing, or a type
+            that has no place in a Parquet file.
+    """
+    lower = [column.lower() for column in rows.columns]
+    twice = [column for column in rows.columns if lower.count(column.lower()) > 1]
+    if twice or "" in rows.columns:
+        raise InputError(
+            f"{table} with the columns {', '.join(twice)}"
+            if twice
+            else f"{table} with a column without a name",
+            "names that differ by more than their case",
+            "Rename one of them in the table, for example with a view",
+        )
+    others = [field for field in rows.schema if field.name not in wanted]
+    taken = [field.name for field in others if field.name.lower() in _TAKEN]
+    if taken:
+        raise InputError(
+            f"{table} with a column {', '.join(taken)}",
+            "other names: the output has a column of that name",
+            "Rename it in the table, for example with a view",
+        )
+    for field in others:
+        if not isinstance(field.dataType, NullType) and not _is_storable(field.dataType):
+            raise InputError(
+                f"a column {field.name} of type {field.dataType.simpleString()} in {table}",
+                "types that a Parquet file can hold",
+                "Cast it in the table, for example with a view, or leave it out",
+            )
+    empty = [field.name for field in others if isinstance(field.dataType, NullType)]
+    if empty:
+        _log.warning(
+            "%s: the column %s has no type, and so no value but NULL; it is left out", table, ", ".join(empty)
+        )
+    return [field.name for field in others if field.name not in empty]
+
+
+def _is_storable(kind: DataType) -> bool:
+    if isinstance(kind, StructType):
+        differ = len({name.lower() for name in kind.names}) == len(kind.names)
+        return bool(kind.fields) and differ and all(_is_storable(field.dataType) for field in kind)
+    if isinstance(kind, ArrayType):
+        return _is_storable(kind.elementType)
+    if isinstance(kind, MapType):
+        return _is_storable(kind.keyType) and _is_storable(kind.valueType)
+    return not isinstance(kind, NullType | CalendarIntervalType)
 
 
 def _check_paths(rows: DataFrame, table: str) -> None:

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.pandas.functions import pandas_udf
 
 from seedlings_spark import images, prediction, reading, runtime, schema, session, store
-from seedlings_spark.errors import ImageError, OptionError
+from seedlings_spark.errors import ImageError, InputError, OptionError
 
 DETAILS = (
     f"{schema.PREDICTED_SPECIES} string, {schema.CONFIDENCE} float, {schema.PROBABILITIES} array<float>,"
@@ -66,6 +66,12 @@ def predict(
     details: list[str | None] = [None] * len(contents)
     pixels, places = [], []
     for place, content in enumerate(contents):
+        if content is not None and not isinstance(content, bytes | bytearray | memoryview):
+            raise InputError(
+                f"a value of type {type(content).__name__} ({str(content)[:100]!r})",
+                "the bytes of an image file, not its path",
+                "Give the function a binary column, such as content of spark.read.format('binaryFile').load(folder)",
+            )
         try:
             if content is None:
                 raise ImageError("unreadable", "NULL")

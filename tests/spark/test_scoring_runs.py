@@ -1,10 +1,12 @@
 """Scoring again and again: what is new, what there is to score, what is watched; as SQL and as a stream."""
 
 import csv
+import datetime
 import json
 import os
 import sys
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +273,140 @@ def test_the_latest_view_has_the_newest_prediction_of_each_path(
         scoring.latest(spark, str(tmp_path / "elsewhere"))
 
 
+# --- The columns of the table that was scored
+
+# Names that mean something to Spark, or that tables of ours have or had while a run was made.
+NAMES = [
+    "folder",
+    "sequence",
+    "camera.id",
+    "a `tick`",
+    "with blanks ",
+    "species",
+    "length",
+    "modified",
+    "status",
+]
+NAMES += [
+    "entry",
+    "part",
+    "newest",
+    "own",
+    "others",
+    "given",
+    "content",
+    "cells",
+    "count",
+    "label",
+    "dot.",
+    "a,b=(c)",
+]
+
+
+@pytest.mark.parametrize("content", [False, True])
+def test_columns_of_any_name_and_type_come_through_to_the_latest_view(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path, content: bool
+) -> None:
+    write(tmp_path / "images", a=picture(1), bad=b"no picture")
+    at = datetime.datetime(2026, 11, 21, 6, 0)
+    rows = [
+        (
+            str(tmp_path / "images" / f"{name}.png"),
+            bytearray(read),
+            *range(len(NAMES)),
+            ((1, ["x"]), {"k": 2}, at),
+        )
+        for name, read in (("a", picture(1)), ("bad", b"no picture"))
+    ]
+    columns = ", ".join(f"`{name.replace('`', '``')}` int" for name in NAMES)
+    odd = "struct<struct:struct<`a.b`:int,c:array<string>>,map:map<string,int>,at:timestamp>"
+    table = spark.createDataFrame(rows, f"`the.path` string, `the.bytes` binary, {columns}, odd {odd}")
+    table = table.select("*", "odd.*").drop("odd", *([] if content else ["the.bytes"]))
+    table.write.parquet(str(tmp_path / "table.parquet"))
+    options = {"path_column": "the.path", **({"content_column": "the.bytes"} if content else {})}
+    run = score(spark, version, tmp_path / "table.parquet", tmp_path / "output", **options)
+    expected = {**dict(zip(NAMES, range(len(NAMES)), strict=True)), "map": {"k": 2}, "at": at}
+    for found in (
+        scoring.latest(spark, str(tmp_path / "output")).first().asDict(),
+        spark.read.parquet(files.join(run.path, "rejects")).first().asDict(),
+    ):
+        assert {name: found[name] for name in expected} == expected
+        assert (found["struct"]["a.b"], found["struct"]["c"]) == (1, ["x"])
+    assert scoring.latest(spark, str(tmp_path / "output")).columns[-1] == "run"
+
+
+TYPES = [
+    # Of the first run, of the second one, their values, what is read of both.
+    ("int", "bigint", "7", "5000000000", (7, 5_000_000_000)),
+    ("bigint", "smallint", "5000000000", "7", (5_000_000_000, 7)),
+    ("int", "double", "7", "0.5", (7.0, 0.5)),
+    ("float", "double", "0.5", "1e300", (0.5, 1e300)),
+    (
+        "decimal(5,2)",
+        "decimal(12,4)",
+        "123.45",
+        "12345678.1234",
+        (Decimal("123.4500"), Decimal("12345678.1234")),
+    ),
+    ("void", "string", "NULL", "x", (None, "x")),
+    ("array<struct<a:int>>", "array<struct<a:bigint,b:string>>", "a", "b", ([(7, None)], [(8, "x")])),
+]
+
+
+def test_a_column_whose_type_grows_is_read_as_the_widest_of_all_runs(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    write(tmp_path / "images", a=picture(1), b=picture(2))
+    literals = {"a": "array(named_struct('a', 7))", "b": "array(named_struct('a', 8, 'b', 'x'))"}
+    for place, name in enumerate("ab"):
+        values = []
+        for number, row in enumerate(TYPES):
+            value = literals.get(
+                row[2 + place], f"'{row[2 + place]}'" if row[2 + place] != "NULL" else "NULL"
+            )
+            if row[place] != "void":
+                # The second run's names are in capitals, which are the same columns for Spark.
+                values.append(f"CAST({value} AS {row[place]}) AS {'cC'[place]}{number}")
+        path = tmp_path / "images" / f"{name}.png"
+        spark.sql(f"SELECT '{path}' AS path, {', '.join(values)}").write.parquet(f"{tmp_path}/{name}.parquet")
+        score(spark, version, tmp_path / f"{name}.parquet", tmp_path / "output")
+    found = {files.name(row.path): row for row in scoring.latest(spark, str(tmp_path / "output")).collect()}
+    for number, row in enumerate(TYPES):
+        name = f"c{number}" if row[0] != "void" else f"C{number}"
+        read = (found["a.png"][name], found["b.png"][name])
+        assert read == row[4], row
+    # Runs of an earlier release do not say what their columns are.
+    for manifest in [
+        tmp_path / "output" / "manifest.json",
+        *(tmp_path / "output" / "runs").glob("*/manifest.json"),
+    ]:
+        text = json.loads(manifest.read_text())
+        del text["columns"]
+        manifest.write_text(json.dumps(text))
+    again = scoring.latest(spark, str(tmp_path / "output"))
+    assert sorted(again.collect()) == sorted(found.values())
+
+
+@pytest.mark.parametrize(("first", "second"), [("1", "'one'"), ("5000000000", "0.5D"), ("true", "1")])
+def test_a_column_of_a_type_that_earlier_runs_cannot_be_read_with_is_refused_before_anything_is_scored(
+    spark: SparkSession,
+    version: ModelVersion,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    first: str,
+    second: str,
+) -> None:
+    write(tmp_path / "images", a=picture(1))
+    for name, value in (("first", first), ("second", second)):
+        rows = spark.sql(f"SELECT 'images/a.png' AS path, {value} AS `camera.id`")
+        rows.write.parquet(str(tmp_path / f"{name}.parquet"))
+    score(spark, version, tmp_path / "first.parquet", tmp_path / "output")
+    monkeypatch.setattr(scoring, "_scored", lambda *_, **__: pytest.fail("something was scored"))
+    with pytest.raises(InputError, match=r"the column camera\.id of type .* in earlier runs"):
+        score(spark, version, tmp_path / "second.parquet", tmp_path / "output")
+    assert scoring.latest(spark, str(tmp_path / "output")).count() == 1
+
+
 # --- What there is to score
 
 
@@ -382,12 +518,25 @@ def test_a_table_that_holds_the_bytes_is_scored_without_its_files(
         ("path string, plot string", {"content_column": "bytes"}, "a column bytes"),
         ("path string, bytes string", {"content_column": "bytes"}, "of type string"),
         ("path string, confidence float", {}, "with a column confidence"),
+        ("path string, Confidence float", {}, "with a column Confidence"),
+        ("path string, RUN int", {}, "with a column RUN"),
+        ("path string, _metadata string", {}, "with a column _metadata"),
+        ("path string, Path int", {"path_column": "path"}, "the columns path, Path"),
+        ("path array<string>", {}, "of type array<string>"),
+        ("path string, a struct<b:int,B:int>", {}, "a column a of type"),
     ],
 )
 def test_a_table_that_is_not_as_it_has_to_be_is_refused(
-    spark: SparkSession, version: ModelVersion, tmp_path: Path, columns: str, options: Rows, message: str
+    spark: SparkSession,
+    version: ModelVersion,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    columns: str,
+    options: Rows,
+    message: str,
 ) -> None:
-    spark.createDataFrame([], columns).write.parquet(str(tmp_path / "table.parquet"))
+    monkeypatch.setattr(scoring.sources.reading, "read_table", lambda *_: spark.createDataFrame([], columns))
+    (tmp_path / "table.parquet").touch()
     with pytest.raises(InputError, match=message):
         score(spark, version, tmp_path / "table.parquet", tmp_path / "output", **options)
 
@@ -539,6 +688,8 @@ def test_a_version_is_a_function_of_spark_sql(
     np.testing.assert_allclose(of["a"].probabilities, expected["a"].probabilities, atol=1e-6)
     assert of["bad"].probabilities is None and of["bad"].confidence is None
     assert spark.sql("SELECT species(content) FROM photographs WHERE path = 'nowhere'").collect() == []
+    with pytest.raises(Exception, match="bytes of an image file, not its path"):
+        spark.sql("SELECT species(path) FROM photographs").collect()
 
 
 def test_a_function_whose_name_is_none_is_refused(spark: SparkSession, store: ModelStore) -> None:
