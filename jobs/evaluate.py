@@ -11,7 +11,7 @@ from seedlings_spark.store import ModelStore
 
 def main(spark: SparkSession, options: EvaluateOptions) -> None:
     prepared = corpus.load(options.corpus)
-    version = ModelStore(options.store, options.name).verify(options.model_version)
+    version = ModelStore(options.store, options.name, options.require_signature).verify(options.model_version)
     predictions = pipeline.predictions(spark, version, prepared, options.split)
     numbers = evaluation.evaluate(evaluation.confusion_matrix(predictions, version.classes), version.classes)
     about = pipeline.about_evaluation(version, prepared, options.split)

@@ -10,11 +10,13 @@ from seedlings_spark.store import ModelStore, table
 
 
 def main(spark: SparkSession, options: ModelsOptions) -> None:
-    store = ModelStore(options.store, options.name)
+    store = ModelStore(options.store, options.name, options.require_signature)
     if options.action == "promote":
         store.promote(options.model_version)
     elif options.action == "rollback":
         store.rollback()
+    elif options.action == "sign":
+        store.sign(options.model_version, options.key)
     elif options.action == "import":
         from seedlings_spark import pipeline  # TensorFlow takes seconds to import, and the others need none
 

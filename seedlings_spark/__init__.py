@@ -5,6 +5,7 @@ The map, in the order of imports: a module may import those of its own and of ea
 
     errors          what can go wrong for a user, one class each
 
+    display         names that others chose, as a terminal, a log or a page may show them
     config          options of every job: TOML and flags become frozen, validated objects
     schema          column names and layouts of our tables
     files           paths on any Hadoop file system; a file appears whole or not at all
@@ -41,6 +42,7 @@ The map, in the order of imports: a module may import those of its own and of ea
     corpus          image files -> corpus table, rejects, manifest
     networks        Keras networks by name; folding a mean and a std into one
 
+    stages          which stages a saved pipeline may have, and which params each of them
     features        Spark ML stages: class indices, mean and std of pixels
     prediction      the forward pass in a Spark task
     evaluation      predictions -> numbers

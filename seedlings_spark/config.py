@@ -66,6 +66,14 @@ def required(text: str) -> Any:
     return option(_REQUIRED, text, reason="there is none that could be guessed")
 
 
+def _require_signature() -> Any:
+    return option(
+        "",
+        "a local file with an Ed25519 public key in PEM: a version that its owner has not signed is refused",
+        reason="most stores are written by those who use them",
+    )
+
+
 @dataclass(frozen=True)
 class Options:
     """Base of a job's options: checks that nothing is missing, and the limits that its fields state."""
@@ -358,6 +366,7 @@ class EvaluateOptions(Options):
     model_version: str = option(
         "current", "version of the model, such as v0001, or current", reason="the promoted one"
     )
+    require_signature: str = _require_signature()
     split: str = option(
         "test",
         "split of the corpus to evaluate on",
@@ -381,6 +390,7 @@ class ScoreOptions(DecodeOptions):
     model_version: str = option(
         "current", "version of the model, such as v0001, or current", reason="the promoted one"
     )
+    require_signature: str = _require_signature()
     batch_size: int = option(
         64,
         "images that go through the network at once",
@@ -457,19 +467,23 @@ class ScoreOptions(DecodeOptions):
 
 @dataclass(frozen=True)
 class ModelsOptions(Options):
-    """List the versions of a model; promote one, go back to the one before, or import a network."""
+    """List the versions of a model; promote or sign one, go back to the one before, or import a network."""
 
     action: str = option(
         "list",
-        "what to do: list versions, promote one, roll back to the one before, or import a network",
+        "what to do: list versions, promote one, roll back to the one before, import a network, or sign a version",
         reason="it changes nothing",
-        choices=("list", "promote", "rollback", "import"),
+        choices=("list", "promote", "rollback", "import", "sign"),
     )
     store: str = required("folder of the model store")
     name: str = option("seedlings", "name of the model in the store", reason="the example's")
     model_version: str = option(
-        "", "for promote: the version, such as v0001", reason="no version is promoted by accident"
+        "", "for promote and sign: the version, such as v0001", reason="no version is promoted by accident"
     )
+    key: str = option(
+        "", "for sign: a local file with an Ed25519 private key in PEM", reason="only sign needs it"
+    )
+    require_signature: str = _require_signature()
     network: str = option(
         "", "for import: a .keras file that takes raw pixels, 0 to 255", reason="only import needs it"
     )
@@ -488,7 +502,11 @@ class ModelsOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        needed = {"promote": ("model_version",), "import": ("network", "classes")}.get(self.action, ())
+        needed = {
+            "promote": ("model_version",),
+            "import": ("network", "classes"),
+            "sign": ("model_version", "key"),
+        }.get(self.action, ())
         missing = [flag_of(name) for name in needed if not getattr(self, name)]
         if missing:
             raise OptionError(

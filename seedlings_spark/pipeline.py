@@ -5,7 +5,6 @@ import datetime
 import json
 import logging
 import math
-import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 
 from seedlings_spark import (
     drift,
+    elephas,
     features,
     files,
     fingerprint,
@@ -30,9 +30,10 @@ from seedlings_spark import (
     schema,
     scoring,
     session,
+    stages,
 )
 from seedlings_spark.corpus import Corpus, look_alikes
-from seedlings_spark.errors import CorpusError, NetworkError, OptionError, StoreError
+from seedlings_spark.errors import CorpusError, NetworkError, OptionError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.store import PROFILE, ModelStore, ModelVersion
 
@@ -43,7 +44,6 @@ _log = logging.getLogger(__name__)
 
 SCHEDULES = ("constant", "cosine")
 HELD_OUT = "is_validation"
-_KNOWN_STAGES = ("org.apache.spark.ml.", "pyspark.ml.", "seedlings_spark.")
 # Share of all steps in which the learning rate rises, where it falls with a cosine afterwards.
 _WARM_UP = 0.05
 # Images of a split that a profile is made of: its shares are then exact to less than a percent.
@@ -278,49 +278,21 @@ def predictions(spark: SparkSession, version: ModelVersion, corpus: Corpus, spli
 def load(version: ModelVersion) -> PipelineModel:
     """The fitted pipeline of a version.
 
-    Spark makes the classes that a pipeline's metadata name, whichever these are, and reads stages from where the
-    metadata say. A version from elsewhere is data, not code, so others than Spark's and ours, and stages outside of
-    the version, are refused.
+    What Spark would make of a version from elsewhere is looked at first: see `stages`.
 
     Raises:
-        StoreError: A stage of another class or in another place, or metadata that cannot be read.
+        StoreError: A file of it is not as it was published, or holds a stage that we do not know to be harmless.
     """
-    for status in files.walk(version.pipeline_path):
-        folders = status.path.removeprefix(version.pipeline_path).split("/")
-        name = folders.pop()
-        # Of what stands there Spark takes the first line, whatever the file's name, unless that is a hidden one.
-        if "metadata" not in folders or name.startswith(".") or name == "_SUCCESS":
-            continue
-        for line in files.read_bytes(status.path).splitlines():
-            if wrong := _strange_stage(line):
-                raise StoreError(
-                    f"{status.path}, which names {wrong}",
-                    "a stage of Spark ML or of seedlings_spark: others could be any program",
-                    "Use a version that was published by train or models import",
-                )
+    version.check_files()
+    _check_stages(version.pipeline_path)
     return PipelineModel.load(version.pipeline_path)
 
 
-def _strange_stage(metadata: bytes) -> str:
-    """What Spark's metadata of a stage name that is not to be loaded; "" if nothing."""
-    try:
-        content = json.loads(metadata, object_pairs_hook=_without_repetition)
-        found = str(content["class"])
-        stages = content.get("paramMap", {}).get("stageUids", [])
-        outside = [str(stage) for stage in stages if not re.fullmatch(r"[\w-]+", str(stage))]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return "no class"
-    if not re.fullmatch(r"[\w.]+", found) or not found.startswith(_KNOWN_STAGES):
-        return found
-    return f"a stage {outside[0]}" if outside else ""
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The JVM may take the first of two values with one name, where Python takes the last."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name that occurs twice")
-    return found
+def _check_stages(folder: str) -> None:
+    own = (SeedlingsModel, elephas.ElephasTransformer, features.ImageStandardizerModel)
+    names = {f"{each.__module__}.{each.__name__}": each for each in own}
+    networks_of = [name for name, each in names.items() if issubclass(each, SeedlingsModel)]
+    stages.check(folder, names, dict.fromkeys(networks_of, ("network.keras",)))
 
 
 def about_evaluation(version: ModelVersion, corpus: Corpus, split: str) -> dict[str, object]:
@@ -404,6 +376,7 @@ def publish(
 
     def build(folder: str) -> None:
         model.write().save(files.join(folder, "model"))
+        _check_stages(files.join(folder, "model"))  # or it would be refused when it is wanted
         files.write_bytes(files.join(folder, "network.keras"), last.network_bytes)
         if profile is not None:
             files.write_text(files.join(folder, PROFILE), json.dumps(profile.to_json()) + "\n")

@@ -5,11 +5,13 @@
         network.keras           the network, with the scaler folded in
         report/                 its evaluation
         manifest.json           what it is, and the bytes of every file
+        manifest.sig            who vouches for it, where somebody has signed it: Ed25519 over manifest.json's bytes
     STORE/NAME/current          one line: the version in use
     STORE/NAME/promotions       how it came to be, one version a line, newest last
 
 A version is built in a hidden folder and gets its name by one rename, so that it is there whole or not at
-all, and of two publishers at once each gets a number of its own. A folder without a manifest is no version.
+all, and of two publishers at once each gets a number of its own. A folder without a manifest is no version. A file
+that the manifest does not list makes a version one that was tampered with: Spark reads folders, not lists of files.
 An import is the publishing of a network that was made elsewhere.
 
 `promotions` is what a rollback goes back along: the versions that were current before the current one, and
@@ -19,20 +21,27 @@ what stands in it after the current version is of a promotion that did not come 
 
 import hashlib
 import json
+import os
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from seedlings_spark import files
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from seedlings_spark import display, files
 from seedlings_spark.errors import StoreError
 
 FORMAT = 1
 CURRENT = "current"
 
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
 NETWORK = "network.keras"
 PIPELINE = "model"
 REPORT = "report"
@@ -88,6 +97,65 @@ class ModelVersion:
         return files.join(self.path, MANIFEST)
 
     @property
+    def signature_path(self) -> str:
+        """Somebody's signature of the manifest; not every version has one."""
+        return files.join(self.path, SIGNATURE)
+
+    def check_files(self, contents: Collection[str] | None = None) -> None:
+        """Compare the version's files with its manifest: all of them, and none besides.
+
+        Args:
+            contents: Paths inside of the version of those that are read and compared with their hashes; by default
+                all. Of the others the lengths are compared.
+
+        Raises:
+            StoreError: A file is missing, is not what was published, or was not published; names it.
+        """
+        restore = "Restore the file from a copy, or publish the version again and promote that"
+        listed, found = self.manifest["files"], self._files()
+        for relative in sorted(found.keys() - listed.keys()):
+            raise StoreError(
+                f"{files.join(self.path, relative)}, a file that {self.manifest_path} does not list",
+                "the files that were published, and no others: Spark would read it too",
+                "Move it out of the version's folder, if you know where it comes from",
+            )
+        for relative, expected in listed.items():
+            path, known = files.join(self.path, relative), found.get(relative)
+            if known is None:
+                raise StoreError(f"{path} is missing", f"{expected['bytes']} bytes, as published", restore)
+            if "sha256" not in expected:
+                raise StoreError(
+                    f"{self.manifest_path} has no sha256 of {relative}", "one of each file", restore
+                )
+            if known.error is not None:
+                raise StoreError(f"{path}, which cannot be read ({known.error})", "a plain file", restore)
+            if known.length != expected["bytes"]:
+                raise StoreError(
+                    f"{path} has {known.length} bytes",
+                    f"{expected['bytes']} bytes, as in {self.manifest_path}",
+                    restore,
+                )
+            if (contents is None or relative in contents) and _sha256(path) != expected["sha256"]:
+                raise StoreError(
+                    f"{path}, whose sha256 is not that of {self.manifest_path}",
+                    "the file that was published",
+                    restore,
+                )
+
+    def _files(self) -> dict[str, files.FileStatus]:
+        """Each file of the version by its path inside; without manifest, signature and Hadoop's local checksums."""
+        _check_no_link(self.path)
+        found = {
+            status.path[len(self.path.rstrip("/")) + 1 :]: status
+            for status in files.walk(self.path.rstrip("/"))
+        }
+        for own in (MANIFEST, SIGNATURE):
+            found.pop(own, None)
+        known = {f".{name}.crc" for name in (MANIFEST, SIGNATURE)}
+        known |= {_checksums_of(relative) for relative in self.manifest["files"]}
+        return {relative: status for relative, status in found.items() if relative not in known}
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the network's outputs.
 
@@ -130,6 +198,8 @@ class ModelStore:
     Args:
         directory: The store, on any Hadoop file system; made by the first `publish`.
         name: Of the model: letters, digits, `.`, `_` and `-`, at most 128, beginning with a letter or digit.
+        require_signature: A local file with a public key (Ed25519, PEM): a version is only resolved, promoted or
+            rolled back to if the private key has signed it under this name and number. "" for none.
 
     Raises:
         StoreError: The name is another.
@@ -137,6 +207,7 @@ class ModelStore:
 
     directory: str
     name: str
+    require_signature: str = ""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -257,7 +328,7 @@ class ModelStore:
                 expected=f"one of {listed}, or 'current'",
                 remedy="Choose one of them",
             )
-        return self._load(version)
+        return self._trusted(self._load(version))
 
     def current(self) -> str | None:
         """The name of the version in use; None if none has been promoted.
@@ -315,36 +386,51 @@ class ModelStore:
                 expected="an earlier promotion to go back to",
                 remedy="Promote the version that you want",
             )
-        version = self._load(past[-1])
+        version = self._trusted(self._load(past[-1]))
         self._write_current(version.version)
         self._write_promotions(past)
         return version
 
-    def verify(self, version: str = CURRENT) -> ModelVersion:
-        """Compare a version's files with its manifest, their lengths and hashes.
-
-        Files that the manifest does not know are no error.
+    def verify(self, version: str = CURRENT, contents: Collection[str] | None = None) -> ModelVersion:
+        """A version, after a comparison of its files with its manifest; see `ModelVersion.check_files`.
 
         Raises:
-            StoreError: A file is missing or is not what was published; names it.
+            StoreError: As for `resolve`, or a file is not as it was published.
         """
         verified = self.resolve(version)
-        for relative, expected in verified.manifest["files"].items():
-            path = files.join(verified.path, relative)
-            try:
-                found: dict[str, Any] = {"bytes": files.size(path)}
-                if "sha256" in expected and found["bytes"] == expected["bytes"]:
-                    found["sha256"] = _sha256(path)
-            except (FileNotFoundError, IsADirectoryError):
-                found = {}
-            for key, value in expected.items():
-                if found.get(key) != value:
-                    raise StoreError(
-                        found=f"{path} has {found.get(key)} {key}" if found else f"{path} is missing",
-                        expected=f"{value} {key}, as in {verified.manifest_path}",
-                        remedy="Restore the file from a copy, or publish the version again and promote that",
-                    )
+        verified.check_files(contents)
         return verified
+
+    def sign(self, version: str, key: str) -> ModelVersion:
+        """Sign a version's manifest, and so all of its files, after a look whether they are what was published.
+
+        Args:
+            version: Its name, or `current`.
+            key: A local file with a private key (Ed25519, PEM, without a password).
+
+        Raises:
+            StoreError: No such version, a file that is not as it was published, or no such key.
+        """
+        private = _private_key(key)
+        signed = ModelStore(self.directory, self.name).verify(version)
+        files.write_bytes(signed.signature_path, private.sign(files.read_bytes(signed.manifest_path)))
+        return signed
+
+    def is_signed(self, version: ModelVersion) -> bool:
+        """Whether the key of `require_signature` has signed a version under its name and number.
+
+        Raises:
+            StoreError: No such key.
+        """
+        public = _public_key(self.require_signature)
+        try:
+            content = files.read_bytes(version.manifest_path)
+            public.verify(files.read_bytes(version.signature_path), content)
+        except (FileNotFoundError, IsADirectoryError, InvalidSignature):
+            return False
+        # What was signed is what is used, and is no other version's that was put in this place.
+        signed = json.loads(content)
+        return bool(signed == version.manifest and _name_of(signed) == (self.name, version.version))
 
     def _take_number(
         self, building: str, manifest: Mapping[str, Any], found: Mapping[str, Any]
@@ -411,6 +497,17 @@ class ModelStore:
             )
         return ModelVersion(self.name, version, path, manifest)
 
+    def _trusted(self, version: ModelVersion) -> ModelVersion:
+        """The version, if it is signed or need not be."""
+        if self.require_signature and not self.is_signed(version):
+            raise StoreError(
+                f"{version.path}, which the owner of {self.require_signature} has not signed as {self.name}"
+                f" {version.version}",
+                "a valid signature, as --require-signature asks for",
+                f"If you trust it, sign it: ./spark-submit.sh models sign --model-version {version.version} --key FILE",
+            )
+        return version
+
     def _nothing_published(self) -> StoreError:
         if not files.is_directory(self.directory):
             return StoreError(
@@ -458,7 +555,8 @@ def table(store: ModelStore) -> str:
     versions, current = store.versions(), store.current()
     if not versions:
         raise store._nothing_published()
-    rows = [("", "version", "created", "validation accuracy", "classes")]
+    signed = ["signed"] if store.require_signature else []
+    rows = [("", "version", "created", "validation accuracy", "classes", *signed)]
     for version in versions:
         metrics = version.manifest.get("metrics")
         accuracy = metrics.get("val_accuracy") if isinstance(metrics, dict) else None
@@ -466,9 +564,10 @@ def table(store: ModelStore) -> str:
             (
                 "*" if version.version == current else "",
                 version.version,
-                str(version.manifest.get("created", "-")),
+                display.shown(str(version.manifest.get("created", "-"))),
                 f"{accuracy:.4f}" if isinstance(accuracy, float) else "-",
                 str(len(version.classes)),
+                *(["yes" if store.is_signed(version) else "no"] if store.require_signature else []),
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -534,6 +633,69 @@ def _files_of(directory: str) -> dict[str, dict[str, Any]]:
             )
         found[relative] = {"bytes": status.length, "sha256": _sha256(status.path)}
     return found
+
+
+def _checksums_of(relative: str) -> str:
+    """Where Hadoop's local file system keeps the checksums of a file."""
+    folder, slash, name = relative.rpartition("/")
+    return f"{folder}{slash}.{name}.crc"
+
+
+def _check_no_link(path: str) -> None:
+    """What a link leads to is not the version's, and may be something else tomorrow."""
+    if not files.is_local(path):
+        return
+    for folder, folders, found in os.walk(files.local_path(path)):
+        for name in (*folders, *found):
+            if (Path(folder) / name).is_symlink():
+                raise StoreError(
+                    f"{display.shown(str(Path(folder) / name))}, which is a link",
+                    "plain files and folders in a version",
+                    "Copy what it leads to in its place, or publish the version again",
+                )
+
+
+def _name_of(manifest: object) -> tuple[object, object] | None:
+    return (manifest.get("name"), manifest.get("version")) if isinstance(manifest, dict) else None
+
+
+def _private_key(file: str) -> Ed25519PrivateKey:
+    try:
+        key = serialization.load_pem_private_key(_pem(file), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise StoreError(
+            f"{file}, which holds no Ed25519 private key, or one with a password",
+            "a private key in PEM",
+            "Make one with `openssl genpkey -algorithm ed25519 -out FILE`",
+        )
+    return key
+
+
+def _public_key(file: str) -> Ed25519PublicKey:
+    try:
+        key = serialization.load_pem_public_key(_pem(file))
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise StoreError(
+            f"{file}, which holds no Ed25519 public key",
+            "the public key, in PEM, of whom you trust",
+            "Ask for it; its owner makes it with `openssl pkey -in PRIVATE -pubout -out FILE`",
+        )
+    return key
+
+
+def _pem(file: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise StoreError(
+            f"the key {file}, which cannot be read ({error.strerror})",
+            "a file on the driver's machine",
+            "Check the path; with --deploy-mode cluster send it along with --files",
+        ) from None
 
 
 def _sha256(path: str) -> str:

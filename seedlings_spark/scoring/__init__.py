@@ -28,7 +28,7 @@ from seedlings_spark.lock import Lock
 from seedlings_spark.scoring import ledger, progress, review, sources, sql
 from seedlings_spark.scoring.ledger import ALREADY_REJECTED, ALREADY_SCORED, NEW, Ledger
 from seedlings_spark.scoring.runs import FORMAT, Runs, RunsState, as_json, with_columns
-from seedlings_spark.store import CURRENT, ModelStore, ModelVersion
+from seedlings_spark.store import CURRENT, NETWORK, PROFILE, ModelStore, ModelVersion
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ _SCORED = StructType(
         StructField(_CELLS, ArrayType(IntegerType(), False), True),
     ]
 )
+# What scoring reads of a version.
+CONTENTS = (NETWORK, PROFILE)
 _NOTHING = decimal.Decimal(0)
 # What may stand in the name of a run and is not encoded in Spark's `_metadata.file_path`.
 _AS_THEY_ARE = "._:+-"
@@ -543,7 +545,7 @@ def register(
     Raises:
         StoreError: There is no such version, or it is damaged.
     """
-    resolved = ModelStore(files.qualify(store), model).resolve(version)
+    resolved = ModelStore(files.qualify(store), model).verify(version, CONTENTS)
     decode = reading.DecodeTask(
         size=resolved.image_size,
         aspect=str(resolved.manifest.get("aspect", "crop")),

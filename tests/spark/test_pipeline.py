@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from pyspark.ml import PipelineModel
+from pyspark.ml import Pipeline, PipelineModel, feature
+from pyspark.ml.linalg import Vectors
 from pyspark.sql import SparkSession
 
 from seedlings_spark import config, corpus, features, files, fingerprint, images, pipeline, reading, schema
@@ -25,6 +26,7 @@ from seedlings_spark.errors import (
     StoreError,
 )
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
+from seedlings_spark.stages import SPARK_STAGES
 from seedlings_spark.store import ModelStore, ModelVersion, table
 
 SIZE = (8, 8)
@@ -544,29 +546,33 @@ def test_every_refusal_has_three_parts(prepared: Corpus, tmp_path: Path) -> None
         assert caught.value.remedy
 
 
-@pytest.mark.parametrize(
-    ("name", "metadata", "named"),
-    [
-        ("part-00000", '{"class": "subprocess.Popen"}', "subprocess.Popen"),
-        ("an-earlier-name", '{"class": "subprocess.Popen"}', "subprocess.Popen"),
-        ("_a=b/part-00000", '{"class": "subprocess.Popen"}', "subprocess.Popen"),
-        ("part-00000", '{"class": "subprocess.Popen", "class": "pyspark.ml.Pipeline"}', "no class"),
-        (
-            "part-00000",
-            '{"class": "pyspark.ml.PipelineModel", "paramMap": {"stageUids": ["a", "x/../../elsewhere"]}}',
-            "a stage x/../../elsewhere",
-        ),
-        ("part-00000", "[]", "no class"),
-        ("part-00000", "{", "no class"),
-        ("part-00000.gz", "\x1f\x8b", "no class"),
-    ],
-)
-def test_a_version_whose_pipeline_names_a_strange_class_is_not_loaded(
-    tmp_path: Path, name: str, metadata: str, named: str
+def test_a_version_with_spark_stages_of_its_own_is_published_and_loaded(
+    spark: SparkSession, store: ModelStore
 ) -> None:
-    version = ModelVersion("m", "v0001", files.qualify(str(tmp_path)), {})
-    stage = files.join(version.pipeline_path, "stages", "0_x", "metadata", name)
-    files.write_text(files.join(version.pipeline_path, "metadata", "part-00000"), '{"class": "pyspark.ml.x"}')
-    files.write_text(stage, metadata)
-    with pytest.raises(StoreError, match=named):
-        pipeline.load(version)
+    texts = spark.createDataFrame([("a b",), ("c",)], "text string")
+    stages = [
+        feature.Tokenizer(inputCol="text", outputCol="words"),
+        feature.CountVectorizer(inputCol="words", outputCol="counts"),
+        feature.StandardScaler(inputCol="counts", outputCol="scaled"),
+        feature.ElementwiseProduct(
+            inputCol="scaled", outputCol="weighed", scalingVec=Vectors.dense([1, 2, 3])
+        ),
+        Pipeline(stages=[feature.StringIndexer(inputCol="text", outputCol="index")]),
+        feature.Bucketizer(inputCol="index", outputCol="bucket", splits=[-math.inf, 0.5, math.inf]),
+    ]
+    fitted = Pipeline(stages=stages).fit(texts)
+    last = SeedlingsModel.from_network(network(), ["a", "b", "c"])
+    version = pipeline.publish(store, PipelineModel([*fitted.stages, last]), about={}, promote=True)
+    again = pipeline.load(store.resolve())
+    assert [stage.uid for stage in again.stages[:-1]] == [stage.uid for stage in fitted.stages]
+    before, after = fitted.transform(texts), PipelineModel(again.stages[:-1]).transform(texts)
+    assert before.collect() == after.collect()
+    with pytest.raises(StoreError, match="SQLTransformer"):
+        runs_sql = feature.SQLTransformer(statement="SELECT * FROM __THIS__")
+        pipeline.publish(store, PipelineModel([runs_sql, last]), about={}, promote=True)
+    assert [each.version for each in store.versions()] == [version.version]
+
+
+def test_the_known_params_of_sparks_stages_are_those_that_spark_has(spark: SparkSession) -> None:
+    found = {name: sorted(param.name for param in getattr(feature, name)().params) for name in SPARK_STAGES}
+    assert found == {name: sorted(params) for name, params in SPARK_STAGES.items()}

@@ -15,7 +15,7 @@ ROOT = PACKAGE.parent
 # A module may import those of its own and of earlier groups only.
 GROUPS = [
     ["errors"],
-    ["config", "schema", "files", "fingerprint", "reproducibility", "environment"],
+    ["display", "config", "schema", "files", "fingerprint", "reproducibility", "environment"],
     ["session", "images", "runtime", "store", "drift", "lock", "runs"],
     ["training.weights"],
     ["training.wire"],
@@ -33,7 +33,7 @@ GROUPS = [
     ["training.synchronous", "training.asynchronous"],
     ["training"],
     ["reading", "synthetic", "corpus", "networks"],
-    ["features", "prediction", "evaluation", "doctor"],
+    ["stages", "features", "prediction", "evaluation", "doctor"],
     ["estimator"],
     ["elephas"],
     ["report"],
@@ -54,7 +54,7 @@ DOORS = {
     "elephas": {"estimator", "elephas", "benchmark.train", "benchmark.score"},
     "socket": {"training.wire", "training.server", "training.client", "doctor"},
     "ssl": {"training.wire", "training.server"},
-    "cryptography": {"training.wire"},
+    "cryptography": {"training.wire", "store"},
     "tensorflow": {"runtime", "training.master", "benchmark.train", "benchmark.score"},
     "keras": {
         "elephas",

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from seedlings_spark import files
 from seedlings_spark.errors import StoreError
-from seedlings_spark.store import ModelStore, ModelVersion, names
+from seedlings_spark.store import ModelStore, ModelVersion, names, table
 
 MANIFEST: dict[str, Any] = {
     "classes": ["Maize", "Charlock"],
@@ -399,6 +402,125 @@ def test_a_store_can_be_copied_without_the_checksums_that_hadoop_kept(store: Mod
     version = store.publish(build_with_checksums, MANIFEST)
     files.delete(f"{version.path}/model/metadata/.part-00000.crc")
     store.verify()
+
+
+@pytest.mark.parametrize(
+    "relative",
+    [
+        "x",
+        "model/data/_common_metadata",
+        "model/metadata/part-00001",
+        "model/.hidden",
+        ".x.crc",
+        "report/a/b",
+    ],
+)
+def test_a_file_that_was_not_published_is_an_error(store: ModelStore, relative: str) -> None:
+    version = publish(store)
+    for known in (".manifest.json.crc", "model/metadata/.part-00000.crc"):
+        files.write_bytes(files.join(version.path, known), b"crc")
+    store.verify()
+    files.write_bytes(files.join(version.path, relative), b"x")
+    with pytest.raises(StoreError, match="does not list") as error:
+        store.verify()
+    assert relative in str(error.value)
+
+
+def test_a_link_in_a_version_is_an_error(store: ModelStore, tmp_path: Path) -> None:
+    version = publish(store)
+    place = Path(version.path) / "model" / "metadata"
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="is a link"):
+        store.verify()
+
+
+def test_only_the_contents_that_are_asked_for_are_read(store: ModelStore) -> None:
+    version = publish(store)
+    files.write_bytes(files.join(version.path, "model/metadata/part-00000"), b"[]")
+    store.verify(contents=["network.keras"])
+    with pytest.raises(StoreError, match="sha256"):
+        store.verify()
+    edit_manifest(version, files={"network.keras": {"bytes": 7}})
+    for other in ("model", "report"):
+        files.delete(files.join(version.path, other))
+    with pytest.raises(StoreError, match="has no sha256"):
+        store.verify()
+
+
+# --- Signatures
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, str]:
+    """Files with a private key, its public key, and the public key of somebody else."""
+    folder = tmp_path_factory.mktemp("keys")
+    private, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    (folder / "private.pem").write_bytes(
+        private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    for name, key in (("public.pem", private), ("other.pem", other)):
+        (folder / name).write_bytes(
+            key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        )
+    return str(folder / "private.pem"), str(folder / "public.pem"), str(folder / "other.pem")
+
+
+def test_only_what_the_right_key_has_signed_is_used(store: ModelStore, keys: tuple[str, str, str]) -> None:
+    private, public, other = keys
+    publish(store)
+    trusting, strict = store, ModelStore(store.directory, store.name, public)
+    for use in (strict.resolve, strict.verify, lambda: strict.promote("v0001")):
+        with pytest.raises(StoreError, match="has not signed"):
+            use()
+    version = trusting.sign("v0001", private)
+    assert strict.verify().version == "v0001"
+    with pytest.raises(StoreError, match="has not signed"):
+        ModelStore(store.directory, store.name, other).resolve()
+    # Another number, another name, another manifest, and a way back to what nobody signed.
+    shutil.copytree(version.path, trusting.version_path("v0002"))
+    with pytest.raises(StoreError, match="has not signed"):
+        strict.promote("v0002")
+    shutil.copytree(store.path, files.join(store.directory, "other"))
+    with pytest.raises(StoreError, match="has not signed"):
+        ModelStore(store.directory, "other", public).resolve("v0001")
+    assert [line.split()[-1] for line in table(strict).splitlines()] == ["signed", "yes", "no"]
+    trusting.promote("v0002")
+    trusting.promote("v0001")
+    with pytest.raises(StoreError, match="has not signed"):
+        strict.rollback()
+    edit_manifest(version, classes=["Charlock", "Maize"])
+    with pytest.raises(StoreError, match="has not signed"):
+        strict.resolve("v0001")
+
+
+def test_a_signature_is_what_openssl_calls_one(store: ModelStore, keys: tuple[str, str, str]) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl on this machine")
+    private, public, other = keys
+    version = publish(store)
+    store.sign("current", private)
+    call = ["openssl", "pkeyutl", "-verify", "-pubin", "-rawin", "-in", version.manifest_path]
+    call += ["-sigfile", version.signature_path, "-inkey"]
+    assert subprocess.run([*call, public], capture_output=True, check=False).returncode == 0
+    assert subprocess.run([*call, other], capture_output=True, check=False).returncode != 0
+
+
+def test_a_damaged_version_is_not_signed_and_a_strange_key_said_to_be_none(
+    store: ModelStore, keys: tuple[str, str, str], tmp_path: Path
+) -> None:
+    private, public, _ = keys
+    version = publish(store)
+    for key in (public, str(tmp_path), str(tmp_path / "missing")):
+        with pytest.raises(StoreError, match="key"):
+            store.sign("v0001", key)
+    for key in (private, str(tmp_path / "missing")):
+        with pytest.raises(StoreError, match="key"):
+            ModelStore(store.directory, store.name, key).resolve()
+    files.write_bytes(version.network_path, b"others!")
+    with pytest.raises(StoreError, match="sha256"):
+        store.sign("v0001", private)
+    assert not files.exists(version.signature_path)
 
 
 # --- Promotion
