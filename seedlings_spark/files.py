@@ -37,8 +37,9 @@ class FileStatus:
     r"""A file that was listed.
 
     Args:
-        path: The folder that was walked, a slash, and the path inside it. Bytes that are not UTF-8 stand as
-            `\xNN`; such a file has an `error`, and its path cannot be opened.
+        path: The folder that was walked, a slash, and the path inside it. Of a name that is not UTF-8 the strange
+            bytes stand as `\xNN`, its backslashes are doubled, and it has a second slash before it, so that it reads
+            as no other file's path; such a file has an `error`, and its path cannot be opened.
         length: Bytes; 0 where it could not be found out.
         modified: Seconds since 1970-01-01 UTC; 0 where it could not be found out.
         error: Why the file, or the folder of that path, cannot be read; None if nothing speaks against it.
@@ -366,8 +367,20 @@ def _walk(
         yield FileStatus(shown, entry.length, entry.modified, error)
 
 
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def _printable(path: str) -> str:
+    """A path as Spark's texts can hold it; see `FileStatus.path`."""
+    if path.isascii():
+        return path
+    return "/".join(map(_printable_name, path.split("/")))
+
+
+def _printable_name(name: str) -> str:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        doubled = name.replace("\\", "\\\\")
+        return "/" + doubled.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return name
 
 
 def _reason(error: OSError) -> str:

@@ -137,14 +137,14 @@ def test_every_listed_file_ends_as_one_row_whatever_its_name(spark: SparkSession
         ("dangling.png", "unreadable"),
         ("linked.png", None),
         ("pipe.png", "unreadable"),
-        ("caf\\xe9.png", "unreadable"),
+        ("/caf\\xe9.png", "unreadable"),
     ]:
         expected[f"Maize/{name}"] = ("Maize", reason)
     rows = read(spark, str(root))
     assert outcome(rows) == expected
     assert rows["Maize/dangling.png"][schema.DETAIL] == "dangling link"
     assert rows["Maize/dangling.png"][schema.STAGE] == "list"
-    assert rows["Maize/caf\\xe9.png"][schema.DETAIL] == "the name is not UTF-8"
+    assert rows["Maize//caf\\xe9.png"][schema.DETAIL] == "the name is not UTF-8"
     assert rows["Fat Hen/empty.png"][schema.STAGE] == "list"
     assert rows["Fat Hen/long.png"][schema.DETAIL] == "4,908 bytes, at most 2,000"
     assert rows["Fat Hen/notes.txt"][schema.STAGE] == "decode"

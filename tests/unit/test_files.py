@@ -524,11 +524,49 @@ def test_names_that_are_not_utf8_are_listed_with_the_reason(tmp_path: Path) -> N
     Path(os.fsdecode(folder + b"/tree.png")).write_bytes(b"1234")
     listed = [(status.path, status.length, status.error) for status in files.walk(str(tmp_path))]
     assert listed == [
-        (f"{tmp_path}/stra\\xdfe/b\\xe4ume.png", 3, "the name is not UTF-8"),
-        (f"{tmp_path}/stra\\xdfe/tree.png", 4, "the name is not UTF-8"),
+        (f"{tmp_path}//stra\\xdfe//b\\xe4ume.png", 3, "the name is not UTF-8"),
+        (f"{tmp_path}//stra\\xdfe/tree.png", 4, "the name is not UTF-8"),
     ]
     for path, _, _ in listed:
         path.encode("utf-8")
+
+
+def test_no_two_files_are_listed_under_one_path(tmp_path: Path) -> None:
+    names = [
+        b"\xff.png",
+        rb"\xff.png",
+        rb"\\xff.png",
+        b"\\\xff.png",
+        b"\xff\\xff",
+        b"\\xff\xff",
+        b"\xed\xa0\x80",
+        rb"\xed",
+    ]
+    names += [
+        "é".encode(),
+        "e\u0301".encode(),
+        b"a\nb",
+        b"a\rb",
+        b"a\tb",
+        rb"a\nb",
+        b"%C3%A9",
+        b"12:30.png",
+        b" ",
+        b"x ",
+    ]
+    for folder in (b"", b"/\xff", rb"/\xff", b"/\xff/\xff"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + folder)).mkdir(exist_ok=True)
+        for name in names:
+            path = Path(os.fsdecode(os.fsencode(tmp_path) + folder + b"/" + name))
+            if not path.exists():
+                path.write_bytes(b"")
+    paths = [status.path for status in files.walk(str(tmp_path))]
+    there = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(set(paths)) == len(paths) == len(there) > 60
+    assert paths == sorted(paths)
+    # What can be opened is listed under the path that opens it, and nothing else is.
+    readable = {str(path) for path in there if os.fsencode(path).decode("utf-8", "ignore") == str(path)}
+    assert {path for path in paths if Path(path).is_file() and "//" not in path} == readable
 
 
 @needs_permissions
