@@ -12,7 +12,7 @@ while [ -L "$here" ]; do # the script itself, should it be called by a link
   case $link in /*) here=$link ;; *) here=$(dirname "$here")/$link ;; esac
 done
 home=$(CDPATH='' cd -- "$(dirname -- "$here")" && pwd)
-jobs="quickstart prepare train evaluate score models benchmark status doctor"
+jobs="quickstart prepare train evaluate score models clean benchmark status doctor"
 
 fail() { # found, expected, what to do, exit code
   printf 'spark-submit.sh: %s. Expected %s. %s.\n' "$1" "$2" "$3" >&2
@@ -28,7 +28,8 @@ usage: ./spark-submit.sh [spark-submit options] JOB [job options]
   train        corpus -> model version
   evaluate     model version + corpus -> numbers and plots
   score        model version + image files -> predictions
-  models       list, promote, roll back, import model versions
+  models       list, promote, roll back, import, delete model versions
+  clean        remove what is no longer needed of scores, a run or the store: --older-than 30d [--dry-run]
   benchmark    how fast this machine or cluster trains and scores, and how that would scale
   status       how far a run of train is: RUN
   doctor       what on this machine or cluster is in the way of the other jobs
@@ -215,6 +216,9 @@ case $job in
   *) fail "no job '$job'" "one of: $jobs test pack, or a FILE.py" "See ./spark-submit.sh --help" 2 ;;
   esac
   ;;
+esac
+case "$job ${1:-}" in "models promote" | "models delete")
+  case ${2:--} in -*) ;; *) set -- "$1" --model-version "${@:2}" ;; esac ;;
 esac
 if [ "$job" = status ]; then
   master='local[1]'

@@ -1,4 +1,4 @@
-"""List, promote, roll back and import model versions."""
+"""List, promote, roll back, import and delete model versions."""
 
 import sys
 
@@ -17,6 +17,9 @@ def main(spark: SparkSession, options: ModelsOptions) -> None:
         store.rollback()
     elif options.action == "sign":
         store.sign(options.model_version, options.key)
+    elif options.action == "delete":
+        freed = store.delete(options.model_version)
+        print(f"{store.name} {options.model_version} is deleted: {freed / 1e6:,.1f} MB are freed\n")
     elif options.action == "import":
         from seedlings_spark import pipeline  # TensorFlow takes seconds to import, and the others need none
 

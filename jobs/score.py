@@ -13,7 +13,7 @@ from seedlings_spark.store import ModelStore
 _log = logging.getLogger("seedlings_spark")
 # What scoring calls by the same names.
 _SAME = ("formats", "max_pixels", "max_bytes", "batch_size", "incremental", "rescore", "path_column")
-_SAME += ("content_column", "table_format", "top_k", "probabilities", "review")
+_SAME += ("content_column", "table_format", "top_k", "probabilities", "review", "keep_empty")
 
 
 def main(spark: SparkSession, options: ScoreOptions) -> int:

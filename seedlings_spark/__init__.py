@@ -63,6 +63,7 @@ The map, in the order of imports: a module may import those of its own and of ea
 
     pipeline        from a corpus to a published version
     quickstart      where the quickstart puts what it makes
+    clean           what of an output, a run or a store is no longer needed
     benchmark       measures this machine or cluster, beside what else there is
       train           how fast training is
       score           how fast scoring is

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -442,6 +443,11 @@ class ScoreOptions(DecodeOptions):
         least=0,
         most=10_000,
     )
+    keep_empty: bool = option(
+        False,
+        "add a run also where nothing is new; one with a --run-id always is",
+        reason="an hourly job would leave a folder an hour",
+    )
     max_drift: float = option(
         0.0,
         "population stability index against the training corpus above which the exit code is 3; 0 for never",
@@ -467,18 +473,20 @@ class ScoreOptions(DecodeOptions):
 
 @dataclass(frozen=True)
 class ModelsOptions(Options):
-    """List the versions of a model; promote or sign one, go back to the one before, or import a network."""
+    """List the versions of a model; promote, sign or delete one, go back to the one before, or import a network."""
 
     action: str = option(
         "list",
-        "what to do: list versions, promote one, roll back to the one before, import a network, or sign a version",
+        "what to do: list versions, promote one, roll back to the one before, import a network, or sign or delete one",
         reason="it changes nothing",
-        choices=("list", "promote", "rollback", "import", "sign"),
+        choices=("list", "promote", "rollback", "import", "sign", "delete"),
     )
     store: str = required("folder of the model store")
     name: str = option("seedlings", "name of the model in the store", reason="the example's")
     model_version: str = option(
-        "", "for promote and sign: the version, such as v0001", reason="no version is promoted by accident"
+        "",
+        "for promote, sign and delete: the version, such as v0001",
+        reason="no version is promoted by accident",
     )
     key: str = option(
         "", "for sign: a local file with an Ed25519 private key in PEM", reason="only sign needs it"
@@ -506,6 +514,7 @@ class ModelsOptions(Options):
             "promote": ("model_version",),
             "import": ("network", "classes"),
             "sign": ("model_version", "key"),
+            "delete": ("model_version",),
         }.get(self.action, ())
         missing = [flag_of(name) for name in needed if not getattr(self, name)]
         if missing:
@@ -645,6 +654,50 @@ class BenchmarkOptions(Options):
 
 
 @dataclass(frozen=True)
+class CleanOptions(Options):
+    """Remove what is no longer needed of an output of scores, of a run of train, or of a model in the store."""
+
+    output: str = option(
+        "",
+        "folder of scores: runs go that have no newest prediction, reject or ledger entry of any file",
+        reason="one of output, run and store is given",
+    )
+    run: str = option(
+        "", "folder of a run of train: checkpoints go but the last", reason="one of the three is given"
+    )
+    store: str = option(
+        "",
+        "folder of the model store: versions go but the current, the one before it, and the newest",
+        reason="one of the three is given",
+    )
+    name: str = option("seedlings", "with --store: name of the model", reason="the example's")
+    older_than: str = option(
+        "30d",
+        "age from which something goes: a number of days, hours or minutes, as in 30d, 12h or 90m",
+        reason="in a month most mistakes are found",
+    )
+    dry_run: bool = option(
+        False, "say what would be removed, and remove nothing", reason="what is wanted is in the job's name"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [flag_of(name) for name in ("output", "run", "store") if getattr(self, name)]
+        if len(given) != 1:
+            raise OptionError(
+                f"clean with {' and '.join(given) or 'none of --output, --run and --store'}",
+                "one of them",
+                "Call it once for each folder",
+            )
+        if not re.fullmatch(r"[0-9]{1,6}[dhm]", self.older_than):
+            raise OptionError(
+                f"--older-than {self.older_than}",
+                "a number of days, hours or minutes, as in 30d, 12h or 90m",
+                "Correct --older-than",
+            )
+
+
+@dataclass(frozen=True)
 class StatusOptions(Options):
     """Say how far a run of train is, from what it has written into its folder."""
 
@@ -672,6 +725,7 @@ JOBS: Mapping[str, type[Options]] = {
     "score": ScoreOptions,
     "models": ModelsOptions,
     "benchmark": BenchmarkOptions,
+    "clean": CleanOptions,
     "status": StatusOptions,
     "doctor": DoctorOptions,
 }

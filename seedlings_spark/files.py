@@ -174,6 +174,11 @@ def walk(directory: str, *, closed: Callable[[str], bool] = lambda name: False) 
     return _walk(place, directory, place.entries(), place.identity(), closed)
 
 
+def tree_size(path: str) -> int:
+    """Bytes of a file, or of all files below a folder; what cannot be read counts nothing."""
+    return sum(each.length for each in walk(path)) if is_directory(path) else size(path)
+
+
 def status(path: str) -> FileStatus:
     """What `walk` would say of a file, or of a link to one.
 

@@ -99,6 +99,15 @@ def state(record: Mapping[str, Any], *, is_held: bool) -> str:
     return RUNNING if is_held else GONE
 
 
+def has_published(run: str) -> bool:
+    """Whether a run has ended with a version.
+
+    Raises:
+        InputError: It is no folder of a run.
+    """
+    return bool(_read(run).get("version"))
+
+
 def status(run: str, now: datetime.datetime | None = None) -> list[tuple[str, object]]:
     """How far a run is, as rows of a table.
 

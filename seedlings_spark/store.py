@@ -6,6 +6,7 @@
         report/                 its evaluation
         manifest.json           what it is, and the bytes of every file
         manifest.sig            who vouches for it, where somebody has signed it: Ed25519 over manifest.json's bytes
+        deleted                 when it was deleted, alone in its folder: its number is not used again
     STORE/NAME/current          one line: the version in use
     STORE/NAME/promotions       how it came to be, one version a line, newest last
 
@@ -34,7 +35,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from seedlings_spark import display, files
+from seedlings_spark import display, files, lock
 from seedlings_spark.errors import StoreError
 
 FORMAT = 1
@@ -46,6 +47,7 @@ NETWORK = "network.keras"
 PIPELINE = "model"
 REPORT = "report"
 PROFILE = "profile.json"
+DELETED = "deleted"
 # What `publish` writes into a manifest itself.
 RESERVED_KEYS = ("format", "name", "version", "created", "files")
 
@@ -251,8 +253,8 @@ class ModelStore:
     ) -> ModelVersion:
         """Build a version and publish it under the next free number.
 
-        What crashed publishers leave behind (`.building-...`) is never a version, and is not cleaned up here:
-        it could be that of a publisher at work.
+        What crashed publishers leave behind (`.building-...`) is never a version, and is not cleaned up here; the
+        lock in the folder of a publisher at work tells it from these (`left_behind`).
 
         Args:
             build: Is called with the path of an empty folder and writes `network.keras` into it, and `model/`
@@ -269,20 +271,21 @@ class ModelStore:
         """
         _check_manifest(manifest)
         building = files.join(self.path, f"{_BUILDING}{uuid.uuid4().hex}")
-        files.make_directory(building)
+        content = files.join(building, "version")
         try:
-            build(building)
-            found = _files_of(building)
-            if NETWORK not in found:
-                raise StoreError(
-                    found=f"a version of {self.name} was built without {NETWORK}",
-                    expected=f"the network in {NETWORK}",
-                    remedy="Let the builder write it into the folder that it is given",
-                )
-            published = self._take_number(building, manifest, found)
-        except BaseException:
+            with lock.Lock(building, f"the publishing of {self.name}"):
+                files.make_directory(content)
+                build(content)
+                found = _files_of(content)
+                if NETWORK not in found:
+                    raise StoreError(
+                        found=f"a version of {self.name} was built without {NETWORK}",
+                        expected=f"the network in {NETWORK}",
+                        remedy="Let the builder write it into the folder that it is given",
+                    )
+                published = self._take_number(content, manifest, found)
+        finally:
             files.delete(building)
-            raise
         if promote:
             self.promote(published.version)
         return published
@@ -363,6 +366,72 @@ class ModelStore:
             self._write_promotions([*self._past(current), *([current] if current else []), promoted.version])
             self._write_current(promoted.version)
         return promoted
+
+    def previous(self) -> str | None:
+        """The version that a rollback would make current; None if there is none."""
+        current, there_are = self.current(), self._version_names()
+        past = [each for each in self._past(current) if each != current and each in there_are]
+        return past[-1] if past else None
+
+    def delete(self, version: str) -> int:
+        """Delete a version that is not the current one; its number is never used again.
+
+        Without its manifest, which goes first, it is no version any more. What is left of one whose deletion was cut
+        short is removed by `left_behind` and `files.delete`.
+
+        Returns:
+            The bytes that are freed.
+
+        Raises:
+            StoreError: There is no such version, or it is the current one.
+        """
+        self.version_path(version)
+        there_are = self._version_names()
+        if version not in there_are:
+            raise StoreError(
+                found=f"no version {version} of {self.name} in {self.directory}",
+                expected=f"one of {', '.join(there_are)}" if there_are else "a version, but there is none",
+                remedy="Choose one of them",
+            )
+        if version == self.current():
+            raise StoreError(
+                found=f"{self.name} {version}, which is the current version",
+                expected="one that is not in use",
+                remedy="Promote another one first",
+            )
+        path = self.version_path(version)
+        freed = files.tree_size(path)
+        files.delete(files.join(path, MANIFEST))
+        self._empty(path)
+        return freed
+
+    def left_behind(self) -> list[str]:
+        """Folders of publishers that are dead, and of versions whose deletion was cut short."""
+        found = files.list_names(self.path) if files.is_directory(self.path) else []
+        places = [files.join(self.path, name) for name in found if name.startswith(_BUILDING)]
+        left = [place for place in places if not lock.is_held(place)]
+        versions = set(self._version_names())
+        for name in found:
+            if _VERSION.fullmatch(name) and name not in versions:
+                place = files.join(self.path, name)
+                if files.is_directory(place) and set(files.list_names(place)) - {DELETED}:
+                    left.append(place)
+        return left
+
+    def remove_left_behind(self, place: str) -> None:
+        """Remove one of `left_behind`."""
+        if files.name(place).startswith(_BUILDING):
+            files.delete(place)
+        else:
+            self._empty(place)
+
+    def _empty(self, path: str) -> None:
+        """Remove all of a version's folder but the folder, which keeps its number from being used again."""
+        # No file system keeps an empty folder for sure.
+        files.write_text(files.join(path, DELETED), f"{datetime.now(UTC).isoformat(timespec='seconds')}\n")
+        for name in files.list_names(path):
+            if name != DELETED:
+                files.delete(files.join(path, name))
 
     def rollback(self) -> ModelVersion:
         """Make the version current that was current before; once more goes back further.

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -50,8 +49,6 @@ _SCORED = StructType(
 # What scoring reads of a version.
 CONTENTS = (NETWORK, PROFILE)
 _NOTHING = decimal.Decimal(0)
-# What may stand in the name of a run and is not encoded in Spark's `_metadata.file_path`.
-_AS_THEY_ARE = "._:+-"
 # Of the functions of Spark SQL; the job has options for them, with these defaults.
 _MAX_BYTES, _BATCH_SIZE = 64 * 1024 * 1024, 64
 
@@ -74,7 +71,7 @@ class ScoreRun:
     """A finished run.
 
     Args:
-        path: Its folder.
+        path: Its folder; "" for one that found nothing new and left none.
         manifest: Its numbers.
         drifts: How it differs from the training corpus; none where nothing is known of that.
         is_new: Whether it was made now; False where it had been finished before.
@@ -105,6 +102,7 @@ class ScoreSettings:
         top_k: Most likely species of each image to name in `top_species`; 0 for no such column.
         probabilities: Whether to keep the probabilities of all classes.
         review: Least confident images to lay out for a person to look at.
+        keep_empty: Whether a run without a name that finds nothing new leaves a folder nevertheless.
     """
 
     formats: tuple[str, ...]
@@ -120,6 +118,7 @@ class ScoreSettings:
     top_k: int = 0
     probabilities: bool = True
     review: int = 0
+    keep_empty: bool = False
 
 
 def score(
@@ -221,6 +220,13 @@ class _Scoring:
                 self._where,
                 f", {seen:,} of which have not changed since earlier runs" if seen else "",
             )
+            if not (new.rows or self._settings.run or self._settings.keep_empty):
+                # A run with a name is kept: its folder is what says that it is finished.
+                nothing = drift.Profile()
+                drifts = self._drifts(nothing)
+                manifest = self._manifest(state, listed.rows, counts, _Numbers({}, {}), nothing, drifts)
+                _log.info("nothing is new: no run is added to %s", self._runs.output)
+                return ScoreRun("", manifest, drifts)
             chosen = listing.where(F.col(ledger.STATUS) == NEW).select(*schema.LISTING.names)
             rows = self._write(chosen, source, new.rows, is_whole=not seen)
             numbers = self._check(new)
@@ -498,24 +504,8 @@ def latest(spark: SparkSession, output: str, name: str = "latest") -> DataFrame:
             "none in the tables that were scored: the view has a column of that name",
             "Give score another --output, and tables whose column has another name",
         )
-    paths = [reading.literal(files.join(runs.path(run), "predictions")) for run in names]
-    # One table of all runs: a union of so many would be a plan of so many parts. What is the table's own is in a
-    # struct, so that no name of its columns can be one of ours.
-    path = StructField(schema.PATH, StringType())
-    rows = spark.read.schema(StructType([path, *columns])).parquet(*paths)
-    table = rows.select(
-        schema.PATH,
-        F.struct(*[schema.column(field.name) for field in columns]).alias("own"),
-        F.regexp_extract("_metadata.file_path", r"/runs/([^/]+)/predictions/[^/]+\z", 1).alias("folder"),
-    )
-    of_run = spark.createDataFrame(
-        [(quote(run, safe=_AS_THEY_ARE), run, number) for number, run in enumerate(names)],
-        "folder string, run string, sequence int",
-    )
-    table = table.join(F.broadcast(of_run), "folder")
-    chosen = table.groupBy(schema.PATH).agg(
-        F.max_by(F.struct("own", "run"), F.col("sequence")).alias("newest")
-    )
+    table = runs.rows(spark, names, "predictions", StructType(columns))
+    chosen = table.groupBy(schema.PATH).agg(F.max_by(F.struct("own", "run"), "number").alias("newest"))
     own = F.col("newest").getField("own")
     view = chosen.select(
         schema.PATH,
@@ -569,7 +559,7 @@ def summary(run: ScoreRun) -> list[tuple[str, object]]:
     verdict = manifest["drift"]["verdict"]
     return [
         ("model", f"{manifest['model_name']} {manifest['model_version']}"),
-        ("run", run.path),
+        ("run", run.path or "none, since nothing is new"),
         ("listed", f"{manifest['listed']:,}"),
         ("scored", f"{manifest['scored']:,}"),
         ("rejected", f"{manifest['rejected']:,}" + (f" ({reasons})" if reasons else "")),

@@ -9,18 +9,22 @@ The order of runs is that of the `sequence` in their manifests, not of clocks or
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
-from pyspark.sql import SparkSession
-from pyspark.sql.types import StructType
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+from pyspark.sql.types import StringType, StructField, StructType
 
 from seedlings_spark import files, reading, schema
 from seedlings_spark.errors import InputError, OptionError
 
 FORMAT = 1
 _BUILDING = ".building-"
+# What may stand in the name of a run and is not encoded in Spark's `_metadata.file_path`.
+_AS_THEY_ARE = "._:+-"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,127}")
 
 
@@ -134,13 +138,51 @@ class Runs:
         content = {**manifest, "num_runs": len(self.names())}
         files.write_text(files.join(self.output, "manifest.json"), as_json(content))
 
+    def left_behind(self) -> list[str]:
+        """Folders that runs were made in, or that were deleted; with the lock of the output, all of these are dead."""
+        folder = files.join(self.output, "runs")
+        names = files.list_names(folder) if files.is_directory(folder) else []
+        return [files.join(folder, name) for name in names if name.startswith(_BUILDING)]
+
     def clear(self) -> None:
         """Remove what runs that died have left behind."""
-        folder = files.join(self.output, "runs")
-        if files.is_directory(folder):
-            for name in files.list_names(folder):
-                if name.startswith(_BUILDING):
-                    files.delete(files.join(folder, name))
+        for path in self.left_behind():
+            files.delete(path)
+
+    def delete(self, run: str) -> None:
+        """Delete a run: at no time is a part of it there. `point_to` the newest one afterwards."""
+        aside = self.building_path(run)
+        files.rename(self.path(run), aside)
+        files.delete(aside)
+
+    def rows(self, spark: SparkSession, runs: Sequence[str], table: str, columns: StructType) -> DataFrame:
+        """One of the tables of several runs, as one: a union of so many would be a plan of so many parts.
+
+        Args:
+            spark: The session.
+            runs: Their names, in the order that `number` shall have.
+            table: `predictions` or `rejects`.
+            columns: Of the table, without `path`.
+
+        Returns:
+            `path`, the struct `own` with the columns, so that none of them can have the name of one of ours, `run`
+            and `number`.
+        """
+        paths = [reading.literal(files.join(self.path(run), table)) for run in runs]
+        path = StructField(schema.PATH, StringType())
+        own = [schema.column(name) for name in columns.names]
+        rows = (
+            spark.read.schema(StructType([path, *columns]))
+            .parquet(*paths)
+            .select(
+                schema.PATH,
+                (F.struct(*own) if own else F.lit(None)).alias("own"),
+                F.regexp_extract("_metadata.file_path", rf"/runs/([^/]+)/{table}/[^/]+\z", 1).alias("folder"),
+            )
+        )
+        numbers = [(quote(run, safe=_AS_THEY_ARE), run, number) for number, run in enumerate(runs)]
+        of_run = spark.createDataFrame(numbers, "folder string, run string, number int")
+        return rows.join(F.broadcast(of_run), "folder").select(schema.PATH, "own", "run", "number")
 
     def _manifests(self) -> list[tuple[str, dict[str, Any]]]:
         found = [(name, self.manifest(name)) for name in self.names()]

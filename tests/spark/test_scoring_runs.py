@@ -15,7 +15,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
-from seedlings_spark import drift, files, images, lock, pipeline, schema, scoring
+from seedlings_spark import clean, drift, files, images, lock, pipeline, schema, scoring
 from seedlings_spark.errors import InputError, OptionError, OutputInUseError
 from seedlings_spark.estimator import SeedlingsModel
 from seedlings_spark.scoring import ScoreRun, progress
@@ -74,7 +74,7 @@ def test_only_new_and_changed_files_are_scored(
     write(folder, a=picture(1), b=picture(2), bad=b"no picture")
     first = score(spark, version, folder, output, incremental=True)
     assert numbers(first) == (3, 2, 1, 0, 0)
-    nothing = score(spark, version, folder, output, incremental=True)
+    nothing = score(spark, version, folder, output, incremental=True, keep_empty=True)
     assert numbers(nothing) == (3, 0, 0, 2, 1)
     assert names_in(spark, nothing) == names_in(spark, nothing, "rejects") == []
     write(folder, c=picture(3), b=picture(40))
@@ -84,6 +84,76 @@ def test_only_new_and_changed_files_are_scored(
     assert names_in(spark, third) == ["a", "b", "c"]
     (folder / "a.png").unlink()
     assert numbers(score(spark, version, folder, output, incremental=True)) == (3, 0, 0, 2, 1)
+
+
+def test_a_run_that_finds_nothing_new_leaves_nothing_unless_it_has_a_name(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    folder, output = tmp_path / "images", tmp_path / "output"
+    write(folder, a=picture(1), bad=b"no picture")
+    first = score(spark, version, folder, output, incremental=True)
+    before = (output / "manifest.json").read_text()
+    nothing = score(spark, version, folder, output, incremental=True)
+    assert numbers(nothing) == (2, 0, 0, 1, 1) and nothing.path == ""
+    assert dict(scoring.summary(nothing))["run"] == "none, since nothing is new"
+    assert runs_of(output) == [files.name(first.path)]
+    assert (output / "manifest.json").read_text() == before
+    # A scheduler that asks for a run twice gets one, whatever has come meanwhile.
+    named = score(spark, version, folder, output, incremental=True, run="06:00")
+    write(folder, b=picture(2))
+    again = score(spark, version, folder, output, incremental=True, run="06:00")
+    assert numbers(named) == numbers(again) == (2, 0, 0, 1, 1) and not again.is_new
+    assert numbers(score(spark, version, folder, output, incremental=True)) == (3, 1, 0, 1, 1)
+
+
+def test_runs_of_which_something_is_needed_are_not_cleaned_away(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    folder, output = tmp_path / "images", tmp_path / "output"
+
+    def one(run: str, **contents: bytes) -> None:
+        for file in folder.glob("*"):
+            file.unlink()
+        write(folder, **contents)
+        for file in folder.glob("*"):
+            os.utime(file, (1_000_000_000, 1_000_000_000))
+        score(spark, version, folder, output, run=run)
+
+    one("1-again-by-4", a=picture(1), bad=b"no picture")
+    one("2-only-one-with-b", a=picture(1), b=picture(2))
+    one("3-only-one-with-that-reject", lost=b"no picture")
+    one("4-again-by-5", a=picture(1), bad=b"no picture")
+    one("5-the-newest", a=picture(1), bad=b"no picture")
+    (output / "runs" / ".building-dead").mkdir()
+    latest = sorted(scoring.latest(spark, str(output)).collect())
+
+    def cleaned(days: float, *, dry: bool) -> list[str]:
+        age = datetime.timedelta(days=days)
+        return [
+            files.name(each.path)
+            for each in clean.clean_output(spark, files.qualify(str(output)), age, dry=dry)
+        ]
+
+    assert cleaned(1, dry=True) == [".building-dead"]
+    superfluous = [".building-dead", "1-again-by-4", "4-again-by-5"]
+    assert cleaned(0, dry=True) == superfluous and len(runs_of(output)) == 6
+    with lock.Lock(files.qualify(str(output)), "a run"):
+        assert cleaned(0, dry=True) == superfluous[1:]  # the other one might be the run's
+        with pytest.raises(OutputInUseError):
+            cleaned(0, dry=False)
+    assert cleaned(0, dry=False) == superfluous
+    assert runs_of(output) == ["2-only-one-with-b", "3-only-one-with-that-reject", "5-the-newest"]
+    assert sorted(scoring.latest(spark, str(output)).collect()) == latest
+    newest = json.loads((output / "manifest.json").read_text())
+    assert (newest["run"], newest["num_runs"]) == ("5-the-newest", 3)
+    # What earlier runs have seen is still known.
+    write(folder, b=picture(2), lost=b"no picture")
+    for name in ("b", "lost"):
+        os.utime(folder / f"{name}.png", (1_000_000_000, 1_000_000_000))
+    assert numbers(score(spark, version, folder, output, incremental=True)) == (4, 0, 0, 2, 2)
+    with pytest.raises(InputError, match="no run in"):
+        clean.clean_output(spark, files.qualify(str(tmp_path / "none")), datetime.timedelta(0), dry=False)
+    assert not (tmp_path / "none").exists()
 
 
 def test_without_incremental_everything_is_scored_again(

@@ -40,7 +40,7 @@ GROUPS = [
     ["scoring.sources", "scoring.runs", "scoring.progress"],
     ["scoring.ledger", "scoring.review", "scoring.sql"],
     ["scoring"],
-    ["pipeline", "quickstart", "benchmark"],
+    ["pipeline", "quickstart", "benchmark", "clean"],
     ["benchmark.train"],
     ["benchmark.score", "benchmark.scale"],
     ["cli"],

@@ -77,7 +77,7 @@ def shown_help(job: str, capsys: pytest.CaptureFixture[str]) -> str:
         (["train", "--corpus", "c", "--store", "s", "--mode", "none"], "--mode none"),
         (["train", "--corpus", "c", "--store", "s", "--epochs", "1\n2"], "--epochs 1 2"),
         (["train", "--config", "/no/such/file.toml"], "--config /no/such/file.toml"),
-        (["models", "delete", "--store", "s"], "--action delete"),
+        (["models", "remove", "--store", "s"], "--action remove"),
         (["models", "promote", "--store", "s"], "models promote without --model-version"),
         (["score", "--images", "i", "--store", "s", "--output", "o", "--formats", "svg"], "--formats svg"),
     ],

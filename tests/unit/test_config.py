@@ -17,7 +17,8 @@ GIVEN = {"corpus": "c", "store": "s", "report": "r", "images": "i", "output": "o
 
 
 def required(options: Any) -> dict[str, Any]:
-    return {
+    one_of_three = {"output": "o"} if options is config.CleanOptions else {}
+    return one_of_three | {
         field.name: GIVEN[field.name] for field in dataclasses.fields(options) if field.metadata["required"]
     }
 
@@ -202,7 +203,10 @@ def test_an_unknown_choice_is_refused_with_the_nearest() -> None:
         ("models", {"action": "promote"}, "models promote without --model-version"),
         ("models", {"action": "import"}, "models import without --network and --classes"),
         ("models", {"action": "import", "network": "n.keras"}, "models import without --classes"),
-        ("models", {"action": "delete"}, "--action delete"),
+        ("models", {"action": "remove"}, "--action remove"),
+        ("models", {"action": "delete"}, "models delete without --model-version"),
+        ("clean", {"run": "r"}, "clean with --output and --run"),
+        ("clean", {"older_than": "30"}, "--older-than 30"),
     ],
 )
 def test_what_does_not_go_together_is_refused(job: str, flags: dict[str, Any], found: str) -> None:

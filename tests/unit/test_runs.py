@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from seedlings_spark import files, runs
-from seedlings_spark.errors import InputError, OptionError
+from seedlings_spark import clean, files, runs
+from seedlings_spark.errors import InputError, OptionError, OutputInUseError
 from seedlings_spark.lock import Lock
 
 ABOUT = {"seed": 7, "options": {"epochs": 4}, "corpus": {"fingerprint": "f"}}
@@ -119,3 +119,24 @@ def test_what_is_no_run_is_refused(run: str, content: str | None) -> None:
 def test_nothing_is_written_where_no_run_has_begun(run: str) -> None:
     runs.fail(run, 1, "too early")
     assert not files.exists(run)
+
+
+def test_of_a_runs_checkpoints_the_last_stays_and_before_its_end_the_one_before(run: str) -> None:
+    runs.begin(run, ABOUT, "app-1")
+    for epoch in range(1, 5):
+        files.write_text(files.join(run, "checkpoints", f"epoch-{epoch:06d}.npz"), "x" * epoch)
+    now = datetime.timedelta(0)
+    found = clean.clean_run(run, now, dry=True)
+    assert [(files.name(each.path), each.num_bytes) for each in found] == [
+        ("epoch-000001.npz", 1),
+        ("epoch-000002.npz", 2),
+    ]
+    assert clean.clean_run(run, datetime.timedelta(days=1), dry=False) == []
+    assert clean.clean_run(run, now, dry=False) == found
+    runs.end(run, "v0001")
+    clean.clean_run(run, now, dry=False)
+    assert files.list_names(files.join(run, "checkpoints")) == ["epoch-000004.npz"]
+    with Lock(run, "another"), pytest.raises(OutputInUseError):
+        clean.clean_run(run, now, dry=False)
+    with pytest.raises(InputError):
+        clean.clean_run(f"{run} that is none", now, dry=False)

@@ -1,5 +1,6 @@
 """Model versions in a store, on the local file system."""
 
+import datetime
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from seedlings_spark import files
+from seedlings_spark import clean, files
 from seedlings_spark.errors import StoreError
 from seedlings_spark.store import ModelStore, ModelVersion, names, table
 
@@ -646,3 +647,74 @@ def test_a_reader_always_finds_a_version_while_others_promote(store: ModelStore)
     thread.join()
     assert seen <= {"v0001", "v0002"}
     assert store.current() == "v0002"
+
+
+# --- Deleting
+
+
+def test_a_deleted_version_is_gone_and_its_number_is_not_used_again(store: ModelStore) -> None:
+    for _ in range(3):
+        publish(store)
+    size = sum(each.length for each in files.walk(store.version_path("v0002")))
+    assert store.delete("v0002") == size > 0
+    assert [each.version for each in store.versions()] == ["v0001", "v0003"]
+    assert files.list_names(store.version_path("v0002")) == ["deleted"]
+    assert store.left_behind() == []
+    assert store.rollback().version == "v0001"
+    assert store.delete("v0003")
+    assert publish(store).version == "v0004"
+
+
+def test_the_current_version_is_not_deleted(store: ModelStore) -> None:
+    publish(store)
+    with pytest.raises(StoreError, match="v0001, which is the current version"):
+        store.delete("v0001")
+    with pytest.raises(StoreError, match="no version v0007"):
+        store.delete("v0007")
+    assert store.verify().version == "v0001"
+
+
+def test_a_deletion_that_was_cut_short_leaves_no_version_and_can_be_ended(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        publish(store)
+    delete = files.delete
+    monkeypatch.setattr(files, "delete", lambda path: delete(path) if path.endswith(".json") else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        store.delete("v0001")
+    monkeypatch.undo()
+    assert [each.version for each in store.versions()] == ["v0002"]
+    assert store.left_behind() == [store.version_path("v0001")]
+    store.remove_left_behind(store.version_path("v0001"))
+    assert files.list_names(store.version_path("v0001")) == ["deleted"] and store.left_behind() == []
+
+
+def test_what_a_dead_publisher_leaves_is_told_from_what_a_living_one_makes(store: ModelStore) -> None:
+    dead = files.join(store.path, ".building-dead")
+    files.write_text(files.join(dead, "version", "network.keras"), "half")
+
+    def look(folder: str) -> None:
+        build(folder)
+        assert store.left_behind() == [dead]
+
+    store.publish(look, MANIFEST)
+    store.remove_left_behind(dead)
+    assert files.list_names(store.path) == ["current", "promotions", "v0001"]
+
+
+def test_of_a_store_the_versions_in_use_and_the_young_ones_stay(store: ModelStore) -> None:
+    for _ in range(6):
+        publish(store, promote=False)
+    for version in ("v0002", "v0004"):
+        store.promote(version)
+    for version in store.versions():
+        edit_manifest(version, created=f"2026-01-0{version.version[-1]}T00:00:00+00:00")
+    edit_manifest(store.resolve("v0005"), created=datetime.datetime.now(datetime.UTC).isoformat())
+    month, removed = datetime.timedelta(days=30), ["v0001", "v0003"]
+    for dry in (True, False):
+        found = clean.clean_store(store, month, dry=dry)
+        assert [files.name(each.path) for each in found] == removed
+        assert all(each.num_bytes for each in found)
+    assert [each.version for each in store.versions()] == ["v0002", "v0004", "v0005", "v0006"]
+    assert clean.clean_store(store, month, dry=False) == []
