@@ -40,9 +40,16 @@ from pyspark.mllib.linalg import VectorUDT as OldVectorUDT
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import files, prediction, runtime, schema, session
+from seedlings_spark import files, fingerprint, prediction, runtime, schema, session
 from seedlings_spark.errors import NetworkError, OptionError
-from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, _feature_column, network_outputs
+from seedlings_spark.estimator import (
+    NETWORK_HASH,
+    SeedlingsEstimator,
+    SeedlingsModel,
+    _feature_column,
+    network_outputs,
+    read_network,
+)
 from seedlings_spark.training.master import network_from_json
 from seedlings_spark.training.worker import TrainTask
 
@@ -342,9 +349,11 @@ class _TransformerWriter(MLWriter):
         instance = self._instance
         plain = instance.copy()
         plain.clear(plain.custom_objects)  # classes and functions, which JSON cannot hold
-        extra = {"history": instance.history, "record": instance.record}
+        content = instance.network_bytes
+        network_hash = fingerprint.content_hash(content)
+        extra = {"history": instance.history, "record": instance.record, NETWORK_HASH: network_hash}
         DefaultParamsWriter.saveMetadata(plain, path, self.sparkSession, extraMetadata=extra)
-        files.write_bytes(files.join(path, "network.keras"), instance.network_bytes)
+        files.write_bytes(files.join(path, networks.FILE), content)
 
 
 class _TransformerReader(MLReader[SeedlingsModel]):
@@ -355,7 +364,7 @@ class _TransformerReader(MLReader[SeedlingsModel]):
         model = ElephasTransformer()
         model._resetUid(metadata["uid"])
         DefaultParamsReader.getAndSetParams(model, metadata)
-        content = files.read_bytes(files.join(path, "network.keras"))
+        content = read_network(path, metadata)
         model._take(content, metadata["history"], metadata["record"])
         return model
 

@@ -71,6 +71,8 @@ _ELASTICITY = 0.9
 _MAX_STAGE_FAILURES = 8
 _JOIN_SECONDS = 60.0
 _KEY = "key"
+# In the metadata of a stage: the SHA-256 of its network.
+NETWORK_HASH = "network_sha256"
 
 
 class _SeedlingsParams(HasWeightCol, HasValidationIndicatorCol, HasProbabilityCol):
@@ -797,7 +799,7 @@ class _EstimatorWriter(MLWriter):
 
 
 class _ModelWriter(MLWriter):
-    """Metadata, and the network beside it."""
+    """Metadata, and the network beside it, whose hash they hold."""
 
     def __init__(self, instance: SeedlingsModel) -> None:
         super().__init__()
@@ -805,9 +807,14 @@ class _ModelWriter(MLWriter):
 
     def saveImpl(self, path: str) -> None:
         instance = self._instance
-        extra = {"history": instance.history, "record": instance.record}
+        content = instance.network_bytes
+        extra = {
+            "history": instance.history,
+            "record": instance.record,
+            NETWORK_HASH: fingerprint.content_hash(content),
+        }
         DefaultParamsWriter.saveMetadata(_plain(instance), path, self.sparkSession, extraMetadata=extra)
-        files.write_bytes(files.join(path, "network.keras"), instance.network_bytes)
+        files.write_bytes(files.join(path, networks.FILE), content)
 
 
 class _ModelReader(MLReader[SeedlingsModel]):
@@ -818,9 +825,46 @@ class _ModelReader(MLReader[SeedlingsModel]):
         model = SeedlingsModel()
         model._resetUid(metadata["uid"])
         DefaultParamsReader.getAndSetParams(model, metadata)
-        content = files.read_bytes(files.join(path, "network.keras"))
+        content = read_network(path, metadata)
         model._take(content, metadata["history"], metadata["record"])
         return model
+
+
+def keep_network_once(version: str, uid: str) -> None:
+    """Move the network out of a saved pipeline to where a version of the store has it, so that it is stored once.
+
+    Args:
+        version: Folder of the version, with the pipeline in `model`.
+        uid: Of the stage with the network, the last one of the pipeline.
+    """
+    stages = files.join(version, "model", "stages")
+    name = next(name for name in files.list_names(stages) if name.partition("_")[2] == uid)
+    files.rename(files.join(stages, name, networks.FILE), files.join(version, networks.FILE))
+
+
+def read_network(path: str, metadata: Mapping[str, Any]) -> bytes:
+    """The network of a saved stage: in its folder, or where `keep_network_once` has put it.
+
+    Args:
+        path: Of the stage.
+        metadata: Of the stage; what an earlier release wrote has no hash, and its network in the folder.
+
+    Raises:
+        NetworkError: It is not there, or is not the one that was saved.
+    """
+    own, recorded = files.join(path, networks.FILE), metadata.get(NETWORK_HASH)
+    place = own
+    if recorded and not files.exists(own):
+        # VERSION/model/stages/STAGE
+        place = files.join(files.parent(files.parent(files.parent(path))), networks.FILE)
+    remedy = "Copy the whole version, of which model/ is a part, or save the loaded pipeline anew"
+    try:
+        content = files.read_bytes(place)
+    except FileNotFoundError:
+        raise NetworkError(f"no {own} and no {place}", "the network of the stage", remedy) from None
+    if recorded and fingerprint.content_hash(content) != recorded:
+        raise NetworkError(f"{place}, whose SHA-256 is not {recorded}", "the network of the stage", remedy)
+    return content
 
 
 class _Keeper:

@@ -34,7 +34,7 @@ from seedlings_spark import (
 )
 from seedlings_spark.corpus import Corpus, look_alikes
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
-from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
+from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, keep_network_once
 from seedlings_spark.store import PROFILE, ModelStore, ModelVersion
 
 with runtime.quiet_import():
@@ -377,7 +377,7 @@ def publish(
     def build(folder: str) -> None:
         model.write().save(files.join(folder, "model"))
         _check_stages(files.join(folder, "model"))  # or it would be refused when it is wanted
-        files.write_bytes(files.join(folder, "network.keras"), last.network_bytes)
+        keep_network_once(folder, last.uid)
         if profile is not None:
             files.write_text(files.join(folder, PROFILE), json.dumps(profile.to_json()) + "\n")
         if history:

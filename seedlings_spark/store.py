@@ -2,7 +2,7 @@
 
     STORE/NAME/v0001/           a version: nothing in it ever changes
         model/                  the fitted PipelineModel
-        network.keras           the network, with the scaler folded in
+        network.keras           the network, with the scaler folded in; model/ has no copy of its own
         report/                 its evaluation
         manifest.json           what it is, and the bytes of every file
         manifest.sig            who vouches for it, where somebody has signed it: Ed25519 over manifest.json's bytes

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,33 @@ def test_an_imported_network_predicts_what_it_did(
     expected = keras.saving.load_model(tmp_path / "tiny.keras").predict(pixels.astype("float32"), verbose=0)
     np.testing.assert_allclose([row.probability.toArray() for row in found], expected, atol=1e-6)
     assert [row.predicted_species for row in found] == [CLASSES[place] for place in expected.argmax(axis=1)]
+
+
+def test_a_version_holds_its_network_once_and_what_is_saved_from_it_is_whole(
+    spark: SparkSession, store: ModelStore, tmp_path: Path
+) -> None:
+    version = imported(store, tmp_path)
+    once = [each.path for each in files.walk(version.path) if each.path.endswith(".keras")]
+    assert once == [version.network_path]
+    content = files.read_bytes(version.network_path)
+    PipelineModel.load(version.pipeline_path).write().save(str(tmp_path / "own"))
+    assert PipelineModel.load(str(tmp_path / "own")).stages[0].network_bytes == content
+    # As earlier releases wrote it: a network in the stage, and no hash.
+    (stage,) = files.list_names(files.join(version.pipeline_path, "stages"))
+    old = tmp_path / "old"
+    shutil.copytree(files.local_path(version.pipeline_path), old)
+    for part in (old / "stages" / stage / "metadata").glob("part-*"):
+        metadata = json.loads(part.read_text())
+        del metadata["network_sha256"]
+        part.write_text(json.dumps(metadata) + "\n")
+        (part.parent / f".{part.name}.crc").unlink(missing_ok=True)
+    with pytest.raises(NetworkError, match=r"no .*network\.keras"):
+        PipelineModel.load(str(old))
+    (old / "stages" / stage / "network.keras").write_bytes(content)
+    assert PipelineModel.load(str(old)).stages[0].network_bytes == content
+    files.write_bytes(version.network_path, content[:-1] + b"?")
+    with pytest.raises(NetworkError, match="SHA-256"):
+        PipelineModel.load(version.pipeline_path)
 
 
 def test_versions_are_imported_promoted_and_rolled_back(
