@@ -17,6 +17,7 @@ The map, in the order of imports: a module may import those of its own and of ea
     images          bytes -> uint8 pixels, or ImageError: the only door of Pillow and of libspng
     runtime         what TensorFlow may use in this process: threads, GPU, determinism, precision
     drift           how a run's images and predictions differ from the training corpus
+    progress        what a person sees of a job at work
     lock            one writer for one folder
     runs            the folder of a training run: what ran, how far it is, how it ended
     store           model versions: publish, list, resolve, promote, roll back

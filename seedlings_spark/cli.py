@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from seedlings_spark import config, errors, files
+from seedlings_spark import config, errors, files, progress
 from seedlings_spark.errors import OptionError, SeedlingsError
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def _do(
     if _is_in_container(spark):
         check_outputs(options)
     _log.info(opening_line(job, options, spark.version, str(spark.sparkContext.master)))
-    return main(spark, options) or DONE
+    with progress.Heartbeat(spark):
+        return main(spark, options) or DONE
 
 
 def _is_in_container(spark: "SparkSession") -> bool:
@@ -268,7 +269,7 @@ def configure_logging(debug: bool, style: str = PLAIN) -> None:
         style: `PLAIN`, or `JSON_LINES` with the keys `ts`, `level`, `msg`, `run`, and those of the occasion.
     """
     handler = logging.StreamHandler()
-    plain = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    plain = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
     handler.setFormatter(_JsonLines() if style == JSON_LINES else plain)
     if style == JSON_LINES:
         os.environ["TERM"] = "dumb"  # no live line between them

@@ -1,9 +1,10 @@
-"""How far a scoring run is: one live line on a terminal, nothing in a log.
+"""How far a scoring run is: one live line on a terminal, a line every half minute in a log.
 
 The numbers come from the tasks that have ended, by accumulators; a task that is tried again counts again, so they
 are for looking at only. The manifest's numbers are counted on what was written.
 """
 
+import logging
 import sys
 import threading
 import time
@@ -12,9 +13,10 @@ from typing import Any, TextIO
 
 from pyspark.sql import SparkSession
 
-from seedlings_spark.training.progress import can_rewrite
+from seedlings_spark.progress import Line, Pace, duration
 
-_REFRESH_SECONDS = 0.5
+_log = logging.getLogger(__name__)
+_LOOK_SECONDS = 0.25
 
 
 class Tally:
@@ -41,58 +43,50 @@ class Watch:
     Args:
         spark: The session.
         num_files: To be scored.
-        stream: Where to; nothing is shown unless it is a terminal.
+        stream: A terminal gets a line that is rewritten; for anything else the module's logger gets lines.
     """
 
     def __init__(self, spark: SparkSession, num_files: int, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+        self._line = Line(stream or sys.stderr, _log)
         self._num_files = num_files
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self.tally = Tally()
-        if can_rewrite(self._stream):
-            context = spark.sparkContext
-            self._done, self._rejected = context.accumulator(0), context.accumulator(0)
-            self.tally = Tally(self._done, self._rejected)
-            self._thread = threading.Thread(target=self._show, name="seedlings-progress", daemon=True)
+        context = spark.sparkContext
+        self._done, self._rejected = context.accumulator(0), context.accumulator(0)
+        self.tally = Tally(self._done, self._rejected)
+        self._thread = threading.Thread(target=self._show, name="seedlings-progress", daemon=True)
 
     def __enter__(self) -> "Watch":
         self._started = time.monotonic()
-        if self._thread is not None:
-            self._thread.start()
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+        self._thread.join()
+        self._line.clear()
 
     def _show(self) -> None:
-        while not self._stop.wait(_REFRESH_SECONDS):
-            seconds = time.monotonic() - self._started
-            self._stream.write(
-                "\r\x1b[K" + line(self._done.value, self._num_files, self._rejected.value, seconds)
-            )
-            self._stream.flush()
+        pace = Pace(self._started)
+        while not self._stop.wait(_LOOK_SECONDS):
+            now, done = time.monotonic(), int(self._done.value)
+            pace.reached(done, now)
+            if self._line.is_due:
+                speed = pace.speed() or done / max(1e-9, now - self._started)
+                left = pace.left(self._num_files, now)
+                self._line.show(line(done, self._num_files, self._rejected.value, speed, left))
 
 
-def line(done: int, num_files: int, num_rejected: int, seconds: float) -> str:
+def line(done: int, num_files: int, num_rejected: int, speed: float, left: float | None) -> str:
     """What the line says.
 
     Args:
         done: Files dealt with.
         num_files: Of all.
         num_rejected: Of those that are dealt with.
-        seconds: Since the beginning.
+        speed: Files in a second.
+        left: Seconds until all are done; None where that is not known yet.
     """
-    text = (
-        f"{done:,}/{num_files:,} images  {done / max(1e-9, seconds):,.0f} images/s  {num_rejected:,} rejected"
-    )
-    if 0 < done < num_files:
-        left = (num_files - done) * seconds / done
-        text += f"  {f'{left:.0f} s' if left < 90 else f'{left / 60:.0f} min'} left"
-    return text
+    text = f"{done:,}/{num_files:,} images  {speed:,.0f} images/s  {num_rejected:,} rejected"
+    return f"{text}  {duration(left)} left" if left is not None and done < num_files else text

@@ -26,7 +26,7 @@ SCRIPT = Path(__file__).parents[2] / "spark-submit.sh"
 IMAGES_PER_SPECIES = 6  # stratified: 4 to train on, 1 to validate, 1 to test
 NUM_IMAGES = 12 * IMAGES_PER_SPECIES
 THREE_PARTS = re.compile(r"\w+Error: .+\. Expected .+\. .+[.?]")
-LOG_LINE = re.compile(r"\d\d:\d\d:\d\d .*")
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} .*")
 # From the JVM itself, before any of its settings counts: Spark asks for the module (SPARK-48021).
 OF_THE_JVM = "WARNING: Using incubator modules: jdk.incubator.vector"
 

@@ -16,7 +16,7 @@ ROOT = PACKAGE.parent
 GROUPS = [
     ["errors"],
     ["display", "config", "schema", "files", "fingerprint", "reproducibility", "environment"],
-    ["session", "images", "runtime", "store", "drift", "lock", "runs"],
+    ["session", "images", "runtime", "store", "drift", "lock", "runs", "progress"],
     ["training.weights"],
     ["training.wire"],
     [

@@ -356,7 +356,7 @@ def test_the_log_goes_to_stderr_once_however_often_it_is_configured(
     logging.getLogger("seedlings_spark.corpus").debug("not this")
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1
-    assert re.fullmatch(r"\d\d:\d\d:\d\d said 100 %% of it\n", err)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} said 100 %% of it\n", err)
 
 
 STREAMS = """
