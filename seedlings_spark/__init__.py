@@ -15,6 +15,11 @@ The map, in the order of imports: a module may import those of its own and of ea
 
     session         builds the SparkSession; slots, addresses, environments
     images          bytes -> uint8 pixels, or ImageError: the only door of Pillow and of libspng
+      png             what the bytes of a PNG say before any decoder sees them
+      gif             the same of a GIF
+      tiff            the same of a TIFF
+      bmp             BMP pictures of palettes, by ourselves
+      libtiff         what libtiff has to say about a file
     runtime         what TensorFlow may use in this process: threads, GPU, determinism, precision
     drift           how a run's images and predictions differ from the training corpus
     progress        what a person sees of a job at work

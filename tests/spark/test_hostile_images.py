@@ -259,7 +259,7 @@ def test_bombs_are_refused_by_their_headers(rows: dict[str, Row]) -> None:
     """By the sizes that they announce, and not because memory ran out."""
     refused = [rows[case.path] for case in cases_of("bombs") if case.outcomes == {"too_large"}]
     assert len(refused) > 20
-    by_other_limits = {"bombs/text.png": "MAX_TEXT_CHUNK", "bombs/scans.jpg": "scans of 1000 x 1000 pixels"}
+    by_other_limits = {"bombs/scans.jpg": "scans of 1000 x 1000 pixels"}
     for row in refused:
         expected = by_other_limits.get(row.path, f"pixels, more than the {images.MAX_PIXELS} allowed")
         assert expected in (row.detail or ""), row
@@ -295,7 +295,12 @@ def test_what_pillow_cannot_decode_is_never_predicted(
     rows: dict[str, Row], table: list[dict[str, str]]
 ) -> None:
     """Among it 13 files of which a second `load` after the failed one would give a partly empty picture."""
-    broken = [row for row in table if not is_decoded(row)]
+    # What Pillow stumbles over in metadata, or in layouts of BMP that it does not know.
+    whole = {
+        "pillow/apng__chunk_no_fctl.png", "pillow/bmp__q__pal2.bmp", "pillow/bmp__q__pal8os2v2-16.bmp",
+        "pillow/png_decompression_dos.png", "pillow/unknown_compression_method.png", "generated/ztxt_bomb.png",
+    }  # fmt: skip
+    broken = [row for row in table if not is_decoded(row) and row["path"] not in whole]
     assert len(broken) > 100
     assert sum(row["pillow_second_load_after_failure"] == "ok(silent)" for row in broken) >= 10
     assert [row["path"] for row in broken if rows[row["path"]].outcome == PREDICTED] == []
@@ -316,6 +321,8 @@ def test_what_pillow_decodes_of_an_accepted_format_is_predicted(
             expected[row["path"]] = "too_large"  # two, of which Pillow warns or has a larger limit
         elif row["path"] == "pngsuite/xcsn0g01.png":
             expected[row["path"]] = "corrupt"  # the checksum of its pixels, which Pillow does not look at
+        elif row["path"] == "pillow/crash-74d2a78403a5a59db1fb0a2b8735ac068a75f6e3.tif":
+            expected[row["path"]] = "corrupt"  # libtiff says so, Pillow does not listen
         else:
             expected[row["path"]] = PREDICTED
     assert list(expected.values()).count(PREDICTED) > 300
@@ -409,11 +416,13 @@ def test_the_most_costly_files_that_the_limits_allow_are_bounded_too(tmp_path: P
     assert {name: each[0] for name, each in found["files"].items()} == {
         "all pixels.webp": PREDICTED,
         "all pixels.png": PREDICTED,
+        "tiles.tif": "too_large",
+        "escapes.bmp": "too_large",
         "padding.jpg": "too_large",
         "segments.jpg": "too_large",
         "exif.jpg": "too_large",
         "chunks.png": "too_large",
-        "padding.gif": PREDICTED,
+        "padding.gif": "too_large",
     }
     assert {name: each[2] for name, each in found["files"].items() if each[2] > SECONDS} == {}
     assert found["peak"] < MEMORY

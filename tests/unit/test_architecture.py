@@ -16,6 +16,7 @@ ROOT = PACKAGE.parent
 GROUPS = [
     ["errors"],
     ["display", "config", "schema", "files", "fingerprint", "reproducibility", "environment"],
+    ["images.png", "images.gif", "images.tiff", "images.bmp", "images.libtiff"],
     ["session", "images", "runtime", "store", "drift", "lock", "runs", "progress"],
     ["training.weights"],
     ["training.wire"],
@@ -48,7 +49,7 @@ GROUPS = [
 
 # Library -> the only modules that may import it.
 DOORS = {
-    "PIL": {"images"},
+    "PIL": {"images", "images.libtiff"},
     "imagecodecs": {"images"},
     "matplotlib": {"report"},
     "elephas": {"estimator", "elephas", "benchmark.train", "benchmark.score"},

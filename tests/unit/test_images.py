@@ -200,14 +200,18 @@ def test_plain_png_files_are_not_decoded_by_pillow_and_others_are(monkeypatch):
     plain = png(2, 1, 8, 0, [b"\x10\x20"], extra=text)
     assert as_it_is(plain)[0, :, 0].tolist() == [0x10, 0x20]
     assert as_it_is(encoded(SIX, "PNG")).tolist() == SIX.tolist()
-    for unusual in (
+    # What says nothing about the pixels does not matter.
+    for odd in (
         plain[:-12] + text + plain[-12:],
+        plain[:-12],
+        plain[:33] + chunk(b"IDAT", b"") * 1000 + plain[33:],
+    ):
+        assert as_it_is(odd)[0, :, 0].tolist() == [0x10, 0x20]
+    assert as_it_is(encoded(SIX, "PNG", exif=exif(1))).tolist() == SIX.tolist()
+    for unusual in (
         VARIANTS["palette png"],
         VARIANTS["16-bit png"],
         png(2, 1, 8, 0, [b"\x10\x20"], extra=chunk(b"tRNS", b"\0\x10")),
-        encoded(SIX, "PNG", exif=exif(1)),
-        plain[:-12],
-        plain[:33] + chunk(b"IDAT", b"") * 100_000 + plain[33:],
     ):
         with pytest.raises(ImageError, match="Pillow"):
             images.decode(unusual, (1, 2))
@@ -221,7 +225,7 @@ def a_png(generator):
     if generator.random() < 0.5:  # other filters pay
         pixels = pixels // 64 + np.arange(height, dtype=np.uint8).reshape(-1, *[1] * (pixels.ndim - 1))
     content = encoded(pixels, "PNG", compress_level=int(generator.integers(10)))
-    return [(kind, content[start:end]) for kind, start, end in images._png_chunks(content)]
+    return [(kind, content[start:end]) for kind, start, end in images.png.chunks(content)]
 
 
 def damaged(chunks, generator):
@@ -318,7 +322,7 @@ def test_a_failed_picture_is_not_loaded_again(monkeypatch):
         return load(picture)
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", counted)
-    content = encoded(np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8), "PNG")
+    content = encoded(np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8), "BMP")
     assert reason(content[: len(content) // 2]) == "truncated"
     assert len(loads) == 1
 
@@ -439,11 +443,6 @@ def test_a_bomb_is_refused_by_its_header_before_pixels_are_allocated(name, monke
     started = time.perf_counter()
     assert reason(BOMBS[name]) == "too_large"
     assert time.perf_counter() - started < 0.5
-
-
-def test_text_that_inflates_to_more_than_allowed_is_too_large():
-    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(70_000_000)))
-    assert reason(png(1, 1, 8, 0, [b"\0"], extra=text)) == "too_large"
 
 
 def test_a_jpeg_of_a_thousand_scans_is_too_large():

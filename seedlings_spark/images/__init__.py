@@ -1,11 +1,16 @@
 """Turn the bytes of an image file into upright RGB pixels of one size, or say why that cannot be done.
 
-The only module that knows Pillow, and libspng by way of imagecodecs, which decodes a PNG in little more than half of
+The only door of Pillow, and of libspng by way of imagecodecs, which decodes a PNG in little more than half of
 Pillow's time, to the same pixels, since PNG is lossless. It is given plain files only, and Pillow those that it does
 not take, so that every rejection is Pillow's. A file is recognised by its first bytes, and only the one decoder that
 they name is tried on it. Whatever Pillow raises becomes an `ImageError` with one of
 `schema.REJECT_REASONS`; a picture that failed is never loaded a second time, because a second `load` often
-succeeds with a partly empty picture. A picture is decoded whole or not at all.
+succeeds with a partly empty picture.
+
+A picture is decoded whole or not at all. Decoders do not promise that: where pixel data end properly but early, Pillow
+leaves the rest of the picture empty without a word. So the modules of this package first look at the bytes themselves.
+They refuse a file that lacks a part, or that would make its decoder work or allocate without bound, and they hand on no
+more of it than the picture depends on: metadata that are not used decide nothing, whatever is wrong with them.
 
 Every picture ends as three channels of 8 bits over black: black is what the `pad` policy adds and what
 segmented plants stand on, and premultiplied pixels *are* the picture over black, so that a transparent
@@ -19,18 +24,20 @@ many threads.
 
 import io
 import math
+import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from seedlings_spark.errors import ImageError
+from seedlings_spark.images import bmp, gif, libtiff, png, tiff
 
 Pixels = npt.NDArray[np.uint8]
 Rectangle = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
@@ -46,13 +53,6 @@ ASPECTS = ("crop", "pad", "stretch")
 # 0.3 to 1 GB at this limit, 0.1 GB for a photograph of 12 million; a JPEG far larger than its target less.
 MAX_PIXELS = 64_000_000
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_HEADER_LENGTH = 33  # signature and IHDR
-_MAX_PLAIN_CHUNKS = 100_000
-# PNG's colour types: grey, RGB, RGBA.
-_PLAIN_COLOURS = (0, 2, 6)
-# Chunks in front of the pixel data that do not change how these are decoded.
-_HARMLESS_CHUNKS = {b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"pHYs", b"tIME", b"tEXt", b"bKGD"}
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _TIFF_SIGNATURES = (b"MM\0*", b"II*\0", b"MM*\0", b"II\0*", b"MM\0+", b"II+\0")
 # Registered with Pillow, but data, film or a page rather than a picture.
@@ -72,10 +72,11 @@ _MAX_EXIF_SEGMENTS = 1000
 # Largest values that mean white in files that do not say; see `_deep_to_grey`.
 _INTEGER_WHITES = (255.0, 65535.0, 4294967295.0)
 _FLOAT_WHITES = (1.0, *_INTEGER_WHITES)
+_WHITE_IS_ZERO = 0  # of TIFF's photometric interpretations
 _ROWS_AT_ONCE = 1 << 22  # pixels of a deep picture converted at once: bounds the floats in memory to 64 MB
 _DETAIL_LENGTH = 200
-# Bytes a value of TIFF's types 1 to 12 (TIFF 6.0, page 15).
-_TIFF_TYPE_LENGTHS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+# What libjpeg and libtiff say where pixels are missing.
+_PREMATURE = re.compile("premature e|not enough data|read error|got [0-9]+ bytes, expected", re.IGNORECASE)
 # EXIF 2.3, tag 0x0112: how a picture is to be turned to stand upright.
 _ORIENTATION = 0x0112
 _TRANSPOSITIONS = {
@@ -182,10 +183,10 @@ def encode_png(pixels: Pixels) -> bytes:
     rows[:, 1:] = pixels.reshape(height, width * channels)
     return b"".join(
         (
-            _PNG_SIGNATURE,
-            _png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)),
-            _png_chunk(b"IDAT", _stored(rows.tobytes())),
-            _png_chunk(b"IEND", b""),
+            png.SIGNATURE,
+            png.chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)),
+            png.chunk(b"IDAT", _stored(rows.tobytes())),
+            png.chunk(b"IEND", b""),
         )
     )
 
@@ -202,7 +203,7 @@ def _recognise(content: bytes, formats: Sequence[str]) -> str:
     """Return the format that the first bytes announce, if it is an accepted one."""
     if not content:
         raise ImageError("empty", "the file has no bytes")
-    if _PNG_SIGNATURE.startswith(content) or _JPEG_SIGNATURE.startswith(content):
+    if png.SIGNATURE.startswith(content) or _JPEG_SIGNATURE.startswith(content):
         raise ImageError("truncated", f"the file ends after {len(content)} bytes")
     name = _announced(content)
     if name is None:
@@ -217,7 +218,7 @@ def _recognise(content: bytes, formats: Sequence[str]) -> str:
 
 def _announced(content: bytes) -> str | None:
     """Return the one of `FORMATS` that the first bytes announce."""
-    if content.startswith(_PNG_SIGNATURE[:4]):  # the rest of it tells a file spoilt by a text-mode transfer
+    if content.startswith(png.SIGNATURE[:4]):  # the rest of it tells a file spoilt by a text-mode transfer
         return "png"
     if content.startswith(_JPEG_SIGNATURE):
         return "jpeg"
@@ -266,36 +267,145 @@ def _pillow_accepts(name: str, content: bytes) -> bool:
 
 def _decode_as(name: str, content: bytes, size: tuple[int, int], aspect: str, max_pixels: int) -> Pixels:
     """Decode a picture of a known format; raises whatever Pillow raises."""
-    if name == "webp":  # its decoder allocates the canvas while it is opened
-        _check_pixels(_webp_size(content), max_pixels)
-    is_plain = name == "png" and _check_png(content)
-    if name == "gif":  # opening it allocates the first frame, which may be larger than the screen
-        content, frame = _first_gif_frame(content)
-        _check_pixels(frame, max_pixels)
     if name == "jpeg":
         _check_exif_segments(content)
-    # Runs of a compressed BMP are read one by one too, and there are as many of them as there may be pixels.
-    stream = io.BytesIO(content) if name == "bmp" else _MeteredStream(content)
-    picture: Any = Image.open(stream, formats=(name.upper(),))
-    _check_pixels(picture.size, max_pixels)
-    if name == "tiff":
-        _check_tiff_tiles(picture, max_pixels)
-    transparent = _transparent_value(picture, content)
-
-    if name == "jpeg":
+        picture = _opened(name, content, max_pixels)
         _check_scans(picture, content, max_pixels)
         orientation = _orientation(picture)
         stored = _draft(picture, size if orientation < 5 else (size[1], size[0]), aspect)
         picture.load()
+        transparent = None
     else:
-        picture = (_load_png(content, picture) if is_plain else None) or _loaded(picture)
-        orientation = _orientation(picture)  # PNG may say it after the pixels; TIFF has turned itself by now
+        picture, transparent = _OPENERS[name](content, max_pixels)
+        orientation = _orientation(picture)  # TIFF has turned itself by now
         stored = (float(picture.width), float(picture.height))
     used = _turned_rectangle(picture.size, stored, orientation)
     picture = _to_eight_bits(picture, transparent)
     if orientation in _TRANSPOSITIONS:  # the whole picture, so that the eight orientations agree to the bit
         picture = picture.transpose(_TRANSPOSITIONS[orientation])
     return _fit(picture, used, size, aspect)
+
+
+def _opened(name: str, content: bytes, max_pixels: int) -> Any:
+    """Let the one plugin of Pillow open a file; what it raises says more than `Image.open` does, which tries many."""
+    plugin: Any = Image.OPEN[name.upper()][0]
+    picture = plugin(_MeteredStream(content), "")
+    _check_pixels(picture.size, max_pixels)
+    return picture
+
+
+def _png(content: bytes, max_pixels: int) -> tuple[Any, Any]:
+    content, is_plain = png.essence(content)
+    opened = _opened("png", content, max_pixels)
+    transparent = _transparent_value(opened, content)
+    picture = (_load_png(content, opened) if is_plain else None) or _load_whole(
+        opened, lambda: _opened("png", content, max_pixels)
+    )
+    return picture, transparent
+
+
+def _gif(content: bytes, max_pixels: int) -> tuple[Any, Any]:
+    frame = gif.first_frame(content)
+    _check_pixels(frame.canvas, max_pixels)
+    picture = _opened("gif", frame.content, max_pixels)
+    picture = _load_whole(picture, lambda: _opened("gif", frame.content, max_pixels))
+    if frame.size != frame.canvas:
+        canvas = Image.new(picture.mode, frame.canvas, frame.transparent or 0)
+        if picture.palette is not None:
+            canvas.putpalette(picture.palette)
+        canvas.paste(picture, frame.place)
+        picture = canvas
+    if frame.transparent is not None:
+        picture.info["transparency"] = frame.transparent
+    return picture, None
+
+
+def _tiff(content: bytes, max_pixels: int) -> tuple[Any, Any]:
+    content, compression = tiff.essence(content, max_pixels)
+    try:
+        picture = _opened("tiff", content, max_pixels)
+    except (
+        SyntaxError
+    ) as error:  # what Pillow raises where the parts fit together, but it does not know the kind
+        detail = f"a TIFF of compression {compression}: {_words(error)}"
+    else:
+        return _load_tiff(picture), None
+    raise ImageError("unsupported_format", detail[:_DETAIL_LENGTH])
+
+
+def _load_tiff(picture: Any) -> Any:
+    """Decode a TIFF, and refuse what libtiff has an error to tell of, or pixels to miss, though it gives some."""
+    with libtiff.messages() as said:
+        try:
+            picture.load()
+        except Exception:
+            if not said:
+                raise
+    if any("not configured" in message for message in said):
+        raise ImageError("unsupported_format", said[0][:_DETAIL_LENGTH])
+    for message in said.errors or [message for message in said if _PREMATURE.search(message)]:
+        reason = "truncated" if _PREMATURE.search(message) else "corrupt"
+        raise ImageError(reason, message[:_DETAIL_LENGTH])
+    return picture
+
+
+def _bmp(content: bytes, max_pixels: int) -> tuple[Any, Any]:
+    header = bmp.read_header(content)
+    _check_pixels(header.size, max_pixels)
+    if header.depth <= 8:
+        picture = Image.fromarray(bmp.indices(content, header), "P")
+        picture.putpalette(header.palette.tobytes())
+        return picture, None
+    try:
+        picture = _opened("bmp", content, max_pixels)
+    except OSError as error:  # of a header that we know, masks of colours that Pillow does not
+        raise ImageError(
+            "unsupported_format", f"a BMP of {header.depth} bits a pixel: {_words(error)}"
+        ) from None
+    picture.load()
+    return picture, None
+
+
+def _webp(content: bytes, max_pixels: int) -> tuple[Any, Any]:
+    _check_pixels(_webp_size(content), max_pixels)  # its decoder allocates the canvas while it is opened
+    picture = _opened("webp", content, max_pixels)
+    picture.load()
+    return picture, None
+
+
+_OPENERS = {"png": _png, "gif": _gif, "tiff": _tiff, "bmp": _bmp, "webp": _webp}
+
+
+def _load_whole(picture: Any, again: Callable[[], Any]) -> Any:
+    """Decode a PNG or GIF, and refuse it where the decoder stops before its last row without a word.
+
+    The rows that are decoded last are the lowest two, whether they are interlaced or not. They are looked at for the
+    value that the picture was filled with. Where a row has nothing else, the picture is decoded once more, over
+    another value.
+    """
+    grounds = (255, 0) if picture.mode == "1" else (0xA5, 0x5A)
+    lowest = _loaded_over(picture, grounds[0])
+    if any(len(row) and (row == grounds[0]).all() for row in lowest):
+        other = _loaded_over(again(), grounds[1])
+        if not np.array_equal(lowest, other):
+            raise ImageError("truncated", "the pixel data end before the last row of the picture")
+    return picture
+
+
+def _loaded_over(picture: Any, ground: int) -> npt.NDArray[Any]:
+    """Decode a picture over pixels of one value in all channels, and return its two lowest rows."""
+    bands = len(Image.getmodebands(picture.mode) * [0])
+    wide = picture.mode.startswith("I")
+    value: Any = ground << 8 | ground if wide else (ground,) * bands if bands > 1 else ground
+    picture.im = Image.core.fill(  # type: ignore[attr-defined]
+        picture.mode, picture.size, value
+    )
+    picture.load()
+    rows = picture.crop((0, max(0, picture.height - 2), picture.width, picture.height))
+    found = np.asarray(rows.convert("L") if picture.mode == "1" else rows)
+    if wide:
+        found = (found & 0xFF).astype(np.uint8)
+    return found
 
 
 def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
@@ -320,33 +430,6 @@ def _webp_size(content: bytes) -> tuple[int, int]:
     return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
 
 
-def _first_gif_frame(content: bytes) -> tuple[bytes, tuple[int, int]]:
-    """Return a GIF that begins with its first frame, and the (width, height) which that frame needs.
-
-    Comments and other extensions are left out, so that Pillow cannot read them in another way than this
-    and come upon another frame. The layout is that of the GIF89a specification, sections 18 to 26.
-    """
-    try:
-        width, height, flags = struct.unpack_from("<HHB", content, 6)
-        at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
-        start, control = content[:at], b""
-        while content[at] != 0x2C:
-            if content[at] != 0x21:  # padding, or the end
-                at += 1
-                continue
-            extension = at
-            at += 2
-            while content[at]:
-                at += content[at] + 1
-            at += 1
-            if content[extension + 1] == 0xF9 and content[extension + 2] >= 4:
-                control = b"\x21\xf9\x04" + content[extension + 3 : extension + 7] + b"\0"
-        left, upper, frame_width, frame_height = struct.unpack_from("<HHHH", content, at + 1)
-    except (IndexError, struct.error):
-        return content[:13] + b";", (0, 0)
-    return start + control + content[at:], (max(width, left + frame_width), max(height, upper + frame_height))
-
-
 class _MeteredStream(io.BytesIO):
     """A file in memory that may be read so often and no more."""
 
@@ -365,49 +448,10 @@ def _check_exif_segments(content: bytes) -> None:
         raise ImageError("too_large", f"{segments:,} EXIF segments")
 
 
-def _check_tiff_tiles(picture: Any, max_pixels: int) -> None:
-    """Refuse a small picture in huge tiles: a tile is decoded whole."""
-    tags = picture.tag_v2
-    _check_pixels((int(tags.get(322, 0)), int(tags.get(323, 0))), max_pixels)
-
-
 def _check_scans(picture: Any, content: bytes, max_pixels: int) -> None:
     scans = content.count(b"\xff\xda")
     if scans * picture.width * picture.height > _MAX_SCANS * max_pixels:
         raise ImageError("too_large", f"{scans} scans of {picture.height} x {picture.width} pixels")
-
-
-def _check_png(content: bytes) -> bool:
-    """Verify the checksums of a PNG's pixel data, which Pillow skips, and tell whether the file is a plain one.
-
-    Where inflating happens to succeed, a flipped bit would else become a wrong picture. Data cut short are
-    left to the decoder.
-
-    Returns:
-        Whether the file has 8 bits a channel, no interlacing and no palette or declared transparent colour, and ends
-        with whole pixel data, so that nothing about the picture is said behind them.
-    """
-    view = memoryview(content)
-    before, num_chunks, is_plain = b"", 0, len(content) >= _PNG_HEADER_LENGTH
-    for kind, start, end in _png_chunks(content):
-        is_whole = end + 4 <= len(content)
-        if kind == b"IDAT" and is_whole:
-            stored = int.from_bytes(view[end : end + 4], "big")
-            if zlib.crc32(view[start - 4 : end]) != stored:
-                raise ImageError("corrupt", "the checksum of the pixel data (IDAT) is wrong")
-        if before == b"":
-            is_in_place = kind == b"IHDR"
-        elif before == b"IDAT":
-            is_in_place = kind in (b"IDAT", b"IEND")
-        else:
-            is_in_place = kind == b"IDAT" or kind in _HARMLESS_CHUNKS
-        num_chunks += 1
-        is_plain = is_plain and is_whole and is_in_place
-        before = kind
-    if not is_plain or before != b"IEND" or num_chunks > _MAX_PLAIN_CHUNKS:
-        return False
-    depth, colour, compression, filtering, interlace = content[24:29]
-    return (depth, compression, filtering, interlace) == (8, 0, 0, 0) and colour in _PLAIN_COLOURS
 
 
 def _load_png(content: bytes, opened: Image.Image) -> Image.Image | None:
@@ -427,16 +471,6 @@ def _load_png(content: bytes, opened: Image.Image) -> Image.Image | None:
 def _loaded(picture: Image.Image) -> Image.Image:
     picture.load()
     return picture
-
-
-def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the (kind, start, end) of each chunk's data up to IEND's; the last may end beyond the file."""
-    at, kind = len(_PNG_SIGNATURE), b""
-    while at + 8 <= len(content) and kind != b"IEND":
-        kind = content[at + 4 : at + 8]
-        end = at + 8 + int.from_bytes(content[at : at + 4], "big")
-        yield kind, at + 8, end
-        at = end + 4
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -536,6 +570,8 @@ def _deep_to_grey(picture: Image.Image) -> Image.Image:
     declared = picture.info.get("transparency")
     if isinstance(declared, int):
         grey[values == declared] = 0
+    if tags.get(tiff.PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow turns for fewer bits only
+        np.subtract(255, grey, out=grey)
     return Image.fromarray(grey)
 
 
@@ -598,68 +634,37 @@ def _fit(picture: Image.Image, used: Rectangle, size: tuple[int, int], aspect: s
 
 def _rejection(error: Exception, name: str, content: bytes) -> ImageError:
     """Say in our words what an exception of Pillow means for a file of a known format."""
-    text = " ".join(str(error).split())
-    if isinstance(error, UnidentifiedImageError):  # its text holds an address in memory
-        text = f"the header of a {name} file that Pillow cannot read"
-    detail = f"{type(error).__name__}: {text}"[:_DETAIL_LENGTH]
-    if isinstance(error, MemoryError | Image.DecompressionBombError) or "too large" in text:
+    detail = _words(error)[:_DETAIL_LENGTH]
+    if isinstance(error, MemoryError | Image.DecompressionBombError) or "too large" in detail:
         return ImageError("too_large", detail)
-    if _ends_early(name, content) or "truncat" in text.lower():
+    if _ends_early(name, content) or "truncat" in detail.lower():
         return ImageError("truncated", detail)
     return ImageError("corrupt", detail)
+
+
+def _words(error: BaseException) -> str:
+    """What an exception and those that it came from say: Pillow wraps what its plugins raise."""
+    said: dict[str, str] = {}
+    current: BaseException | None = error
+    while current is not None:
+        text, kind = " ".join(str(current).split()), type(current).__name__
+        said.setdefault(text, f"{kind}: {text}" if text else kind)
+        current = current.__cause__ or current.__context__
+    return ", from ".join(said.values())
 
 
 def _ends_early(name: str, content: bytes) -> bool:
     """Tell whether a file that could not be decoded lacks its end."""
     if name == "png":
-        return content.startswith(_PNG_SIGNATURE) and not any(
-            kind == b"IEND" and end <= len(content) for kind, _, end in _png_chunks(content)
-        )
+        return not png.has_end(content)
     if name == "jpeg":
         return content.rfind(b"\xff\xd9") <= content.rfind(b"\xff\xda")
-    if name == "gif":
-        return not content.rstrip(b"\0").endswith(b";")
     if name == "webp":
         return len(content) < 12 or int.from_bytes(content[4:8], "little") + 8 > len(content)
-    if name == "bmp":
-        return len(content) < 26 or int.from_bytes(content[2:6], "little") > len(content)
-    return _tiff_ends_early(content)
-
-
-def _tiff_ends_early(content: bytes) -> bool:
-    """Tell whether a TIFF's first directory, or what it points to, lies beyond the file's end."""
-    order = "<" if content.startswith(b"II") else ">"
-    if b"+" in content[2:4]:  # BigTIFF: not looked into
-        return False
-    values: dict[int, tuple[int, ...]] = {}
-    try:
-        (directory,) = struct.unpack_from(order + "I", content, 4)
-        (entries,) = struct.unpack_from(order + "H", content, directory)
-        for entry in range(entries):
-            where = directory + 2 + 12 * entry
-            tag, kind, count = struct.unpack_from(order + "HHI", content, where)
-            where += 8
-            length = count * _TIFF_TYPE_LENGTHS.get(kind, 0)
-            if length > 4:
-                (where,) = struct.unpack_from(order + "I", content, where)
-            if where + length > len(content):
-                return True
-            if tag in (273, 279, 324, 325) and kind in (3, 4):  # where strips or tiles are, how long they are
-                values[tag] = struct.unpack_from(f"{order}{count}{'H' if kind == 3 else 'I'}", content, where)
-    except struct.error:
-        return True
-    return any(
-        start + length > len(content)
-        for starts, lengths in ((273, 279), (324, 325))
-        for start, length in zip(values.get(starts, ()), values.get(lengths, ()), strict=False)
-    )
+    return False
 
 
 # --- writing PNG ----------------------------------------------------------------------------------------
-
-
-def _png_chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def _stored(data: bytes) -> bytes:
