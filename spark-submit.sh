@@ -348,16 +348,23 @@ export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}
 # spark-submit prints both streams of a Python driver on stdout. By this path the job finds stderr again. A file
 # that is opened a second time would be written from its beginning, so there a pipe stands in between. What YARN says
 # of a driver in a container is read, too.
+#
+# Java says that it uses a module that Spark 4 always asks for, which nobody can do anything about. A Ctrl-C is for
+# the job, not for what passes on its last words.
+passed_on() {
+  trap '' INT TERM HUP
+  exec env LC_ALL=C grep -a --line-buffered -v '^WARNING: Using incubator modules: jdk\.incubator\.vector$'
+}
 relay=
 if [ "$deploy_mode" = cluster ] && [ -n "$shipped" ]; then
   exec 3>&2 2> >(exec tee "$shipped/said" >&3)
   relay=$!
 elif [ -e "/proc/$$/fd/2" ]; then
-  if [ -f "/proc/$$/fd/2" ]; then
-    exec 3>&2 2> >(exec cat >&3)
-    relay=$!
-  fi
-  export SEEDLINGS_STDERR=/proc/$$/fd/2
+  exec 3>&2
+  export SEEDLINGS_STDERR=/proc/$$/fd/3
+  [ ! -f "/proc/$$/fd/3" ] || export SEEDLINGS_STDERR=/proc/$$/fd/2
+  exec 2> >(passed_on >&3)
+  [ ! -f "/proc/$$/fd/3" ] || relay=$!
 fi
 
 submit=("$SPARK_HOME/bin/spark-submit" ${ours[@]+"${ours[@]}"} ${spark_options[@]+"${spark_options[@]}"})

@@ -27,8 +27,6 @@ IMAGES_PER_SPECIES = 6  # stratified: 4 to train on, 1 to validate, 1 to test
 NUM_IMAGES = 12 * IMAGES_PER_SPECIES
 THREE_PARTS = re.compile(r"\w+Error: .+\. Expected .+\. .+[.?]")
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} .*")
-# From the JVM itself, before any of its settings counts: Spark asks for the module (SPARK-48021).
-OF_THE_JVM = "WARNING: Using incubator modules: jdk.incubator.vector"
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="elsewhere both streams are one")
 
@@ -71,7 +69,7 @@ def submit(directory: Path, *arguments: str) -> "subprocess.CompletedProcess[str
 def refused(directory: Path, code: int, *arguments: str) -> str:
     """The one line on stderr that a mistake is answered with."""
     ran = submit(directory, *arguments)
-    lines = [line for line in ran.stderr.splitlines() if line != OF_THE_JVM and not LOG_LINE.fullmatch(line)]
+    lines = [line for line in ran.stderr.splitlines() if not LOG_LINE.fullmatch(line)]
     assert ran.returncode == code, ran.stderr
     assert ran.stdout == ""
     assert len(lines) == 1 and THREE_PARTS.fullmatch(lines[0]), ran.stderr
@@ -82,13 +80,13 @@ def done(directory: Path, *arguments: str, code: int = 0) -> str:
     """What a run prints; all else that it says are lines of the log."""
     ran = submit(directory, *arguments)
     assert ran.returncode == code, ran.stderr
-    said = [line for line in ran.stderr.splitlines() if line != OF_THE_JVM]
+    said = ran.stderr.splitlines()
     assert [line for line in said if not LOG_LINE.fullmatch(line)] == []
     assert f" {next(a for a in arguments if a in JOBS)} on local[" in said[0]
     return ran.stdout
 
 
-JOBS = ("prepare", "train", "evaluate", "score", "models", "status")
+JOBS = ("prepare", "train", "evaluate", "score", "models", "clean", "status")
 
 
 def read_json(file: Path) -> Any:

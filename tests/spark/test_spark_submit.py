@@ -1,6 +1,7 @@
 """spark-submit.sh: what reaches spark-submit, and what it says without starting Spark."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -37,9 +38,12 @@ if os.environ.get("FAKE_SETTINGS"):
 os.write(2, os.environ.get("FAKE_SAYS", "").encode())
 if os.environ.get("FAKE_STDERR"):
     fd = os.open(os.environ["SEEDLINGS_STDERR"], os.O_WRONLY | os.O_APPEND)
+    os.write(2, b"WARNING: Using incubator modules: jdk.incubator.vector\\n")
     os.write(1, b"JVM on stdout\\n"); os.write(2, b"JVM on stderr\\n")
     os.write(fd, b"job on stderr\\n"); os.write(1, b"more on stdout\\n"); os.write(2, b"more on stderr\\n")
 def stop(number, frame):
+    if os.environ.get("FAKE_STDERR"):
+        os.write(fd, b"interrupted\\n")
     pathlib.Path(os.environ["FAKE_RECORD"] + ".signal").write_text(str(number))
     sys.exit(40 + number)
 signal.signal(signal.SIGTERM, stop)
@@ -361,6 +365,37 @@ def test_results_and_messages_stay_apart_and_whole_in_files(machine: Machine, ma
         )
     assert out.read_text() == "JVM on stdout\nmore on stdout\n"
     assert err.read_text() == "JVM on stderr\njob on stderr\nmore on stderr\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux names open files of a process")
+def test_what_java_says_of_its_modules_is_kept_from_a_pipe_too(machine: Machine) -> None:
+    ran = machine.call(*PREPARE, FAKE_STDERR="yes")
+    assert sorted(ran.stderr.splitlines()) == ["JVM on stderr", "job on stderr", "more on stderr"]
+    assert ran.stdout == "JVM on stdout\nmore on stdout\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux names open files of a process")
+@pytest.mark.parametrize("master", ["local[2]", "yarn"])
+def test_what_a_job_says_after_ctrl_c_is_in_the_file_that_its_messages_go_to(
+    machine: Machine, master: str
+) -> None:
+    err = machine.folder / "err"
+    with err.open("wb") as stderr:
+        running = subprocess.Popen(
+            [BASH, str(SCRIPT), "--master", master, *PREPARE],
+            env={**machine.environment, "FAKE_STDERR": "yes", "FAKE_SECONDS": "30"},
+            cwd=machine.directory,
+            stderr=stderr,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+    ready = Path(f"{machine.record}.ready")
+    while not ready.exists():
+        assert running.poll() is None
+        time.sleep(0.02)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    assert running.wait(timeout=60) == 40 + signal.SIGINT
+    assert err.read_text().splitlines()[-1] == "interrupted"
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux names open files of a process")
