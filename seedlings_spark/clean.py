@@ -99,7 +99,9 @@ def clean_run(run: str, age: datetime.timedelta, *, dry: bool) -> list[Superfluo
         OutputInUseError: It is under way.
     """
     has_published = runs.has_published(run)
-    with _locked(run, dry=dry):
+    with _locked(run, dry=dry) as is_alone:
+        if not is_alone:
+            return []
         checkpoints = Checkpoints(files.join(run, runs.CHECKPOINTS)).superfluous(has_published=has_published)
         return _remove([path for path in checkpoints if _is_old(path, age)], dry=dry)
 
@@ -116,6 +118,8 @@ def clean_store(store: ModelStore, age: datetime.timedelta, *, dry: bool) -> lis
         StoreError: There is no such model, or a version of it is damaged.
     """
     versions = store.versions()
+    if not (versions or store.left_behind()):
+        store.resolve()  # says what is missing
     stay = {store.current(), store.previous(), *(each.version for each in versions[-1:])}
     removed = []
     for version in versions:

@@ -31,6 +31,9 @@ _LOCAL_SCHEME = "file"
 # Scheme and authority. A scheme has a slash after its colon, so that a local file may be called "12:30.png".
 _ROOT = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):(?=/)(?://[^/]*)?)?")
 
+# How the name of a file begins that is being written.
+_TEMPORARY = ".tmp-"
+
 
 @dataclass(frozen=True)
 class FileStatus:
@@ -177,6 +180,12 @@ def walk(directory: str, *, closed: Callable[[str], bool] = lambda name: False) 
 def tree_size(path: str) -> int:
     """Bytes of a file, or of all files below a folder; what cannot be read counts nothing."""
     return sum(each.length for each in walk(path)) if is_directory(path) else size(path)
+
+
+def left_behind(directory: str) -> list[str]:
+    """What writers that died in a folder have left half-written in it, where nobody is writing to it now."""
+    names = list_names(directory) if is_directory(directory) else []
+    return [join(directory, name) for name in names if name.startswith(_TEMPORARY)]
 
 
 def status(path: str) -> FileStatus:
@@ -424,7 +433,7 @@ def _place(path: str) -> _Place:
 
 def _temporary_name() -> str:
     # Without the target's name: that may already be as long as a name can be.
-    return f".tmp-{uuid.uuid4().hex}"
+    return f"{_TEMPORARY}{uuid.uuid4().hex}"
 
 
 class _LocalPlace:

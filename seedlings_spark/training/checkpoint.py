@@ -101,13 +101,14 @@ class Checkpoints:
         return None
 
     def superfluous(self, *, has_published: bool) -> list[str]:
-        """The files that no attempt at the run would read.
+        """The files that no attempt at the run would read, while none is under way.
 
         Args:
             has_published: Whether the run has ended with a version. Else the last but one stays too, which counts
                 should the last be damaged.
         """
-        return [self._path(epoch) for epoch in self._epochs()[: -1 if has_published else -_KEPT]]
+        epochs = self._epochs()[: -1 if has_published else -_KEPT]
+        return [self._path(epoch) for epoch in epochs] + files.left_behind(self.directory)
 
     def _path(self, epoch: int) -> str:
         return files.join(self.directory, f"epoch-{epoch:06d}.npz")

@@ -125,12 +125,16 @@ def test_of_a_runs_checkpoints_the_last_stays_and_before_its_end_the_one_before(
     runs.begin(run, ABOUT, "app-1")
     for epoch in range(1, 5):
         files.write_text(files.join(run, "checkpoints", f"epoch-{epoch:06d}.npz"), "x" * epoch)
+    files.write_text(files.join(run, "checkpoints", ".tmp-of-the-dead"), "half")
     now = datetime.timedelta(0)
     found = clean.clean_run(run, now, dry=True)
     assert [(files.name(each.path), each.num_bytes) for each in found] == [
         ("epoch-000001.npz", 1),
         ("epoch-000002.npz", 2),
+        (".tmp-of-the-dead", 4),
     ]
+    with Lock(run, "an attempt"):
+        assert clean.clean_run(run, now, dry=True) == []
     assert clean.clean_run(run, datetime.timedelta(days=1), dry=False) == []
     assert clean.clean_run(run, now, dry=False) == found
     runs.end(run, "v0001")

@@ -703,6 +703,11 @@ def test_what_a_dead_publisher_leaves_is_told_from_what_a_living_one_makes(store
     assert files.list_names(store.path) == ["current", "promotions", "v0001"]
 
 
+def test_a_model_that_is_not_there_is_not_said_to_be_clean(store: ModelStore) -> None:
+    with pytest.raises(StoreError, match="no store at"):
+        clean.clean_store(store, datetime.timedelta(0), dry=False)
+
+
 def test_of_a_store_the_versions_in_use_and_the_young_ones_stay(store: ModelStore) -> None:
     for _ in range(6):
         publish(store, promote=False)
