@@ -1,15 +1,15 @@
 """TrainState on disk: everything of a run that its next epoch depends on.
 
 Orders, batches, dropout and augmentation follow from seed, epoch, step and rank, so there is no generator whose
-position had to be kept. A checkpoint is one file (NumPy's zip of arrays, which carries checksums), written beside
-and renamed; the newest one that can be read counts, and one older is kept in case that it cannot.
+position had to be kept. A checkpoint is one file, NumPy's zip of arrays with a SHA-256 of all of it behind, written
+beside and renamed; the newest one that can be read counts, and one older is kept in case that it cannot.
 """
 
+import hashlib
 import io
 import json
 import logging
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -22,10 +22,23 @@ from seedlings_spark.errors import OptionError
 from seedlings_spark.training.weights import Vector
 
 _log = logging.getLogger(__name__)
-FORMAT = 1
+# 1 had no hash behind it; it is still read.
+FORMAT = 2
 _KEPT = 2
-# Keras' monitoring callbacks turn the sign of min_delta when they first look at a metric, also in a resumed run.
-_NOT_STATE = ("min_delta",)
+_HASH_MARK = b"sha256"
+# What Keras' own callbacks count and compare from epoch to epoch. They have no interface for it. All else that they
+# hold is what the user set, which may have changed since, or follows from it.
+_STATE_OF_KERAS: dict[str, tuple[str, ...]] = {
+    "EarlyStopping": ("wait", "best", "best_epoch", "best_weights"),
+    "ReduceLROnPlateau": ("wait", "best", "cooldown_counter"),
+    "ModelCheckpoint": ("best", "epochs_since_last_save"),
+    "LearningRateScheduler": (),
+    "TerminateOnNaN": (),
+    "CSVLogger": (),
+    "TensorBoard": (),
+    "LambdaCallback": (),
+    "History": (),
+}
 _NAME = re.compile(r"epoch-(\d{6})\.npz")
 
 
@@ -75,7 +88,8 @@ class Checkpoints:
         buffer = io.BytesIO()
         arrays = {f"array {name}": value for name, value in state.arrays.items()}
         np.savez(buffer, meta=np.frombuffer(text.encode(), np.uint8), state=state.state, **arrays)
-        files.write_bytes(self._path(state.epoch), buffer.getvalue())
+        content = buffer.getvalue()
+        files.write_bytes(self._path(state.epoch), content + _HASH_MARK + hashlib.sha256(content).digest())
         for epoch in self._epochs()[:-_KEPT]:
             files.delete(self._path(epoch))
 
@@ -88,8 +102,13 @@ class Checkpoints:
         for epoch in reversed(self._epochs()):
             try:
                 state = _read(files.read_bytes(self._path(epoch)))
-            except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-                _log.warning("%s cannot be read (%s); taking the one before", self._path(epoch), error)
+            except Exception as error:  # a damaged zip lets NumPy and Python raise nearly anything
+                _log.warning(
+                    "%s cannot be read (%s: %s); taking the one before",
+                    self._path(epoch),
+                    type(error).__name__,
+                    error,
+                )
                 continue
             if state.identity != identity:
                 raise OptionError(
@@ -118,21 +137,36 @@ class Checkpoints:
         return sorted(int(match.group(1)) for name in names if (match := _NAME.fullmatch(name)))
 
 
-def callback_state(callbacks: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
-    """The plain values and the weights that callbacks hold.
+def declared_state(callback: Any) -> tuple[str, ...] | None:
+    """The attributes of a callback that are part of a run; None where that is not known.
 
-    Keras' callbacks have no interface for this; what they count and compare are attributes that are numbers, and
-    `best_weights` is a list of arrays. What else one's own callback holds has to be kept by itself.
+    One's own callback says so by a class attribute `checkpointed`, a tuple of the names of attributes that hold a plain
+    value (number, text, bool, None) or a list of arrays; `()` if there are none.
     """
+    names: list[str] = []
+    is_known = False
+    for kind in type(callback).__mro__:
+        declared = vars(kind).get("checkpointed")
+        if declared is None and kind.__module__.split(".")[0] == "keras":
+            declared = _STATE_OF_KERAS.get(kind.__name__)
+        if declared is not None:
+            is_known = True
+            names.extend(name for name in declared if name not in names)
+    return tuple(names) if is_known else None
+
+
+def callback_state(callbacks: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
+    """What callbacks declare to be part of the run: plain values, and lists of arrays (such as the best weights)."""
     values: list[dict[str, Any]] = []
     arrays: dict[str, NDArray[Any]] = {}
     for place, callback in enumerate(callbacks):
         found: dict[str, Any] = {"class": type(callback).__name__}
-        for name, value in vars(callback).items():
-            if name in _NOT_STATE:
-                continue
-            if isinstance(value, bool | int | float | str | np.number) or value is None:
-                found[name] = value.item() if isinstance(value, np.number) else value
+        for name in declared_state(callback) or ():
+            value = getattr(callback, name, None)
+            if isinstance(value, np.number):
+                found[name] = value.item()
+            elif _is_plain(value):
+                found[name] = value
             elif isinstance(value, list) and value and all(isinstance(one, np.ndarray) for one in value):
                 found[f"{name} in arrays"] = len(value)
                 arrays.update({f"{place} {name} {number}": one for number, one in enumerate(value)})
@@ -141,7 +175,11 @@ def callback_state(callbacks: Sequence[Any]) -> tuple[list[dict[str, Any]], dict
 
 
 def restore_callbacks(callbacks: Sequence[Any], state: TrainState) -> None:
-    """Give callbacks back what they held; to be called after `on_train_begin`, which resets them."""
+    """Give callbacks back what they declare to be part of the run; to be called after `on_train_begin`.
+
+    Whatever else stands in the checkpoint is not looked at: what the user sets now counts, and a file that somebody
+    else has written changes no other attribute.
+    """
     names = [type(callback).__name__ for callback in callbacks]
     kept = [values.get("class") for values in state.callbacks]
     if names != kept:
@@ -150,21 +188,42 @@ def restore_callbacks(callbacks: Sequence[Any], state: TrainState) -> None:
         )
         return
     for place, (callback, values) in enumerate(zip(callbacks, state.callbacks, strict=True)):
-        for name, value in values.items():
-            if name.endswith(" in arrays"):
-                attribute = name.removesuffix(" in arrays")
-                setattr(
-                    callback, attribute, [state.arrays[f"{place} {attribute} {n}"] for n in range(int(value))]
-                )
-            elif name != "class":
-                setattr(callback, name, value)
+        declared = declared_state(callback)
+        if declared is None:
+            _log.warning(
+                "the callback %s begins anew: it does not say what of it is part of the run, by a class attribute"
+                " checkpointed = ('name', ...)",
+                type(callback).__name__,
+            )
+        for name in declared or ():
+            if f"{name} in arrays" in values:
+                count = int(values[f"{name} in arrays"])
+                setattr(callback, name, [state.arrays[f"{place} {name} {number}"] for number in range(count)])
+            elif name in values and _is_plain(values[name]):
+                setattr(callback, name, values[name])
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _read(content: bytes) -> TrainState:
-    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+    """A checkpoint of this format or of an earlier one.
+
+    Raises:
+        Exception: Of any kind: it is damaged, or of a later format.
+    """
+    body, mark, digest = content[:-38], content[-38:-32], content[-32:]
+    is_whole = mark == _HASH_MARK and hashlib.sha256(body).digest() == digest
+    if mark == _HASH_MARK and not is_whole:
+        raise ValueError("its content is not that of its hash")
+    with np.load(io.BytesIO(body if is_whole else content), allow_pickle=False) as stored:
         meta = json.loads(stored["meta"].tobytes())
-        if meta.pop("format") != FORMAT:
+        found = meta.pop("format")
+        if found not in (1, FORMAT):
             raise ValueError("a format that this version does not know")
+        if found == FORMAT and not is_whole:
+            raise ValueError("it has no hash")
         arrays = {
             name.removeprefix("array "): stored[name] for name in stored.files if name.startswith("array ")
         }

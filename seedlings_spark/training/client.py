@@ -8,21 +8,29 @@ long one piece of work takes.
 import contextlib
 import socket
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from seedlings_spark.training.wire import (
     HEARTBEAT_SECONDS,
     SILENCE_SECONDS,
     Credentials,
+    CutError,
     Kind,
     Message,
     ProtocolError,
+    StrangeCertificateError,
     receive,
     secured,
     send,
 )
+
+_T = TypeVar("_T")
+# A server that many strangers besiege may end a connection before it has said who it is: then the worker comes again,
+# after a pause of so many seconds, each further one twice as long up to the most, for as long as silence is borne.
+_FIRST_PAUSE_SECONDS, _MOST_PAUSE_SECONDS = 0.05, 2.0
 
 
 class RefusedError(Exception):
@@ -38,14 +46,12 @@ class ParameterClient:
     """
 
     def __init__(self, address: tuple[str, int], credentials: Credentials) -> None:
-        raw = socket.create_connection(address, timeout=SILENCE_SECONDS)
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._connection = secured(raw, credentials, credentials.context(server=False))
+        self._address, self._credentials = address, credentials
+        self._context = credentials.context(server=False)
+        self._connection = _patiently(self._connect)
         self._buffer = bytearray()
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="seedlings-heartbeat", daemon=True)
-        self._heart.start()
 
     def __enter__(self) -> "ParameterClient":
         return self
@@ -63,7 +69,22 @@ class ParameterClient:
 
     def open(self, header: Mapping[str, Any]) -> Message:
         """Say who this worker is; returns what holds for the whole run."""
-        return self._ask(Message(Kind.OPEN, header), {Kind.BEGIN})
+        message = Message(Kind.OPEN, header)
+
+        def say() -> Message:
+            if self._connection.fileno() < 0:
+                self._connection = self._connect()
+            try:
+                send(self._connection, message)
+                return receive(self._connection, self._buffer)
+            except OSError:
+                # The server has not heard who this is: whoever has a place is never ended as a stranger.
+                self._connection.close()
+                raise
+
+        answer = self._answer(message, {Kind.BEGIN}, _patiently(say))
+        threading.Thread(target=self._beat, name="seedlings-heartbeat", daemon=True).start()
+        return answer
 
     def ready(self) -> Message:
         """Ask for the first piece of work."""
@@ -78,13 +99,26 @@ class ParameterClient:
         with self._lock:
             send(self._connection, Message(Kind.ERROR, {"text": text}))
 
+    def _connect(self) -> socket.socket:
+        raw = socket.create_connection(self._address, timeout=SILENCE_SECONDS)
+        try:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return secured(raw, self._credentials, self._context)
+        except BaseException:
+            raw.close()
+            raise
+
     def _ask(self, message: Message, expected: set[Kind]) -> Message:
         with self._lock:
             send(self._connection, message)
-            while True:
+            answer = receive(self._connection, self._buffer)
+        return self._answer(message, expected, answer)
+
+    def _answer(self, message: Message, expected: set[Kind], answer: Message) -> Message:
+        """What was asked for, of which the first message to come is here."""
+        with self._lock:
+            while answer.kind == Kind.ALIVE:
                 answer = receive(self._connection, self._buffer)
-                if answer.kind != Kind.ALIVE:
-                    break
         if answer.kind == Kind.REFUSED:
             raise RefusedError(str(answer.header.get("text", "")))
         if answer.kind not in expected:
@@ -98,3 +132,21 @@ class ParameterClient:
                     send(self._connection, Message(Kind.ALIVE))
             except OSError:
                 return  # the main thread finds out at its next question
+
+
+def _patiently(attempt: Callable[[], _T]) -> _T:
+    """What an attempt to reach the server returns, which is made again after a connection that was cut.
+
+    Nobody who listens, and a certificate that is not the run's, will not be otherwise the next time.
+    """
+    deadline, pause = time.monotonic() + SILENCE_SECONDS, _FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return attempt()
+        except (ConnectionRefusedError, StrangeCertificateError):
+            raise
+        except CutError:
+            if time.monotonic() + pause > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, _MOST_PAUSE_SECONDS)

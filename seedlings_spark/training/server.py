@@ -11,7 +11,9 @@ import queue
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -29,10 +31,16 @@ from seedlings_spark.training.wire import (
 )
 
 _log = logging.getLogger(__name__)
-# Seconds for the handshake and the first message: a connection that says nothing is not kept.
-_OPEN_SECONDS = 20.0
-# Connections that have not yet said who they are; more are turned away.
+# Seconds for the handshake and the first message together, however slowly they trickle in.
+_OPEN_SECONDS = 10.0
+# Connections that have not yet said who they are. For one more the oldest goes: a worker, which is done within
+# moments, gets in beside any number of those that just hold the line, and tries again if it was thrown out.
 _MAX_STRANGERS = 256
+# How often those are looked for whose time is over, and how long to wait when the system has no descriptor left.
+_LOOK_SECONDS = 1.0
+_BREATH_SECONDS = 0.1
+# At most one line on refused connections in so many seconds; the others are counted.
+_LOG_SECONDS = 30.0
 
 
 class Superseded(Exception):  # noqa: N818 - not a failure: the worker is simply no longer wanted
@@ -89,7 +97,8 @@ class ParameterServer:
         self._credentials, self._context = credentials, credentials.context(server=True)
         self._ports = ports
         self._connections: set[socket.socket] = set()
-        self._strangers = 0
+        self._strangers: dict[_Stranger, None] = {}  # the oldest first
+        self._refusals = _Refusals()
         self._lock = threading.Lock()
         self._stopping = False
 
@@ -106,9 +115,8 @@ class ParameterServer:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
-            for connection in self._connections:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
+            for connection in [*self._connections, *(stranger.connection for stranger in self._strangers)]:
+                _cut(connection)
 
     @property
     def port(self) -> int:
@@ -120,7 +128,8 @@ class ParameterServer:
             listener = socket.socket(_family(self._host), socket.SOCK_STREAM)
             try:
                 listener.bind((self._host, port))
-                listener.listen(128)
+                listener.listen(_MAX_STRANGERS)
+                listener.settimeout(_LOOK_SECONDS)
                 return listener
             except OSError as error:
                 listener.close()
@@ -132,37 +141,73 @@ class ParameterServer:
         )
 
     def _accept(self) -> None:
+        """Accept connections until the server is closed; nothing else ends this."""
         while not self._stopping:
+            self._end_strangers()
             try:
                 raw, peer = self._listener.accept()
-            except OSError:
-                return
+            except TimeoutError:
+                continue
+            except OSError as error:
+                if self._stopping:
+                    return
+                # No descriptor is left (EMFILE), or the peer has gone already.
+                self._refusals.log("?", error)
+                self._end_strangers(1 + len(self._strangers) // 4)
+                time.sleep(_BREATH_SECONDS)
+                continue
+            stranger = _Stranger(raw, time.monotonic())
             with self._lock:
-                welcome = self._strangers < _MAX_STRANGERS
-                self._strangers += welcome
-            if welcome:
-                threading.Thread(
-                    target=self._serve, args=(raw, peer), name=f"seedlings-{peer}", daemon=True
-                ).start()
-            else:
+                self._strangers[stranger] = None
+            thread = threading.Thread(
+                target=self._serve, args=(stranger, peer), name=f"seedlings-{peer}", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system has no thread left
+                self._is_known(stranger)
                 raw.close()
+                self._refusals.log(peer, error)
 
-    def _serve(self, raw: socket.socket, peer: Any) -> None:
-        connection: socket.socket = raw
+    def _end_strangers(self, at_least: int = 0) -> None:
+        """End connections that have not said who they are: those whose time is over, and the oldest of too many.
+
+        Args:
+            at_least: So many are ended in any case.
+        """
+        now = time.monotonic()
+        with self._lock:
+            too_many = max(at_least, len(self._strangers) - _MAX_STRANGERS + 1)
+            ended = [
+                stranger
+                for number, stranger in enumerate(self._strangers)
+                if number < too_many or now - stranger.since > _OPEN_SECONDS
+            ]
+            for stranger in ended:
+                del self._strangers[stranger]
+                _cut(stranger.connection)
+
+    def _is_known(self, stranger: "_Stranger") -> bool:
+        """Take a connection from the strangers; False if it has been ended as one."""
+        with self._lock:
+            return self._strangers.pop(stranger, self) is None
+
+    def _serve(self, stranger: "_Stranger", peer: Any) -> None:
+        raw = connection = stranger.connection
         ticket: object = None
-        stranger = True
         try:
             raw.settimeout(_OPEN_SECONDS)
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = secured(raw, self._credentials, self._context)
+            connection = secured(raw, self._credentials, self._context, stranger.became)
             first = receive(connection, b"")  # type: ignore[arg-type]  # no payload is accepted here
             if first.kind != Kind.OPEN:
                 raise ProtocolError(f"{first.kind.name} as the first message, expected OPEN")
-            ticket, answer = self._coordinator.open(first.header)
+            # Before the coordinator hears of it: nobody who has a place is ever ended as a stranger.
+            if not self._is_known(stranger):
+                raise ConnectionError("others came after it, before it had said who it is")
             with self._lock:
                 self._connections.add(connection)
-                self._strangers -= 1
-                stranger = False
+            ticket, answer = self._coordinator.open(first.header)
             connection.settimeout(SILENCE_SECONDS)
             self._answer(connection, answer)
             buffer = bytearray(self._coordinator.max_payload_bytes)
@@ -190,17 +235,17 @@ class ParameterServer:
         except (OSError, ProtocolError, ssl.SSLError) as error:
             if not self._stopping:
                 if ticket is None:
-                    _log.warning("refused a connection from %s: %s", peer, error)
+                    self._refusals.log(peer, error)
                 else:
                     self._coordinator.lost(ticket, str(error))
                     with contextlib.suppress(OSError):
                         send(connection, Message(Kind.REFUSED, {"text": str(error)}))
         finally:
+            self._is_known(stranger)
             with self._lock:
                 self._connections.discard(connection)
-                if stranger:
-                    self._strangers -= 1
             connection.close()
+            stranger.connection.close()
 
     def _answer(self, connection: socket.socket, answer: "queue.SimpleQueue[Message]") -> Kind:
         while True:
@@ -213,6 +258,52 @@ class ParameterServer:
                 continue
             send(connection, message)
             return message.kind
+
+
+@dataclass(eq=False)
+class _Stranger:
+    """A connection that has not yet said who it is.
+
+    Args:
+        connection: Its socket, which TLS replaces by another.
+        since: When it was accepted, by the monotonic clock.
+    """
+
+    connection: socket.socket
+    since: float
+
+    def became(self, connection: socket.socket) -> None:
+        """Another socket has taken the place of the one before."""
+        self.connection = connection
+
+
+class _Refusals:
+    """Tells of refused connections, however many there are, in a few lines of the log."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told = -_LOG_SECONDS
+        self._untold = 0
+
+    def log(self, peer: Any, error: BaseException) -> None:
+        """Count a connection, and say so if nothing was said for a while."""
+        with self._lock:
+            self._untold += 1
+            now = time.monotonic()
+            if now - self._told < _LOG_SECONDS:
+                return
+            self._told, count, self._untold = now, self._untold, 0
+        more = f" ({count} since the last such line)" if count > 1 else ""
+        _log.warning("refused a connection from %s: %s%s", peer, error, more)
+
+
+def _cut(connection: socket.socket) -> None:
+    """End a connection for whoever waits at it in another thread.
+
+    By the plain socket's method: that of TLS would also take from that thread what it works with.
+    """
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -18,7 +18,7 @@ import os
 import socket
 import ssl
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,14 @@ MAX_HEADER_BYTES = 4 * 1024 * 1024
 # Seconds between signs of life of a side that computes or waits, and until the other side gives it up.
 HEARTBEAT_SECONDS = 5.0
 SILENCE_SECONDS = 60.0
+# A time-out of Python's sockets is for all that one call sends. So that it is one for silence, and a payload may take
+# as long as bytes flow, no call sends more than this: a peer that takes 4 kB/s counts as alive.
+_PIECE_BYTES = 256 * 1024
+
+
+# What a side sees of a connection that was cut, and of a peer that has other credentials.
+CutError = (ConnectionError, ssl.SSLError)
+StrangeCertificateError = ssl.SSLCertVerificationError
 
 
 class Kind(enum.IntEnum):
@@ -134,21 +142,34 @@ class Credentials:
         return context
 
 
-def secured(raw: socket.socket, credentials: Credentials, context: ssl.SSLContext) -> socket.socket:
+def secured(
+    raw: socket.socket,
+    credentials: Credentials,
+    context: ssl.SSLContext,
+    became: Callable[[socket.socket], None] = lambda connection: None,
+) -> socket.socket:
     """A connection both of whose ends have presented the credentials.
 
     Args:
         raw: With a time-out set.
         credentials: Of the run.
         context: Of these credentials, for this side of the connection.
+        became: Told of each socket that takes the place of `raw`, before anything is read from it: whoever wants
+            to end the connection meanwhile has to know the current one.
 
     Raises:
         OSError: The other side has others, or none.
     """
     is_server = context.protocol == ssl.PROTOCOL_TLS_SERVER
-    connection = context.wrap_socket(raw, server_side=is_server)
+    connection = context.wrap_socket(raw, server_side=is_server, do_handshake_on_connect=False)
+    became(connection)
+    connection.do_handshake()
+    if credentials.encrypt:
+        return connection
     # Both wait here for the other's end of encryption, which a client whose certificate is refused never sees.
-    return connection if credentials.encrypt else connection.unwrap()
+    plain = connection.unwrap()
+    became(plain)
+    return plain
 
 
 def send(connection: socket.socket, message: Message) -> None:
@@ -156,8 +177,8 @@ def send(connection: socket.socket, message: Message) -> None:
     header = json.dumps(message.header).encode() if message.header else b""
     payload = memoryview(message.payload).cast("B")
     connection.sendall(_FRAME.pack(_MAGIC, message.kind, len(header), len(payload)) + header)
-    if len(payload):
-        connection.sendall(payload)
+    for start in range(0, len(payload), _PIECE_BYTES):
+        connection.sendall(payload[start : start + _PIECE_BYTES])
 
 
 def receive(connection: socket.socket, buffer: bytearray | memoryview) -> Message:

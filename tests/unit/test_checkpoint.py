@@ -1,11 +1,20 @@
-from dataclasses import replace
+import json
+import random
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from seedlings_spark.errors import OptionError
-from seedlings_spark.training.checkpoint import Checkpoints, TrainState, callback_state, restore_callbacks
+from seedlings_spark.training import checkpoint
+from seedlings_spark.training.checkpoint import (
+    Checkpoints,
+    TrainState,
+    callback_state,
+    declared_state,
+    restore_callbacks,
+)
 
 STATE = TrainState(
     epoch=1,
@@ -87,21 +96,70 @@ def test_the_last_two_are_kept_and_strangers_left_alone(tmp_path: Path) -> None:
     ]
 
 
+def test_no_flipped_bit_is_taken_as_good_and_none_ends_the_run(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save(STATE)
+    checkpoints.save(replace(STATE, epoch=2))
+    newest = tmp_path / "epoch-000002.npz"
+    whole = newest.read_bytes()
+    chosen = set(random.Random(0).sample(range(8 * len(whole)), 40))
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(Exception):  # noqa: B017 - whatever NumPy's and Python's readers raise
+            checkpoint._read(bytes(damaged))
+        if bit in chosen:
+            newest.write_bytes(bytes(damaged))
+            found = checkpoints.latest("this run")
+            assert found is not None and found.epoch == 1
+
+
+def test_a_checkpoint_of_before_there_was_a_hash_is_still_read(tmp_path: Path) -> None:
+    meta = {name: value for name, value in asdict(STATE).items() if name not in ("state", "arrays")}
+    text = np.frombuffer(json.dumps({"format": 1, **meta}).encode(), np.uint8)
+    with (tmp_path / "epoch-000001.npz").open("wb") as file:
+        np.savez(file, meta=text, state=STATE.state, **{"array best": np.eye(2)})
+    assert _same(Checkpoints(str(tmp_path)).latest("this run"), STATE)
+
+
 class Counting:
+    checkpointed = ("wait", "best", "name", "best_weights")
+
     def __init__(self) -> None:
         self.wait, self.best, self.name, self.best_weights = 0, float("inf"), None, None
+        self.patience = 3
         self.model = object()
 
 
-def test_callbacks_get_back_what_they_held() -> None:
+def test_callbacks_get_back_what_they_declare_and_nothing_else() -> None:
     before = Counting()
     before.wait, before.best = 3, np.float32(0.25)  # type: ignore[assignment]
     before.best_weights = [np.eye(2), np.ones(3)]  # type: ignore[assignment]
     values, arrays = callback_state([before])
+    assert "patience" not in values[0]
     after = Counting()
-    restore_callbacks([after], replace(STATE, callbacks=values, arrays=arrays))
-    assert (after.wait, after.best, after.name) == (3, 0.25, None)
+    after.patience = 9
+    forged = [{**values[0], "patience": 1, "_path": "/home/somebody/.bashrc", "model": "none"}]
+    restore_callbacks([after], replace(STATE, callbacks=forged, arrays=arrays))
+    assert (after.wait, after.best, after.name, after.patience) == (3, 0.25, None, 9)
+    assert not hasattr(after, "_path") and type(after.model) is object
     assert [array.tolist() for array in after.best_weights or []] == [[[1, 0], [0, 1]], [1, 1, 1]]
+
+
+def test_a_callback_that_declares_nothing_begins_anew_and_that_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Silent:
+        def __init__(self) -> None:
+            self.seen = 0
+
+    class Stopping(Counting):
+        checkpointed = ("seen",)
+
+    silent = Silent()
+    restore_callbacks([silent], replace(STATE, callbacks=[{"class": "Silent", "seen": 7}]))
+    assert silent.seen == 0 and "Silent begins anew" in caplog.text
+    assert set(declared_state(Stopping()) or ()) == {"seen", *Counting.checkpointed}
 
 
 def test_other_callbacks_than_before_begin_anew(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,14 +5,18 @@ import queue
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from seedlings_spark.errors import ClusterError
+from seedlings_spark.training import client as client_module
 from seedlings_spark.training import server as server_module
 from seedlings_spark.training.client import ParameterClient, RefusedError
 from seedlings_spark.training.server import ParameterServer, Superseded
@@ -23,8 +27,11 @@ from seedlings_spark.training.wire import (
     Message,
     ProtocolError,
     receive,
+    secured,
     send,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 class Echo:
@@ -208,13 +215,124 @@ def test_a_payload_before_the_worker_has_said_who_it_is_is_refused(
     _still_serves(address)
 
 
-def test_two_hundred_silent_connections_keep_nobody_out(address: tuple[str, int]) -> None:
-    silent = [socket.create_connection(address, timeout=10) for _ in range(200)]
+@contextlib.contextmanager
+def _idle(address: tuple[str, int], count: int) -> Iterator[None]:
+    """So many connections that say nothing."""
+    held: list[socket.socket] = []
     try:
-        _still_serves(address)
+        held.extend(socket.create_connection(address, timeout=30) for _ in range(count))
+        yield
     finally:
-        for connection in silent:
+        for connection in held:
             connection.close()
+
+
+def test_any_number_of_silent_connections_keeps_nobody_out(address: tuple[str, int]) -> None:
+    with _idle(address, 400):
+        _still_serves(address)
+
+
+def test_a_worker_that_was_thrown_out_among_strangers_comes_again(
+    address: tuple[str, int], echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four places before who one is is known, others take all, again and again."""
+    monkeypatch.setattr(server_module, "_MAX_STRANGERS", 4)
+    over = threading.Event()
+
+    def churn() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                socket.create_connection(address, timeout=30).close()
+            time.sleep(0.002)
+
+    threads = [threading.Thread(target=churn) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        with _idle(address, 8):
+            _still_serves(address)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert len(echo.opened) == 1
+
+
+WITHOUT_DESCRIPTORS = """
+import resource, sys
+from tests.unit.test_parameter_server import CREDENTIALS, Echo
+from seedlings_spark.training.server import ParameterServer
+resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
+with ParameterServer(Echo(), "127.0.0.1", CREDENTIALS) as server:
+    print(server.port, CREDENTIALS.pem.hex(), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_server_that_has_no_descriptor_left_goes_on_when_it_has() -> None:
+    program = [sys.executable, "-c", WITHOUT_DESCRIPTORS]
+    with subprocess.Popen(
+        program, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            port, pem = process.stdout.readline().split()
+            address, credentials = ("127.0.0.1", int(port)), Credentials(bytes.fromhex(pem))
+            with _idle(address, 120):
+                for _ in range(2):
+                    with ParameterClient(address, credentials) as client:
+                        client.open({"run": "this"})
+                        client.expect(1024)
+                        assert client.ready().header["number"] == 1
+        finally:
+            process.stdin.close()
+            process.wait(60)
+
+
+def test_refused_connections_are_counted_in_a_few_lines(
+    address: tuple[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(30):
+        with socket.create_connection(address, timeout=30) as plain:
+            plain.sendall(b"GET /parameters HTTP/1.1\r\n\r\n")
+            assert _closed(plain)
+    assert caplog.text.count("refused a connection") == 1
+
+
+@pytest.mark.parametrize("encrypt", [True, False])
+def test_a_payload_may_take_longer_than_the_time_out_as_long_as_bytes_flow(encrypt: bool) -> None:
+    seconds, pieces = 2.0, 8
+    payload = bytes(pieces * 256 * 1024)
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        credentials = Credentials.make(encrypt=encrypt)
+        sent: list[float | Exception] = []
+
+        def give() -> None:
+            raw = socket.create_connection(listener.getsockname(), timeout=seconds)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
+            started = time.monotonic()
+            try:
+                with secured(raw, credentials, credentials.context(server=False)) as connection:
+                    send(connection, Message(Kind.WORK, {}, payload))
+                    sent.append(time.monotonic() - started)
+                    connection.recv(1)
+            except Exception as error:
+                sent.append(error)
+
+        thread = threading.Thread(target=give)
+        thread.start()
+        raw, _ = listener.accept()
+        raw.settimeout(30)
+        with secured(raw, credentials, credentials.context(server=True)) as connection:
+            left = len(payload)
+            while left > 0 and (data := connection.recv(min(left, 256 * 1024))):
+                left -= len(data)
+                time.sleep(seconds * 1.5 * len(data) / len(payload))
+        thread.join(30)
+    assert isinstance(sent[0], float) and sent[0] > seconds, sent
 
 
 def test_a_connection_that_says_nothing_is_given_up(
@@ -240,8 +358,6 @@ def test_a_silent_worker_is_reported_lost(
 def test_signs_of_life_keep_a_slow_worker_and_a_waiting_one(
     address: tuple[str, int], echo: Echo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from seedlings_spark.training import client as client_module
-
     for module in (server_module, client_module):
         monkeypatch.setattr(module, "SILENCE_SECONDS", 0.6)
         monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.1)
@@ -349,7 +465,10 @@ def test_without_encryption_nobody_else_gets_in_either(echo: Echo) -> None:
         assert len(echo.opened) == 1
 
 
-def test_a_worker_that_encrypts_does_not_talk_to_a_server_that_does_not(echo: Echo) -> None:
+def test_a_worker_that_encrypts_does_not_talk_to_a_server_that_does_not(
+    echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "SILENCE_SECONDS", 1.0)
     mixed = Credentials(CREDENTIALS.pem, encrypt=False)
     with (
         ParameterServer(echo, "127.0.0.1", mixed) as server,
