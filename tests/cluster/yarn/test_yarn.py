@@ -175,7 +175,7 @@ def test_jobs_in_client_mode_account_for_every_image(place: Place, store: str) -
     assert (first["listed"], first["scored"], first["rejected"]) == (NUM_IMAGES + 1, NUM_IMAGES, 1)
     assert first["rejected_by_reason"] == {"empty": 1}
     assert sum(first["images_of_species"].values()) == NUM_IMAGES
-    place.run("again", *place.score(place.at("scores")), "--incremental")
+    place.run("again", *place.score(place.at("scores")), "--incremental", "--keep-empty")
     second = place.read_json("scores/manifest.json")
     assert (second["listed"], second["scored"], second["rejected"]) == (NUM_IMAGES + 1, 0, 0)
     assert (second["already_scored"], second["already_rejected"]) == (NUM_IMAGES, 1)
