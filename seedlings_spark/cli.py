@@ -25,7 +25,9 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -81,6 +83,9 @@ def run(
         spark = session.build(f"seedlings {job}")
         spark.sparkContext.setLogLevel("WARN" if general.debug else "ERROR")
         name_run(str(spark.sparkContext.applicationId))
+        with contextlib.suppress(ValueError):  # no main thread
+            # Spark's own handler asks the JVM to cancel its jobs, which the same Ctrl-C has ended by then.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             told = _exit_code_file(spark)
             if told and files.exists(told):
@@ -92,9 +97,19 @@ def run(
                 files.write_text(told, f"{code}\n")
             return code
         finally:
-            spark.stop()
+            _stop(spark)
 
     return exit_code_of(work, debug="--debug" in arguments)
+
+
+def _stop(spark: "SparkSession") -> None:
+    """Stop a session. One whose JVM is gone, after a Ctrl-C, cannot be, and what the job has said of its end stands."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            spark.stop()
+        except Exception as error:
+            _log.debug("the session could not be stopped: %s", error)
 
 
 def _do(

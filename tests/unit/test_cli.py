@@ -6,9 +6,12 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -535,3 +538,32 @@ def test_full_uris_and_absolute_paths_are_fine_in_a_container(monkeypatch: pytes
     assert cli.check(["prepare", "--images", "file:///nfs/i", "--corpus", "hdfs://host:8020/c"]) == 0
     assert cli.check(["prepare", "--images", "/i", "--corpus", "/c"]) == 0
     assert cli.check(["prepare", "--images", "/i", "--corpus", "hdfs:/c"]) == 0
+
+
+def test_a_ctrl_c_is_said_in_one_line_though_it_has_ended_the_jvm_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gone(*_: object) -> None:
+        raise ConnectionRefusedError("the JVM is gone")
+
+    context = SimpleNamespace(applicationId="app-1", master="local[1]", setLogLevel=lambda level: None)
+    spark = SimpleNamespace(
+        sparkContext=context, version="4", conf=SimpleNamespace(get=lambda name, default: default), stop=gone
+    )
+    before = signal.getsignal(signal.SIGINT)
+
+    def build(name: str) -> Any:
+        signal.signal(signal.SIGINT, gone)  # as Spark does
+        return spark
+
+    def main(spark: Any, options: config.DoctorOptions) -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+        return 0
+
+    monkeypatch.setattr("seedlings_spark.session.build", build)
+    try:
+        assert cli.run("doctor", config.DoctorOptions, main, []) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
