@@ -14,8 +14,9 @@ The map, in the order of imports: a module may import those of its own and of ea
     reproducibility seeds derived by name; what a result depends on
 
     session         builds the SparkSession; slots, addresses, environments
-    images          bytes -> uint8 pixels, or ImageError: the only door of Pillow and of libspng
+    images          bytes -> uint8 pixels, or ImageError: the only door of Pillow and the decoders
       png             what the bytes of a PNG say before any decoder sees them
+      jpeg            the same of a JPEG
       gif             the same of a GIF
       tiff            the same of a TIFF
       bmp             BMP pictures of palettes, by ourselves

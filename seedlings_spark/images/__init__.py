@@ -34,10 +34,11 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
+import simplejpeg  # type: ignore[import-untyped]
 from PIL import Image
 
 from seedlings_spark.errors import ImageError
-from seedlings_spark.images import bmp, gif, libtiff, png, tiff
+from seedlings_spark.images import bmp, gif, jpeg, libtiff, png, tiff
 
 Pixels = npt.NDArray[np.uint8]
 Rectangle = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
@@ -67,14 +68,14 @@ _MAX_SCANS = 20
 # many: a file of 64 MB can so take a minute, or 2.4 GB. A million reads take a second; a real file of that length
 # has some ten thousand parts.
 _MAX_READS = 1_000_000
-# Pillow joins the EXIF segments of a JPEG one by one, each time copying all before it. Real files have one or two.
-_MAX_EXIF_SEGMENTS = 1000
 # Largest values that mean white in files that do not say; see `_deep_to_grey`.
 _INTEGER_WHITES = (255.0, 65535.0, 4294967295.0)
 _FLOAT_WHITES = (1.0, *_INTEGER_WHITES)
 _WHITE_IS_ZERO = 0  # of TIFF's photometric interpretations
 _ROWS_AT_ONCE = 1 << 22  # pixels of a deep picture converted at once: bounds the floats in memory to 64 MB
 _DETAIL_LENGTH = 200
+_JPEG_BLOCK = 8
+_EXTRANEOUS = re.compile("extraneous bytes")
 # What libjpeg and libtiff say where pixels are missing.
 _PREMATURE = re.compile("premature e|not enough data|read error|got [0-9]+ bytes, expected", re.IGNORECASE)
 # EXIF 2.3, tag 0x0112: how a picture is to be turned to stand upright.
@@ -268,13 +269,11 @@ def _pillow_accepts(name: str, content: bytes) -> bool:
 def _decode_as(name: str, content: bytes, size: tuple[int, int], aspect: str, max_pixels: int) -> Pixels:
     """Decode a picture of a known format; raises whatever Pillow raises."""
     if name == "jpeg":
-        _check_exif_segments(content)
-        picture = _opened(name, content, max_pixels)
-        _check_scans(picture, content, max_pixels)
+        found = jpeg.essence(content)
+        picture = _opened_jpeg(found, max_pixels)
         orientation = _orientation(picture)
         stored = _draft(picture, size if orientation < 5 else (size[1], size[0]), aspect)
-        picture.load()
-        transparent = None
+        picture, transparent = _load_jpeg(picture, found), None
     else:
         picture, transparent = _OPENERS[name](content, max_pixels)
         orientation = _orientation(picture)  # TIFF has turned itself by now
@@ -292,6 +291,79 @@ def _opened(name: str, content: bytes, max_pixels: int) -> Any:
     picture = plugin(_MeteredStream(content), "")
     _check_pixels(picture.size, max_pixels)
     return picture
+
+
+def _opened_jpeg(found: jpeg.Essence, max_pixels: int) -> Any:
+    try:
+        picture = _opened("jpeg", found.content, max_pixels)
+    except SyntaxError as error:
+        if found.kind is None:
+            raise
+        detail = f"{found.kind}: {_words(error)}"
+    else:
+        pixels = picture.width * picture.height
+        if found.num_scans * pixels > _MAX_SCANS * max_pixels:
+            what = f"{found.num_scans} scans of {picture.height} x {picture.width} pixels"
+            raise ImageError("too_large", what)
+        return picture
+    raise ImageError("unsupported_format", detail[:_DETAIL_LENGTH])
+
+
+def _load_jpeg(picture: Any, found: jpeg.Essence) -> Any:
+    """Decode a JPEG with libjpeg-turbo, which says what Pillow does not let it say: that data are missing.
+
+    The pixels are Pillow's, which has the same library. What it cannot do goes to Pillow: unusual ratios of brightness
+    and colour.
+    """
+    words = ""
+    try:
+        return _by_turbojpeg(picture, found.content)
+    except ValueError as error:
+        words = " ".join(str(error).split())
+    if _EXTRANEOUS.search(words):
+        # Padding that some cameras write, or pixels that were overwritten: without it, pixels would be missing.
+        last = found.content[:-2].rstrip(b"\0")
+        last += b"\0" if last.endswith(b"\xff") else b""
+        try:
+            simplejpeg.decode_jpeg(last + b"\xff\xd9")
+        except ValueError as error:
+            words = " ".join(str(error).split())
+    if _PREMATURE.search(words):
+        raise ImageError("truncated", words[:_DETAIL_LENGTH])
+    if words.startswith("Corrupt JPEG data") and not _EXTRANEOUS.search(words):
+        raise ImageError("corrupt", words[:_DETAIL_LENGTH])
+    try:
+        picture.load()
+    except OSError as error:
+        if found.kind is None:
+            raise OSError(words) from error
+        detail = f"{found.kind}: {words}"
+    else:
+        return picture
+    raise ImageError("unsupported_format", detail[:_DETAIL_LENGTH])
+
+
+def _by_turbojpeg(picture: Any, content: bytes) -> Any:
+    colours, mode, raw_mode = {
+        "L": ("GRAY", "L", "L"),
+        "RGB": ("RGBX", "RGBX", "RGBX"),  # as Pillow stores it
+        "CMYK": ("CMYK", "CMYK", "CMYK;I"),
+    }[picture.mode]
+    height, width = picture.height, picture.width
+    if picture.decoderconfig and picture.decoderconfig[0] > 1:
+        # The smallest of its sizes that are as large, of which the next lower one is an eighth of the whole away.
+        if max(height, width) < 2 * _JPEG_BLOCK:
+            simplejpeg.decode_jpeg(content, colours)
+            picture.load()
+            return picture
+        pixels = simplejpeg.decode_jpeg(content, colours, min_height=height, min_width=width)
+    else:
+        pixels = simplejpeg.decode_jpeg(content, colours)
+    if pixels.shape[:2] != (height, width):
+        raise ValueError(f"{pixels.shape[:2]} pixels for {(height, width)}")
+    decoded = Image.frombuffer(mode, (width, height), pixels, "raw", raw_mode, 0, 1)
+    decoded.info = picture.info
+    return decoded
 
 
 def _png(content: bytes, max_pixels: int) -> tuple[Any, Any]:
@@ -440,18 +512,6 @@ class _MeteredStream(io.BytesIO):
         if self.num_reads > _MAX_READS:
             raise ImageError("too_large", f"the picture is in more than {_MAX_READS:,} parts")
         return super().read(size)
-
-
-def _check_exif_segments(content: bytes) -> None:
-    segments = content.count(b"Exif\0\0")
-    if segments > _MAX_EXIF_SEGMENTS:
-        raise ImageError("too_large", f"{segments:,} EXIF segments")
-
-
-def _check_scans(picture: Any, content: bytes, max_pixels: int) -> None:
-    scans = content.count(b"\xff\xda")
-    if scans * picture.width * picture.height > _MAX_SCANS * max_pixels:
-        raise ImageError("too_large", f"{scans} scans of {picture.height} x {picture.width} pixels")
 
 
 def _load_png(content: bytes, opened: Image.Image) -> Image.Image | None:
@@ -657,8 +717,6 @@ def _ends_early(name: str, content: bytes) -> bool:
     """Tell whether a file that could not be decoded lacks its end."""
     if name == "png":
         return not png.has_end(content)
-    if name == "jpeg":
-        return content.rfind(b"\xff\xd9") <= content.rfind(b"\xff\xda")
     if name == "webp":
         return len(content) < 12 or int.from_bytes(content[4:8], "little") + 8 > len(content)
     return False

@@ -16,7 +16,7 @@ ROOT = PACKAGE.parent
 GROUPS = [
     ["errors"],
     ["display", "config", "schema", "files", "fingerprint", "reproducibility", "environment"],
-    ["images.png", "images.gif", "images.tiff", "images.bmp", "images.libtiff"],
+    ["images.png", "images.gif", "images.jpeg", "images.tiff", "images.bmp", "images.libtiff"],
     ["session", "images", "runtime", "store", "drift", "lock", "runs", "progress"],
     ["training.weights"],
     ["training.wire"],
@@ -51,6 +51,7 @@ GROUPS = [
 DOORS = {
     "PIL": {"images", "images.libtiff"},
     "imagecodecs": {"images"},
+    "simplejpeg": {"images"},
     "matplotlib": {"report"},
     "elephas": {"estimator", "elephas", "benchmark.train", "benchmark.score"},
     "socket": {"training.wire", "training.server", "training.client", "doctor"},

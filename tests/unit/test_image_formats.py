@@ -138,6 +138,99 @@ def test_what_a_png_tells_besides_its_pixels_does_not_decide():
         assert np.array_equal(as_it_is(turned), pixels[::-1, ::-1])
 
 
+# --- JPEG -----------------------------------------------------------------------------------------------
+
+
+def colourful(height, width):
+    """A picture with something in every block, so that none can be missing unnoticed."""
+    y, x = np.mgrid[0:height, 0:width]
+    noise = np.random.default_rng([height, width]).normal(0, 12, (height, width, 3))
+    waves = np.stack([255 * x / width, 255 * y / height, 127 + 120 * np.sin(x / 9) * np.cos(y / 7)], -1)
+    return (waves + noise).clip(0, 255).astype(np.uint8)
+
+
+JPEG_KINDS = {
+    "plain": {},
+    "not subsampled": {"subsampling": 0},
+    "optimised": {"optimize": True, "quality": 30},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_blocks": 7},
+}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("kind", JPEG_KINDS)
+def test_a_jpeg_is_whole_or_none_and_has_pillows_pixels(kind, mode):
+    content = encoded(Image.fromarray(colourful(120, 150)).convert(mode), "JPEG", **JPEG_KINDS[kind])
+    for scale in (1, 2, 4, 8):
+        opened = Image.open(io.BytesIO(content))
+        opened.draft(None, (150 // scale, 120 // scale))
+        mine = Image.open(io.BytesIO(content))
+        mine.draft(None, (150 // scale, 120 // scale))
+        mine = images._load_jpeg(mine, images.jpeg.essence(content))
+        assert np.array_equal(np.asarray(mine.convert(mode)), np.asarray(opened))
+    scan = content.index(b"\xff\xda") + 20
+    for share in (0.1, 0.5, 0.9):
+        cut = content[: scan + int(share * (len(content) - scan))]
+        cut = cut[:-1] if cut.endswith(b"\xff") else cut
+        for what, half in {
+            "cut": cut,
+            "end mark": cut + b"\xff\xd9",
+            "zeros": cut + bytes(len(content) - len(cut)),
+            "zeros, then the end mark": cut + bytes(len(content) - len(cut)) + b"\xff\xd9",
+        }.items():
+            assert rejected(half)[0] in ("truncated", "corrupt"), (share, what)
+    without_end = content[:-2]
+    assert rejected(without_end) == ("truncated", "the file ends without the mark of its end (EOI)")
+    padded = without_end + bytes(40) + b"\xff\xd9"  # as some cameras write it
+    assert np.array_equal(images.decode(padded, (8, 8)), images.decode(content, (8, 8)))
+
+
+def test_a_jpeg_lacks_no_scan_and_no_interval_between_restarts():
+    content = encoded(colourful(64, 64), "JPEG", progressive=True)
+    scans = [at for at in range(len(content) - 1) if content[at : at + 2] == b"\xff\xda"]
+    for number in range(1, len(scans)):
+        tables = content.rindex(b"\xff\xc4", 0, scans[number])
+        reason, detail = rejected(content[:tables] + b"\xff\xd9")
+        assert (reason, "coefficients of component" in detail) == ("truncated", True)
+    restarts = encoded(colourful(64, 64), "JPEG", restart_marker_blocks=2)
+    first, second = restarts.index(b"\xff\xd1"), restarts.index(b"\xff\xd2")
+    assert rejected(restarts[:first] + restarts[second:])[0] in ("corrupt", "truncated")
+
+
+def test_what_a_jpeg_tells_besides_its_pixels_does_not_decide():
+    content = encoded(colourful(40, 40), "JPEG")
+    expected = images.decode(content, (40, 40))
+
+    def segment(marker, data):
+        return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
+
+    for odd in (
+        segment(0xEE, b"Adobe\0"),
+        segment(0xE0, b"JFIF\0"),
+        segment(0xED, b"Photoshop 3.0\0008BIM\x03\xed"),
+        segment(0xE2, b"ICC_PROFILE\0\1\5" + bytes(60_000)) * 30,
+        segment(0xE2, b"MPF\0II*\0"),
+        segment(0xE1, b"Exif\0\0" + b"II*\0\xff\xff\xff\xff") * 300,
+        segment(0xFE, bytes(65_000)) * 50,
+        b"\xff" * 100_000,
+    ):
+        assert np.array_equal(images.decode(content[:2] + odd + content[2:], (40, 40)), expected), odd[:20]
+    assert rejected(content[:2] + b"\xff\xef\0\2" * 1_100_000 + content[2:])[0] == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("marker", "precision", "words"),
+    [(0xC3, 8, "lossless"), (0xC5, 8, "hierarchical"), (0xC1, 12, "12 bits a channel")],
+)
+def test_a_jpeg_of_a_rare_kind_is_said_to_be_one(marker, precision, words):
+    content = bytearray(encoded(colourful(8, 8), "JPEG"))
+    at = content.index(b"\xff\xc0")
+    content[at + 1], content[at + 4] = marker, precision
+    reason, detail = rejected(bytes(content))
+    assert (reason, words in detail) == ("unsupported_format", True), detail
+
+
 # --- GIF ------------------------------------------------------------------------------------------------
 
 
