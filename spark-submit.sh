@@ -12,6 +12,14 @@ while [ -L "$here" ]; do # the script itself, should it be called by a link
   case $link in /*) here=$link ;; *) here=$(dirname "$here")/$link ;; esac
 done
 home=$(CDPATH='' cd -- "$(dirname -- "$here")" && pwd)
+# Without UTF-8 (cron, `env -i`) the JVM makes of an `ö` in an argument two `?`, which match other names.
+if [ "$(locale charmap 2>/dev/null)" != UTF-8 ]; then
+  for utf8 in C.UTF-8 en_US.UTF-8 $(locale -a 2>/dev/null | grep -i 'utf-\{0,1\}8$' 2>/dev/null) C.UTF-8; do
+    [ "$(LC_ALL=$utf8 locale charmap 2>/dev/null)" != UTF-8 ] || break
+  done
+  export LC_ALL=$utf8
+fi
+export PYTHONUTF8=1
 jobs="quickstart prepare train evaluate score models clean benchmark status doctor"
 
 fail() { # found, expected, what to do, exit code

@@ -92,6 +92,7 @@ def run(
                 code = int(files.read_text(told))
                 _log.warning("an attempt before this one has ended with exit code %d: that stands", code)
                 return code
+            session.require_utf8(spark, arguments)
             code = exit_code_of(lambda: _do(job, spark, main, options), debug=general.debug)
             if told and code:
                 files.write_text(told, f"{code}\n")
@@ -115,7 +116,11 @@ def _stop(spark: "SparkSession") -> None:
 def _do(
     job: str, spark: "SparkSession", main: "Callable[[SparkSession, _T], int | None]", options: _T
 ) -> int:
+    from seedlings_spark import session
+
     options = qualified(options)
+    # Those of a file came through no JVM, so a `?` in them is one; but it could not open what they name.
+    session.require_utf8(spark, (str(value).replace("?", "") for value in vars(options).values()))
     if _is_in_container(spark):
         check_outputs(options)
     _log.info(opening_line(job, options, spark.version, str(spark.sparkContext.master)))

@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
@@ -53,6 +53,28 @@ def build(app_name: str, settings: Mapping[str, str] | None = None) -> SparkSess
             "Java 17 on the PATH or in JAVA_HOME, and a master that answers",
             "Check `java -version` and the value of --master",
         ) from error
+
+
+def require_utf8(spark: SparkSession, texts: Iterable[str]) -> None:
+    """Refuse arguments that the JVM cannot have read: without a UTF-8 locale it makes each letter outside of ASCII `?`.
+
+    Args:
+        spark: The session.
+        texts: Arguments, paths and names of a job.
+
+    Raises:
+        ClusterError: One of them has such a letter, or what may be left of one.
+    """
+    jvm = spark.sparkContext._jvm
+    assert jvm is not None
+    encoding = str(jvm.java.lang.System.getProperty("sun.jnu.encoding"))
+    lost = [text for text in texts if not text.isascii() or "?" in text]
+    if lost and encoding.upper().replace("-", "") != "UTF8":
+        raise ClusterError(
+            f"{lost[0]!r} where the JVM reads arguments and names of files as {encoding}",
+            "UTF-8: any other letter than those of ASCII becomes a `?`, which stands for other names too",
+            "Set LC_ALL=C.UTF-8 for spark-submit, or start the job by ./spark-submit.sh, which does",
+        )
 
 
 def is_local(spark: SparkSession) -> bool:

@@ -23,6 +23,7 @@ from seedlings_spark.lock import Lock
 from tests import readme
 
 SCRIPT = Path(__file__).parents[2] / "spark-submit.sh"
+SPARK = Path(pyspark.__file__).parent
 IMAGES_PER_SPECIES = 6  # stratified: 4 to train on, 1 to validate, 1 to test
 NUM_IMAGES = 12 * IMAGES_PER_SPECIES
 THREE_PARTS = re.compile(r"\w+Error: .+\. Expected .+\. .+[.?]")
@@ -51,14 +52,17 @@ TINY = {
 }
 
 
+# As cron has it: no PATH, no HOME, no locale. `SPARK_SUBMIT_OPTS` makes the tests fast.
+NO_ENVIRONMENT = {"SEEDLINGS_PYTHON": sys.executable, "SPARK_SUBMIT_OPTS": os.environ["SPARK_SUBMIT_OPTS"]}
+# Where nobody gives it a locale, the JVM reads `??cker`, and so on.
+IMAGES, CORPUS, STORE, RUN, RUN_2 = "Äcker", "Körper", "Läden ✓", "Läufe", "nächtliche Läufe"
+REPORT, SCORES = "été", "ō"
+
+
 def submit(directory: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYSPARK", "SPARK_HOME"))
-    }
-    environment.pop("PYTHONPATH", None)
     return subprocess.run(
         [str(SCRIPT), *arguments],
-        env={**environment, "SEEDLINGS_PYTHON": sys.executable},
+        env=NO_ENVIRONMENT,
         cwd=directory,
         capture_output=True,
         text=True,
@@ -86,7 +90,7 @@ def done(directory: Path, *arguments: str, code: int = 0) -> str:
     return ran.stdout
 
 
-JOBS = ("prepare", "train", "evaluate", "score", "models", "clean", "status")
+JOBS = ("quickstart", "prepare", "train", "evaluate", "score", "models", "clean", "status", "doctor")
 
 
 def read_json(file: Path) -> Any:
@@ -97,10 +101,11 @@ def read_json(file: Path) -> Any:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with drawn images of 12 species, an empty file and a text among them; later what jobs make."""
     folder = tmp_path_factory.mktemp("jobs") / "l'été 1"
-    synthetic.write_corpus(folder / "images", images_per_species=IMAGES_PER_SPECIES, size=40)
-    species = folder / "images" / synthetic.SPECIES[0]
+    synthetic.write_corpus(folder / IMAGES, images_per_species=IMAGES_PER_SPECIES, size=40)
+    species = folder / IMAGES / synthetic.SPECIES[0]
     (species / "empty.png").write_bytes(b"")
     (species / "notes.png").write_text("no picture")
+    synthetic.write_corpus(folder / "10cker", images_per_species=1, size=40)  # as `??cker` would be found
     (folder / "tiny.json").write_text(json.dumps(TINY))
     (folder / "options.toml").write_text(
         '[train]\nepochs = 9\nbatch_size = 8\naugment = ["none"]\nprecision = "float32"\nnetwork = "tiny.json"\n'
@@ -113,9 +118,9 @@ def corpus(place: Path) -> Path:
     """A corpus of which more was rejected than allowed: it is whole all the same."""
     arguments = (
         "--images",
-        "images",
+        IMAGES,
         "--corpus",
-        "corpus",
+        CORPUS,
         "--image-size",
         "32",
         "--split-policy",
@@ -126,7 +131,7 @@ def corpus(place: Path) -> Path:
     assert "2 of 74 files were rejected, more than --max-reject-fraction 0.02" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert re.search(r"^listed +74$", ran.stdout, re.MULTILINE)
-    return place / "corpus"
+    return place / CORPUS
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +139,11 @@ def version(place: Path, corpus: Path) -> Path:
     """A model version, trained with options from a file and from the command line."""
     out = done(
         place,
-        *("--master", "local[2]", "train", "--corpus", "corpus", "--store", "store", "--run", "run"),
+        *("--master", "local[2]", "train", "--corpus", CORPUS, "--store", STORE, "--run", RUN),
         *("--config", "options.toml", "--epochs", "2", "--seed", "5"),
     )
     assert re.search(r"^version +seedlings v0001 \(now current\)$", out, re.MULTILINE)
-    return place / "store" / "seedlings" / "v0001"
+    return place / STORE / "seedlings" / "v0001"
 
 
 # --- mistakes
@@ -155,6 +160,24 @@ def test_a_folder_without_files_is_named(tmp_path: Path) -> None:
     said = refused(tmp_path, 1, "prepare", "--images", "images", "--corpus", "c")
     assert f"file://{tmp_path}/images" in said
     assert not (tmp_path / "c" / "manifest.json").exists()
+
+
+def test_a_spark_without_a_locale_reads_no_other_folder(tmp_path: Path) -> None:
+    """Called without the script, which gives it one."""
+    (tmp_path / "feld-10").mkdir()
+    job = SCRIPT.parent / "jobs" / "score.py"
+    command = [str(SPARK / "bin" / "spark-submit"), "--master", "local[1]", str(job), "--images", "feld-ö"]
+    ran = subprocess.run(
+        [*command, "--store", "s", "--output", "o"],
+        env={"PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(SCRIPT.parent), "PATH": "/usr/bin:/bin"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 1, ran.stdout
+    (said,) = re.findall(r"^ClusterError: .*", ran.stdout, re.MULTILINE)
+    assert THREE_PARTS.fullmatch(said) and "'feld-??'" in said and "LC_ALL=C.UTF-8" in said
 
 
 def test_wrong_arguments_end_with_2_before_anything_starts(tmp_path: Path) -> None:
@@ -178,7 +201,7 @@ def test_a_store_without_a_version_is_named(tmp_path: Path) -> None:
 
 
 def test_fewer_cores_than_workers_are_told_at_once_and_leave_nothing(place: Path, corpus: Path) -> None:
-    train = ("train", "--corpus", "corpus", "--store", "other store", "--run", "other run")
+    train = ("train", "--corpus", CORPUS, "--store", "other store", "--run", "other run")
     said = refused(place, 1, "--master", "local[1]", *train)
     assert "1 free slot (local[1], spark.task.cpus=1) for 2 workers" in said
     assert not (place / "other run").exists() and not (place / "other store").exists()
@@ -202,7 +225,7 @@ def test_what_prepare_leaves_adds_up(place: Path, corpus: Path) -> None:
     }
     rejects = pq.read_table(corpus / "rejects").to_pylist()
     assert sorted(Path(reject["path"]).name for reject in rejects) == ["empty.png", "notes.png"]
-    assert all(reject["path"].startswith(f"file://{place}/images/") for reject in rejects)
+    assert all(reject["path"].startswith(f"file://{place}/{IMAGES}/") for reject in rejects)
 
 
 def test_what_train_leaves_says_where_it_comes_from(place: Path, version: Path) -> None:
@@ -219,23 +242,23 @@ def test_what_train_leaves_says_where_it_comes_from(place: Path, version: Path) 
     assert manifest["classes"] == sorted(synthetic.SPECIES)
     assert manifest["image_size"] == [32, 32]
     assert manifest["seed"] == 5
-    assert manifest["corpus"]["fingerprint"] == read_json(place / "corpus" / "manifest.json")["fingerprint"]
+    assert manifest["corpus"]["fingerprint"] == read_json(place / CORPUS / "manifest.json")["fingerprint"]
     options = manifest["options"]
     assert (options["epochs"], options["batch_size"], options["augment"]) == (2, 8, ["none"])
-    assert options["store"] == f"file://{place}/store"
+    assert options["store"] == f"file://{place}/{STORE}"
     assert {"tensorflow", "keras", "pyspark", "elephas"} <= set(manifest["versions"])
-    epochs = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
+    epochs = [json.loads(line) for line in (place / RUN / "metrics.jsonl").read_text().splitlines()]
     assert [epoch["epoch"] for epoch in epochs] == [1, 2]
     assert epochs[-1]["val_loss"] == manifest["metrics"]["val_loss"]
-    assert (place / "run" / "run.json").exists()
+    assert (place / RUN / "run.json").exists()
     assert not list(version.parent.glob(".building-*"))
 
 
 def test_a_run_in_the_background_says_how_it_went_in_lines_of_json(place: Path, corpus: Path) -> None:
-    command = ("train", "--corpus", "corpus", "--store", "store of the background", "--run", "background")
+    command = ("train", "--corpus", CORPUS, "--store", "store of the background", "--run", RUN_2)
     options = ("--config", "options.toml", "--epochs", "1", "--log", "json")
     ran = submit(place, "--master", "local[2]", "--detach", *command, *options)
-    assert (ran.returncode, ran.stdout) == (0, "background\n"), ran.stderr
+    assert (ran.returncode, ran.stdout) == (0, f"{RUN_2}\n"), ran.stderr
     found = re.search(r"process (\d+), log", ran.stderr)
     assert found is not None
     try:
@@ -246,39 +269,39 @@ def test_a_run_in_the_background_says_how_it_went_in_lines_of_json(place: Path, 
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(found[1]), signal.SIGTERM)
-    log = (place / "background" / "train.log").read_text()
+    log = (place / RUN_2 / "train.log").read_text()
     lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     assert any(line["msg"].startswith("epoch 1/1") for line in lines), log
     (application,) = {line["run"] for line in lines}
-    record = read_json(place / "background" / "run.json")
+    record = read_json(place / RUN_2 / "run.json")
     (attempt,) = record["attempts"]
     assert (attempt["application"], attempt["exit_code"]) == (application, 0)
     assert record["corpus"]["fingerprint"] == read_json(corpus / "manifest.json")["fingerprint"]
 
-    shown = dict(line.split(maxsplit=1) for line in done(place, "status", "background").splitlines())
+    shown = dict(line.split(maxsplit=1) for line in done(place, "status", RUN_2).splitlines())
     assert (shown["state"], shown["epochs"], shown["version"]) == ("done", "1 of 1", "v0001")
-    assert shown["log"] == f"file://{place}/background/train.log"
+    assert shown["log"] == f"file://{place}/{RUN_2}/train.log"
 
 
 def test_evaluate_writes_numbers_and_plots_of_the_test_images(place: Path, version: Path) -> None:
-    out = done(place, "evaluate", "--corpus", "corpus", "--store", "store", "--report", "report")
-    metrics = read_json(place / "report" / "metrics.json")
+    out = done(place, "evaluate", "--corpus", CORPUS, "--store", STORE, "--report", REPORT)
+    metrics = read_json(place / REPORT / "metrics.json")
     matrix = metrics["confusion_matrix"]
     assert sum(map(sum, matrix)) == 12
     assert metrics["accuracy"] == pytest.approx(sum(matrix[i][i] for i in range(12)) / 12)
     assert {"confusion_matrix.png", "learning_curves.png"} <= {
-        path.name for path in (place / "report").iterdir()
+        path.name for path in (place / REPORT).iterdir()
     }
     assert all(name in out for name in synthetic.SPECIES)
 
 
 def test_score_gives_every_file_a_prediction_or_a_reason(place: Path, version: Path) -> None:
-    done(place, "score", "--images", "images", "--store", "store", "--output", "scores")
-    manifest = read_json(place / "scores" / "manifest.json")
+    done(place, "score", "--images", IMAGES, "--store", STORE, "--output", SCORES)
+    manifest = read_json(place / SCORES / "manifest.json")
     assert (manifest["listed"], manifest["scored"], manifest["rejected"]) == (74, NUM_IMAGES, 2)
     assert (manifest["already_scored"], manifest["already_rejected"]) == (0, 0)
     assert manifest["model_version"] == "v0001"
-    (run,) = (place / "scores" / "runs").iterdir()
+    (run,) = (place / SCORES / "runs").iterdir()
     assert run.name == manifest["run"] and manifest == {**read_json(run / "manifest.json"), "num_runs": 1}
     assert manifest["drift"]["verdict"] in ("stable", "drifting", "shifted")
     assert sorted(path.name for path in (run / "review").iterdir()) == [
@@ -287,7 +310,7 @@ def test_score_gives_every_file_a_prediction_or_a_reason(place: Path, version: P
     ]
     predictions = pq.read_table(run / "predictions").to_pylist()
     rejects = pq.read_table(run / "rejects").to_pylist()
-    files = {f"file://{path}" for path in (place / "images").rglob("*.png")}
+    files = {f"file://{path}" for path in (place / IMAGES).rglob("*.png")}
     assert sorted(row["path"] for row in [*predictions, *rejects]) == sorted(files)
     assert list(predictions[0]) == [
         "path",
@@ -309,8 +332,8 @@ def test_the_readmes_schedules_score_each_file_once(
     place: Path, version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the command line, by cron and by Airflow, one after the other."""
-    shutil.copytree(place / "images", tmp_path / "fields" / "2026-11")
-    (tmp_path / "store").symlink_to(place / "store")
+    shutil.copytree(place / IMAGES, tmp_path / "fields" / "2026-11")
+    (tmp_path / "store").symlink_to(place / STORE)
     (tmp_path / "spark-submit.sh").symlink_to(SCRIPT)
     shutil.make_archive(str(tmp_path / "seedlings_spark"), "zip", SCRIPT.parent, "seedlings_spark")
     monkeypatch.setenv("SEEDLINGS_PYTHON", sys.executable)
@@ -345,8 +368,12 @@ def test_the_readmes_schedules_score_each_file_once(
     options = ["--py-files", given["py_files"]]
     for setting in given["conf"].items():
         options += ["--conf", "=".join(setting)]
-    submit_of_spark = Path(pyspark.__file__).parent / "bin" / "spark-submit"
-    command_line = [str(submit_of_spark), *options, given["application"], *given["application_args"]]
+    command_line = [
+        str(SPARK / "bin" / "spark-submit"),
+        *options,
+        given["application"],
+        *given["application_args"],
+    ]
     ran = subprocess.run(command_line, cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert (tmp_path / "scores" / "runs" / "20261121T060000").is_dir()
@@ -358,7 +385,7 @@ def test_the_readmes_schedules_score_each_file_once(
 def test_an_output_in_use_and_images_unlike_the_corpus_have_codes_of_their_own(
     place: Path, version: Path
 ) -> None:
-    command = ("score", "--images", "bright", "--store", "store", "--output", "scores of bright")
+    command = ("score", "--images", "bright", "--store", STORE, "--output", "scores of bright")
     (place / "bright").mkdir()
     for number in range(40):
         pixels = np.full((40, 40, 3), 215 + number, np.uint8)
@@ -366,7 +393,7 @@ def test_an_output_in_use_and_images_unlike_the_corpus_have_codes_of_their_own(
     with Lock(f"file://{place}/scores of bright", "run of somebody"):
         assert "run of somebody" in refused(place, 73, *command)
     with Lock(f"file://{place}/busy run", "another driver"):
-        train = ("train", "--corpus", "corpus", "--store", "store", "--run", "busy run")
+        train = ("train", "--corpus", CORPUS, "--store", STORE, "--run", "busy run")
         assert "busy run, to which another driver on" in refused(place, 73, *train)
     assert not (place / "busy run" / "run.json").exists()
     out = done(place, *command, "--max-drift", "0.25", code=3)
@@ -384,7 +411,7 @@ def test_versions_are_imported_promoted_and_rolled_back(place: Path, version: Pa
             if name == "config.json":
                 content = content.replace(b"32, 32, 3", b"48, 48, 3")
             larger.writestr(name, content)
-    store, current = ("--store", "store"), version.parent / "current"
+    store, current = ("--store", STORE), version.parent / "current"
     classes = [f"class {number}" for number in range(12)]
     listed = done(
         place,
@@ -397,8 +424,17 @@ def test_versions_are_imported_promoted_and_rolled_back(place: Path, version: Pa
     promoted = done(place, "models", "promote", *store, "--model-version", "v0002")
     assert re.search(r"^\* +v0002 ", promoted, re.MULTILINE)
     assert current.read_text() == "v0002\n"
-    said = refused(place, 1, "evaluate", "--corpus", "corpus", *store, "--report", "no report")
+    said = refused(place, 1, "evaluate", "--corpus", CORPUS, *store, "--report", "no report")
     assert "32x32" in said and "48x48" in said and not (place / "no report").exists()
 
     assert re.search(r"^\* +v0001 ", done(place, "models", "rollback", *store), re.MULTILINE)
     assert current.read_text() == "v0001\n"
+
+
+def test_quickstart_and_doctor_need_no_locale_either(place: Path) -> None:
+    for species in synthetic.SPECIES[1:3]:
+        shutil.copytree(place / IMAGES / species, place / "Äckerchen" / species)
+    done(place, "--master", "local[2]", "quickstart", "--images", "Äckerchen", "--output", "Schnell ✓")
+    scored = read_json(place / "Schnell ✓" / "scores" / "manifest.json")
+    assert (scored["listed"], scored["scored"]) == (2 * IMAGES_PER_SPECIES, 2 * IMAGES_PER_SPECIES)
+    assert f"file://{place}/Schnell ✓" in done(place, "doctor", "--num-workers", "1", "--output", "Schnell ✓")

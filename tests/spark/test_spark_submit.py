@@ -267,6 +267,23 @@ def test_sparks_log_is_ours_unless_there_is_another(machine: Machine) -> None:
     assert environment["LOG4J_CONFIGURATION_FILE"] == "/my.properties"
 
 
+@pytest.mark.parametrize(
+    ("variables", "locale"),
+    [
+        ({}, "C.UTF-8"),
+        ({"LC_ALL": "POSIX"}, "C.UTF-8"),
+        ({"LANG": "xx_XX.UTF-8"}, "C.UTF-8"),
+        ({"LANG": "C.UTF-8"}, None),
+    ],
+)
+def test_there_is_always_a_locale_of_utf_8(
+    machine: Machine, variables: dict[str, str], locale: str | None
+) -> None:
+    given = machine.submitted("prepare", "--images", "feld-ö", "--corpus", "c", **variables)
+    assert given["environment"].get("LC_ALL") == locale
+    assert "feld-ö" in given["arguments"]
+
+
 # --- where it is called
 
 
