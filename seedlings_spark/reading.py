@@ -7,6 +7,7 @@ way, Spark's `binaryFile` source reads, and the driver what that leaves out; wha
 rejected.
 """
 
+import codecs
 import contextlib
 import errno
 import logging
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from py4j.protocol import Py4JJavaError
-from pyspark.errors import AnalysisException
+from pyspark.errors import AnalysisException, IllegalArgumentException, SparkRuntimeException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -61,6 +62,8 @@ _SYSTEM_FOLDER = re.compile(
 _SYSTEM_FILE = re.compile(r"(eh)?thumbs(_vista)?\.db|desktop\.ini|\.DS_Store|Icon\r", re.IGNORECASE)
 # Of macOS' resource forks; of pictures that Android has in its bin or not written yet; of NFS, FUSE and Syncthing.
 _SYSTEM_PREFIXES = ("._", ".trashed-", ".pending-", ".nfs", ".fuse_hidden", ".syncthing.", "~syncthing~")
+# Spark puts the lines of a CSV file that it cannot read into this column.
+_NOT_READ = "seedlings_not_read"
 # A scheme has a slash after its colon, as in `files`.
 _SCHEME_AND_AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?=/)(?://[^/]*)?")
 _GLOB_CHARACTERS = re.compile(r"[\\*?\[\]{}]")
@@ -272,7 +275,7 @@ def listing_of_given_paths(
 
 
 def read_table(spark: SparkSession, table: str, kind: str, expected: str) -> DataFrame:
-    """A table in a format of Spark's; a CSV file as spreadsheets and pandas write it.
+    """A table in a format of Spark's; a CSV file as spreadsheets and pandas write it, or a text with a path a line.
 
     Args:
         spark: The session.
@@ -281,16 +284,20 @@ def read_table(spark: SparkSession, table: str, kind: str, expected: str) -> Dat
         expected: What a user can give, for the message of the error.
 
     Raises:
-        InputError: Spark cannot read it.
+        InputError: Spark cannot read it, or would read something else than what stands there: text that is not
+            UTF-8, rows with more or fewer cells than the head.
     """
     path = literal(table)
     try:
+        if kind in ("csv", "text"):
+            _check_utf8(spark, table)
         if kind == "csv":
-            # A quote in quotes is doubled, a file may begin with a mark.
-            rows = spark.read.csv(path, header=True, escape='"')
-            return rows.toDF(*(column.removeprefix("\ufeff").strip() for column in rows.columns))
-        return spark.read.format(kind).load(path)
-    except (AnalysisException, Py4JJavaError) as error:
+            return _read_csv(spark, table)
+        rows = spark.read.format(kind).load(path)
+        if kind == "text":  # a file may begin with a mark
+            return rows.select(F.regexp_replace("value", "^\ufeff", "").alias("value"))
+        return rows
+    except (AnalysisException, Py4JJavaError, IllegalArgumentException, SparkRuntimeException) as error:
         cause = error.java_exception.getMessage() if isinstance(error, Py4JJavaError) else str(error)
         raise InputError(
             f"{table}, which Spark cannot read as {kind} ({str(cause).partition(chr(10))[0]})",
@@ -323,6 +330,79 @@ def unreadable_file(error: BaseException) -> tuple[str, str] | None:
         return None
     message = str(cause.getMessage() or cause.getClass().getSimpleName())
     return path, message.partition("\n")[0][:300]
+
+
+def _check_utf8(spark: SparkSession, table: str) -> None:
+    """Refuse a text in another encoding: Spark would put replacement characters into it, and find no such file."""
+    wrong = spark.read.text(literal(table)).where(~F.is_valid_utf8("value") | (F.instr("value", "\0") > 0))
+    first = wrong.select(F.col("value").cast("binary").alias("line")).first()
+    if first is None:
+        return
+    line = bytes(first.line)
+    start = _first_wrong_byte([line]) or 0
+    position = "" if table.lower().endswith(".gz") else _place_of_wrong_byte(table)
+    is_utf16 = b"\0" in line
+    raise InputError(
+        f"{table}, which is not UTF-8 ({position}{line[max(0, start - 30) : start + 30]!r})",
+        "a text in UTF-8",
+        f"Write it as UTF-8, for example by iconv -f {'UTF-16' if is_utf16 else 'WINDOWS-1252'} -t UTF-8",
+    )
+
+
+def _place_of_wrong_byte(table: str) -> str:
+    with contextlib.suppress(OSError):  # a folder of several files
+        position = _first_wrong_byte(files.read_blocks(table))
+        return "" if position is None else f"byte {position}: "
+    return ""
+
+
+def _first_wrong_byte(blocks: Iterable[bytes]) -> int | None:
+    """Position of the first byte that is not UTF-8, or is 0, in a text; None if there is none."""
+    decoder, before = codecs.getincrementaldecoder("utf-8")(), 0
+    for block in [*blocks, b""]:
+        rest = len(decoder.getstate()[0])
+        zero = block.find(b"\0")
+        try:
+            decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            wrong = before - rest + error.start
+            return wrong if zero < 0 else min(wrong, before + zero)
+        if zero >= 0:
+            return before + zero
+        before += len(block)
+    return None
+
+
+def _read_csv(spark: SparkSession, table: str) -> DataFrame:
+    path = literal(table)
+    # A quote in quotes is doubled. Spark would cut rows to the head or fill them up, and of several files take each
+    # for headed as the first one. (It never finds a head without a name, which pandas gives its index.)
+    given: dict[str, Any] = {"header": True, "escape": '"', "columnPruning": False}
+    given["enforceSchema"] = not files.is_directory(table)
+    names = spark.read.options(**given).csv(path).columns
+    separator = ","
+    if len(names) == 1:  # as spreadsheets write it where a comma is for decimals
+        separator = next((each for each in ";\t" if each in names[0]), ",")
+        names = spark.read.options(**given, sep=separator).csv(path).columns
+    if not names:
+        return spark.read.csv(path)
+    fields = [StructField(name, StringType()) for name in [*names, _NOT_READ]]
+    reader = spark.read.options(**given, sep=separator, columnNameOfCorruptRecord=_NOT_READ)
+    rows = reader.schema(StructType(fields)).csv(path)
+    # Spark refuses to look at this column alone.
+    looked_at = F.length(F.concat_ws("", *(F.col(schema.quoted(name)) for name in names))) >= 0
+    ragged = rows.where(F.col(_NOT_READ).isNotNull() & looked_at)
+    count = ragged.count()
+    if count:
+        first = ragged.first()
+        assert first is not None
+        raise InputError(
+            f"{table} with {count} rows of more or fewer cells than its head, such as {first[_NOT_READ][:200]!r}",
+            f"{len(names)} cells in each row, separated by {separator!r}",
+            "Put a cell with a separator in it into quotes, and let none have a line end in it",
+        )
+    rows = rows.drop(_NOT_READ)
+    return rows.toDF(*(column.removeprefix("\ufeff").strip() for column in names))
 
 
 def literal(path: str) -> str:

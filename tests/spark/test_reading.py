@@ -507,3 +507,59 @@ def test_a_table_may_name_files_of_several_file_systems(
     details = {row[schema.PATH]: row[schema.DETAIL] for row in rows}
     assert details[f"{far}/no folder/1.png"] == "No such file or directory"
     assert details[f"{far}/Maize/missing.png"] == "No such file or directory"
+
+
+# --- tables as spreadsheets and editors write them -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        ("\ufeffpath,species\nä.png,Maïs\n".encode(), [("ä.png", "Maïs")]),
+        (b"path;species\r\na,1.png;Maize\r\n", [("a,1.png", "Maize")]),
+        (b"\tpath\n0\ta;1.png\n", [("0", "a;1.png")]),  # pandas with its index
+        (b'path,species\n\n"a ""1"",2.png",Maize\n', [('a "1",2.png', "Maize")]),
+        (b"path\na;1.png\n", [("a;1.png",)]),
+    ],
+)
+def test_a_csv_is_read_as_it_was_written(
+    spark: SparkSession, tmp_path: Path, content: bytes, rows: list[tuple[str, ...]]
+) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    table = reading.read_table(spark, str(tmp_path / "t.csv"), "csv", "a table")
+    assert [tuple(row) for row in table.collect()] == rows
+    assert "path" in table.columns
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("t.csv", "path,species\nä.png,Maïs\n".encode("latin-1"), r"not UTF-8 \(byte 13: b'\\xe4.png"),
+        ("t.csv", "path,species\nä.png,Maïs\n".encode("utf-16"), r"not UTF-8 \(byte 0: "),
+        ("t.csv", "path,species\na.png,x\n".encode("utf-16-le"), r"not UTF-8 \(byte 1: "),
+        ("t.csv", b"path,species\na.png,Ma\xc3", r"not UTF-8 \(byte 21: "),
+        ("t.txt", b"a.png\n" * 300_000 + b"\xe4.png\n", r"not UTF-8 \(byte 1800000: "),
+        (
+            "t.csv",
+            b"path,species\nb.png,x\na,1.png,Maize\n",
+            r"1 rows of more or fewer cells.*'a,1.png,Maize'",
+        ),
+        ("t.csv", b"path,species\na.png\n", r"1 rows of more or fewer cells.*'a.png'"),
+        ("t.csv", b'path,species\n"a\nb.png",Maize\n', "1 rows of more or fewer cells"),
+        ("t.csv", b'path,species\n"a.png,Maize\nb.png,x\n', "1 rows of more or fewer cells"),
+    ],
+)
+def test_a_text_that_would_be_read_as_something_else_is_refused(
+    spark: SparkSession, tmp_path: Path, name: str, content: bytes, found: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    kind = "csv" if name.endswith("csv") else "text"
+    with pytest.raises(InputError, match=found):
+        reading.read_table(spark, str(tmp_path / name), kind, "a table").collect()
+
+
+def test_csv_files_of_one_folder_have_one_head(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "1.csv").write_text("path,species\na.png,Maize\n")
+    (tmp_path / "2.csv").write_text("species,path\nMaize,b.png\n")
+    with pytest.raises(InputError, match=r"2\.csv"):
+        reading.read_table(spark, str(tmp_path), "csv", "a table")
