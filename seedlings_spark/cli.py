@@ -27,6 +27,7 @@ import re
 import shutil
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
@@ -226,7 +227,9 @@ def _in_one_line(error: SeedlingsError) -> str:
 
 
 def _for_user(error: Exception) -> SeedlingsError:
-    return error if isinstance(error, SeedlingsError) else _unexpected(error)
+    if isinstance(error, SeedlingsError):
+        return error
+    return errors.from_worker(error) or errors.recognized(error) or _unexpected(error)
 
 
 def qualified(options: _T) -> _T:
@@ -361,30 +364,20 @@ def _find_stderr() -> None:
 
 
 def _unexpected(error: Exception) -> SeedlingsError:
-    """What is no error of a user's: its cause in one line, of however many Spark made it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    name, cause = type(error).__name__, lines[0] if lines else ""
-    raised = _raised_by_worker(str(error))
-    if raised:
-        ours = re.fullmatch(r"seedlings_spark\.errors\.(\w+): (.*?)\. Expected (.*?)\. (.*)", raised)
-        kind = getattr(errors, ours[1], None) if ours else None
-        if ours and isinstance(kind, type) and issubclass(kind, SeedlingsError):
-            return kind(ours[2], ours[3], ours[4])
-        name, _, cause = raised.partition(": ")
-    elif cause.startswith("An error occurred while calling") and len(lines) > 1:
-        cause = lines[1].removeprefix(": ")
+    """What is no error of a user's: its cause and its place in one line, of however many Spark made it."""
     return SeedlingsError(
-        f"{name}: {cause[:300]}" if cause else name,
+        errors.in_brief(error),
         "no such failure: this is likely a fault of the program or of the cluster",
-        "Run the job again with --debug for the traceback, and report it",
+        f"Run the job again with --debug for the traceback, and report it ({_place(error)})",
     )
 
 
-def _raised_by_worker(message: str) -> str:
-    """The last line of the last Python traceback in a message of Spark's, or ""."""
-    _, found, traceback = message.rpartition("Traceback (most recent call last):\n")
-    ends = (line for line in traceback.splitlines() if line and not line[0].isspace())
-    return next(ends, "") if found else ""
+def _place(error: BaseException) -> str:
+    """Where an exception was raised: the last line of ours on its way, in a worker or here."""
+    frames = re.findall(r'File "([^"]+)", line (\d+), in', str(error))
+    frames = frames or [(each.filename, each.lineno) for each in traceback.extract_tb(error.__traceback__)]
+    ours = [each for each in frames if "seedlings_spark" in each[0]] or frames
+    return f"{os.path.basename(ours[-1][0])}, line {ours[-1][1]}" if ours else "no line is known"  # noqa: PTH119
 
 
 class _Parser(argparse.ArgumentParser):

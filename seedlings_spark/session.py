@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark.errors import ClusterError, OptionError, in_brief
+from seedlings_spark.errors import ClusterError, OptionError, in_brief, recognized
 
 _log = logging.getLogger(__name__)
 # What a Python process with TensorFlow needs beside the JVM: 750 to 870 MiB were measured with small networks.
@@ -48,6 +48,9 @@ def build(app_name: str, settings: Mapping[str, str] | None = None) -> SparkSess
     try:
         return builder.getOrCreate()
     except Exception as error:  # py4j and pyspark raise many kinds here
+        known = recognized(error)
+        if known is not None:
+            raise known from error
         raise ClusterError(
             f"no SparkSession could be started ({in_brief(error)})",
             "Java 17 on the PATH or in JAVA_HOME, and a master that answers",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import json
 import logging
 import os
@@ -254,7 +255,7 @@ Traceback (most recent call last):
         ("x" * 5000, f"SparkError: {'x' * 300}."),
         (
             "An error occurred while calling o61.parquet.\n: org.apache.spark.SparkException: Job aborted.\n\tat a",
-            "SparkError: org.apache.spark.SparkException: Job aborted.",
+            "org.apache.spark.SparkException: Job aborted.",
         ),
         (FROM_A_WORKER.format("ValueError: x: y"), "ValueError: x: y."),
         (FROM_A_WORKER.format("KeyboardInterrupt"), "KeyboardInterrupt."),
@@ -274,6 +275,95 @@ def test_an_unexpected_exception_becomes_one_line_with_its_cause(
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert err.startswith(f"SeedlingsError: {said} Expected no such failure") and "--debug" in err
+
+
+OF_A_TASK = """Job aborted due to stage failure: Task 0 in stage 1.0 failed 4 times, most recent failure: Lost task 0.3 \
+in stage 1.0 (TID 7) (host executor 2): org.apache.spark.SparkException: [TASK_WRITE_FAILED] Task failed.
+\tat org.apache.spark.Z.a(Z.scala:1)
+Caused by: {}
+\tat java.base/java.io.X.y(X.java)
+
+Driver stacktrace:
+"""
+OF_A_BARRIER = """Job aborted due to stage failure: Could not recover from a failed barrier ResultStage. Most recent \
+failure reason: Stage failed because barrier task ResultTask(1, 0) finished unsuccessfully.
+org.apache.spark.api.python.PythonException: Traceback (most recent call last):
+  File "/x/worker.py", line 1, in main
+{}
+
+\tat org.apache.spark.Y.z(Y.scala:1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        ("java.io.IOException: No space left on device", "Expected free space"),
+        ("OSError: [Errno 28] No space left on device: '/x'", "Expected free space"),
+        ("OSError: [Errno 122] Disk quota exceeded", "Expected a quota"),
+        ("a.b.DSQuotaExceededException: The DiskSpace quota of /x is exceeded: q", "Expected a quota"),
+        (
+            "a.b.RemoteException: File /x could only be written to 0 of the 1 minReplication nodes.",
+            "Expected free",
+        ),
+        ("a.b.SafeModeException: Cannot create /x. Name node is in safe mode.", "safemode get"),
+        ("a.b.AccessControlException: Permission denied: user=u, access=WRITE", "Expected the right to"),
+        ("java.io.FileNotFoundException: /x (Permission denied)", "Expected the right to"),
+        ("OSError: [Errno 30] Read-only file system: '/x'", "can be written to"),
+        ("NotADirectoryError: [Errno 20] Not a directory: '/x'", "Expected a folder where"),
+        ("a.b.ParentNotDirectoryException: /x (is not a directory)", "Expected a folder where"),
+        ("OSError: [Errno 36] File name too long: 'x'", "255 bytes"),
+        ("java.io.IOException: Mkdirs failed to create file:/x", "a folder that can be made"),
+        ("OSError: [Errno 24] Too many open files", "ulimit -n"),
+        ("java.lang.OutOfMemoryError: Java heap space", "--driver-memory"),
+        ("ModuleNotFoundError: No module named 'seedlings_spark'", "PYSPARK_PYTHON"),
+        ("java.net.ConnectException: Call From a to b:8020 failed", "a host that answers"),
+    ],
+)
+def test_what_no_program_can_help_has_its_own_words_wherever_it_was_raised(
+    cause: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    is_java = cause.startswith(("a.b.", "java."))
+    for wrapped in [OF_A_TASK] if is_java else [OF_A_BARRIER, FROM_A_WORKER]:
+        error = RuntimeError(wrapped.format(cause))
+        assert cli.exit_code_of(functools.partial(_raise, error)) == 1
+        err = capsys.readouterr().err
+        assert THREE_PARTS.fullmatch(err.rstrip("\n")), err
+        assert cause[:60] in err and said in err and "fault of the program" not in err
+
+
+def _raise(error: Exception) -> int:
+    raise error
+
+
+def test_an_unexpected_exception_names_the_line_that_raised_it(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.exit_code_of(lambda: config.range_of({}) and 0)
+    assert re.search(
+        r"^SeedlingsError: KeyError: 'unit'\..*report it \(config\.py, line \d+\)\.$", capsys.readouterr().err
+    )
+
+
+def test_a_full_disk_and_a_file_in_a_folders_place_are_told_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The system's own errors, whatever has been made of them on the way."""
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+
+    def fill() -> int:
+        try:
+            Path("/dev/full").write_text("x")
+        except OSError as error:
+            raise RuntimeError("the table was not written") from error
+        return 0
+
+    assert cli.exit_code_of(fill) == 1
+    assert "OSError: No space left on device. Expected free space" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert cli.exit_code_of(lambda: (tmp_path / "file" / "x").mkdir()) == 1  # type: ignore[func-returns-value]
+    assert "Not a directory" in capsys.readouterr().err
+    assert cli.exit_code_of(lambda: (tmp_path / ("x" * 300)).mkdir()) == 1  # type: ignore[func-returns-value]
+    assert "255 bytes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("kind", "code"), [("ClusterError", 1), ("OutputInUseError", 73)])
