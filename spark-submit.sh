@@ -79,12 +79,21 @@ find_python() {
   pyspark=$("$python" -c '
 import sys
 from importlib.util import find_spec
-found = [find_spec(name) for name in ("pyspark", "elephas", "tensorflow", "PIL")]
-if sys.version_info[:2] != (3, 11) or None in found:
-    sys.exit(1)
-print(found[0].submodule_search_locations[0])
-') || fail "$python, which is no Python 3.11 with the packages of pyproject.toml" "one that has them" \
-    "Install them with $python -m pip install -c $home/conf/constraints.txt $home, or unset SEEDLINGS_PYTHON"
+if sys.version_info[:2] != (3, 11):
+    sys.exit("Python %d.%d" % sys.version_info[:2])
+found = {name: find_spec(name) for name in ("pyspark", "elephas", "tensorflow", "PIL")}
+missing = [name for name in found if found[name] is None]
+if missing:
+    sys.exit("a Python without " + ", ".join(missing))
+print(found["pyspark"].submodule_search_locations[0])
+' 2>&1) && pyspark=${pyspark##*$'\n'} || case ${pyspark##*$'\n'} in
+  "Python 3."* | "Python 2."*) # no pip helps there
+    fail "$python, which is $pyspark" "Python 3.11, which the versions of conf/constraints.txt are for" \
+      "Install it and unset SEEDLINGS_PYTHON, or name the path of one" ;;
+  *)
+    fail "$python, which is $(printf %s "${pyspark:-no Python}" | tail -n 1)" "a Python 3.11 with the packages of pyproject.toml" \
+      "Install them with $python -m pip install -c $home/conf/constraints.txt $home, or unset SEEDLINGS_PYTHON" ;;
+  esac
 }
 
 set_up() {
@@ -244,7 +253,8 @@ if [ "$program" != "$job" ]; then
 fi
 find_java
 find_python
-[ "$program" = "$job" ] || SEEDLINGS_DEPLOY_MODE=$deploy_mode PYTHONPATH=$home "$python" -P -m seedlings_spark.cli "$job" "$@"
+SEEDLINGS_DEPLOY_MODE=$deploy_mode PYTHONPATH=$home SEEDLINGS_SPARK_OPTIONS=$(printf '%s\n' ${spark_options[@]+"${spark_options[@]}"}) \
+  "$python" -P -m seedlings_spark.cli "$job" "$@"
 
 if [ -n "$detach" ]; then
   run=$(value_of --run "$@")
@@ -308,10 +318,13 @@ case $master in
 esac
 unset SEEDLINGS_SPARK_SECRET
 
-# An environment that travels along is where containers unpack it.
-on_nodes=${PYSPARK_PYTHON:-$python}
+# Here all is done by the Python that was found, whatever a .bashrc has for notebooks. PYSPARK_PYTHON is that of other
+# machines; an environment that travels along is where containers unpack it.
+unset PYSPARK_DRIVER_PYTHON_OPTS
+on_nodes=$python
+[ -z "$shipped" ] || on_nodes=${PYSPARK_PYTHON:-$python}
 case ,$archives, in *'#environment,'*) on_nodes=./environment/bin/python ;; esac
-driver_python=${PYSPARK_DRIVER_PYTHON:-$python}
+driver_python=$python
 if [ "$deploy_mode" = cluster ]; then
   driver_python=$on_nodes
   # What is on this machine only travels along, too.
@@ -347,6 +360,9 @@ fi
 
 log4j=$home/conf/log4j2.properties
 [ "$(value_of --log "$@")" != json ] || log4j=$home/conf/log4j2-json.properties
+# A site's spark-defaults.conf wins over the variables, and --conf on the command line over both.
+ours+=(--conf "spark.pyspark.driver.python=$driver_python")
+[ -n "$shipped" ] || ours+=(--conf "spark.pyspark.python=$on_nodes")
 export PYSPARK_PYTHON=$on_nodes
 export PYSPARK_DRIVER_PYTHON=$driver_python
 export SPARK_HOME=${SPARK_HOME:-$pyspark}

@@ -27,6 +27,7 @@ The map, in the order of imports: a module may import those of its own and of ea
     lock            one writer for one folder
     runs            the folder of a training run: what ran, how far it is, how it ended
     store           model versions: publish, list, resolve, promote, roll back
+    preflight       what can be known of a job before Spark starts
     training        the protocol between master and workers, in prose
       weights         arithmetic on lists of arrays, held as one flat vector
       rules           how an asynchronous worker's work enters the model

@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from seedlings_spark import config, errors, files, progress
+from seedlings_spark import config, errors, files, preflight, progress
 from seedlings_spark.errors import OptionError, SeedlingsError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ _PATHS = ("images", "corpus", "store", "run", "report", "output")
 _LOGS = PLAIN, JSON_LINES = "plain", "json"
 # Set by spark-submit.sh while it checks arguments, and by YARN for all attempts of an application.
 _DEPLOY_MODE, _STAGING = "SEEDLINGS_DEPLOY_MODE", "SPARK_YARN_STAGING_DIR"
+_SPARK_OPTIONS = "SEEDLINGS_SPARK_OPTIONS"
 # Where stderr really goes, as spark-submit.sh says.
 _STDERR = "SEEDLINGS_STDERR"
 # What is easily given to a job, and belongs before it.
@@ -144,13 +145,23 @@ def _exit_code_file(spark: "SparkSession") -> str:
 
 
 def check(arguments: Sequence[str]) -> int:
-    """Read the arguments of a job, its name first, as `run` would, and do nothing; the exit code."""
+    """Read the arguments of a job, its name first, as `run` would, and do nothing; the exit code.
+
+    Called by spark-submit.sh, it looks at Spark's home and at the job's places on this machine, too. Of a program of
+    one's own it can only do the first.
+    """
     job, *rest = arguments
+    mode = os.environ.get(_DEPLOY_MODE)
 
     def work() -> int:
-        options, _ = read_arguments(job, config.JOBS[job], rest)
-        if os.environ.get(_DEPLOY_MODE) == "cluster":
+        if job in config.JOBS:
+            options, _ = read_arguments(job, config.JOBS[job], rest)
+        if mode:
+            preflight.check_spark(os.environ)
+        if job in config.JOBS and mode == "cluster":
             check_outputs(options)
+        elif job in config.JOBS and mode:
+            preflight.check_places(job, options, os.environ, os.environ.get(_SPARK_OPTIONS, ""))
         return DONE
 
     return exit_code_of(work, debug="--debug" in rest)

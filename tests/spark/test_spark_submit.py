@@ -1,5 +1,6 @@
 """spark-submit.sh: what reaches spark-submit, and what it says without starting Spark."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -79,6 +80,10 @@ class Machine:
         self.record = folder / "record.json"
         self.directory = folder / "somewhere else"
         self.directory.mkdir()
+        (self.directory / "i").mkdir()
+        (self.directory / "feld-ö").mkdir()
+        (self.directory / "c").mkdir()
+        (self.directory / "c" / "manifest.json").touch()
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
         program(folder / "spark" / "bin" / "spark-submit", FAKE_SUBMIT)
@@ -249,7 +254,9 @@ def test_driver_and_executors_use_the_python_that_was_found(machine: Machine) ->
 
 
 def test_executors_with_a_python_of_their_own_keep_it(machine: Machine) -> None:
-    environment = machine.submitted(*PREPARE, PYSPARK_PYTHON="./environment/bin/python")["environment"]
+    environment = machine.submitted("--master", "yarn", *PREPARE, PYSPARK_PYTHON="./environment/bin/python")[
+        "environment"
+    ]
     assert environment["PYSPARK_PYTHON"] == "./environment/bin/python"
     assert environment["PYSPARK_DRIVER_PYTHON"] == machine.environment["SEEDLINGS_PYTHON"]
 
@@ -265,6 +272,81 @@ def test_sparks_log_is_ours_unless_there_is_another(machine: Machine) -> None:
     assert environment["LOG4J_CONFIGURATION_FILE"] == str(ROOT / "conf" / "log4j2.properties")
     environment = machine.submitted(*PREPARE, LOG4J_CONFIGURATION_FILE="/my.properties")["environment"]
     assert environment["LOG4J_CONFIGURATION_FILE"] == "/my.properties"
+
+
+def test_what_a_bashrc_has_for_notebooks_and_other_sparks_is_of_no_matter(machine: Machine) -> None:
+    notebook = {"PYSPARK_DRIVER_PYTHON": "jupyter", "PYSPARK_DRIVER_PYTHON_OPTS": "notebook"}
+    given = machine.submitted(*PREPARE, **notebook, PYSPARK_PYTHON="/usr/bin/python3")
+    ours = machine.environment["SEEDLINGS_PYTHON"]
+    environment = given["environment"]
+    assert (environment["PYSPARK_DRIVER_PYTHON"], environment["PYSPARK_PYTHON"]) == (ours, ours)
+    assert "PYSPARK_DRIVER_PYTHON_OPTS" not in environment
+    assert {f"spark.pyspark.driver.python={ours}", f"spark.pyspark.python={ours}"} <= set(given["arguments"])
+
+
+def test_a_spark_home_without_spark_or_with_another_one_is_named(machine: Machine) -> None:
+    assert "no Spark in SPARK_HOME=/no spark. Expected Spark 4.0." in refused(
+        machine, 1, *PREPARE, SPARK_HOME="/no spark"
+    )
+    program(machine.folder / "spark" / "jars" / "spark-core_2.12-3.5.1.jar", "")
+    assert "Spark 3.5.1 in SPARK_HOME=" in refused(machine, 1, *PREPARE)
+    (machine.directory / "own.py").touch()
+    assert "Spark 3.5.1 in SPARK_HOME=" in refused(machine, 1, "own.py")
+
+
+def test_places_of_this_machine_are_looked_at_before_spark_starts(machine: Machine) -> None:
+    (machine.directory / "file").touch()
+    cases = {
+        ("status", "no run"): "no folder file://{}/no run",
+        ("prepare", "--images", "no images", "--corpus", "c"): "no folder file://{}/no images",
+        ("prepare", "--images", "i", "--corpus", "file/c"): "--corpus file://{}/file/c (Not a directory)",
+        ("prepare", "--images", "i", "--corpus", "file"): "file://{}/file, where",
+        ("prepare", "--images", "i", "--corpus", "x" * 300): "(File name too long)",
+        ("prepare", "--images", "i", "--corpus", "/proc/c"): "--corpus file:///proc/c (",
+        ("train", "--corpus", "i", "--store", "s"): "file://{}/i, which has no manifest.json",
+        (
+            "evaluate",
+            "--corpus",
+            "c",
+            "--store",
+            "no store",
+            "--report",
+            "r",
+        ): "no store at file://{}/no store",
+        ("score", "--images", "i", "--store", "i", "--output", "o"): "no model seedlings in file://{}/i",
+        ("models", "list", "--store", "file"): "--store file://{}/file, which is a file",
+        ("--conf", "spark.local.dir=/proc/x", *PREPARE): "spark.local.dir /proc/x (",
+    }
+    for arguments, found in cases.items():
+        said = refused(machine, 1, *arguments)
+        assert found.format(machine.directory) in said and said.count("\n") == 1
+    # What may be elsewhere is left to the driver.
+    elsewhere = ["prepare", "--images", "no images", "--corpus", "c"]
+    machine.submitted("--conf", "spark.hadoop.fs.defaultFS=hdfs://h", *elsewhere)
+    machine.submitted(*elsewhere, HADOOP_CONF_DIR="/etc/hadoop")
+    machine.submitted("prepare", "--images", "no/*.png", "--corpus", "c")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
+def test_a_full_or_read_only_disk_is_told_before_spark_starts(machine: Machine) -> None:
+    disk = machine.folder / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True
+    ).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        (disk / "c").mkdir()
+        with contextlib.suppress(OSError), (disk / "large").open("wb", buffering=0) as file:
+            file.write(bytes(128 * 1024))
+        prepare = ("prepare", "--images", "i", "--corpus", f"{disk}/c/new")
+        assert f"--corpus file://{disk}/c/new (No space left on device)" in refused(machine, 1, *prepare)
+        scratch = ("--conf", f"spark.local.dir={disk}/s", *PREPARE)
+        assert f"spark.local.dir {disk}/s (No space left on device)" in refused(machine, 1, *scratch)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        assert "(Read-only file system)" in refused(machine, 1, *prepare)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize(
@@ -537,6 +619,12 @@ def test_an_interpreter_that_is_not_there_is_named(machine: Machine) -> None:
     )
 
 
+def test_an_interpreter_of_another_version_is_not_told_to_install_what_refuses_it(machine: Machine) -> None:
+    other = program(machine.folder / "python3.12", "#!/bin/sh\necho Python 3.12 >&2\nexit 1\n")
+    said = refused(machine, 1, *PREPARE, SEEDLINGS_PYTHON=str(other))
+    assert "which is Python 3.12. Expected Python 3.11" in said and "pip" not in said
+
+
 @pytest.mark.parametrize("text", ["#!/bin/sh\nexit 1\n", f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n'])
 def test_an_interpreter_without_the_packages_is_named_with_the_command_that_installs_them(
     machine: Machine, text: str
@@ -638,6 +726,7 @@ def test_two_first_calls_at_once_set_up_once(fresh: tuple[Machine, Path]) -> Non
         subprocess.Popen(
             [BASH, str(script), *PREPARE],
             env={**machine.environment, "FAKE_RECORD": str(machine.record)},
+            cwd=machine.directory,
             stderr=subprocess.DEVNULL,
         )
         for _ in range(3)

@@ -18,6 +18,7 @@ GROUPS = [
     ["display", "config", "schema", "files", "fingerprint", "reproducibility", "environment"],
     ["images.png", "images.gif", "images.jpeg", "images.tiff", "images.bmp", "images.libtiff"],
     ["session", "images", "runtime", "store", "drift", "lock", "runs", "progress"],
+    ["preflight"],
     ["training.weights"],
     ["training.wire"],
     [

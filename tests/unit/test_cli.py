@@ -277,8 +277,8 @@ def test_an_unexpected_exception_becomes_one_line_with_its_cause(
     assert err.startswith(f"SeedlingsError: {said} Expected no such failure") and "--debug" in err
 
 
-OF_A_TASK = """Job aborted due to stage failure: Task 0 in stage 1.0 failed 4 times, most recent failure: Lost task 0.3 \
-in stage 1.0 (TID 7) (host executor 2): org.apache.spark.SparkException: [TASK_WRITE_FAILED] Task failed.
+OF_A_TASK = """Job aborted due to stage failure: Task 0 in stage 1.0 failed 4 times, most recent failure: Lost task \
+0.3 in stage 1.0 (TID 7) (host executor 2): org.apache.spark.SparkException: [TASK_WRITE_FAILED] Task failed.
 \tat org.apache.spark.Z.a(Z.scala:1)
 Caused by: {}
 \tat java.base/java.io.X.y(X.java)
