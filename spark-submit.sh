@@ -45,7 +45,7 @@ usage: ./spark-submit.sh [spark-submit options] JOB [job options]
   pack         make dist/environment.tar.gz, the Python packages for machines that have none: [--gpu] [HDFS folder]
   FILE.py      a program of your own, that imports seedlings_spark
 
-./spark-submit.sh JOB --help shows a job's options.
+./spark-submit.sh JOB --help shows a job's options, ./spark-submit.sh --version what is installed.
 
 Spark's options go before JOB, as in  ./spark-submit.sh --master yarn --num-executors 4 train ...
 Without --master a job runs on all cores of this machine. --master also chooses Spark's settings:
@@ -181,7 +181,16 @@ while [ $# -gt 0 ]; do
   *) job=$1; shift; break ;;
   esac
 done
+if [ -z "$job" ] && [ "${given[*]:-}" = --version ]; then
+  find_python
+  PYTHONPATH=$home exec "$python" -P -m seedlings_spark.cli --version
+fi
 [ -n "$job" ] || { usage >&2; exit 2; }
+if [ "$job" = help ]; then # as JOB --help
+  case ${1:-test} in test | pack) usage; exit 0 ;; esac
+  job=$1
+  set -- --help
+fi
 
 if [ "$job" = test ]; then
   find_java

@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
-import difflib
 import functools
 import json
 import logging
@@ -27,6 +26,7 @@ import re
 import shutil
 import signal
 import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,7 +54,36 @@ _SPARK_OPTIONS = "SEEDLINGS_SPARK_OPTIONS"
 _STDERR = "SEEDLINGS_STDERR"
 # What is easily given to a job, and belongs before it.
 _OF_SPARK = {"--master", "--deploy-mode", "--conf", "--properties-file", "--py-files", "--num-executors"}
-_OF_SPARK |= {"--executor-cores", "--executor-memory", "--driver-memory"}
+_OF_SPARK |= {
+    "--executor-cores",
+    "--executor-memory",
+    "--driver-memory",
+    "--driver-cores",
+    "--driver-java-options",
+}
+_OF_SPARK |= {
+    "--total-executor-cores",
+    "--jars",
+    "--packages",
+    "--files",
+    "--archives",
+    "--queue",
+    "--principal",
+    "--keytab",
+}
+_OF_SPARK |= {"--principal", "--keytab", "--insecure", "--detach"}
+# One call of each job, for --help.
+_EXAMPLES = {
+    "quickstart": "--output quickstart",
+    "prepare": "--images photos --corpus corpus --image-size 128",
+    "train": "--corpus corpus --store store --num-workers 4 --epochs 50",
+    "evaluate": "--corpus corpus --store store --report report",
+    "score": "--images new-photos --store store --output scores --incremental",
+    "models": "promote --store store --model-version v0002",
+    "benchmark": "score --num-images 2000",
+    "status": "runs/2026-11-21",
+    "doctor": "--output hdfs:///seedlings",
+}
 
 
 def run(
@@ -151,6 +180,11 @@ def check(arguments: Sequence[str]) -> int:
     one's own it can only do the first.
     """
     job, *rest = arguments
+    if job == "--version":
+        from seedlings_spark import reproducibility
+
+        print(table([(name, version) for name, version in _versions(reproducibility.package_versions())]))
+        return DONE
     mode = os.environ.get(_DEPLOY_MODE)
 
     def work() -> int:
@@ -282,6 +316,12 @@ def check_outputs(options: config.Options) -> None:
             )
 
 
+def _versions(packages: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    with contextlib.suppress(metadata.PackageNotFoundError):  # a checkout need not be installed
+        yield "seedlings_spark", metadata.version("seedlings-spark")
+    yield from packages.items()
+
+
 def opening_line(job: str, options: config.Options, spark_version: str, master: str) -> str:
     """What runs, where it runs, and where things come from and go to."""
     version = ""
@@ -392,6 +432,15 @@ def _place(error: BaseException) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
+    example = ""
+
+    def format_help(self) -> str:
+        # In lines that a shell takes as one.
+        lines = textwrap.wrap(
+            f"{self.prog} {self.example}", 56, break_long_words=False, break_on_hyphens=False
+        )
+        return super().format_help() + "\nfor example:\n  " + " \\\n    ".join(lines) + "\n"
+
     def error(self, message: str) -> NoReturn:
         raise OptionError(message, f"the options of {self.prog}", f"See {self.prog} --help")
 
@@ -413,12 +462,13 @@ def _parser(job: str, options_class: type[config.Options]) -> argparse.ArgumentP
         ),
         epilog="Spark's own options (--master, --conf, ...) go before the job's name.",
     )
-    groups = {
-        True: parser.add_argument_group("required"),
-        False: parser.add_argument_group("options"),
-    }
+    parser.example = _EXAMPLES.get(job, "")
+    required = parser.add_argument_group("required")
+    group = parser.add_argument_group("options")
     for field in fields:
-        _add(groups[_is_required(field)], field)
+        if field.metadata["group"]:
+            group = parser.add_argument_group(field.metadata["group"])
+        _add(required if _is_required(field) else group, field)
     general = parser.add_argument_group("for every job")
     general.add_argument(
         "--config", default="", metavar="FILE", help=f"TOML file with options in its table [{job}]; flags win"
@@ -464,9 +514,14 @@ def _unknown(job: str, options_class: type[config.Options], argument: str) -> Op
             f"Write ./spark-submit.sh {flag} ... {job} ...",
         )
     flags = [config.flag_of(field.name) for field in dataclasses.fields(options_class)]
-    near = difflib.get_close_matches(flag, [*flags, "--config", "--debug", "--log"], 1)
+    near = config.suggestion(flag, [*flags, "--config", "--debug", "--log"])
+    others = [
+        other for other, its in config.JOBS.items() if flag in map(config.flag_of, its.__dataclass_fields__)
+    ]
+    if others and not near:
+        see = f"It is one of {', '.join(others)}; see ./spark-submit.sh {job} --help for those of {job}"
     return OptionError(
-        f"unknown option {flag}", f"the options of {job}", f"Did you mean {near[0]}?" if near else see
+        f"unknown option {flag}", f"the options of {job}", f"Did you mean {near}?" if near else see
     )
 
 

@@ -12,7 +12,7 @@ import math
 import re
 import textwrap
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -36,6 +36,7 @@ def option(
     least: float | None = None,
     above: float | None = None,
     most: float | None = None,
+    group: str = "",
 ) -> Any:
     """A field that is an option.
 
@@ -48,6 +49,7 @@ def option(
         least: Lower limit, itself allowed.
         above: Lower limit, itself not allowed.
         most: Upper limit, itself allowed.
+        group: Heading in `--help` of this option and of those behind it.
     """
     metadata = {
         "text": text,
@@ -57,6 +59,7 @@ def option(
         "least": least,
         "above": above,
         "most": most,
+        "group": group,
         "required": default is _REQUIRED,
     }
     return dataclasses.field(default="" if default is _REQUIRED else default, metadata=metadata)
@@ -102,6 +105,7 @@ class DecodeOptions(Options):
         "formats that are accepted; a file of any other is rejected",
         reason="what cameras and annotation tools write; each further decoder is a further risk",
         choices=("png", "jpeg", "webp", "bmp", "tiff", "gif"),
+        group="files",
     )
     max_pixels: int = option(
         64_000_000,
@@ -146,6 +150,7 @@ class PrepareOptions(DecodeOptions):
         reason="leaves can be told apart at it, and training is fast",
         least=8,
         most=2048,
+        group="corpus",
     )
     aspect: str = option(
         "crop",
@@ -211,6 +216,7 @@ class TrainOptions(Options):
         "how the workers and the master model work together",
         reason="a run can be repeated bit for bit",
         choices=("synchronous", "asynchronous", "hogwild"),
+        group="workers",
     )
     rule: str = option(
         "",
@@ -236,11 +242,17 @@ class TrainOptions(Options):
         "plain",
         "network to train: plain, residual, or the path of a .keras or .json file",
         reason="quick to train, and without statistics of a batch",
+        group="network and loss",
     )
     loss: str = option(
         "sparse_categorical_crossentropy", "name of a Keras loss", reason="species exclude each other"
     )
-    optimizer: str = option("adam", "name of a Keras optimizer", reason="forgives a wrong learning rate")
+    optimizer: str = option(
+        "adam",
+        "name of a Keras optimizer",
+        reason="forgives a wrong learning rate",
+        group="optimizer",
+    )
     learning_rate: float = option(
         0.001, "learning rate of the optimizer, where it is highest", reason="Adam's own", above=0
     )
@@ -272,6 +284,7 @@ class TrainOptions(Options):
         "balanced: an image counts for more, the fewer its species has",
         reason="accuracy over all images is what is measured",
         choices=("none", "balanced"),
+        group="images",
     )
     augment: tuple[str, ...] = option(
         ("flip", "turn"),
@@ -297,6 +310,7 @@ class TrainOptions(Options):
         "numbers that the network computes with; auto asks the processors",
         reason="bfloat16 is twice as fast where processors have it; the choice is recorded",
         choices=("float32", "mixed_bfloat16", "auto"),
+        group="machines",
     )
     patience: int = option(
         0,
@@ -333,6 +347,7 @@ class TrainOptions(Options):
         0,
         "seed of initial weights, order of images, dropout and augmentation",
         reason="any number will do; the same one repeats a run",
+        group="result",
     )
     promote: bool = option(
         True,
@@ -387,7 +402,12 @@ class ScoreOptions(DecodeOptions):
 
     store: str = required("folder of the model store")
     output: str = required("folder of the scores; each run adds one of its own to it")
-    name: str = option("seedlings", "name of the model in the store", reason="the example's")
+    name: str = option(
+        "seedlings",
+        "name of the model in the store",
+        reason="the example's",
+        group="model",
+    )
     model_version: str = option(
         "current", "version of the model, such as v0001, or current", reason="the promoted one"
     )
@@ -403,6 +423,7 @@ class ScoreOptions(DecodeOptions):
         "",
         "name of the run; one that is finished is not made again, so a scheduler may start it twice",
         reason="without one each call is a run of its own",
+        group="run",
     )
     incremental: bool = option(
         False,
@@ -415,7 +436,10 @@ class ScoreOptions(DecodeOptions):
         reason="an old score is a score",
     )
     path_column: str = option(
-        "", "column of paths, where --images is a table; without one path", reason="Spark's own name for it"
+        "",
+        "column of paths, where --images is a table; without one path",
+        reason="Spark's own name for it",
+        group="tables",
     )
     content_column: str = option(
         "", "column of the files' bytes, where --images is a table that holds them", reason="most do not"
@@ -431,6 +455,7 @@ class ScoreOptions(DecodeOptions):
         reason="the probabilities say the same",
         least=0,
         most=1000,
+        group="output",
     )
     probabilities: bool = option(
         True, "keep the probabilities of all classes", reason="they cannot be had again without scoring"
@@ -906,9 +931,97 @@ def _correct(field: "dataclasses.Field[Any]", source: str) -> str:
     return f"Correct {flag_of(field.name) if source == COMMAND_LINE else field.name + ' there'}"
 
 
-def _suggestion(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, known, 1)
-    return f"Did you mean {near[0]}?" if near else ""
+# What options are called elsewhere, by Keras, Spark, Elephas, scikit-learn; the first that a job has is meant.
+_ALSO: Mapping[str, tuple[str, ...]] = {
+    "learning_rate": ("lr", "step_size", "eta", "alpha", "rate"),
+    "batch_size": ("bs", "batch", "batchsize", "minibatch"),
+    "epochs": ("nb_epoch", "num_epochs", "n_epochs", "max_iter", "iterations", "rounds"),
+    "num_workers": ("workers", "n_workers", "nw", "num_executors", "parallelism", "n_jobs", "num_tasks"),
+    "optimizer": ("opt", "master_optimizer", "worker_optimizer"),
+    "loss": ("criterion", "loss_function", "objective", "master_loss"),
+    "network": ("architecture", "arch", "backbone", "model", "model_path"),
+    "model_version": ("version", "model_tag"),
+    "name": ("model_name",),
+    "store": ("model_store", "model_dir", "registry", "model_path"),
+    "image_size": ("size", "img_size", "target_size", "input_shape", "resize"),
+    "images": ("input", "input_dir", "data", "data_dir", "dataset", "image_dir", "folder", "path", "source"),
+    "corpus": ("input", "input_dir", "data", "data_dir", "dataset", "train_data"),
+    "output": ("out", "output_dir", "dest", "destination", "target", "result", "results"),
+    "report": ("out", "output", "output_dir", "dest", "destination"),
+    "run": (
+        "log_dir",
+        "logdir",
+        "run_dir",
+        "checkpoint",
+        "checkpoint_path",
+        "checkpoint_dir",
+        "resume",
+        "output",
+    ),
+    "split_shares": ("split", "val_split", "validation_split", "test_size", "validation_size"),
+    "split": ("subset", "dataset_split"),
+    "seed": ("random_state", "random_seed", "rng"),
+    "top_k": ("topk", "k", "top"),
+    "formats": ("ext", "extension", "extensions", "format", "file_types"),
+    "class_weight": ("weights", "class_weights", "balance"),
+    "precision": ("dtype", "mixed_precision", "fp16", "amp"),
+    "server_port": ("port", "parameter_server_port"),
+    "patience": ("early_stopping", "early_stopping_patience"),
+    "augment": ("augmentation", "augmentations", "transforms"),
+    "debug": ("verbose", "v", "vv", "trace", "traceback"),
+    "log": ("log_format", "log_level", "logging"),
+    "config": ("conf_file", "config_file", "cfg", "settings"),
+}
+_ALSO_VALUES: Mapping[str, tuple[str, ...]] = {
+    "synchronous": ("bsp", "mirrored", "allreduce"),
+    "asynchronous": ("ps", "parameter_server", "async_ps"),
+    "jpeg": ("jpg", "jfif"),
+    "tiff": ("tif",),
+    "mixed_bfloat16": ("bf16", "bfloat16", "mixed"),
+    "float32": ("fp32", "float", "single", "full"),
+    "validation": ("val", "valid", "dev"),
+    "flip": ("mirror", "hflip", "horizontal_flip"),
+    "turn": ("rotate", "rotation"),
+    "constant": ("none", "fixed", "step"),
+    "none": ("no", "off", "false"),
+    "stratified": ("strata", "balanced"),
+    "promote": ("activate", "publish", "set"),
+    "rollback": ("revert", "undo"),
+    "list": ("ls", "show"),
+}
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Which of the known names was probably meant: as it is called elsewhere, begun, or mistyped; "" for none."""
+    known, spelt = list(known), _spelt(name)
+    for one in known:
+        if spelt == _spelt(one) or spelt in {**_ALSO, **_ALSO_VALUES}.get(_spelt(one), ()):
+            return one
+    begun = [one for one in known if len(spelt) > 1 and _spelt(one).startswith(spelt)]
+    if len(begun) == 1:
+        return begun[0]
+    initials = [one for one in known if "_" in _spelt(one) and spelt == _initials(one)]
+    if len(initials) == 1:
+        return initials[0]
+    # Two letters have something in common with any name.
+    by_spelling = {_spelt(one): one for one in known}
+    near = difflib.get_close_matches(spelt, by_spelling, 1, 0.7) if len(spelt) > 2 else []
+    return by_spelling[near[0]] if near else ""
+
+
+def _spelt(name: str) -> str:
+    """`--learning-rate`, `-learningRate` and `Learning_Rate` are one name."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.lstrip("-"))
+    return words.replace("-", "_").replace(" ", "_").lower()
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in _spelt(name).split("_"))
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    near = suggestion(name, known)
+    return f"Did you mean {near}?" if near else ""
 
 
 def _comment(text: str) -> list[str]:

@@ -575,6 +575,14 @@ def test_a_jobs_help_needs_neither_java_nor_spark(machine: Machine, flag: str) -
     assert ran.returncode == 0 and "--epochs N" in ran.stdout and not machine.record.exists()
 
 
+def test_help_and_versions_are_asked_for_as_elsewhere(machine: Machine) -> None:
+    assert machine.call("help").stdout == machine.call("--help").stdout
+    assert machine.call("help", "train").stdout == machine.call("train", "--help").stdout
+    assert "no job 'trian'" in refused(machine, 2, "help", "trian")
+    ran = machine.call("--version")
+    assert (ran.returncode, ran.stderr) == (0, "") and "pyspark" in ran.stdout
+
+
 def test_wrong_arguments_are_told_before_spark_starts(machine: Machine) -> None:
     said = refused(machine, 2, "prepare", "--imagse", "i")
     assert said.count("\n") == 1 and "Did you mean --images?" in said

@@ -158,6 +158,26 @@ def test_help_fits_its_lines_on_any_terminal(
     assert max(map(len, rest.splitlines())) <= {"1": 60, "80": 80, "300": 110}[columns]
 
 
+@pytest.mark.parametrize("job", config.JOBS)
+def test_help_ends_with_a_call_that_works(job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = shown_help(job, capsys).partition("for example:\n")[2]
+    arguments = shown.replace("\\\n", " ").split()
+    assert arguments[:2] == ["./spark-submit.sh", job]
+    assert cli.check([job, *(["--run"] if job == "status" else []), *arguments[2:]]) == 0, (
+        capsys.readouterr().err
+    )
+
+
+def test_versions_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.check(["--version"]) == 0
+    shown = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert shown["python"] == ".".join(map(str, sys.version_info[:3])) and "pyspark" in shown
+
+
+def test_an_option_of_another_job_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "It is one of train" in wrong(capsys, "evaluate", "--epochs", "3")
+
+
 def test_percent_signs_and_braces_in_texts_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     @dataclasses.dataclass(frozen=True)
     class Hostile(config.Options):

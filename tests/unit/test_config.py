@@ -347,3 +347,55 @@ def test_any_value_is_taken_or_refused_and_never_more(job: str, data: st.DataObj
             config.make(options, {**required(options), name: value}, source)
         except OptionError as error:
             assert error.found and error.expected and error.remedy
+
+
+# --- what was meant
+
+
+@pytest.mark.parametrize(
+    ("job", "given", "meant"),
+    [
+        ("train", "--lr", "--learning-rate"),
+        ("train", "--learningRate", "--learning-rate"),
+        ("train", "-learning_rate", "--learning-rate"),
+        ("train", "--learn", "--learning-rate"),
+        ("train", "--bs", "--batch-size"),
+        ("train", "--nb_epoch", "--epochs"),
+        ("train", "--maxIter", "--epochs"),
+        ("train", "--workers", "--num-workers"),
+        ("train", "--model", "--network"),
+        ("train", "--epohcs", "--epochs"),
+        ("train", "--data", "--corpus"),
+        ("train", "--random_state", "--seed"),
+        ("prepare", "--size", "--image-size"),
+        ("prepare", "--validation_split", "--split-shares"),
+        ("score", "--input", "--images"),
+        ("score", "--out", "--output"),
+        ("score", "--version", "--model-version"),
+        ("evaluate", "--output", "--report"),
+        ("train", "--qq", ""),
+        ("train", "-e", ""),
+    ],
+)
+def test_an_option_is_known_by_what_others_call_it(job: str, given: str, meant: str) -> None:
+    flags = [config.flag_of(field.name) for field in dataclasses.fields(config.JOBS[job])]
+    assert config.suggestion(given, flags) == meant
+
+
+@pytest.mark.parametrize(
+    ("flags", "meant"),
+    [
+        ({"mode": "async"}, "asynchronous"),
+        ({"mode": "sync"}, "synchronous"),
+        ({"mode": "Hogwild"}, "hogwild"),
+        ({"precision": "bf16"}, "mixed_bfloat16"),
+        ({"augment": ["rotation"]}, "turn"),
+    ],
+)
+def test_a_choice_is_known_by_what_others_call_it(flags: dict[str, Any], meant: str) -> None:
+    assert refused("train", flags).remedy == f"Did you mean {meant}?"
+
+
+def test_every_other_name_is_one_of_an_option_that_there_is() -> None:
+    names = {field.name for options in config.JOBS.values() for field in dataclasses.fields(options)}
+    assert set(config._ALSO) <= names | {"debug", "log", "config"}
