@@ -80,6 +80,7 @@ _EXAMPLES = {
     "evaluate": "--corpus corpus --store store --report report",
     "score": "--images new-photos --store store --output scores --incremental",
     "models": "promote --store store --model-version v0002",
+    "clean": "--output scores --older-than 30d --dry-run",
     "benchmark": "score --num-images 2000",
     "status": "runs/2026-11-21",
     "doctor": "--output hdfs:///seedlings",

@@ -30,7 +30,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import BinaryType, IntegerType, LongType, StringType, StructField, StructType
 
 from seedlings_spark import files, fingerprint, images, runtime, schema, session
-from seedlings_spark.errors import ImageError, InputError
+from seedlings_spark.errors import ImageError, InputError, in_brief
 
 _log = logging.getLogger(__name__)
 
@@ -298,9 +298,8 @@ def read_table(spark: SparkSession, table: str, kind: str, expected: str) -> Dat
             return rows.select(F.regexp_replace("value", "^\ufeff", "").alias("value"))
         return rows
     except (AnalysisException, Py4JJavaError, IllegalArgumentException, SparkRuntimeException) as error:
-        cause = error.java_exception.getMessage() if isinstance(error, Py4JJavaError) else str(error)
         raise InputError(
-            f"{table}, which Spark cannot read as {kind} ({str(cause).partition(chr(10))[0]})",
+            f"{table}, which Spark cannot read as {kind} ({in_brief(error)})",
             expected,
             "Check --images",
         ) from None

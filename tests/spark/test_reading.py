@@ -561,5 +561,5 @@ def test_a_text_that_would_be_read_as_something_else_is_refused(
 def test_csv_files_of_one_folder_have_one_head(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "1.csv").write_text("path,species\na.png,Maize\n")
     (tmp_path / "2.csv").write_text("species,path\nMaize,b.png\n")
-    with pytest.raises(InputError, match=r"2\.csv"):
+    with pytest.raises(InputError, match="CSV header does not conform"):
         reading.read_table(spark, str(tmp_path), "csv", "a table")
