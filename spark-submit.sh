@@ -59,7 +59,7 @@ A --properties-file of your own takes their place.
 
 The first call makes .venv, which takes some minutes. Environment variables:
   SEEDLINGS_PYTHON   a Python that has everything installed, in place of .venv
-  PYSPARK_PYTHON     the Python of the executors, where theirs has another path
+  PYSPARK_PYTHON     the Python of executors on other machines, where theirs has another path
   SEEDLINGS_SPARK_SECRET   spark.authenticate.secret of a standalone cluster
   JAVA_HOME          a Java 17, in place of the one on the PATH
 USAGE
