@@ -370,7 +370,7 @@ fi
 log4j=$home/conf/log4j2.properties
 [ "$(value_of --log "$@")" != json ] || log4j=$home/conf/log4j2-json.properties
 # A site's spark-defaults.conf wins over the variables, and --conf on the command line over both.
-ours+=(--conf "spark.pyspark.driver.python=$driver_python")
+[ "$deploy_mode" = cluster ] || ours+=(--conf "spark.pyspark.driver.python=$driver_python")
 [ -n "$shipped" ] || ours+=(--conf "spark.pyspark.python=$on_nodes")
 export PYSPARK_PYTHON=$on_nodes
 export PYSPARK_DRIVER_PYTHON=$driver_python
