@@ -68,11 +68,13 @@ def require_utf8(spark: SparkSession, texts: Iterable[str]) -> None:
     Raises:
         ClusterError: One of them has such a letter, or what may be left of one.
     """
+    lost = [text for text in texts if not text.isascii() or "?" in text]
+    if not lost:
+        return
     jvm = spark.sparkContext._jvm
     assert jvm is not None
     encoding = str(jvm.java.lang.System.getProperty("sun.jnu.encoding"))
-    lost = [text for text in texts if not text.isascii() or "?" in text]
-    if lost and encoding.upper().replace("-", "") != "UTF8":
+    if encoding.upper().replace("-", "") != "UTF8":
         raise ClusterError(
             f"{lost[0]!r} where the JVM reads arguments and names of files as {encoding}",
             "UTF-8: any other letter than those of ASCII becomes a `?`, which stands for other names too",
