@@ -15,7 +15,8 @@ def main(spark: SparkSession, options: EvaluateOptions) -> None:
     predictions = pipeline.predictions(spark, version, prepared, options.split)
     numbers = evaluation.evaluate(evaluation.confusion_matrix(predictions, version.classes), version.classes)
     about = pipeline.about_evaluation(version, prepared, options.split)
-    report.write(options.report, numbers, history=version.manifest.get("history"), about=about)
+    history, kept_epoch = version.manifest.get("history"), (version.manifest.get("kept") or {}).get("epoch")
+    report.write(options.report, numbers, history=history, kept_epoch=kept_epoch, about=about)
     print(report.table(numbers))
     print(f"\nreport in {options.report}")
 

@@ -19,6 +19,8 @@ _SAME += ("content_column", "table_format", "top_k", "probabilities", "review", 
 def main(spark: SparkSession, options: ScoreOptions) -> int:
     store = ModelStore(options.store, options.name, options.require_signature)
     version = store.verify(options.model_version, scoring.CONTENTS)
+    if options.max_drift:
+        scoring.require_profile(version)
     settings = scoring.ScoreSettings(run=options.run_id, **config.chosen(options, *_SAME))
     run = scoring.score(spark, options.images, version, options.output, settings)
     if options.summary == "json":

@@ -41,14 +41,14 @@ def main(spark: SparkSession, options: TrainOptions) -> None:
                 verbose=1,
             )
             pipeline.set_network(estimator, options.network, prepared)
-            estimator.set_callbacks(pipeline.callbacks(run, options.patience, lock.check))
+            kept = config.chosen(options, "keep", "patience", "epochs")
+            estimator.set_callbacks(pipeline.callbacks(run, prepared, **kept, check=lock.check))
             scaling = config.chosen(options, "scaler", "scaler_images")
             model = pipeline.pipeline(prepared, estimator, **scaling).fit(images)
-            profile = pipeline.profile(spark, model, prepared)
-            lock.check()
-            version = pipeline.publish(store, model, about=about, promote=options.promote, profile=profile)
+            trained = (spark, store, model, prepared)
+            version, promotion = pipeline.publish_trained(*trained, about=about, check=lock.check)
             runs.end(run, version.version)
-    print(cli.table(pipeline.summary(version, run, promoted=options.promote)))
+    print(cli.table(pipeline.summary(version, run, promotion)))
 
 
 if __name__ == "__main__":

@@ -497,6 +497,10 @@ def _add(group: Any, field: "dataclasses.Field[Any]") -> None:
         group.add_argument(field.name, nargs="?", metavar=_metavar(field), **settings)
     elif field.type is bool:
         group.add_argument(flag, action=argparse.BooleanOptionalAction, **settings)
+    elif limits["switch"]:
+        group.add_argument(flag, nargs="?", const=limits["switch"][0], metavar=_metavar(field), **settings)
+        no_flag = {"action": "store_const", "const": limits["switch"][1], "default": argparse.SUPPRESS}
+        group.add_argument(f"--no-{flag[2:]}", dest=field.name, help=argparse.SUPPRESS, **no_flag)
     elif str(field.type).startswith("tuple"):
         group.add_argument(flag, nargs="+", metavar="VALUE", **settings)
     else:

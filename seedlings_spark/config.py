@@ -33,6 +33,7 @@ def option(
     unit: str = "",
     reason: str = "",
     choices: Sequence[str] = (),
+    switch: tuple[str, str] | None = None,
     least: float | None = None,
     above: float | None = None,
     most: float | None = None,
@@ -46,6 +47,7 @@ def option(
         unit: Of a number.
         reason: Why the default is what it is.
         choices: The only values it can have.
+        switch: Those that it has as a flag without a value, and as `--no-` flag: once it was true or false.
         least: Lower limit, itself allowed.
         above: Lower limit, itself not allowed.
         most: Upper limit, itself allowed.
@@ -56,6 +58,7 @@ def option(
         "unit": unit,
         "reason": reason,
         "choices": tuple(choices),
+        "switch": switch,
         "least": least,
         "above": above,
         "most": most,
@@ -349,10 +352,20 @@ class TrainOptions(Options):
         reason="any number will do; the same one repeats a run",
         group="result",
     )
-    promote: bool = option(
-        True,
-        "make the new version the current one, which is used unless another is named",
+    keep: str = option(
+        "best",
+        "which epoch's weights are published: best, those with the lowest validation loss, or last; without"
+        " validation images the last",
+        reason="later epochs may only learn the training images by heart",
+        choices=("best", "last"),
+    )
+    promote: str = option(
+        "always",
+        "whether the new version becomes the current one, which is used unless another is named. better: if its"
+        " accuracy on this corpus' validation images is higher than the current version's; --no-promote: never",
         reason="the last trained is meant to be used",
+        choices=("always", "better", "never"),
+        switch=("always", "never"),
     )
 
     def __post_init__(self) -> None:
@@ -531,7 +544,11 @@ class ModelsOptions(Options):
         reason="as prepare does",
         choices=("crop", "pad", "stretch"),
     )
-    promote: bool = option(True, "for import: make the new version the current one", reason="as train does")
+    promote: bool = option(
+        False,
+        "for import: make the new version the current one",
+        reason="nobody has compared it with the current one, and it has no profile of what it was trained on",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -885,6 +902,9 @@ def _converted(field: "dataclasses.Field[Any]", value: Any, source: str) -> Any:
 
 def _scalar(field: "dataclasses.Field[Any]", kind: type, value: Any, source: str) -> Any:
     accepted = (int, float) if kind is float else kind
+    switch = field.metadata["switch"]
+    if switch and isinstance(value, bool):
+        return switch[not value]
     try:
         if isinstance(value, accepted) and (kind is bool or not isinstance(value, bool)):
             return kind(value)

@@ -34,12 +34,13 @@ _ROW_GROUP_BYTES = 32 * 1024 * 1024
 _EXAMPLES = 3
 _FOLDERS = "one folder a species, as in plants/Maize/0001.png"
 _TABLE = "a table with the columns path and species"
-# Folders that are the splits of a data set, in lower case.
-_SPLIT_FOLDERS = {
+# Words in the names of folders that are the splits of a data set, and words beside them.
+_SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), schema.TRAIN),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), schema.VALIDATION),
-    **dict.fromkeys(("test", "testing"), schema.TEST),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), schema.VALIDATION),
+    **dict.fromkeys(("test", "testing", "holdout"), schema.TEST),
 }
+_BESIDE_SPLIT_WORDS = {"set", "data", "dataset", "images", "imgs", "split", "seg", "samples"}
 # Letters of other alphabets that print as Latin ones: Cyrillic, then Greek.
 _AS_LATIN = str.maketrans(
     "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425\u0405\u0406\u0408"
@@ -519,8 +520,8 @@ def _refuse_splits(images: str) -> None:
         for name in files.list_names(images)
         if not reading.is_hidden_folder(name) and files.is_directory(files.join(images, name))
     ]
-    given = [name for name in folders if name.strip().casefold() in _SPLIT_FOLDERS]
-    num_splits = len({_SPLIT_FOLDERS[name.strip().casefold()] for name in given})
+    split_of = {name: split for name in folders if (split := _split_of_folder(name))}
+    given, num_splits = list(split_of), len(set(split_of.values()))
     with_species = [name for name in given if _has_folders(files.join(images, name))]
     if num_splits > 1 or with_species or (given and len(given) == len(folders)):
         raise CorpusError(
@@ -529,6 +530,13 @@ def _refuse_splits(images: str) -> None:
             f"{_FOLDERS}; prepare deals the pictures to splits itself, by their content",
             "Merge these folders species by species, or give a table with the columns path and species as --images",
         )
+
+
+def _split_of_folder(name: str) -> str | None:
+    """The split that a folder is, by its name: `train`, `Test 1`, `training_set`, `val2017`."""
+    words = set(re.findall(r"[a-z]+", name.casefold()))
+    found = words & set(_SPLIT_WORDS)
+    return _SPLIT_WORDS[min(found)] if found and words - found <= _BESIDE_SPLIT_WORDS else None
 
 
 def _has_folders(folder: str) -> bool:

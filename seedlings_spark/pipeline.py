@@ -7,6 +7,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from seedlings_spark import (
     drift,
     elephas,
+    evaluation,
     features,
     files,
     fingerprint,
@@ -33,7 +35,7 @@ from seedlings_spark import (
     stages,
 )
 from seedlings_spark.corpus import Corpus, look_alikes
-from seedlings_spark.errors import CorpusError, NetworkError, OptionError
+from seedlings_spark.errors import CorpusError, NetworkError, OptionError, StoreError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, keep_network_once
 from seedlings_spark.store import PROFILE, ModelStore, ModelVersion
 
@@ -207,17 +209,44 @@ class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
         files.write_text(self._path, "\n".join(self._lines) + "\n")
 
 
-def callbacks(run: str, patience: int, check: Callable[[], None] = lambda: None) -> list[Any]:
+class KeptWeights(keras.callbacks.EarlyStopping):  # type: ignore[misc]
+    """Gives the network the weights of its best epoch when training ends; Keras' own, for which no number is worst.
+
+    Keras takes a loss that is not a number in the first epoch for the best one, whatever follows.
+    """
+
+    def get_monitor_value(self, logs: Mapping[str, float] | None) -> float | None:
+        """The validation loss, infinite where it is no number."""
+        value = super().get_monitor_value(logs)
+        return math.inf if value is not None and math.isnan(value) else value
+
+
+def callbacks(
+    run: str,
+    corpus: Corpus,
+    *,
+    keep: str,
+    patience: int,
+    epochs: int,
+    check: Callable[[], None] = lambda: None,
+) -> list[Any]:
     """The callbacks of a run.
 
     Args:
         run: Its folder, for the record.
+        corpus: Without validation images no epoch is known to be the best, and nothing stops early.
+        keep: Whose weights the network has in the end: those of the "best" epoch, or of the "last".
         patience: Epochs without progress before it is stopped early; 0 for never.
+        epochs: Of the whole run.
         check: As for `RunRecord`.
     """
     made: list[Any] = [RunRecord(files.join(run, runs.METRICS), check)]
-    if patience:
-        made.append(keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True))
+    if not corpus.num_images(schema.VALIDATION):
+        if patience or keep == "best":
+            _log.warning("there are no validation images: training goes on to the last epoch, which is kept")
+    elif patience or keep == "best":
+        restored = keep == "best"
+        made.append(KeptWeights("val_loss", patience=patience or epochs, restore_best_weights=restored))
     return made
 
 
@@ -307,11 +336,27 @@ def about_evaluation(version: ModelVersion, corpus: Corpus, split: str) -> dict[
     }
 
 
-def summary(version: ModelVersion, run: str, *, promoted: bool) -> list[tuple[str, object]]:
+@dataclass(frozen=True)
+class Promotion:
+    """Whether a new version is to become the current one.
+
+    Args:
+        is_due: Whether it is.
+        reason: Why, where something was compared.
+    """
+
+    is_due: bool
+    reason: str
+
+
+def summary(version: ModelVersion, run: str, promotion: Promotion) -> list[tuple[str, object]]:
     """What `train` prints at its end."""
-    metrics = version.manifest["metrics"]
+    metrics, kept = version.manifest["metrics"], version.manifest["kept"]
+    promoted = "now current" if promotion.is_due else "not promoted"
     return [
-        ("version", f"{version.name} {version.version}" + (" (now current)" if promoted else "")),
+        ("version", f"{version.name} {version.version} ({promoted})"),
+        *([("compared", promotion.reason)] if promotion.reason else []),
+        ("epoch", f"{kept['epoch']}, the {kept['keep']} one"),
         ("stored in", version.path),
         ("run", run),
         ("precision", version.manifest["precision"]),
@@ -351,6 +396,46 @@ def profile(spark: SparkSession, model: PipelineModel, corpus: Corpus) -> drift.
     return drift.Profile(predicted.species, {**(train + validation).histograms, drift.CONFIDENCE: confidence})
 
 
+def promotion(
+    spark: SparkSession, store: ModelStore, model: PipelineModel, corpus: Corpus, when: str
+) -> Promotion:
+    """Decide whether a new version becomes the current one.
+
+    Args:
+        spark: The session.
+        store: Where the current version is.
+        model: The new one, not yet published.
+        corpus: With the validation images that both are compared on.
+        when: "always", "never", or "better": if more of them are named rightly than by the current version.
+    """
+    if when != "better":
+        return Promotion(when == "always", "")
+    try:
+        version = store.verify() if store.current() else None
+    except StoreError as error:
+        return Promotion(False, f"the current version cannot be compared with: {error}")
+    if version is None:
+        return Promotion(True, "there was no current version")
+    if not corpus.num_images(schema.VALIDATION):
+        return Promotion(False, f"there are no validation images to compare with {version.version} on")
+    classes = model.stages[-1].getOrDefault("labels")
+    if others := sorted({*classes} ^ {*version.classes}):
+        return Promotion(False, f"{version.version} has other classes; not in both are {', '.join(others)}")
+    try:
+        theirs = _accuracy(predictions(spark, version, corpus, schema.VALIDATION), classes)
+    except (CorpusError, NetworkError, StoreError) as error:
+        return Promotion(False, f"{version.version} cannot be compared with: {error}")
+    ours = _accuracy(model.transform(corpus.images(spark, schema.VALIDATION)), classes)
+    return Promotion(
+        ours > theirs,
+        f"accuracy {ours:.4f} on the validation images, {theirs:.4f} of {version.version}",
+    )
+
+
+def _accuracy(predicted: DataFrame, classes: Sequence[str]) -> float:
+    return evaluation.evaluate(evaluation.confusion_matrix(predicted, classes), classes).accuracy
+
+
 def publish(
     store: ModelStore,
     model: PipelineModel,
@@ -373,6 +458,8 @@ def publish(
     history = last.history
     # JSON has no NaN; what is not finite is null there.
     written = _finite(history)
+    keep = about.get("options", {}).get("keep", "last")
+    epoch = _kept_epoch(history, keep)
 
     def build(folder: str) -> None:
         model.write().save(files.join(folder, "model"))
@@ -382,17 +469,18 @@ def publish(
             files.write_text(files.join(folder, PROFILE), json.dumps(profile.to_json()) + "\n")
         if history:
             files.write_bytes(
-                files.join(folder, "report", "learning_curves.png"), report.learning_curves(history)
+                files.join(folder, "report", "learning_curves.png"),
+                report.learning_curves(history, epoch + 1),
             )
             files.write_text(files.join(folder, "report", "history.json"), json.dumps(written) + "\n")
 
-    epoch = _epoch_of_weights(history, about.get("options", {}))
     manifest = {
         **about,
         "classes": last.getOrDefault("labels"),
         "precision": last.getOrDefault("precision"),
         "metrics": {name: values[epoch] for name, values in written.items()},
         "history": written,
+        **({"kept": {"keep": keep, "epoch": epoch + 1}} if history else {}),
         "training": _finite(last.record),
         "versions": reproducibility.package_versions(),
     }
@@ -406,6 +494,32 @@ def publish(
         len(version.classes),
     )
     return version
+
+
+def publish_trained(
+    spark: SparkSession,
+    store: ModelStore,
+    model: PipelineModel,
+    corpus: Corpus,
+    *,
+    about: Mapping[str, Any],
+    check: Callable[[], None] = lambda: None,
+) -> tuple[ModelVersion, Promotion]:
+    """Publish what was trained on a corpus with a profile of that, and promote it if its options say so.
+
+    Args:
+        spark: The session.
+        store: Where to.
+        model: The fitted pipeline.
+        corpus: That it was fitted to.
+        about: Of `about`.
+        check: Called before anything is published; raises if the run is not ours any more.
+    """
+    made = profile(spark, model, corpus)
+    decided = promotion(spark, store, model, corpus, about["options"]["promote"])
+    check()
+    told = {**about, "promotion": {"is_due": decided.is_due, "reason": decided.reason}}
+    return publish(store, model, about=told, promote=decided.is_due, profile=made), decided
 
 
 def import_network(
@@ -480,12 +594,12 @@ def _check_softmax(network: Any, file: str) -> None:
         )
 
 
-def _epoch_of_weights(history: Mapping[str, Sequence[float]], options: Mapping[str, Any]) -> int:
-    """The epoch whose weights were kept: the last, or with early stopping the best, as Keras chooses it."""
+def _kept_epoch(history: Mapping[str, Sequence[float]], keep: str) -> int:
+    """The epoch, from 0, whose weights `KeptWeights` has left in the network."""
     losses = history.get("val_loss", [])
-    if not options.get("patience") or not any(map(math.isfinite, losses)):
-        return -1
-    return min(range(len(losses)), key=lambda epoch: (not math.isfinite(losses[epoch]), losses[epoch]))
+    if keep != "best" or not losses:
+        return max(map(len, history.values()), default=0) - 1
+    return min(range(len(losses)), key=lambda epoch: (math.isnan(losses[epoch]), losses[epoch]))
 
 
 def _finite(value: Any) -> Any:

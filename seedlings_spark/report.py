@@ -103,6 +103,7 @@ def write(
     evaluation: Evaluation,
     *,
     history: Mapping[str, Sequence[float]] | None,
+    kept_epoch: int | None = None,
     about: Mapping[str, object],
 ) -> list[str]:
     """Write a report: metrics.json, index.html and the plots.
@@ -115,6 +116,7 @@ def write(
         evaluation: The numbers.
         history: Metric -> a value an epoch, as Keras gives it, or None. Without an epoch there is no
             learning_curves.png.
+        kept_epoch: The epoch, from 1, whose weights were kept, or None.
         about: What else is known, such as the model's version, the corpus' fingerprint and the split. What
             JSON cannot hold is written as text; numbers that are not finite as null.
 
@@ -124,7 +126,7 @@ def write(
     about_values = {str(name): _jsonable(value) for name, value in about.items()}
     plots = {CONFUSION_MATRIX: confusion_matrix(evaluation), PER_SPECIES: per_species(evaluation)}
     if history is not None and _curves(history):
-        plots[LEARNING_CURVES] = learning_curves(history)
+        plots[LEARNING_CURVES] = learning_curves(history, kept_epoch)
     metrics = {"format": FORMAT, "about": about_values, **evaluation.to_dict()}
 
     files.make_directory(directory)
@@ -257,7 +259,7 @@ def per_species(evaluation: Evaluation) -> bytes:
     return _png(figure)
 
 
-def learning_curves(history: Mapping[str, Sequence[float]]) -> bytes:
+def learning_curves(history: Mapping[str, Sequence[float]], kept_epoch: int | None = None) -> bytes:
     """A PNG of how training went: loss, every other metric, and the learning rate if it is known.
 
     A metric and its `val_` twin share a panel, whose title names the best value of the validation: the lowest
@@ -266,6 +268,7 @@ def learning_curves(history: Mapping[str, Sequence[float]]) -> bytes:
 
     Args:
         history: Metric -> a value an epoch, as Keras gives it. With no epochs the picture says so.
+        kept_epoch: The epoch, from 1, whose weights were kept; it is marked.
     """
     curves = _curves(history)
     panels = list(dict.fromkeys(name.removeprefix("val_") for name in curves))
@@ -283,6 +286,13 @@ def learning_curves(history: Mapping[str, Sequence[float]]) -> bytes:
     num_epochs = max(len(values) for values in curves.values())
     for axes, name in zip(grid, panels, strict=False):
         _curve_panel(axes, name, curves.get(name), curves.get(f"val_{name}"), num_epochs)
+        if kept_epoch:
+            axes.axvline(kept_epoch, color=_FAINT, linewidth=1, linestyle=":", zorder=0)
+            place = axes.get_xaxis_transform()
+            side = "right" if kept_epoch > num_epochs / 2 else "left"
+            axes.text(
+                kept_epoch, 0.98, " kept ", ha=side, va="top", color=_FAINT, fontsize=8, transform=place
+            )
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     return _png(figure)

@@ -353,10 +353,8 @@ class _Scoring:
 
     def _drifts(self, profile: drift.Profile) -> list[drift.Drift]:
         """How the run differs from the training corpus; nothing where the version has no profile of that."""
-        path = self._version.profile_path
-        if not files.exists(path):
-            return []
-        return drift.compare(drift.Profile.from_json(json.loads(files.read_text(path))), profile)
+        reference = profile_of_corpus(self._version)
+        return [] if reference is None else drift.compare(reference, profile)
 
     def _write_ledger(self, listing: DataFrame, earlier: Ledger) -> None:
         rejects = self._spark.read.parquet(reading.literal(files.join(self._building, "rejects")))
@@ -432,6 +430,40 @@ class _Numbers:
     @property
     def rejected(self) -> int:
         return sum(self.reasons.values())
+
+
+def profile_of_corpus(version: ModelVersion) -> drift.Profile | None:
+    """What a version keeps of the corpus that it was trained on; None where it keeps nothing.
+
+    Raises:
+        SeedlingsError: It is damaged.
+    """
+    if not files.exists(version.profile_path):
+        return None
+    try:
+        return drift.Profile.from_json(json.loads(files.read_text(version.profile_path)))
+    except ValueError as error:  # bad JSON, or bad UTF-8
+        raise StoreError(
+            f"{version.profile_path}, which is no JSON ({error})",
+            "the profile that was published",
+            "Restore the file from a copy, or publish the version again",
+        ) from None
+
+
+def require_profile(version: ModelVersion) -> None:
+    """Refuse to guard against drift with a version that knows nothing to drift from.
+
+    Raises:
+        StoreError: It keeps no profile of its corpus, or an empty one.
+    """
+    profile = profile_of_corpus(version)
+    if profile is None or not sum(profile.species.values()):
+        raise StoreError(
+            f"--max-drift with {version.name} {version.version}, which has "
+            + ("no profile of a corpus" if profile is None else "an empty profile of its corpus"),
+            "a version that train has published: an imported network's corpus is not known",
+            "Leave --max-drift out, or choose another --model-version",
+        )
 
 
 def profile_of(predictions: DataFrame) -> drift.Profile:

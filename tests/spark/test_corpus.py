@@ -1089,6 +1089,8 @@ def test_a_folder_with_nothing_but_hidden_ones_is_empty(spark: SparkSession, tmp
         ("Train/Maize", "Train/Rye", "VALID/Rye"),
         ("train", "val"),
         ("training/Maize", "training/Rye"),
+        ("training_set/Maize", "test_set/Maize"),
+        ("seg_train", "Val2017"),
         ("train/Maize", "Rye"),
         ("validation",),
     ],

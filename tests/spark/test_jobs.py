@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pyarrow.parquet as pq
 import pyspark
@@ -228,7 +229,7 @@ def test_what_prepare_leaves_adds_up(place: Path, corpus: Path) -> None:
     assert all(reject["path"].startswith(f"file://{place}/{IMAGES}/") for reject in rejects)
 
 
-def test_what_train_leaves_says_where_it_comes_from(place: Path, version: Path) -> None:
+def test_what_train_leaves_says_where_it_comes_from(place: Path, corpus: Path, version: Path) -> None:
     manifest = read_json(version / "manifest.json")
     names = {path.name for path in version.iterdir()}
     assert {"model", "network.keras", "profile.json", "manifest.json", "report"} <= names
@@ -249,7 +250,17 @@ def test_what_train_leaves_says_where_it_comes_from(place: Path, version: Path) 
     assert {"tensorflow", "keras", "pyspark", "elephas"} <= set(manifest["versions"])
     epochs = [json.loads(line) for line in (place / RUN / "metrics.jsonl").read_text().splitlines()]
     assert [epoch["epoch"] for epoch in epochs] == [1, 2]
-    assert epochs[-1]["val_loss"] == manifest["metrics"]["val_loss"]
+    kept = min(epochs, key=lambda epoch: epoch["val_loss"])
+    assert manifest["kept"] == {"keep": "best", "epoch": kept["epoch"]}
+    assert {name: kept[name] for name in manifest["metrics"]} == manifest["metrics"]
+    rows = pq.read_table(corpus / "images" / "split=validation").to_pylist()
+    pixels = np.stack([np.frombuffer(row["image"], np.uint8).reshape(32, 32, 3) for row in rows])
+    labels = np.array([manifest["classes"].index(row["species"]) for row in rows])
+    network = keras.saving.load_model(version / "network.keras", compile=False)
+    network.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    loss, accuracy = network.evaluate(pixels.astype("float32"), labels, verbose=0)
+    assert loss == pytest.approx(kept["val_loss"], rel=1e-4)
+    assert accuracy == pytest.approx(kept["val_accuracy"])
     assert (place / RUN / "run.json").exists()
     assert not list(version.parent.glob(".building-*"))
 
@@ -415,7 +426,7 @@ def test_versions_are_imported_promoted_and_rolled_back(place: Path, version: Pa
     classes = [f"class {number}" for number in range(12)]
     listed = done(
         place,
-        *("models", "import", *store, "--network", "larger.keras", "--no-promote", "--classes", *classes),
+        *("models", "import", *store, "--network", "larger.keras", "--classes", *classes),
     )
     assert re.search(r"^\* +v0001 ", listed, re.MULTILINE) and re.search(r"^ +v0002 ", listed, re.MULTILINE)
     imported = read_json(version.parent / "v0002" / "manifest.json")

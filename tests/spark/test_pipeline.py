@@ -16,7 +16,18 @@ from pyspark.ml import Pipeline, PipelineModel, feature
 from pyspark.ml.linalg import Vectors
 from pyspark.sql import SparkSession
 
-from seedlings_spark import config, corpus, features, files, fingerprint, images, pipeline, reading, schema
+from seedlings_spark import (
+    config,
+    corpus,
+    features,
+    files,
+    fingerprint,
+    images,
+    pipeline,
+    reading,
+    schema,
+    scoring,
+)
 from seedlings_spark.corpus import Corpus
 from seedlings_spark.errors import (
     CorpusError,
@@ -71,6 +82,9 @@ def imported(
 ) -> ModelVersion:
     network().save(folder / "tiny.keras")
     return pipeline.import_network(store, str(folder / "tiny.keras"), classes, aspect="pad", promote=promote)
+
+
+ALWAYS = pipeline.Promotion(True, "")
 
 
 def edited(prepared: Corpus, **changes: Any) -> Corpus:
@@ -257,43 +271,143 @@ def test_metrics_that_are_not_finite_are_published_as_null(spark: SparkSession, 
     written = files.read_text(files.join(version.report_path, "history.json"))
     assert json.loads(written, parse_constant=pytest.fail) == manifest["history"]
     assert files.read_bytes(files.join(version.report_path, "learning_curves.png")).startswith(b"\x89PNG")
-    assert ("val_accuracy", "not finite") in pipeline.summary(version, "file:///run", promoted=True)
+    assert ("val_accuracy", "not finite") in pipeline.summary(version, "file:///run", ALWAYS)
     assert table(store).splitlines()[1].split()[-2] == "-"
 
 
 @pytest.mark.parametrize(
-    ("patience", "losses", "kept"),
+    ("keep", "patience", "losses", "kept"),
     [
-        (0, [3.0, 1.0, 2.0], 2),
-        (2, [3.0, 1.0, 2.0], 1),
-        (2, [3.0, 1.0, 1.0], 1),
-        (2, [math.nan, 4.0, math.nan], 1),
-        (2, [math.nan, math.nan, math.nan], 2),
+        ("last", 0, [3.0, 1.0, 2.0], 2),
+        ("best", 0, [3.0, 1.0, 2.0, 5.0, 4.0], 1),
+        ("best", 0, [3.0, 2.0, 1.0], 2),
+        ("best", 2, [3.0, 1.0, 2.0, 4.0], 1),
+        ("best", 2, [3.0, 1.0, 1.0], 1),
+        ("last", 1, [3.0, 1.0, 2.0], 2),
+        ("best", 0, [math.nan, 4.0, 5.0], 1),
+        ("best", 0, [math.nan, math.inf, 5.0, math.nan], 2),
+        ("best", 3, [math.nan, math.nan, math.nan], 0),
     ],
 )
-def test_the_published_metrics_are_those_of_the_published_weights(
-    spark: SparkSession, store: ModelStore, patience: int, losses: list[float], kept: int
+def test_the_published_metrics_and_weights_are_those_of_the_kept_epoch(
+    spark: SparkSession,
+    store: ModelStore,
+    prepared: Corpus,
+    keep: str,
+    patience: int,
+    losses: list[float],
+    kept: int,
 ) -> None:
-    accuracies = [0.1, 0.2, 0.3]
-    version = published(store, {"val_loss": losses, "val_accuracy": accuracies}, patience=patience)
-    assert version.manifest["metrics"]["val_accuracy"] == accuracies[kept]
-
-
-def test_early_stopping_keeps_the_epoch_that_the_published_metrics_are_of() -> None:
-    model, losses = network(), iter([3.0, 1.0, 2.0, 1.0, 5.0])
-    stopping = pipeline.callbacks("file:///unused", patience=3)[1]
-    stopping.set_model(model)
-    stopping.on_train_begin()
+    model = network()
+    made = pipeline.callbacks("file:///unused", prepared, keep=keep, patience=patience, epochs=len(losses))
+    calls = keras.callbacks.CallbackList(made[1:], model=model)
+    model.stop_training = False
+    calls.on_train_begin()
     for epoch, loss in enumerate(losses):
+        assert not model.stop_training  # before the last of these epochs
         model.layers[-1].bias.assign(np.full(3, epoch, "float32"))
-        stopping.on_epoch_end(epoch, {"val_loss": loss})
-    stopping.on_train_end()
-    kept = pipeline._epoch_of_weights({"val_loss": [3.0, 1.0, 2.0, 1.0, 5.0]}, {"patience": 3})
+        calls.on_epoch_end(epoch, {"val_loss": loss})
+    calls.on_train_end()
     assert np.asarray(model.layers[-1].bias).tolist() == [kept] * 3
+    history = {"val_loss": losses, "val_accuracy": [0.1 * epoch for epoch in range(len(losses))]}
+    manifest = published(store, history, keep=keep, patience=patience).manifest
+    assert manifest["metrics"]["val_accuracy"] == history["val_accuracy"][kept]
+    assert manifest["kept"] == {"keep": keep, "epoch": kept + 1}
 
 
-def test_without_patience_nothing_stops_early() -> None:
-    assert [type(each).__name__ for each in pipeline.callbacks("file:///run", 0)] == ["RunRecord"]
+def test_without_validation_images_the_last_epoch_is_kept(
+    prepared: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    without = edited(prepared, images_of_split={"train": 36})
+    made = pipeline.callbacks("file:///run", without, keep="best", patience=3, epochs=9)
+    assert [type(each).__name__ for each in made] == ["RunRecord"]
+    assert "no validation images" in caplog.text
+
+
+def test_nothing_is_kept_or_stopped_where_nobody_asks_for_it(prepared: Corpus) -> None:
+    made = pipeline.callbacks("file:///run", prepared, keep="last", patience=0, epochs=9)
+    assert [type(each).__name__ for each in made] == ["RunRecord"]
+
+
+# --- Promotion
+
+
+def naming(species: str, classes: list[str] = CLASSES, size: tuple[int, int] = SIZE) -> PipelineModel:
+    """A model that takes every image for one species."""
+    made = network((*size, 3), outputs=len(classes))
+    made.layers[-1].set_weights(
+        [np.zeros((size[0] * size[1] * 3, len(classes))), np.eye(len(classes))[classes.index(species)]]
+    )
+    return PipelineModel([SeedlingsModel.from_network(made, classes)])
+
+
+def knowing(spark: SparkSession, prepared: Corpus) -> PipelineModel:
+    """A model that is right about all validation images: noise, to which linear equations have a solution."""
+    rows = prepared.images(spark, "validation").collect()
+    pixels = np.stack([np.frombuffer(row.image, np.uint8) for row in rows]).astype(np.float64)
+    wanted = 10 * np.eye(3)[[CLASSES.index(row.species) for row in rows]]
+    made = network()
+    made.layers[-1].set_weights([np.linalg.pinv(pixels) @ wanted, np.zeros(3)])
+    return PipelineModel([SeedlingsModel.from_network(made, CLASSES)])
+
+
+def test_a_better_version_is_promoted_and_no_equal_one(
+    spark: SparkSession, store: ModelStore, prepared: Corpus
+) -> None:
+    """9 validation images, 3 of each species."""
+
+    def decided(model: PipelineModel, when: str = "better", of: Corpus = prepared) -> pipeline.Promotion:
+        return pipeline.promotion(spark, store, model, of, when)
+
+    about = {"image_size": list(SIZE), "aspect": "crop"}
+    assert decided(naming("Maize")) == pipeline.Promotion(True, "there was no current version")
+    pipeline.publish(store, naming("Maize"), about=about, promote=True)
+    equal = decided(naming("Charlock"))
+    assert not equal.is_due and "accuracy 0.3333" in equal.reason and "0.3333 of v0001" in equal.reason
+    assert decided(naming("Charlock"), "always").is_due
+    assert not decided(naming("Charlock"), "never").is_due
+    better = decided(knowing(spark, prepared))
+    assert better == pipeline.Promotion(True, "accuracy 1.0000 on the validation images, 0.3333 of v0001")
+    without = edited(prepared, images_of_split={**prepared.manifest["images_of_split"], "validation": 0})
+    assert "no validation images" in decided(naming("Maize"), of=without).reason
+    other = decided(naming("Rye", ["Charlock", "Fat Hen", "Rye"]))
+    assert not other.is_due and "Maize, Rye" in other.reason
+
+
+@pytest.mark.parametrize("current", ["of another size", "damaged"])
+def test_nothing_is_promoted_where_the_current_version_cannot_be_compared_with(
+    spark: SparkSession, store: ModelStore, prepared: Corpus, current: str
+) -> None:
+    size = (9, 9) if current == "of another size" else SIZE
+    version = pipeline.publish(
+        store, naming("Maize", size=size), about={"image_size": list(size), "aspect": "crop"}, promote=True
+    )
+    if current == "damaged":
+        files.write_bytes(version.network_path, b"damaged")
+    decided = pipeline.promotion(spark, store, naming("Maize"), prepared, "better")
+    assert not decided.is_due and "cannot be compared with" in decided.reason
+
+
+# --- Drift
+
+
+@pytest.mark.parametrize(
+    ("profile", "said"),
+    [
+        (None, "no profile of a corpus"),
+        ('{"format": 1, "species": {}, "histograms": {}}', "an empty profile"),
+        ("{", "no JSON"),
+        ('{"format": 99}', "format 99"),
+    ],
+)
+def test_a_version_without_a_profile_guards_against_no_drift_and_says_so(
+    spark: SparkSession, store: ModelStore, tmp_path: Path, profile: str | None, said: str
+) -> None:
+    version = imported(store, tmp_path)
+    if profile is not None:
+        files.write_text(version.profile_path, profile)
+    with pytest.raises(SeedlingsError, match=said):
+        scoring.require_profile(version)
 
 
 # --- A run
@@ -410,7 +524,7 @@ def test_no_metrics_are_written_into_the_folder_of_another_run(tmp_path: Path) -
     def check() -> None:
         raise OutputInUseError("the run", "one at a time", "Wait")
 
-    record = pipeline.callbacks(str(tmp_path), 0, check)[0]
+    record = pipeline.RunRecord(str(tmp_path / "metrics.jsonl"), check)
     with pytest.raises(OutputInUseError):
         record.on_epoch_end(0, {"loss": 0.5})
     assert list(tmp_path.iterdir()) == []

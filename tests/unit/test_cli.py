@@ -105,8 +105,30 @@ def test_options_come_from_flags_and_file(tmp_path: Path) -> None:
         config.TrainOptions,
         ["--corpus", "c", "--store=s", "--config", str(file), "--no-promote", "--debug", "--seed", "-1"],
     )
-    assert (options.corpus, options.store, options.epochs, options.promote) == ("c", "s", 4, False)
+    assert (options.corpus, options.store, options.epochs, options.promote) == ("c", "s", 4, "never")
     assert options.seed == -1 and general == cli.General(debug=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "toml", "promote"),
+    [
+        ([], "", "always"),
+        (["--promote"], "", "always"),
+        (["--promote", "--seed", "1"], "", "always"),
+        (["--promote", "better"], "", "better"),
+        (["--no-promote"], "", "never"),
+        (["--promote", "never"], "promote = true", "never"),
+        ([], "promote = true", "always"),
+        ([], "promote = false", "never"),
+        ([], 'promote = "better"', "better"),
+    ],
+)
+def test_promotion_is_said_in_a_word_or_as_it_was_before(
+    tmp_path: Path, flags: list[str], toml: str, promote: str
+) -> None:
+    (tmp_path / "o.toml").write_text(f"[train]\n{toml}\n")
+    arguments = ["--corpus", "c", "--store", "s", "--config", str(tmp_path / "o.toml"), *flags]
+    assert cli.read_arguments("train", config.TrainOptions, arguments)[0].promote == promote
 
 
 def test_an_action_can_stand_anywhere_or_be_left_out() -> None:

@@ -105,8 +105,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
         ("learning_rate", "true", "a number, above 0"),
         ("learning_rate", '"0.1"', "a number"),
         ("learning_rate", "1" + "0" * 400, "a number"),
-        ("promote", "1", "true or false"),
-        ("promote", '"yes"', "true or false"),
+        ("promote", "1", "text"),
+        ("promote", '"yes"', "one of always, better, never"),
+        ("encrypt", "1", "true or false"),
+        ("encrypt", '"yes"', "true or false"),
         ("name", "5", "text"),
         ("augment", "[1]", "text"),
         ("augment", "{flip = true}", "text"),
@@ -225,8 +227,8 @@ def test_all_that_is_missing_is_said_at_once() -> None:
 def test_a_flag_wins_over_the_file_which_wins_over_the_default(tmp_path: Path) -> None:
     file = toml(tmp_path, "[train]\nepochs = 4\nbatch_size = 5\npromote = false\n")
     options = train({"epochs": "6"}, file)
-    assert (options.epochs, options.batch_size, options.promote, options.num_workers) == (6, 5, False, 2)
-    assert train({"promote": True}, file).promote is True
+    assert (options.epochs, options.batch_size, options.promote, options.num_workers) == (6, 5, "never", 2)
+    assert train({"promote": True}, file).promote == "always"
 
 
 def test_required_options_can_come_from_the_file(tmp_path: Path) -> None:
@@ -305,7 +307,7 @@ def test_the_quickstart_file_has_only_known_keys() -> None:
 
 def test_options_become_plain_values_for_a_manifest() -> None:
     plain = config.plain(train({"augment": ["zoom"]}))
-    assert plain["augment"] == ["zoom"] and plain["promote"] is True and plain["corpus"] == "c"
+    assert plain["augment"] == ["zoom"] and plain["promote"] == "always" and plain["corpus"] == "c"
 
 
 def test_some_options_can_be_picked_by_name() -> None:
