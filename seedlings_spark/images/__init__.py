@@ -1,28 +1,33 @@
 """Turn the bytes of an image file into upright RGB pixels of one size, or say why that cannot be done.
 
-The only door of Pillow, and of libspng by way of imagecodecs, which decodes a PNG in little more than half of
-Pillow's time, to the same pixels, since PNG is lossless. It is given plain files only, and Pillow those that it does
-not take, so that every rejection is Pillow's. A file is recognised by its first bytes, and only the one decoder that
-they name is tried on it. Whatever Pillow raises becomes an `ImageError` with one of
-`schema.REJECT_REASONS`; a picture that failed is never loaded a second time, because a second `load` often
-succeeds with a partly empty picture.
+The only door of Pillow, of libspng by way of imagecodecs, which decodes a plain PNG in little more than half of
+Pillow's time, and of libjpeg-turbo by way of simplejpeg, which says where data are missing; both give Pillow's
+pixels. A file is recognised by its first bytes, and only the one decoder that they name is tried on it. Whatever
+Pillow raises becomes an `ImageError` with one of `schema.REJECT_REASONS`; a picture that failed is never loaded a
+second time, because a second `load` often succeeds with a partly empty picture.
 
-A picture is decoded whole or not at all. Decoders do not promise that: where pixel data end properly but early, Pillow
-leaves the rest of the picture empty without a word. So the modules of this package first look at the bytes themselves.
-They refuse a file that lacks a part, or that would make its decoder work or allocate without bound, and they hand on no
-more of it than the picture depends on: metadata that are not used decide nothing, whatever is wrong with them.
+A picture is decoded whole or not at all. Decoders do not promise that: where pixel data end properly but early,
+Pillow leaves the rest of the picture empty without a word. So the modules of this package first look at the bytes
+themselves. They refuse a file that lacks a part, or that would make its decoder work or allocate without bound, and
+they hand on no more of it than the picture depends on: metadata that are not used decide nothing, whatever is wrong
+with them.
 
-Every picture ends as three channels of 8 bits over black: black is what the `pad` policy adds and what
-segmented plants stand on, and premultiplied pixels *are* the picture over black, so that a transparent
-pixel's hidden colour never bleeds into its neighbours. Colour profiles and gamma are not applied.
+Every picture ends as three channels of 8 bits over black: black is what the `pad` policy adds and what segmented
+plants stand on, and premultiplied pixels *are* the picture over black, so that a transparent pixel's hidden colour
+never bleeds into its neighbours. Colour profiles and gamma are not applied.
 
-Importing this module changes two things in the process, once: Pillow's own pixel limit is switched off, as
-`max_pixels` takes its place before any pixel is allocated, and Pillow's warnings about odd metadata are
-silenced, so that neither stops or litters a job. Nothing else is global; all functions may be called from
-many threads.
+Limits hold before a decoder is started. With 64 million pixels and 64 MB, the defaults, no file takes more than 1.1
+GB of memory besides its own bytes, or some three seconds of one core (2026, x86-64), whatever it holds: a WebP of as
+many pixels takes most memory, deep greys and files of a million parts most time.
+
+Importing this module changes three things in the process, once: Pillow's own pixel limit is switched off, as
+`max_pixels` takes its place before any pixel is allocated; Pillow's warnings and log lines about odd files are
+silenced; and what libtiff says goes to `libtiff.messages` and not to standard error. So nothing stops or litters a
+job. Nothing else is global; all functions may be called from many threads.
 """
 
 import io
+import logging
 import math
 import re
 import struct
@@ -51,7 +56,8 @@ FORMATS = ("png", "jpeg", "webp", "bmp", "tiff", "gif")
 # stretch: the whole picture, squeezed
 ASPECTS = ("crop", "pad", "stretch")
 # 8000 x 8000, above any camera in common use. Decoding takes 4 to 12 bytes of memory a pixel (WebP 16), so
-# 0.3 to 1 GB at this limit, 0.1 GB for a photograph of 12 million; a JPEG far larger than its target less.
+# 0.3 to 1 GB at this limit, 0.1 GB for a photograph of 12 million; a JPEG far larger than its target less (a
+# progressive one keeps 6 bytes a pixel besides, 8 where it has four colours).
 MAX_PIXELS = 64_000_000
 
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
@@ -92,6 +98,8 @@ _TRANSPOSITIONS = {
 
 Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+logging.getLogger("PIL").propagate = False  # and without this, errors go to standard error where nobody logs
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 Image.init()  # now, so that no two threads register plugins at the same time
 
 
@@ -119,7 +127,8 @@ def decode(
     black.
 
     Not promised: that damage is noticed where the format has no checksum. A JPEG with a flipped bit may
-    decode silently to other pixels. PNG data are checked, which Pillow itself does not do.
+    decode silently to other pixels, a fax in a TIFF may end early, and zeros where a WebP's or a raw picture's data
+    were are pixels too. PNG data are checked, which Pillow itself does not do.
 
     Args:
         content: A whole image file.

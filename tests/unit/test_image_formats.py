@@ -510,6 +510,34 @@ def test_what_a_tiff_tells_besides_its_pixels_does_not_decide_and_costs_nothing(
     assert capfd.readouterr().err == ""
 
 
+def test_pillow_and_libtiff_write_nothing_of_their_own(capfd):
+    seven = [
+        (256, 3, [8]),
+        (257, 3, [8]),
+        (258, 3, [8]),
+        (259, 3, [1]),
+        (262, 3, [1]),
+        (277, 3, [7]),
+        (278, 3, [8]),
+    ]
+    contents = [tiff([*seven, (273, 4, ["data"]), (279, 4, [448])], bytes(448))]
+    generator = np.random.default_rng(5)
+    for content in TIFF_KINDS.values():
+        for _ in range(40):
+            damaged = bytearray(content)
+            for at in generator.integers(8, len(content), 8):
+                damaged[at] = generator.integers(0, 256)
+            contents.append(bytes(damaged))
+    details = []
+    for content in contents:
+        try:
+            images.decode(content, (8, 8), max_pixels=1_000_000)
+        except ImageError as error:
+            details.append(error.detail)
+    assert any("Decode: " in detail for detail in details)  # which libtiff said
+    assert capfd.readouterr() == ("", "")
+
+
 def memory_of(content):
     tracemalloc.start()
     try:
