@@ -146,7 +146,7 @@ def essence(content: bytes, max_pixels: int) -> tuple[bytes, int]:
             made[tables[found.index(tag)]] = (type_, num_parts, data[: num_parts * _TYPE_LENGTHS[type_]])
         elif tag not in _TABLES and (is_tiled or tag not in (TILE_WIDTH, TILE_HEIGHT)):
             made[tag] = (type_, count, data)
-    return _with_directory(content, order, is_big, made), compression
+    return _with_directory(content, order, made), compression
 
 
 def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
@@ -265,24 +265,20 @@ def _check_parts(
         raise ImageError("too_large", f"{kind} of {used.sum():,.0f} bytes in a file of {len(content):,}")
 
 
-def _with_directory(
-    content: bytes, order: str, is_big: bool, entries: dict[int, tuple[int, int, bytes]]
-) -> bytes:
-    """The file with these entries as its one directory, behind all else."""
-    entry_, inline, pointer, count_ = ("HHQ", 8, "Q", "Q") if is_big else ("HHI", 4, "I", "H")
+def _with_directory(content: bytes, order: str, entries: dict[int, tuple[int, int, bytes]]) -> bytes:
+    """The file with these entries as its one directory, behind all else: no BigTIFF, of which Pillow reads but half."""
     start = len(content) + len(content) % 2
-    values_at = start + struct.calcsize(order + count_)
-    values_at += len(entries) * (struct.calcsize(order + entry_) + inline) + inline
-    directory, values = [struct.pack(order + count_, len(entries))], b""
+    values_at = start + 2 + 12 * len(entries) + 4
+    directory, values = [struct.pack(order + "H", len(entries))], b""
     for tag, (type_, count, data) in sorted(entries.items()):
-        directory.append(struct.pack(order + entry_, tag, type_, count))
-        if len(data) <= inline:
-            directory.append(data.ljust(inline, b"\0"))
+        if type_ in (16, 18):  # numbers of 64 bits
+            wide = np.frombuffer(data, order + "u8")
+            type_, data = 4, np.minimum(wide, 0xFFFFFFFF).astype(order + "u4").tobytes()
+        directory.append(struct.pack(order + "HHI", tag, type_, count))
+        if len(data) <= 4:
+            directory.append(data.ljust(4, b"\0"))
         else:
-            directory.append(struct.pack(order + pointer, values_at + len(values)))
+            directory.append(struct.pack(order + "I", values_at + len(values)))
             values += data + bytes(len(data) % 2)
-    head = content[:2] + struct.pack(order + "H", 43 if is_big else 42)
-    head += struct.pack(order + "HHQ", 8, 0, start) if is_big else struct.pack(order + "I", start)
-    return b"".join(
-        (head, content[len(head) :], bytes(start - len(content)), *directory, bytes(inline), values)
-    )
+    head = content[:2] + struct.pack(order + "HI", 42, start)
+    return b"".join((head, content[8:], bytes(start - len(content)), *directory, bytes(4), values))

@@ -493,6 +493,58 @@ def test_a_tiff_of_any_depth_shows_its_greys_and_colours(depth, photometric, ord
     assert np.array_equal(as_it_is(tiff(entries, stored.tobytes(), order)), expected)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("layout", ["planes", "tiles", "tiles as strips", "big"])
+def test_a_tiff_in_any_parts_is_whole_or_none(layout, order):
+    pixels = picture(32, 32)
+    entries = [
+        (256, 3, [32]),
+        (257, 3, [32]),
+        (258, 3, [8, 8, 8]),
+        (259, 3, [1]),
+        (262, 3, [2]),
+        (277, 3, [3]),
+    ]
+    if layout == "planes":
+        parts = [pixels[:, :, band] for band in range(3)]
+        entries += [(278, 3, [32]), (284, 3, [2])]
+    elif layout == "big":
+        parts = [pixels]
+    else:
+        parts = [pixels[y : y + 16, x : x + 16] for y in (0, 16) for x in (0, 16)]
+        entries += [(322, 3, [16]), (323, 3, [16])]
+    places, lengths = (324, 325) if layout == "tiles" else (273, 279)
+    data = b"".join(part.tobytes() for part in parts)
+    number, length = len(parts), len(data) // len(parts)
+
+    def made(number):
+        if layout == "big":
+            letters = {3: "H", 16: "Q"}
+            tags = sorted(
+                [
+                    *entries,
+                    (278, 3, [32]),
+                    (places, 16, [16 + 8 + 20 * 9 + 8]),
+                    (lengths, 16, [number * length]),
+                ]
+            )
+            body = b"".join(
+                struct.pack(order + "HHQ", tag, type_, len(values))
+                + b"".join(struct.pack(order + letters[type_], value) for value in values).ljust(8, b"\0")
+                for tag, type_, values in tags
+            )
+            head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HHHQ", 43, 8, 0, 16)
+            return head + struct.pack(order + "Q", len(tags)) + body + bytes(8) + data
+        sizes = (lengths, 4, [length] * number)
+        empty = tiff([*entries, (places, 4, [0] * number), sizes], b"", order)
+        offsets = [len(empty) + length * part for part in range(number)]
+        return tiff([*entries, (places, 4, offsets), sizes], data, order)
+
+    assert np.array_equal(as_it_is(made(number), 32, 32), pixels)
+    assert rejected(made(number)[:-300])[0] == "truncated"
+    assert rejected(made(number - 1))[0] in ("truncated", "corrupt")
+
+
 def test_what_a_tiff_tells_besides_its_pixels_does_not_decide_and_costs_nothing(capfd):
     pixels = picture()
     plain = [(256, 3, [WIDTH]), (257, 3, [HEIGHT]), (258, 3, [8, 8, 8]), (259, 3, [1]), (262, 3, [2]),
