@@ -923,7 +923,7 @@ def _images(spark: SparkSession, path: str, *splits: str) -> DataFrame:
     table = reading.parquet(spark, files.join(path, "images"), schema.CORPUS)
     if splits:
         table = table.where(F.col(schema.SPLIT).isin(*splits))
-    return table.select(*schema.CORPUS.names)
+    return schema.with_content_hash(table.select(*schema.CORPUS.names))
 
 
 def _rejects(spark: SparkSession, path: str) -> DataFrame:

@@ -7,6 +7,7 @@ both are ordinary Spark ML stages: they can be saved, copied, put into a `Pipeli
 
 import json
 import logging
+import math
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -71,6 +72,8 @@ _ELASTICITY = 0.9
 _MAX_STAGE_FAILURES = 8
 _JOIN_SECONDS = 60.0
 _KEY = "key"
+# How far from an even share chance may lead, in standard deviations: one run in a million.
+_DEVIATIONS = 5.0
 # In the metadata of a stage: the SHA-256 of its network.
 NETWORK_HASH = "network_sha256"
 
@@ -159,8 +162,9 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
     writes them; a mean and std that `ImageStandardizer` left in its metadata become the network's first layer), a
     vector, or an array of numbers. The label column is numeric: class numbers from 0, or values to regress on.
 
-    Rows are dealt to the workers by the hash of their content (`content_hash`, where there is such a column), so
-    that the same rows, params and number of workers give the same weights, bit for bit.
+    Rows are dealt to the workers by the hash of their content (the column `content_hash` of a corpus that `prepare`
+    has made; one of your own that is called so is not looked at), so that the same rows, params and number of
+    workers give the same weights, bit for bit.
 
     Args:
         keras_model_config: JSON of the network (`model.to_json()`); or use `set_network`.
@@ -430,7 +434,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         weight = (
             schema.column(self.getWeightCol()).cast("double") if self.isDefined("weightCol") else F.lit(1.0)
         )
-        by_content = schema.CONTENT_HASH in dataset.columns
+        by_content = schema.has_content_hash(dataset)
         chosen = dataset.select(
             column.alias(FEATURES),
             schema.column(self.getLabelCol()).cast("double").alias(LABEL),
@@ -528,6 +532,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
 
         def run_training() -> dict[str, Any]:
             record, begin = self._gather(stages, task)
+            keeper.check(record["rows_fingerprint"], record["precision"])
             steps = synchronous.steps_of_epoch(record["rows"], task.batch_size)
             rendezvous.watch = _watch(task, rendezvous.max_payload_bytes, steps, frequency)
             rendezvous.begin({**begin, "steps": steps, "vector": "state" if is_local else "gradient"})
@@ -584,6 +589,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
 
         def run_training() -> dict[str, Any]:
             record, begin = self._gather(stages, task)
+            keeper.check(record["rows_fingerprint"], record["precision"])
             rounds = [
                 synchronous.rounds_of_epoch(-(-count // task.batch_size), frequency)
                 for count in record["rows"]
@@ -619,6 +625,9 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
                 "at least one row for each worker",
                 "Give more rows, or fewer workers (--num-workers)",
             )
+        share = 0.0 if self.isDefined("validationIndicatorCol") else float(self.get_validation_split())
+        for text in uneven_shares(rows, [int(worker["held_out_rows"]) for worker in workers], share):
+            _log.warning("%s", text)
         environments = [worker["environment"] for worker in workers]
         differences = reproducibility.differences(environments)
         if differences:
@@ -635,6 +644,9 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             "mode": self.get_mode(),
             "rows": rows,
             "held_out_rows": held_out,
+            "rows_fingerprint": fingerprint.content_hash(
+                " ".join(str(worker["rows_fingerprint"]) for worker in workers).encode()
+            ),
             "precision": precision,
             "environment": environments[0],
             "environment_differences": differences,
@@ -891,6 +903,7 @@ class _Keeper:
     ) -> None:
         path = estimator.getOrDefault("checkpoint_path")
         self._checkpoints = Checkpoints(path) if path else None
+        self._path, self._data = path, dict[str, str]()
         self._network, self._optimizer, self._callbacks = network, network.optimizer, callbacks
         self._num_epochs = estimator.get_epochs()
         self._identity = _identity(estimator, task)
@@ -912,6 +925,30 @@ class _Keeper:
         self.next_updates = state.next_updates
         _log.info("going on after epoch %d, from %s", state.epoch, path)
 
+    def check(self, rows: str, precision: str) -> None:
+        """Refuse to go on from a checkpoint with other rows, or in another precision.
+
+        Args:
+            rows: Fingerprint of the rows of all workers, with labels, weights and what is held out.
+            precision: That the workers train in.
+
+        Raises:
+            OptionError: The run that left the checkpoint had others.
+        """
+        found = {"rows": rows, "precision": precision}
+        differing = [
+            name
+            for name, value in found.items()
+            if self._state is not None and self._state.data.get(name, value) != value
+        ]
+        if differing:
+            raise OptionError(
+                f"checkpoints in {self._path} of a run with other {' and '.join(differing)}",
+                "the features, labels, weights and held-out rows that the run was started with",
+                "Give a folder of its own for another training, or the same table",
+            )
+        self._data = found
+
     def first_epoch(self) -> int:
         """The first epoch to train; the number of epochs when nothing is left to do."""
         if self._state is None:
@@ -928,6 +965,7 @@ class _Keeper:
             TrainState(
                 epoch=epoch + 1,
                 identity=self._identity,
+                data=self._data,
                 iterations=int(np.asarray(self._optimizer.iterations)),
                 learning_rate=None if has_schedule else float(np.asarray(self._optimizer.learning_rate)),
                 stopped=bool(self._network.stop_training),
@@ -940,6 +978,40 @@ class _Keeper:
         )
 
 
+def uneven_shares(rows: Sequence[int], held_out: Sequence[int], share: float) -> list[str]:
+    """What to say where rows were dealt far from evenly, as happens where many of them are equal.
+
+    Equal rows fall on one side and to one worker, as copies of a picture have to.
+
+    Args:
+        rows: To train on, of each worker.
+        held_out: Of each worker.
+        share: That was to be held out; 0 where a column says which rows are.
+
+    Returns:
+        Sentences with numbers; none where chance explains the difference.
+    """
+
+    def is_far(found: int, total: int, expected: float) -> bool:
+        deviation = math.sqrt(max(1.0, total * expected * (1 - expected)))
+        return abs(found - total * expected) > _DEVIATIONS * deviation
+
+    said = []
+    total, held = sum(rows) + sum(held_out), sum(held_out)
+    if share and is_far(held, total, share):
+        said.append(
+            f"{held:,} of {total:,} rows are held out, {held / total:.1%} where {share:.1%} were asked for: many rows"
+            " are equal, and equal ones fall on one side. Mark rows by validationIndicatorCol for another share"
+        )
+    uneven = [rank for rank, count in enumerate(rows) if is_far(count, sum(rows), 1 / len(rows))]
+    if uneven:
+        said.append(
+            f"the workers have {', '.join(f'{count:,}' for count in rows)} rows: many are equal, and equal ones go to"
+            " one worker. The one with the most sets the pace; fewer workers waste less"
+        )
+    return said
+
+
 def _watch(task: TrainTask, vector_bytes: int, steps: int, frequency: str | int) -> ExchangeWatch:
     first, last = synchronous.rounds_of_epoch(steps, frequency)[0]
     return ExchangeWatch(task.num_workers, vector_bytes, last - first, steps)
@@ -947,7 +1019,7 @@ def _watch(task: TrainTask, vector_bytes: int, steps: int, frequency: str | int)
 
 def _identity(estimator: SeedlingsEstimator, task: TrainTask) -> str:
     """What a checkpoint must agree in with the run that takes it up; the number of epochs may grow."""
-    same = ("mode", "frequency", "rule", "elasticity", "validation_split", "class_weight")
+    same = ("mode", "frequency", "rule", "elasticity", "validation_split", "class_weight", "metrics")
     values = [
         *[str(estimator.getOrDefault(name)) for name in same],
         *[str(value) for value in (task.num_workers, task.batch_size, task.seed, task.threads, task.labels)],

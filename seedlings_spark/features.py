@@ -140,7 +140,7 @@ class ImageStandardizer(
             raise OptionError(f"maxImages={limit}", "a number of images, 0 for all", "Correct maxImages")
         rows = dataset.where(~schema.column(held_out)) if held_out else dataset
         if limit:
-            has_hash = schema.CONTENT_HASH in rows.columns
+            has_hash = schema.has_content_hash(rows)
             rows = _first_by(
                 rows, F.col(schema.CONTENT_HASH) if has_hash else F.sha2(schema.column(column), 256), limit
             )

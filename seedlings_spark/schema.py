@@ -4,7 +4,7 @@ A public function that returns a table ends in a `select` of one of these layout
 written to disk never depends on how it was computed.
 """
 
-from pyspark.sql import Column
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import (
     ArrayType,
@@ -67,6 +67,9 @@ REJECT_REASONS = (
     "no_species",  # a training image outside of any species' folder
     "conflicting_species",  # the same bytes under two species
 )
+
+# In the metadata of our column of content hashes: another's column may have the same name, and be anything.
+_OURS = {"seedlings_spark": "sha256 of the bytes of a picture's file"}
 
 LISTING = StructType(
     [
@@ -190,3 +193,13 @@ def widened(one: DataType, other: DataType) -> DataType | None:
         if isinstance(one, chain) and isinstance(other, chain):
             return max(one, other, key=lambda kind: chain.index(type(kind)))
     return one if one == other else None
+
+
+def with_content_hash(table: DataFrame) -> DataFrame:
+    """The table with the mark on its column `content_hash` that it is ours: a SHA-256 of each row's content."""
+    return table.withMetadata(CONTENT_HASH, _OURS)
+
+
+def has_content_hash(table: DataFrame) -> bool:
+    """Whether the table has a column `content_hash` that is ours, and not one of a user's that is called so."""
+    return any(field.name == CONTENT_HASH and field.metadata == _OURS for field in table.schema.fields)

@@ -445,7 +445,7 @@ def tables(
                 f"{schema.CONTENT_HASH} string, {schema.LABEL} double, {schema.IMAGE} binary",
             )
             drawn.write.parquet(files.join(path, "images"))
-        images = spark.read.parquet(files.join(path, "images"))
+        images = schema.with_content_hash(spark.read.parquet(files.join(path, "images")))
         table = None
         if vectors:
             with session.arrow_batches(spark, 8 * num_values):

@@ -48,7 +48,7 @@ class TrainState:
 
     Args:
         epoch: Epochs that are done.
-        identity: Of network, options and data: another run's checkpoint is never taken.
+        identity: Of network and options: another run's checkpoint is never taken.
         iterations: Steps that the master's optimizer counts.
         learning_rate: In force, or None where a schedule gives it.
         stopped: Whether a callback has ended the run.
@@ -57,6 +57,8 @@ class TrainState:
         next_updates: Of each rank the next update, in asynchronous modes; else empty.
         state: Weights and optimizer slots.
         arrays: Further arrays by name: what callbacks hold, such as the best weights.
+        data: What is known when the workers are there, by name: the fingerprint of their rows, and their precision.
+            Earlier releases wrote none.
     """
 
     epoch: int
@@ -69,6 +71,7 @@ class TrainState:
     next_updates: Sequence[int]
     state: Vector
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
 
 
 class Checkpoints:

@@ -4,6 +4,7 @@ It reads its rows once, builds and traces the network once, and then does what t
 until it says stop.
 """
 
+import hashlib
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -115,7 +116,7 @@ def work(
     started = time.perf_counter()
     who = {"run": task.run, "generation": task.generation, "rank": rank, "attempt": attempt}
     try:
-        train, held_out = _read_shards(task, rank, batches)
+        train, held_out, rows_fingerprint = _read_shards(task, rank, batches)
     except CorpusError as error:
         with ParameterClient(task.address, task.credentials) as client:
             client.open({**who, "error": str(error)})
@@ -131,6 +132,7 @@ def work(
                     **who,
                     "rows": len(train),
                     "held_out_rows": len(held_out),
+                    "rows_fingerprint": rows_fingerprint,
                     "weight_of_class": _weight_of_class(train) if task.labels != "number" else {},
                     "environment": reproducibility.environment(task.threads),
                 }
@@ -391,7 +393,13 @@ class _Sums:
         }
 
 
-def _read_shards(task: TrainTask, rank: int, batches: Iterator[pa.RecordBatch]) -> tuple[Shard, Shard]:
+def _read_shards(task: TrainTask, rank: int, batches: Iterator[pa.RecordBatch]) -> tuple[Shard, Shard, str]:
+    """The rows to train on, those that are held out, and the SHA-256 of all of them.
+
+    The hash is of features, labels, weights and marks each for itself, so that it does not depend on how rows come
+    in batches.
+    """
+    digests = [hashlib.sha256() for _ in range(4)]
     train, held_out = (
         Shard(task.row_shape, task.row_dtype, budget_bytes=budget)
         for budget in (task.budget_bytes * 3 // 4, task.budget_bytes // 4)
@@ -422,10 +430,12 @@ def _read_shards(task: TrainTask, rank: int, batches: Iterator[pa.RecordBatch]) 
                 "Index the labels with StringIndexer, or give the network as many outputs as there are classes",
             )
         held = batch.column(HELD_OUT).to_numpy(zero_copy_only=False).astype(bool)
+        for digest, values in zip(digests, (features, labels, weights, held), strict=True):
+            digest.update(np.ascontiguousarray(values).data)
         for shard, rows in ((train, ~held), (held_out, held)):
             if rows.any():
                 shard.append(features[rows], labels[rows], weights[rows])
-    return train, held_out
+    return train, held_out, hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
 
 
 def _features(column: Any, task: TrainTask) -> NDArray[np.generic]:

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F  # noqa: N812
 
 from seedlings_spark import corpus, images, pipeline, reading, schema
 from seedlings_spark.errors import ClusterError, CorpusError, NetworkError, OptionError, TrainingError
-from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
+from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, uneven_shares
 from seedlings_spark.training.progress import Silent
 from tests.spark.processes import kill_one_worker, listening_ports
 
@@ -444,10 +444,35 @@ def test_a_run_that_is_taken_up_again_ends_with_the_same_bits(
     assert _bits(run(5, str(tmp_path / "taken up"))) == _bits(straight)
 
 
-def test_a_checkpoint_of_other_options_is_refused(table: DataFrame, tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_options_or_rows_is_refused(table: DataFrame, tmp_path: Path) -> None:
     _estimator(epochs=1, checkpoint_path=str(tmp_path)).fit(table)
     with pytest.raises(OptionError, match="other options"):
         _estimator(epochs=1, seed=1, checkpoint_path=str(tmp_path)).fit(table)
+    one_label = F.when(F.col("id") == 7, 1.0 - F.col("label")).otherwise(F.col("label"))
+    with pytest.raises(OptionError, match="other rows"):
+        _estimator(epochs=2, checkpoint_path=str(tmp_path)).fit(table.withColumn("label", one_label))
+    # The same rows in another order and number of partitions are the same.
+    again = table.orderBy(F.col("id").desc()).repartition(5)
+    assert len(_estimator(epochs=2, checkpoint_path=str(tmp_path)).fit(again).history["loss"]) == 2
+
+
+def test_a_column_that_is_called_content_hash_and_is_not_ours_decides_nothing(table: DataFrame) -> None:
+    """Neither numbers nor short texts are dealt evenly by their last digits, which were those of a hash."""
+    options = {"epochs": 1, "validation_split": 0.3}
+    expected = _estimator(**options).fit(table)
+    for other in (F.col("id"), F.lit("ab"), F.lit(None).cast("string")):
+        found = _estimator(**options).fit(table.withColumn("content_hash", other))
+        assert _bits(found) == _bits(expected)
+        assert found.record["held_out_rows"] == expected.record["held_out_rows"] > 30
+
+
+def test_shares_far_from_what_was_asked_are_said_with_their_numbers() -> None:
+    assert uneven_shares([350, 360], [140, 150], 0.3) == []
+    assert uneven_shares([7, 0], [0, 0], 0.0) == []  # chance
+    (held_out,) = uneven_shares([250, 250], [0, 500], 0.3)
+    assert "500 of 1,000 rows are held out, 50.0% where 30.0% were asked for" in held_out
+    (workers,) = uneven_shares([750, 250], [0, 0], 0.0)
+    assert "750, 250 rows" in workers
 
 
 def test_the_server_takes_a_free_port_of_the_range_that_a_firewall_lets_through(
