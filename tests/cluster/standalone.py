@@ -32,8 +32,11 @@ CORES_OF_WORKER = 2
 # The key of a run's parameter server begins so.
 PRIVATE_KEY = b"BEGIN PRIVATE KEY"
 
-_START_SECONDS = 90.0
-_END_SECONDS = 20.0
+# What writes nothing for so long hangs. How long all of it takes is the machine's affair, which may be slow for hours.
+SILENT_SECONDS = 300.0
+_LOOK_SECONDS = 1.0
+# Whoever was asked to end gets so long before it is killed.
+POLITE_SECONDS = 20.0
 # Of the tests' own environment: neither Spark nor the package shall be found by them.
 _NOT_INHERITED = ("SPARK", "PYSPARK", "PYTHONPATH", "SEEDLINGS", "HADOOP", "YARN", "LOG4J")
 # Each JVM lives for half a minute, and seven of them share the machine.
@@ -63,17 +66,42 @@ def clean_environment() -> dict[str, str]:
     return {**inherited, "SEEDLINGS_PYTHON": sys.executable}
 
 
-def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Wait for a condition; an AssertionError when it takes longer."""
-    deadline = time.monotonic() + seconds
+def wait_until(condition: Callable[[], object], what: str, folder: Path) -> None:
+    """Wait for a condition as long as somebody works on it.
+
+    Args:
+        condition: To wait for.
+        what: It is, for whoever waits in vain.
+        folder: Below which something is written as long as anything goes on: logs, events, metrics.
+
+    Raises:
+        AssertionError: Nothing was written for `SILENT_SECONDS`.
+    """
+    newest, looked = 0, 0.0
+    silent_since = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what}"
+        now = time.monotonic()
+        if now - looked > _LOOK_SECONDS:
+            looked, found = now, _last_written(folder)
+            if found != newest:
+                newest, silent_since = found, now
+        assert now - silent_since < SILENT_SECONDS, f"nothing was written for {SILENT_SECONDS:g} s: {what}"
         time.sleep(0.02)
+
+
+def _last_written(folder: Path) -> int:
+    """The newest time of modification below a folder, in ns."""
+    newest = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # it may have gone meanwhile
+                newest = max(newest, os.lstat(os.path.join(parent, name)).st_mtime_ns)  # noqa: PTH118 - many files
+    return newest
 
 
 def kill_all(find: Callable[[], list[int]], *, meanwhile: Callable[[], object] = lambda: None) -> None:
     """Kill processes until none is found any more: one can be started while others are killed."""
-    deadline = time.monotonic() + _END_SECONDS
+    deadline = time.monotonic() + SILENT_SECONDS
     while remaining := find():
         for pid in remaining:
             with contextlib.suppress(ProcessLookupError):
@@ -96,8 +124,8 @@ class Session:
     Args:
         command: Of the process.
         environment: Of the process.
-        folder: Its working directory.
-        log: File for both of its streams.
+        folder: Its working directory, below which all is written that tells that it goes on.
+        log: File for both of its streams, in the folder.
         stdin: Of the process, as `subprocess.Popen` takes it.
     """
 
@@ -110,7 +138,7 @@ class Session:
         *,
         stdin: int = subprocess.DEVNULL,
     ) -> None:
-        self.log = log
+        self.folder, self.log = folder, log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 command,
@@ -134,9 +162,26 @@ class Session:
         """Whether the process itself has not ended."""
         return self._process.poll() is None
 
-    def wait(self, seconds: float) -> int:
+    def wait(self) -> int:
         """The process' exit code."""
-        return self._process.wait(seconds)
+        wait_until(lambda: not self.is_running(), f"the end of {self.log.name}", self.folder)
+        return self._process.wait()
+
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for a condition that the process brings about.
+
+        Raises:
+            AssertionError: It has ended without, or nothing goes on any more.
+        """
+        found: object = None
+
+        def is_over() -> bool:
+            nonlocal found
+            found = condition()
+            return bool(found) or not self.is_running()
+
+        wait_until(is_over, what, self.folder)
+        assert found, f"ended without {what}: {self.said()[-4000:]}"
 
     def said(self) -> str:
         """What it has printed."""
@@ -152,7 +197,7 @@ class Session:
             return
         if self.is_running():
             self._process.terminate()
-        deadline = time.monotonic() + _END_SECONDS
+        deadline = time.monotonic() + POLITE_SECONDS
         while self.members() and time.monotonic() < deadline:
             self._process.poll()
             time.sleep(0.05)
@@ -284,7 +329,7 @@ class StandaloneCluster(Cluster):
                 assert daemon.is_running(), f"the {name} has ended: {daemon.said()[-2000:]}"
             return len(re.findall(pattern, master.said())) >= times
 
-        wait_until(said, _START_SECONDS, pattern)
+        wait_until(said, pattern, self.folder)
 
     def _end(self) -> None:
         for daemon in reversed(self._daemons.values()):  # workers first: they end their executors

@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from seedlings_spark import files, images, pipeline, scoring, synthetic
 from seedlings_spark.scoring.runs import Runs
 from seedlings_spark.store import ModelStore
-from tests.cluster.standalone import Session, clean_environment, wait_until
+from tests.cluster.standalone import Session, clean_environment
 
 ROOT = Path(__file__).parents[2]
 # All of them with `test --all`.
@@ -75,13 +75,12 @@ def seconds(place: Place) -> float:
     with place.start("calm") as job:
         _wait_for(place.output / ".lock", job)
         started = time.monotonic()
-        assert job.wait(200) == 0, job.said()
+        assert job.wait() == 0, job.said()
     return time.monotonic() - started
 
 
 def _wait_for(path: Path, job: Session) -> None:
-    wait_until(lambda: path.exists() or not job.is_running(), 120, f"{path} is there")
-    assert job.is_running(), job.said()
+    job.wait_for(path.exists, f"{path} is there")
 
 
 def _kill(job: Session) -> None:
@@ -91,7 +90,6 @@ def _kill(job: Session) -> None:
             os.kill(process, signal.SIGKILL)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", range(INSTANTS))
 def test_a_killed_job_that_is_started_again_leaves_each_file_exactly_once(
     place: Place, seconds: float, seed: int

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,11 @@ from seedlings_spark.errors import InputError, OptionError
 TINY = score.Scoring(
     num_images=16, image_size=32, network="plain", precision="float32", stock_images=8, memory_images=(8, 16)
 )
-
-
-# Each starts TensorFlow in processes of its own, some of them several times: all with `test --all`. The others are
-# these in other settings.
+# Each starts TensorFlow in processes of its own, some of them several times: all with `test --all`.
 SCORERS = (
     ("limit", "png", "table", "transform", "udf", "stock", "tf.data")
     if os.environ.get("SEEDLINGS_TEST_ALL")
-    else ("limit", "png", "stock")
+    else ("limit", "png")
 )
 
 
@@ -40,12 +38,14 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    """One round of contestants, and the folder that it ran in."""
+def run(
+    spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, pictures: Path
+) -> tuple[dict[str, Any], Path]:
+    """One round of contestants over given pictures, and the folder that it ran in."""
     folder = tmp_path_factory.mktemp("benchmark")
     found = score.measure_scoring(
         spark,
-        TINY,
+        replace(TINY, images=pictures.as_uri()),
         SCORERS,
         rounds=1,
         folder=str(folder / "data"),
@@ -94,18 +94,8 @@ def test_spark_s_udf_predicts_what_keras_predicts(spark: SparkSession, tmp_path:
         assert np.allclose(predict(rows), expected, atol=1e-5)
 
 
-def test_given_pictures_are_brought_to_one_size_and_repeated(
-    spark: SparkSession, tmp_path: Path, pictures: Path
-) -> None:
-    found = score.measure_scoring(
-        spark,
-        score.Scoring(8, 32, "plain", "float32", images=pictures.as_uri(), memory_images=()),
-        ["limit", "table"],
-        rounds=1,
-        folder=str(tmp_path / "data"),
-    )
-    assert found["setting"]["pictures"] == "3 different ones given"
-    assert found["memory"] == {}
+def test_given_pictures_are_brought_to_one_size_and_repeated(run: tuple[dict[str, Any], Path]) -> None:
+    assert run[0]["setting"]["pictures"] == "3 different ones given"
 
 
 def test_a_picture_that_is_none_is_named(spark: SparkSession, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ public class MiniCluster {
         MiniYARNCluster yarn = new MiniYARNCluster("yarn", 1, 2, 1, 1);
         yarn.init(ofYarn(uri));
         yarn.start();
-        yarn.waitForNodeManagersToConnect(30_000);
+        yarn.waitForNodeManagersToConnect(600_000);
 
         // Only what a client asks for: of the rest some names classes that only tests have.
         Configuration core = new Configuration(false);

@@ -5,7 +5,7 @@ their own; they are found by the cluster's folder, which stands in the environme
 working directory of each of them.
 
 Hadoop's test jars, 100 MB that pip's pyspark does not carry, come by Maven from where it is set up to find them,
-once.
+once for all checkouts of this user.
 """
 
 import contextlib
@@ -26,7 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.standalone import (
+    POLITE_SECONDS,
     SCRIPT,
+    SILENT_SECONDS,
     Cluster,
     Session,
     clean_environment,
@@ -36,13 +38,11 @@ from tests.cluster.standalone import (
 )
 from tests.sockets import command_line
 
-JARS = SCRIPT.parent / ".yarn-jars"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+JARS = CACHE / "seedlings_spark" / "hadoop-test-jars"
 
 _HERE = Path(__file__).parent
-_FETCH_SECONDS = 300.0
-_START_SECONDS = 120.0
-_END_SECONDS = 20.0
-_HTTP_SECONDS = 20.0
+_FETCH_SECONDS = 1200.0  # Maven says nothing that would tell how far it is
 # Where the node managers keep the logs of their containers: one folder an application, one in it a container.
 _LOGS = "target/test/data/yarn/*/*-logDir-*"
 # Each JVM lives for half a minute, and five of them share the machine.
@@ -80,7 +80,7 @@ def fetch_jars() -> Path:
     maven = shutil.which("mvn")
     if maven is None:
         raise NoHadoopError("no mvn on the PATH, which fetches Hadoop's test jars (apt-get install maven)")
-    JARS.mkdir(exist_ok=True)
+    JARS.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=JARS) as place:
         command = [maven, "-q", "-B", "-f", str(pom), f"-DoutputDirectory={place}/jars"]
         try:
@@ -140,7 +140,9 @@ class YarnCluster(Cluster):
         # Hadoop decodes what is percent-encoded in a local path, and in no other.
         command = [*shell, "-put", urllib.parse.quote(str(local)), target]
         environment = {**self.environment(), "SPARK_HOME": str(self._home)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=SILENT_SECONDS
+        )
         assert done.returncode == 0, done.stderr[-2000:]
 
     def read(self, path: str) -> bytes | None:
@@ -218,14 +220,14 @@ class YarnCluster(Cluster):
             assert self._daemon.is_running(), f"the cluster has ended: {self._daemon.said()[-2000:]}"
             return re.search(r"^READY (\S+) (\S+)$", self._daemon.said(), re.MULTILINE)
 
-        wait_until(ready, _START_SECONDS, "an HDFS and a YARN")
+        wait_until(ready, "an HDFS and a YARN", self.folder)
         found = ready()
         assert found is not None
         self.uri, self._web = found.groups()
 
     def _get(self, url: str) -> bytes | None:
         try:
-            with self._open(url, timeout=_HTTP_SECONDS) as answer:
+            with self._open(url, timeout=SILENT_SECONDS) as answer:
                 content: bytes = answer.read()
                 return content
         except urllib.error.HTTPError as error:
@@ -247,7 +249,7 @@ class _Fed(Session):
         assert self._process.stdin is not None
         self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_END_SECONDS)
+            self._process.wait(POLITE_SECONDS)
         super().end()
 
 
