@@ -305,13 +305,16 @@ def read_table(spark: SparkSession, table: str, kind: str, expected: str) -> Dat
         ) from None
 
 
-def parquet(spark: SparkSession, path: str, layout: StructType) -> DataFrame:
-    """A Parquet table of ours: each page is compared with its checksum, and no file is passed over in silence.
+def parquet(spark: SparkSession, path: str | Sequence[str], layout: StructType) -> DataFrame:
+    """A Parquet table of ours, in one folder or several, of which nothing is passed over in silence.
 
-    Spark does neither by default, and a site's settings may let it leave out what it cannot read.
+    Spark does not compare pages with their checksums by default, and a site's settings may let it leave out what it
+    cannot read.
     """
     reader = spark.read.schema(layout).options(**session.PARQUET_CHECKSUMS)
-    return reader.options(ignoreCorruptFiles="false", ignoreMissingFiles="false").parquet(literal(path))
+    return reader.options(ignoreCorruptFiles="false", ignoreMissingFiles="false").parquet(
+        *map(literal, [path] if isinstance(path, str) else path)
+    )
 
 
 def unreadable_file(error: BaseException) -> tuple[str, str] | None:

@@ -521,7 +521,7 @@ def latest(spark: SparkSession, output: str, name: str = "latest") -> DataFrame:
         name: Of a temporary view that is made of it, for SQL; "" for none.
 
     Raises:
-        InputError: There is no finished run.
+        InputError: There is no finished run, or one has more or fewer predictions than its manifest says.
     """
     runs = Runs(files.qualify(output))
     names = runs.in_order()
@@ -537,6 +537,16 @@ def latest(spark: SparkSession, output: str, name: str = "latest") -> DataFrame:
             "Give score another --output, and tables whose column has another name",
         )
     table = runs.rows(spark, names, "predictions", StructType(columns))
+    # By the files' own numbers: no column is read.
+    counts = {str(run): int(count) for run, count in table.groupBy("run").count().collect()}
+    for run in names:
+        scored = int(runs.manifest(run)["scored"])
+        if counts.get(run, 0) != scored:
+            raise InputError(
+                f"{counts.get(run, 0):,} predictions in {runs.path(run)}",
+                f"{scored:,}, as its manifest says",
+                "Restore the run from a copy, or move it out of the output's folder runs",
+            )
     chosen = table.groupBy(schema.PATH).agg(F.max_by(F.struct("own", "run"), "number").alias("newest"))
     own = F.col("newest").getField("own")
     view = chosen.select(

@@ -76,7 +76,7 @@ class Ledger:
 def part_of(spark: SparkSession, output: str, run: str) -> DataFrame:
     """The entries that a run has left."""
     path = files.join(output, "runs", run, FOLDER)
-    return spark.read.schema(schema.LEDGER).parquet(reading.literal(path))
+    return reading.parquet(spark, path, schema.LEDGER)
 
 
 def newest(spark: SparkSession, parts: Sequence[DataFrame]) -> DataFrame:

@@ -168,17 +168,13 @@ class Runs:
             `path`, the struct `own` with the columns, so that none of them can have the name of one of ours, `run`
             and `number`.
         """
-        paths = [reading.literal(files.join(self.path(run), table)) for run in runs]
+        paths = [files.join(self.path(run), table) for run in runs]
         path = StructField(schema.PATH, StringType())
         own = [schema.column(name) for name in columns.names]
-        rows = (
-            spark.read.schema(StructType([path, *columns]))
-            .parquet(*paths)
-            .select(
-                schema.PATH,
-                (F.struct(*own) if own else F.lit(None)).alias("own"),
-                F.regexp_extract("_metadata.file_path", rf"/runs/([^/]+)/{table}/[^/]+\z", 1).alias("folder"),
-            )
+        rows = reading.parquet(spark, paths, StructType([path, *columns])).select(
+            schema.PATH,
+            (F.struct(*own) if own else F.lit(None)).alias("own"),
+            F.regexp_extract("_metadata.file_path", rf"/runs/([^/]+)/{table}/[^/]+\z", 1).alias("folder"),
         )
         numbers = [(quote(run, safe=_AS_THEY_ARE), run, number) for number, run in enumerate(runs)]
         of_run = spark.createDataFrame(numbers, "folder string, run string, number int")

@@ -343,6 +343,10 @@ def test_the_latest_view_has_the_newest_prediction_of_each_path(
     assert spark.sql("SELECT count(*), count(DISTINCT path) FROM latest").first() == (2, 2)
     with pytest.raises(InputError, match="no run in"):
         scoring.latest(spark, str(tmp_path / "elsewhere"))
+    (part,) = (output / "runs" / "a-second" / "predictions").glob("*.parquet")
+    part.unlink()
+    with pytest.raises(InputError, match=r"0 predictions in .*a-second. Expected 1, as its manifest says"):
+        scoring.latest(spark, str(output))
 
 
 # --- The columns of the table that was scored
