@@ -35,6 +35,8 @@ The map, in the order of imports: a module may import those of its own and of ea
       server          the driver's side of the connections
       client          a worker's side
       shard           a worker's rows: in memory, or spooled to disk
+      network         a network as it travels: what a `.keras` file holds
+      optimizer       an optimizer as it travels, and what it counts
       master          the one model and optimizer of a run
       worker          what one Spark task does
       stage           the Spark stage of a run's workers

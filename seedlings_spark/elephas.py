@@ -20,6 +20,7 @@ What differs, on purpose:
   Hadoop path. `write()` is Spark ML's, so that a `PipelineModel` can be saved.
 """
 
+import base64
 import copy
 import io
 import json
@@ -27,7 +28,6 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from pyspark.ml.functions import vector_to_array
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, MLWriter
 from pyspark.mllib.linalg import VectorUDT as OldVectorUDT
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import files, fingerprint, prediction, runtime, schema, session
@@ -50,14 +50,15 @@ from seedlings_spark.estimator import (
     network_outputs,
     read_network,
 )
-from seedlings_spark.training.master import network_from_json
-from seedlings_spark.training.worker import TrainTask
+from seedlings_spark.training import network as carried
+from seedlings_spark.training import optimizer as optimizers
 
 with runtime.quiet_import():
     import keras
     from elephas.utils.model_utils import LossModelTypeMapper, ModelType, ModelTypeEncoder, as_enum
 
     from seedlings_spark import networks
+
 
 __all__ = ["ElephasEstimator", "ElephasTransformer", "load_ml_estimator", "load_ml_transformer"]
 
@@ -113,7 +114,10 @@ class ElephasEstimator(SeedlingsEstimator):
         optimizer = _optimizer_config(self.get_optimizer_config())
         if optimizer is not None:
             config["optimizer_config"] = optimizer
-        _write(file_name, type(self).__name__, config, {"params": _own_params(self, config)})
+        ours: dict[str, Any] = {"params": _own_params(self, config)}
+        if self._has_network():
+            ours["network"] = _text(self._network_content)
+        _write(file_name, type(self).__name__, config, ours)
 
     def _fit(self, dataset: DataFrame) -> "ElephasTransformer":
         engine = self._for_engine(session.num_slots(dataset.sparkSession))
@@ -175,13 +179,6 @@ class ElephasEstimator(SeedlingsEstimator):
             )
         return network
 
-    def _task(self, dataset: DataFrame, network: Any, spark: SparkSession) -> TrainTask:
-        """As the engine's, but that the network's JSON does not name the loss, which may be a function."""
-        task = super()._task(dataset, network, spark)
-        config = json.loads(task.network)
-        config.pop("compile_config", None)
-        return replace(task, network=json.dumps(config))
-
 
 class ElephasTransformer(SeedlingsModel):
     """`elephas.ml_model.ElephasTransformer` on our engine.
@@ -236,7 +233,7 @@ class ElephasTransformer(SeedlingsModel):
                     "those of a trained network",
                     "Get it from ElephasEstimator.fit or load_ml_transformer, or give weights=model.get_weights()",
                 )
-            self._content = networks.to_bytes(self.get_model())
+            self._content = carried.to_bytes(self.get_model())
         return self._content
 
     def set_keras_model_config(self, keras_model_config: str) -> "ElephasTransformer":
@@ -248,11 +245,10 @@ class ElephasTransformer(SeedlingsModel):
     def get_model(self) -> Any:
         """The Keras network with its weights; newly drawn ones where there are none."""
         if self._content:
-            with keras.saving.custom_object_scope(self.get_custom_objects()):
-                return networks.from_bytes(self._content)
-        network = network_from_json(self.get_keras_model_config(), self.get_custom_objects())
+            return carried.from_bytes(self._content, self.get_custom_objects())
+        network = carried.from_json(self.get_keras_model_config(), self.get_custom_objects())
         if self._weights:
-            network.set_weights(self._weights)
+            carried.restore_weights(network, self._weights)
         return network
 
     def save(self, file_name: str) -> None:
@@ -273,7 +269,13 @@ class ElephasTransformer(SeedlingsModel):
                 num_weights // 50_000,
             )
         config = self.get_config()
-        ours = {"params": _own_params(self, config), "history": self.history, "record": self.record}
+        ours: dict[str, Any] = {
+            "params": _own_params(self, config),
+            "history": self.history,
+            "record": self.record,
+        }
+        if self._content and carried.has_assets(self._content):
+            ours["network"] = _text(self._content)  # what neither JSON nor weights hold
         _write(file_name, type(self).__name__, config, ours)
 
     def write(self) -> MLWriter:
@@ -305,7 +307,7 @@ class ElephasTransformer(SeedlingsModel):
             precision=self.getOrDefault("precision"),
             batch_size=max(0, self.get_inference_batch_size() or 0) or _INFERENCE_BATCH_SIZE,
             threads=self.getOrDefault("threads") or session.task_cpus(spark),
-            custom_objects=dict(self.get_custom_objects() or {}),
+            custom_objects=self._objects(self.network_bytes),
         )
         outputs = network_outputs(spark, task, features)
         if self.model_type == ModelType.REGRESSION:
@@ -320,7 +322,10 @@ def load_ml_estimator(file_name: str) -> ElephasEstimator:
         NetworkError: No such file of an estimator.
     """
     config, ours = _read(file_name, "estimator")
-    return ElephasEstimator(**config, **ours.get("params", {}))
+    estimator = ElephasEstimator(**config, **ours.get("params", {}))
+    if "network" in ours:
+        estimator._take_network(base64.b64decode(ours["network"]))
+    return estimator
 
 
 def load_ml_transformer(file_name: str) -> ElephasTransformer:
@@ -335,6 +340,8 @@ def load_ml_transformer(file_name: str) -> ElephasTransformer:
     config["weights"] = [_array(weight) for weight in config["weights"]]
     model = ElephasTransformer(**config, **ours.get("params", {}), history=ours.get("history", []))
     model._record = dict(ours.get("record", {}))
+    if "network" in ours:
+        model._content = base64.b64decode(ours["network"])
     return model
 
 
@@ -434,7 +441,7 @@ def _optimizer_config(optimizer: Any) -> Any:
     if optimizer is None or isinstance(optimizer, str):
         return optimizer
     if not isinstance(optimizer, Mapping):
-        return keras.optimizers.serialize(optimizer)
+        return optimizers.to_config(optimizer)
     made = copy.deepcopy(dict(optimizer))  # Keras changes what it reads
     config = made.get("config")
     if isinstance(config, dict):
@@ -457,6 +464,10 @@ def _own_params(stage: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     """The params that were set and that Elephas' own configuration does not hold."""
     held = {*config, "categorical", "custom_objects", "kind", "optimizer_config"}
     return {param.name: value for param, value in stage._paramMap.items() if param.name not in held}
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
 
 
 def _write(file_name: str, class_name: str, config: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

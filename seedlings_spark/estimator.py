@@ -46,10 +46,12 @@ from seedlings_spark import (
 )
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
 from seedlings_spark.training import asynchronous, rules, synchronous
+from seedlings_spark.training import network as carried
+from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training.capacity import ExchangeWatch
 from seedlings_spark.training.checkpoint import Checkpoints, TrainState, callback_state, restore_callbacks
 from seedlings_spark.training.coordination import GRACE_SECONDS, RETRY_SECONDS, Stages
-from seedlings_spark.training.master import Master, build_metrics, network_from_json
+from seedlings_spark.training.master import Master, build_metrics
 from seedlings_spark.training.progress import Progress, ProgressLine, Silent
 from seedlings_spark.training.server import Coordinator, ParameterServer
 from seedlings_spark.training.stage import Stage
@@ -76,6 +78,8 @@ _KEY = "key"
 _DEVIATIONS = 5.0
 # In the metadata of a stage: the SHA-256 of its network.
 NETWORK_HASH = "network_sha256"
+# Among a checkpoint's arrays.
+_COUNTERS = "optimizer counters"
 
 
 class _SeedlingsParams(HasWeightCol, HasValidationIndicatorCol, HasProbabilityCol):
@@ -200,7 +204,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
 
     def __init__(self, **kwargs: Any) -> None:
         self._callbacks: list[Any] = []
-        self._initial_weights: list[NDArray[Any]] | None = None
+        self._network_content = b""
         self._progress: Progress | None = None
         custom_objects = kwargs.pop("custom_objects", None)
         unknown = [name for name in kwargs if not _is_param(name)]
@@ -242,9 +246,19 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         return self
 
     def set_network(self, network: Any) -> "SeedlingsEstimator":
-        """Take a Keras network with its weights, to train on from them. The weights are not saved here."""
-        self._initial_weights = network.get_weights()
-        self._set(keras_model_config=network.to_json())
+        """Take a Keras network with its weights, to train on from them, and with all that its layers have adapted.
+
+        It is saved with the estimator, and gives way to a `keras_model_config` that is set afterwards.
+
+        Raises:
+            NetworkError: A table cannot be fed to it, or Keras cannot save it.
+        """
+        carried.checked(network, f"a network {getattr(network, 'name', '')!r}")
+        return self._take_network(carried.to_bytes(network, compiled=False))
+
+    def _take_network(self, content: bytes) -> "SeedlingsEstimator":
+        self._network_content = content
+        self._set(keras_model_config=carried.to_json(content))
         return self
 
     def set_progress(self, progress: Progress) -> "SeedlingsEstimator":
@@ -265,7 +279,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
     @classmethod
     def read(cls) -> "MLReader[SeedlingsEstimator]":
         """Spark ML's reader."""
-        return DefaultParamsReader(cls)
+        return _EstimatorReader(cls)
 
     # Training.
 
@@ -343,7 +357,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
                 f"elasticity={elasticity!r}", "from 0 (for 0.9 / num_workers) to 1", "Correct elasticity"
             )
         if rule == "eamsgd":
-            optimizer = keras.optimizers.get(self.get_optimizer_config() or "adam")
+            optimizer = optimizers.from_config(self.get_optimizer_config(), self.get_custom_objects())
             if not (
                 isinstance(optimizer, keras.optimizers.SGD) and optimizer.momentum and optimizer.nesterov
             ):
@@ -374,20 +388,27 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
                 "a network and a loss",
                 "Give keras_model_config=model.to_json() (or set_network) and loss='sparse_categorical_crossentropy'",
             )
-        with reproducibility.seeded_initializers(reproducibility.seed_for(self.getOrDefault("seed"), "init")):
-            network = network_from_json(self.get_keras_model_config(), self.get_custom_objects())
-        if self._initial_weights is not None:
-            network.set_weights(self._initial_weights)
+        if self._has_network():
+            network = carried.from_bytes(self._network_content, self.get_custom_objects())
+        else:
+            seed = reproducibility.seed_for(self.getOrDefault("seed"), "init")
+            with reproducibility.seeded_initializers(seed):
+                network = carried.from_json(self.get_keras_model_config(), self.get_custom_objects())
+            carried.check_adapted(network)
         scaling = features.standardization(dataset, self.getFeaturesCol())
         if scaling is not None:
             network = networks.fold_standardization(network, *scaling)
-        config = self.get_optimizer_config() or "adam"
         with runtime.float_type_of(network):
             network.compile(
-                loss=self.get_loss(),
-                metrics=list(self.get_metrics() or []),
-                optimizer=keras.optimizers.get(config),
+                loss=_copied(self.get_loss()),
+                metrics=_copied(list(self.get_metrics() or [])),
+                optimizer=optimizers.from_config(self.get_optimizer_config(), self.get_custom_objects()),
             )
+        optimizers.check_exchange(
+            network.optimizer,
+            is_synchronous=self.get_mode() == "synchronous",
+            is_local=self._frequency() != "batch" or self.getOrDefault("rule") in rules.ELASTIC,
+        )
         labels = _label_names(dataset, self.getLabelCol())
         outputs = int(network.output_shape[-1])
         if labels and _label_kind(self.get_loss()) != "number" and len(labels) != outputs:
@@ -398,11 +419,20 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             )
         return network
 
+    def _has_network(self) -> bool:
+        """Whether the network of `set_network` is that of the params."""
+        return bool(self._network_content) and (
+            carried.to_json(self._network_content) == self.get_keras_model_config()
+        )
+
     def _task(self, dataset: DataFrame, network: Any, spark: SparkSession) -> TrainTask:
         kind = _label_kind(self.get_loss())
         is_image = isinstance(dataset.schema[self.getFeaturesCol()].dataType, BinaryType)
         outputs = int(network.output_shape[-1])
         num_classes = self.get_nb_classes() or outputs
+        # Without what it is compiled with: workers have their own, and a loss may be a function.
+        content = carried.to_bytes(network, compiled=False)
+        optimizer = optimizers.to_config(network.optimizer)
         with runtime.float_type_of(network):
             build_metrics(network, _example_labels(kind, num_classes, network))
         return TrainTask(
@@ -411,10 +441,10 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             address=("", 0),
             credentials=Credentials.make(encrypt=self.getOrDefault("encrypt")),
             num_workers=self.get_num_workers(),
-            network=_architecture(network),
-            loss=self.get_loss(),
-            metrics=list(self.get_metrics() or []),
-            optimizer=keras.optimizers.serialize(network.optimizer),
+            network=content,
+            loss=_copied(self.get_loss()),
+            metrics=_copied(list(self.get_metrics() or [])),
+            optimizer=optimizer,
             labels=kind,
             num_classes=num_classes if kind != "number" else 0,
             row_shape=tuple(network.input_shape[1:]),
@@ -424,7 +454,15 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             seed=self.getOrDefault("seed"),
             threads=self.getOrDefault("threads") or session.task_cpus(spark),
             budget_bytes=self.getOrDefault("memory_budget_mb") * 1024 * 1024,
-            custom_objects={**networks.CUSTOM_OBJECTS, **self.get_custom_objects()},
+            custom_objects={
+                **networks.CUSTOM_OBJECTS,
+                **carried.registered_in(
+                    carried.to_json(content),
+                    json.dumps(optimizer),
+                    json.dumps([self.get_loss(), self.get_metrics()], default=repr),
+                ),
+                **self.get_custom_objects(),
+            },
         )
 
     def _rows(self, dataset: DataFrame, task: TrainTask) -> DataFrame:
@@ -570,8 +608,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         # Both have one optimizer, so that a callback's learning rate counts.
         live = network
         if not is_local:
-            live = network_from_json(task.network, task.custom_objects)
-            live.set_weights(network.get_weights())
+            live = carried.from_bytes(task.network, task.custom_objects)
             with runtime.float_type_of(live):
                 live.compile(loss=task.loss, metrics=task.metrics, optimizer=network.optimizer)
                 build_metrics(live, _example_labels(task.labels, task.num_classes, live))
@@ -752,8 +789,11 @@ class SeedlingsModel(ElephasTransformer, _SeedlingsParams, MLWritable, MLReadabl
 
     def get_model(self) -> Any:
         """The trained Keras network, over raw features."""
-        with keras.saving.custom_object_scope(dict(self.get_custom_objects() or {})):
-            return networks.from_bytes(self._content)
+        return carried.from_bytes(self._content, self.get_custom_objects())
+
+    def _objects(self, content: bytes) -> dict[str, Any]:
+        """The classes and functions of one's own that a network names."""
+        return {**carried.registered_in(carried.to_json(content)), **(self.get_custom_objects() or {})}
 
     def write(self) -> MLWriter:
         """Spark ML's writer."""
@@ -776,7 +816,7 @@ class SeedlingsModel(ElephasTransformer, _SeedlingsParams, MLWritable, MLReadabl
             precision=self.getOrDefault("precision"),
             batch_size=self.get_inference_batch_size(),
             threads=self.getOrDefault("threads") or session.task_cpus(spark),
-            custom_objects=dict(self.get_custom_objects() or {}),
+            custom_objects=self._objects(self._content),
         )
         outputs = network_outputs(spark, task, column)
         raw = f"outputs_{uuid.uuid4().hex[:8]}"
@@ -800,14 +840,34 @@ class SeedlingsModel(ElephasTransformer, _SeedlingsParams, MLWritable, MLReadabl
 
 
 class _EstimatorWriter(MLWriter):
-    """Metadata only: an estimator is its params."""
+    """Metadata, and the network of `set_network` beside it."""
 
     def __init__(self, instance: SeedlingsEstimator) -> None:
         super().__init__()
         self._instance = instance
 
     def saveImpl(self, path: str) -> None:
-        DefaultParamsWriter.saveMetadata(_plain(self._instance), path, self.sparkSession)
+        instance = _plain(self._instance)
+        if instance.get_optimizer_config() is not None:
+            instance._set(optimizer_config=_writable(instance.get_optimizer_config()))
+        DefaultParamsWriter.saveMetadata(instance, path, self.sparkSession)
+        if instance._has_network():
+            files.write_bytes(files.join(path, networks.FILE), instance._network_content)
+
+
+class _EstimatorReader(MLReader[SeedlingsEstimator]):
+    """The counterpart of `_EstimatorWriter`."""
+
+    def __init__(self, cls: type[SeedlingsEstimator]) -> None:
+        super().__init__()
+        self._cls = cls
+
+    def load(self, path: str) -> SeedlingsEstimator:
+        estimator: SeedlingsEstimator = DefaultParamsReader(self._cls).load(path)
+        file = files.join(path, networks.FILE)
+        if files.exists(file):
+            estimator._take_network(files.read_bytes(file))
+        return estimator
 
 
 class _ModelWriter(MLWriter):
@@ -905,8 +965,11 @@ class _Keeper:
         self._checkpoints = Checkpoints(path) if path else None
         self._path, self._data = path, dict[str, str]()
         self._network, self._optimizer, self._callbacks = network, network.optimizer, callbacks
+        self._master = master
         self._num_epochs = estimator.get_epochs()
         self._identity = _identity(estimator, task)
+        if estimator._has_network():  # else the seed gives its weights
+            self._identity += fingerprint.content_hash(master.weights().tobytes())
         self._state = self._checkpoints.latest(self._identity) if self._checkpoints else None
         self.next_updates: Sequence[int] = ()
         callbacks.on_train_begin()
@@ -915,7 +978,10 @@ class _Keeper:
             return
         (master.set_state if with_slots else master.set_weights)(state.state)
         master.show(network, state.state[: master.model_layout.size])
-        self._optimizer.iterations.assign(state.iterations)
+        if _COUNTERS in state.arrays:
+            master.held.set_counters(state.arrays[_COUNTERS].tolist())
+        else:
+            master.held.set_steps(state.iterations)
         if state.learning_rate is not None:
             self._optimizer.learning_rate = state.learning_rate
         restore_callbacks(callbacks.callbacks, state)
@@ -960,7 +1026,8 @@ class _Keeper:
         if self._checkpoints is None:
             return
         values, arrays = callback_state(self._callbacks.callbacks)
-        has_schedule = callable(getattr(self._optimizer, "_learning_rate", None))
+        has_schedule = optimizers.has_schedule(self._optimizer)
+        arrays = {**arrays, _COUNTERS: np.asarray(self._master.held.counters())}
         self._checkpoints.save(
             TrainState(
                 epoch=epoch + 1,
@@ -1023,7 +1090,7 @@ def _identity(estimator: SeedlingsEstimator, task: TrainTask) -> str:
     values = [
         *[str(estimator.getOrDefault(name)) for name in same],
         *[str(value) for value in (task.num_workers, task.batch_size, task.seed, task.threads, task.labels)],
-        task.network,
+        carried.to_json(task.network),
         str(task.loss),
         json.dumps(task.optimizer, sort_keys=True, default=str),
         task.augmentation or "",
@@ -1038,6 +1105,22 @@ def _plain(stage: Any) -> Any:
     copy = stage.copy()
     copy.clear(copy.custom_objects)
     return copy
+
+
+def _copied(given: Any) -> Any:
+    """New dictionaries and lists of the same values: Keras changes configurations that it reads."""
+    if isinstance(given, dict):
+        return {name: _copied(value) for name, value in given.items()}
+    return [_copied(value) for value in given] if isinstance(given, list) else given
+
+
+def _writable(optimizer: Any) -> Any:
+    """An optimizer as JSON can hold it; a name or configuration that already can stays as it is."""
+    try:
+        json.dumps(optimizer)
+    except (TypeError, ValueError):
+        return optimizers.to_config(optimizer)
+    return optimizer
 
 
 def _is_param(name: str) -> bool:
@@ -1120,13 +1203,6 @@ def _kind(loss: Any, network: Any) -> str:
         return "classification"
     name = str(loss if isinstance(loss, str) else getattr(loss, "name", ""))
     return "binary" if "binary" in name and int(network.output_shape[-1]) == 1 else "regression"
-
-
-def _architecture(network: Any) -> str:
-    """The network's JSON without what it was compiled with: a loss may be a function, which JSON cannot hold."""
-    config = json.loads(network.to_json())
-    config.pop("compile_config", None)
-    return json.dumps(config)
 
 
 def _example_labels(kind: str, num_classes: int, network: Any) -> NDArray[Any]:

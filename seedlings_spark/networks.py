@@ -4,7 +4,6 @@ Every network takes raw pixels, 0 to 255, and begins with the standardisation th
 is stored is complete: whoever loads it needs no scaler, and no table of scaled pixels ever exists.
 """
 
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from seedlings_spark import runtime
 from seedlings_spark.errors import NetworkError, OptionError
+from seedlings_spark.training import network as carried
 
 with runtime.quiet_import():
     import keras
@@ -144,11 +144,11 @@ def load(file: Path, shown: str = "") -> Any:
         )
     _check_size(shown, file.stat().st_size)
     try:
-        network = (
-            keras.models.model_from_json(file.read_text(encoding="utf-8"))
-            if file.suffix == ".json"
-            else _load_keras(file, shown)
-        )
+        if file.suffix == ".json":
+            network = keras.models.model_from_json(file.read_text(encoding="utf-8"))
+            carried.check_adapted(carried.checked(network, shown))
+        else:
+            network = _load_keras(file, shown)
     except NetworkError:
         raise
     except Exception as error:  # Keras raises what its zip, JSON and HDF5 readers raise
@@ -164,7 +164,7 @@ def load(file: Path, shown: str = "") -> Any:
             "a network that Keras 3 wrote with model.save('name.keras') or model.to_json(), of built-in layers",
             "Save it again with the installed Keras, without own classes and functions",
         ) from error
-    return _checked(network, shown)
+    return carried.checked(network, shown)
 
 
 def _load_keras(file: Path, shown: str) -> Any:
@@ -187,48 +187,12 @@ def _check_size(shown: str, num_bytes: int) -> None:
         )
 
 
-def _checked(network: Any, shown: str) -> Any:
-    if not isinstance(network, keras.Model):
-        raise NetworkError(
-            f"{shown}, which holds a {type(network).__name__}",
-            "a Keras network",
-            "Save a whole keras.Model or keras.Sequential",
-        )
-    if not network.built:
-        raise NetworkError(
-            f"{shown}, a network that does not know the shape of its input",
-            "one that is built",
-            "Begin it with keras.Input(shape=...) and save it again",
-        )
-    if len(network.inputs) != 1 or len(network.outputs) != 1:
-        raise NetworkError(
-            f"{shown}, a network with {len(network.inputs)} inputs and {len(network.outputs)} outputs",
-            "one input and one output",
-            "Build a network of the one output that is wanted",
-        )
-    if None in network.input_shape[1:]:
-        raise NetworkError(
-            f"{shown}, a network that takes {network.input_shape}",
-            "a fixed shape of its input",
-            "Begin it with keras.Input((height, width, 3)) and save it again",
-        )
-    return network
-
-
-def to_bytes(network: Any) -> bytes:
-    """The network as the content of a `.keras` file."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "network.keras"
-        network.save(file)
-        return file.read_bytes()
+to_bytes = carried.to_bytes
 
 
 def from_bytes(content: bytes) -> Any:
     """The network in the content of a `.keras` file."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "network.keras"
-        file.write_bytes(content)
-        return load(file, file.name)
+    return carried.from_bytes(content)
 
 
 def fold_standardization(network: Any, mean: NDArray[np.float64], std: NDArray[np.float64]) -> Any:

@@ -18,6 +18,7 @@ from pyspark import cloudpickle
 
 from seedlings_spark import runtime
 from seedlings_spark.errors import CorpusError
+from seedlings_spark.training import network
 
 # Networks kept by this process; a scoring job has one, CrossValidator has many in turn.
 _MAX_KEPT = 2
@@ -60,14 +61,9 @@ class Forward:
 
     def __init__(self, task: ForwardTask) -> None:
         tf = runtime.start(task.threads, _gpus())
-        import keras
-
-        from seedlings_spark import networks
-
         self._tf = tf
         self._batch_size = task.batch_size
-        with keras.saving.custom_object_scope(dict(task.custom_objects)):
-            self._network = networks.from_bytes(task.network)
+        self._network = network.from_bytes(task.network, task.custom_objects)
         runtime.set_precision(self._network, task.precision)
         self._dtype = self._network.inputs[0].dtype
         self.row_shape = tuple(self._network.input_shape[1:])

@@ -153,6 +153,7 @@ def float_type_of(network: Any) -> Iterator[None]:
     """
     import keras
 
+    keras.config.dtype_policy()  # which Keras makes of the global type when it is first asked, and then keeps
     before = keras.config.floatx()
     keras.config.set_floatx("float64" if network.outputs[0].dtype == "float64" else "float32")
     try:

@@ -22,6 +22,7 @@ from seedlings_spark.errors import TrainingError
 from seedlings_spark.training import rules
 from seedlings_spark.training.capacity import ExchangeWatch
 from seedlings_spark.training.coordination import Result, Stages, Sums, check_finite, parse
+from seedlings_spark.training.optimizer import keeps_averages
 from seedlings_spark.training.progress import Progress
 from seedlings_spark.training.server import Superseded
 from seedlings_spark.training.weights import Vector
@@ -174,6 +175,7 @@ class FreeRunning:
         with self._apply_lock:
             if result.samples:
                 self._apply(rank, result.vector, pulled, last - first, staleness)
+                self._master.take_counts([self._master.vectors.get_counts(), result.counts])
             with self._condition:
                 self._applied[rank] += 1
                 self._sums.add([result])
@@ -252,6 +254,13 @@ class FreeRunning:
             self._starts.clear()
             self._master.set_weights(weights)
 
+    def finalized(self, state: Vector | None) -> Vector:
+        """The weights that the optimizer ends with, from a snapshot's state or, without one, from the master's."""
+        with self._apply_lock:
+            if state is not None:
+                self._master.set_state(state)
+            return self._master.finalize()  # type: ignore[no-any-return]
+
     def stop(self) -> None:
         """Tell all workers that there is no more work."""
         with self._condition:
@@ -323,7 +332,11 @@ class FreeRunning:
             return
         snapshot = self._to_evaluate(rank)
         if snapshot is not None:
-            header: dict[str, Any] = {"number": self._number(rank), "task": "evaluate"}
+            header: dict[str, Any] = {
+                "number": self._number(rank),
+                "task": "evaluate",
+                **self._master.work(),
+            }
             self._queues.pop(rank).put(Message(Kind.WORK, header, snapshot.weights))
         elif not self._is_done(rank):
             vector = self._starts.get(rank, self._center)  # neither is ever changed in place
@@ -336,7 +349,7 @@ class FreeRunning:
                 "epoch": epoch,
                 "first": first,
                 "last": last,
-                "learning_rate": self._master.learning_rate,
+                **self._master.work(),
                 "iterations": epoch * steps + first,
             }
             self._queues.pop(rank).put(Message(Kind.WORK, header, vector))
@@ -411,6 +424,7 @@ def train(
     if first_epoch < num_epochs:
         callbacks.on_epoch_begin(first_epoch)
         running.start(first_epoch, num_epochs, has_held_out=held_out_rows > 0)
+    state: Vector | None = None
     for epoch in range(first_epoch, num_epochs):
 
         def report(samples: int, sums: Sums, epoch: int = epoch) -> None:
@@ -428,9 +442,12 @@ def train(
         if not np.array_equal(changed, snapshot.weights):
             running.set_weights(changed)
         checkpoint(epoch, snapshot)
+        state = snapshot.state
         progress.epoch(epoch, snapshot.seconds, num_rows, logs)
         if network.stop_training:
             break
         if epoch + 1 < num_epochs:
             callbacks.on_epoch_begin(epoch + 1)
+    if keeps_averages(master.optimizer):
+        master.show(network, running.finalized(state))
     callbacks.on_train_end()

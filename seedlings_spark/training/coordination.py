@@ -43,6 +43,8 @@ class Result:
         metrics: Sums of the metrics' variables.
         bad_step: The first step whose loss was not finite, or None.
         vector: Gradient or weights; empty after an evaluation.
+        counters: What its optimizer has counted, after steps of its own.
+        counts: What its network's layers have counted: of each variable its numbers.
     """
 
     samples: int
@@ -51,6 +53,8 @@ class Result:
     metrics: NDArray[np.float64]
     bad_step: int | None
     vector: Vector
+    counters: tuple[float, ...] = ()
+    counts: tuple[tuple[int, ...], ...] = ()
 
 
 def parse(header: Mapping[str, Any], payload: memoryview, dtype: str, size: int) -> Result:
@@ -65,11 +69,13 @@ def parse(header: Mapping[str, Any], payload: memoryview, dtype: str, size: int)
         metrics = np.asarray(header["metrics"], np.float64)
         samples, loss = int(header["samples"]), float("nan") if bad is not None else float(header["loss"])
         seconds = seconds_of(header)
+        counters = tuple(float(value) for value in header.get("counters", ()))
+        counts = tuple(tuple(int(value) for value in values) for values in header.get("counts", ()))
     except (KeyError, TypeError, ValueError) as error:
         raise Superseded(f"a result that cannot be read: {error}") from None
     if samples < 0 or metrics.ndim != 1 or vector.size not in (0, size):
         raise Superseded(f"a result of {vector.size} numbers for {samples} samples, expected {size} numbers")
-    return Result(samples, loss, seconds, metrics, bad, vector)
+    return Result(samples, loss, seconds, metrics, bad, vector, counters, counts)
 
 
 def seconds_of(header: Mapping[str, Any]) -> float:
@@ -84,13 +90,24 @@ def seconds_of(header: Mapping[str, Any]) -> float:
     return float(seconds)
 
 
-def check_finite(result: Result, epoch: int, first: int, rank: int) -> None:
+def check_finite(result: Result, epoch: int, first: int, rank: int, *, may_overflow: bool = False) -> None:
     """Refuse a result that would spoil the model.
+
+    Args:
+        result: Of a worker.
+        epoch: Of the result.
+        first: Its first step.
+        rank: Of the worker.
+        may_overflow: Whether the optimizer itself leaves out a gradient that is not finite.
 
     Raises:
         TrainingError: Its loss, or a number of its vector, is not finite.
     """
-    if result.bad_step is None and np.isfinite(result.loss) and np.isfinite(result.vector).all():
+    if (
+        result.bad_step is None
+        and np.isfinite(result.loss)
+        and (may_overflow or np.isfinite(result.vector).all())
+    ):
         return
     step = first if result.bad_step is None else result.bad_step
     raise TrainingError(

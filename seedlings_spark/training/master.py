@@ -4,22 +4,23 @@ Everything here runs on the driver. Vectors are laid out as the workers' (see `V
 weights, then the other floating-point weights (batch normalisation's moving statistics).
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seedlings_spark.errors import NetworkError
+from seedlings_spark.training.optimizer import OptimizerState
 from seedlings_spark.training.weights import Layout, Vector
+
+# Numbers in the integer weights of a network that travel, as text; what is larger is a table, not a counter.
+_MAX_COUNTS = 10_000
 
 
 class Vectors:
     """The flat vectors of a compiled Keras network.
 
-    Integer variables (counters, the states of seed generators) do not travel: seeds are derived anew at
-    every step.
+    The states of seed generators do not travel: seeds are derived anew at every step.
 
     Args:
         network: A built and compiled `keras.Model`.
@@ -28,16 +29,25 @@ class Vectors:
     def __init__(self, network: Any) -> None:
         self.trainable = list(network.trainable_weights)
         self.other = [weight for weight in network.non_trainable_weights if "float" in str(weight.dtype)]
-        self.slots = optimizer_slots(network.optimizer) if network.optimizer is not None else []
+        # What layers count, in integers.
+        self.counts = [weight for weight in network.non_trainable_weights if "float" not in str(weight.dtype)]
+        if sum(int(np.prod(weight.shape)) for weight in self.counts) > _MAX_COUNTS:
+            self.counts = []
+        built = network.optimizer is not None and network.optimizer.built
+        self.optimizer = OptimizerState(network.optimizer) if built else None
+        self.slots = self.optimizer.slots if self.optimizer is not None else []
         self.metrics = metric_variables(network)
         self.model_layout = Layout.of([_numpy(weight) for weight in self.trainable + self.other])
         self.state_layout = Layout.of([_numpy(weight) for weight in self.trainable + self.other + self.slots])
 
+    def get_counts(self) -> list[list[int]]:
+        """What the layers have counted: of each variable its numbers."""
+        return [np.asarray(variable.value).ravel().astype(int).tolist() for variable in self.counts]
 
-def optimizer_slots(optimizer: Any) -> list[Any]:
-    """The optimizer's moments: its variables but for the iteration counter and the learning rate."""
-    own = [optimizer.iterations, getattr(optimizer, "_learning_rate", None)]
-    return [variable for variable in optimizer.variables if all(variable is not one for one in own)]
+    def set_counts(self, counts: Sequence[Sequence[int]]) -> None:
+        """Set what `get_counts` gave."""
+        for variable, values in zip(self.counts, counts, strict=True):
+            variable.assign(np.reshape(values, variable.shape).astype(str(variable.dtype)))
 
 
 def metric_variables(network: Any) -> list[Any]:
@@ -81,6 +91,8 @@ class Master:
         self.optimizer = network.optimizer
         self.optimizer.build(network.trainable_variables)
         self.vectors = Vectors(network)
+        assert self.vectors.optimizer is not None
+        self.held = self.vectors.optimizer
         self._apply = tf.function(self._apply_gradients, autograph=False)
 
     @property
@@ -92,6 +104,12 @@ class Master:
     def state_layout(self) -> Layout:
         """Of the vector of weights and optimizer slots."""
         return self.vectors.state_layout
+
+    @property
+    def constants(self) -> slice:
+        """Where in a vector the weights lie that are not trained."""
+        cut = len(self.vectors.trainable)
+        return slice(sum(self.model_layout.sizes[:cut]), self.model_layout.size)
 
     def weights(self) -> Vector:
         """A new vector of the current weights."""
@@ -117,8 +135,10 @@ class Master:
         self.show(self.network, weights)
 
     def show(self, network: Any, weights: Vector) -> None:
-        """Set the weights of a network of this architecture."""
+        """Set the weights of a network of this architecture, and what its layers have counted."""
         vectors = self.vectors if network is self.network else Vectors(network)
+        if network is not self.network:
+            vectors.set_counts(self.vectors.get_counts())
         variables = vectors.trainable + vectors.other
         for variable, value in zip(variables, self.model_layout.split(weights), strict=True):
             variable.assign(value)
@@ -128,19 +148,38 @@ class Master:
         vectors = self.vectors if network is self.network else Vectors(network)
         return self.model_layout.flatten([_numpy(weight) for weight in vectors.trainable + vectors.other])
 
-    @property
-    def learning_rate(self) -> float:
-        """In force at the next step."""
-        return float(np.asarray(self.optimizer.learning_rate))
+    def work(self) -> dict[str, Any]:
+        """What workers need beside a vector of weights or state, for the header of their work."""
+        found = {
+            "rates": self.held.rates(),
+            "counters": self.held.counters(),
+            "loss_scale": self.held.loss_scale,
+            "counts": self.vectors.get_counts(),
+        }
+        return {name: value for name, value in found.items() if value}
 
     @property
     def iterations(self) -> int:
-        """Optimizer steps taken, over the whole run."""
+        """Steps that the optimizer has counted, over the whole run."""
         return int(np.asarray(self.optimizer.iterations))
 
-    def advance(self, num_steps: int) -> None:
-        """Count steps that the workers have taken on their own."""
-        self.optimizer.iterations.assign(self.optimizer.iterations + num_steps)
+    def take_counters(self, counters: Sequence[Sequence[float]]) -> None:
+        """What the workers' optimizers have counted in steps of their own, a list of each worker."""
+        self.held.set_counters(self.held.merged(counters))
+
+    def take_counts(self, counts: Sequence[Sequence[Sequence[int]]]) -> None:
+        """What the workers' layers have counted: of each number the highest."""
+        if self.vectors.counts:
+            self.vectors.set_counts([np.max(each, axis=0).tolist() for each in zip(*counts, strict=True)])
+
+    def finalize(self) -> Vector:
+        """What Keras does with the weights when training is over (`use_ema`: the averages take their place).
+
+        Returns:
+            A new vector of the weights.
+        """
+        self.optimizer.finalize_variable_values(self.vectors.trainable)
+        return self.weights()
 
     def apply_gradient(self, update: Vector) -> Vector:
         """One optimizer step.
@@ -195,33 +234,6 @@ class Master:
         return tf.concat(
             [tf.cast(tf.reshape(variable.value, [-1]), dtype) for variable in self.vectors.trainable], axis=0
         )
-
-
-def network_from_json(text: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
-    """A Keras network from its JSON configuration (`model.to_json()`), with newly drawn weights."""
-    import keras
-
-    try:
-        network = keras.models.model_from_json(text, custom_objects=dict(custom_objects or {}))
-    except (ValueError, TypeError, KeyError, json.JSONDecodeError) as error:
-        raise NetworkError(
-            f"a network that Keras cannot build ({str(error).splitlines()[0]})",
-            "the JSON that model.to_json() of Keras 3 gives",
-            "Write it again with the installed Keras, and give its own layers by set_custom_objects",
-        ) from error
-    if not getattr(network, "built", False):
-        raise NetworkError(
-            "a network that does not know the shape of its input",
-            "one that is built",
-            "Begin it with keras.Input(shape=...)",
-        )
-    if len(network.inputs) != 1 or len(network.outputs) != 1:
-        raise NetworkError(
-            f"a network with {len(network.inputs)} inputs and {len(network.outputs)} outputs",
-            "one input and one output",
-            "Join the inputs into one column, or train the network's parts one by one",
-        )
-    return network
 
 
 def _numpy(variable: Any) -> NDArray[np.generic]:

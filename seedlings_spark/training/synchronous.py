@@ -5,7 +5,8 @@ samples and makes one optimizer step. Otherwise a round is some steps that each 
 master takes the mean, weighted by samples, of weights and optimizer slots alike, and hands it out for the next.
 
 Weights that are not trained (the moving statistics of batch normalisation) are averaged the same way, weighted
-by samples, at the end of each round: they are estimates of the same quantity from different samples.
+by samples, at the end of each round: they are estimates of the same quantity from different samples. Those that no
+worker has changed stay what they are, to the bit. Of what a layer counts in integers the highest count stands.
 """
 
 import queue
@@ -15,6 +16,7 @@ from typing import Any
 
 from seedlings_spark.training.capacity import ExchangeWatch
 from seedlings_spark.training.coordination import Result, Stages, Sums, check_finite, parse, seconds_of
+from seedlings_spark.training.optimizer import has_dynamic_scale
 from seedlings_spark.training.progress import Progress
 from seedlings_spark.training.server import Superseded
 from seedlings_spark.training.weights import Layout, Vector, weighted_mean
@@ -192,6 +194,7 @@ def train(
         TrainingError: The loss is no longer finite, or the workers failed.
     """
     num_steps, local = steps_of_epoch(rows, batch_size), frequency != "batch"
+    may_overflow = not local and has_dynamic_scale(master.optimizer)
     total, number = sum(rows), 0
     for epoch in range(first_epoch, num_epochs):
         started = time.perf_counter()
@@ -208,19 +211,21 @@ def train(
                     "epoch": epoch,
                     "first": first,
                     "last": last,
-                    "learning_rate": master.learning_rate,
-                    "iterations": master.iterations,
+                    **master.work(),
                 },
                 vector,
             )
             for rank, result in enumerate(results):
-                check_finite(result, epoch, first, rank)
+                check_finite(result, epoch, first, rank, may_overflow=may_overflow)
             mean = weighted_mean(
-                [result.vector for result in results], [result.samples for result in results]
+                [result.vector for result in results],
+                [result.samples for result in results],
+                master.constants,
             )
+            master.take_counts([result.counts for result in results])
             if local:
                 master.set_state(mean)
-                master.advance(last - first)
+                master.take_counters([result.counters for result in results])
                 vector = mean
             else:
                 vector = master.apply_gradient(mean)
@@ -231,11 +236,16 @@ def train(
         if held_out_rows:
             number += 1
             held_out = Sums()
-            held_out.add(rendezvous.perform({"number": number, "task": "evaluate"}, master.weights()))
-            logs.update({f"val_{name}": value for name, value in held_out.logs(master).items()})
+            callbacks.on_test_begin()
+            work = {"number": number, "task": "evaluate", **master.work()}
+            held_out.add(rendezvous.perform(work, master.weights()))
+            found = held_out.logs(master)
+            callbacks.on_test_end(found)
+            logs.update({f"val_{name}": value for name, value in found.items()})
         callbacks.on_epoch_end(epoch, logs)
         checkpoint(epoch)
         progress.epoch(epoch, seconds, total, logs)
         if master.network.stop_training:
             break
+    master.finalize()
     callbacks.on_train_end()

@@ -66,12 +66,14 @@ class Layout:
         return [part.reshape(shape) for part, shape in zip(np.split(vector, edges), self.shapes, strict=True)]
 
 
-def weighted_mean(vectors: Sequence[Vector], weights: Sequence[float]) -> Vector:
+def weighted_mean(vectors: Sequence[Vector], weights: Sequence[float], constants: slice = slice(0)) -> Vector:
     """The weighted mean of vectors, summed in the order given.
 
     Args:
         vectors: Of one shape and dtype.
         weights: One a vector, at least 0. A vector of weight 0 is not looked at.
+        constants: The part in which numbers that are the same in all vectors stay the same to the bit, which
+            weights that add up to 1 only nearly would change a little in each round.
 
     Returns:
         A new vector of the same dtype.
@@ -91,4 +93,7 @@ def weighted_mean(vectors: Sequence[Vector], weights: Sequence[float]) -> Vector
         else:
             mean += vector * np.asarray(weight / total, vector.dtype)
     assert mean is not None
+    seen = [vector[constants] for vector, weight in zip(vectors, weights, strict=True) if weight > 0]
+    same = np.logical_and.reduce([one == seen[0] for one in seen])
+    mean[constants] = np.where(same, seen[0], mean[constants])
     return mean

@@ -7,7 +7,7 @@ until it says stop.
 import hashlib
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from seedlings_spark import reproducibility, runtime
 from seedlings_spark.errors import CorpusError
 from seedlings_spark.reproducibility import seed_for
+from seedlings_spark.training import network as carried
+from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training.client import ParameterClient, RefusedError
-from seedlings_spark.training.master import Vectors, build_metrics, network_from_json
+from seedlings_spark.training.master import Vectors, build_metrics
 from seedlings_spark.training.shard import Batch, Shard, batch_edges, epoch_order
 from seedlings_spark.training.wire import Credentials, Kind, Message, ProtocolError
 
@@ -43,10 +45,10 @@ class TrainTask:
         address: (host, port) of the parameter server.
         credentials: Of the run.
         num_workers: Workers of the run.
-        network: JSON configuration.
+        network: Content of a `.keras` file.
         loss: What `keras.losses.get` takes.
         metrics: What `compile` takes.
-        optimizer: Configuration, for steps that workers take on their own.
+        optimizer: What `optimizer.to_config` gives, for steps that workers take on their own.
         labels: "index" (class numbers), "one_hot" or "number".
         num_classes: Of one-hot labels; else 0.
         row_shape: Of one row's features.
@@ -64,7 +66,7 @@ class TrainTask:
     address: tuple[str, int]
     credentials: Credentials
     num_workers: int
-    network: str
+    network: bytes
     loss: Any
     metrics: Any
     optimizer: Mapping[str, Any]
@@ -185,7 +187,7 @@ class Computation:
         self._task, self._rank, self._tf = task, rank, tf
         self._steps, self._vector = int(begin["steps"]), str(begin["vector"])
         self._class_weight = {int(key): float(value) for key, value in begin["class_weight"].items()}
-        self.network = network_from_json(task.network, task.custom_objects)
+        self.network = carried.from_bytes(task.network, task.custom_objects)
         runtime.set_precision(self.network, begin["precision"])
         with runtime.float_type_of(self.network):
             self._compile(task)
@@ -202,14 +204,10 @@ class Computation:
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def _compile(self, task: TrainTask) -> None:
-        import keras
-
         self.network.compile(
             loss=task.loss,
             metrics=task.metrics,
-            optimizer=keras.optimizers.deserialize(
-                dict(task.optimizer), custom_objects=dict(task.custom_objects)
-            ),
+            optimizer=optimizers.from_config(task.optimizer, task.custom_objects),
             jit_compile=False,
         )
         build_metrics(self.network, self._labels(np.zeros(2)))
@@ -235,16 +233,19 @@ class Computation:
             if self._vector == "state":
                 variables, layout = variables + self.vectors.slots, self.vectors.state_layout
             self._assign(message, variables, layout)
-            optimizer = self.network.optimizer
-            optimizer.iterations.assign(int(header["iterations"]))
-            if not callable(getattr(optimizer, "_learning_rate", None)):
-                optimizer.learning_rate = float(header["learning_rate"])
+            held = self.vectors.optimizer
+            assert held is not None
+            held.set_rates(header.get("rates", ()))
+            if "iterations" in header:  # without waiting for others each worker counts by itself
+                held.set_steps(int(header["iterations"]))
+            else:
+                held.set_counters(header["counters"])
             sums = _Sums()
             for step, batch in enumerate(batches, first):
                 if len(batch):
                     loss, metrics = self._update(*self._inputs(batch, epoch, step))
                     sums.add(len(batch), loss, metrics, step)
-            return self._sums(header, sums), layout.flatten(
+            return {**self._sums(header, sums), "counters": held.counters()}, layout.flatten(
                 [np.asarray(variable.value) for variable in variables]
             )
         self._assign(message, self.vectors.trainable + self.vectors.other, self.vectors.model_layout)
@@ -254,7 +255,8 @@ class Computation:
             return self._sums(header, sums), np.zeros(
                 self.vectors.model_layout.size, self.vectors.model_layout.dtype
             )
-        vector, loss, metrics = self._gradient(*self._inputs(batch, epoch, first))
+        scale = self._tf.constant(header.get("loss_scale", 1.0), "float32")
+        vector, loss, metrics = self._gradient(*self._inputs(batch, epoch, first), scale)
         sums.add(len(batch), loss, metrics, first)
         return self._sums(header, sums), vector.numpy()
 
@@ -267,6 +269,8 @@ class Computation:
         vector = np.frombuffer(message.payload, layout.dtype)
         for variable, value in zip(variables, layout.split(vector), strict=True):
             variable.assign(value)
+        if self.vectors.counts:
+            self.vectors.set_counts(message.header["counts"])
 
     def _evaluate(self, held_out: Shard) -> "_Sums":
         sums = _Sums()
@@ -304,7 +308,8 @@ class Computation:
         return batch.weights * np.array([class_weight.get(int(label), 1.0) for label in batch.labels])
 
     def _sums(self, header: Mapping[str, Any], sums: "_Sums") -> dict[str, Any]:
-        return {"number": header["number"], **sums.header()}
+        counts = {"counts": self.vectors.get_counts()} if self.vectors.counts else {}
+        return {"number": header["number"], **sums.header(), **counts}
 
     # The traced functions.
 
@@ -332,7 +337,9 @@ class Computation:
             self.network._compile_metrics.update_state(labels, outputs)
         return loss
 
-    def _backward(self, features: Any, labels: Any, weights: Any, seeds: Any) -> tuple[Any, list[Any]]:
+    def _backward(
+        self, features: Any, labels: Any, weights: Any, seeds: Any, scaled: Callable[[Any], Any]
+    ) -> tuple[Any, list[Any]]:
         tf = self._tf
         self._reset()
         for index, state in enumerate(self._seeds):
@@ -342,21 +349,27 @@ class Computation:
             features = self._augment(features, training=True)
         with tf.GradientTape() as tape:
             loss = self._loss(features, labels, weights, training=True)
+            scaled_loss = scaled(loss)
         variables = [variable.value for variable in self.vectors.trainable]
-        gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = tape.gradient(scaled_loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
 
-    def _gradient_step(self, features: Any, labels: Any, weights: Any, seeds: Any) -> tuple[Any, Any, Any]:
+    def _gradient_step(
+        self, features: Any, labels: Any, weights: Any, seeds: Any, scale: Any
+    ) -> tuple[Any, Any, Any]:
         tf = self._tf
-        loss, gradients = self._backward(features, labels, weights, seeds)
+        loss, gradients = self._backward(
+            features, labels, weights, seeds, lambda loss: loss * tf.cast(scale, loss.dtype)
+        )
         dtype = self.vectors.model_layout.dtype
         parts = gradients + [variable.value for variable in self.vectors.other]
         vector = tf.concat([tf.cast(tf.reshape(part, [-1]), dtype) for part in parts], axis=0)
         return vector, loss, self._metric_sums()
 
     def _local_step(self, features: Any, labels: Any, weights: Any, seeds: Any) -> tuple[Any, Any]:
-        loss, gradients = self._backward(features, labels, weights, seeds)
-        self.network.optimizer.apply(gradients, self.vectors.trainable)
+        optimizer = self.network.optimizer
+        loss, gradients = self._backward(features, labels, weights, seeds, optimizer.scale_loss)
+        optimizer.apply(gradients, self.vectors.trainable)
         return loss, self._metric_sums()
 
     def _evaluate_step(self, features: Any, labels: Any, weights: Any) -> tuple[Any, Any]:

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from seedlings_spark import runtime
+from seedlings_spark.training import network as carried
+from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training import synchronous, worker
 from seedlings_spark.training.coordination import Stages
 from seedlings_spark.training.master import Master, build_metrics
@@ -87,8 +89,8 @@ def _train(
     class_weight: dict[str, float] | None,
     custom_objects: dict[str, Any] | None,
 ) -> Outcome:
-    master_network = keras.models.clone_model(network)
-    master_network.set_weights(network.get_weights())
+    content = carried.to_bytes(network)
+    master_network = carried.from_bytes(content, custom_objects)
     master_network.compile(loss=loss, optimizer=optimizer, metrics=list(metrics))
     num_classes = int(network.output_shape[-1])
     examples = {
@@ -104,10 +106,10 @@ def _train(
         address=("", 0),
         credentials=Credentials.make(),
         num_workers=len(rows),
-        network=network.to_json(),
+        network=content,
         loss=loss,
         metrics=list(metrics),
-        optimizer=keras.optimizers.serialize(master_network.optimizer),
+        optimizer=optimizers.to_config(master_network.optimizer),
         labels=labels,
         num_classes=num_classes if labels != "number" else 0,
         row_shape=tuple(network.input_shape[1:]),

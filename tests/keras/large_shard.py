@@ -19,6 +19,7 @@ import keras  # noqa: E402 - after TensorFlow has been held to its threads
 from seedlings_spark.training import shard, synchronous, worker  # noqa: E402
 from seedlings_spark.training.coordination import Stages  # noqa: E402
 from seedlings_spark.training.master import Master, build_metrics  # noqa: E402
+from seedlings_spark.training.network import to_bytes  # noqa: E402
 from seedlings_spark.training.progress import Silent  # noqa: E402
 from seedlings_spark.training.server import ParameterServer  # noqa: E402
 from seedlings_spark.training.wire import Credentials  # noqa: E402
@@ -73,7 +74,7 @@ def main(num_bytes: int, budget_bytes: int) -> None:
         address=("", 0),
         credentials=Credentials.make(),
         num_workers=1,
-        network=network.to_json(),
+        network=to_bytes(network),
         loss="sparse_categorical_crossentropy",
         metrics=[],
         optimizer=keras.optimizers.serialize(network.optimizer),

@@ -14,6 +14,7 @@ from keras import layers
 from seedlings_spark import networks, prediction, reading, schema, scoring
 from seedlings_spark.errors import ClusterError, CorpusError, NetworkError
 from seedlings_spark.prediction import ForwardTask
+from seedlings_spark.training import network as carried
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (37, 32, 32, 3), dtype=np.uint8)
 
@@ -158,9 +159,8 @@ def test_nothing_is_traced_twice_however_many_rows_there_are():
 
 def test_a_network_is_loaded_once_for_equal_content(content, monkeypatch):
     loaded = []
-    monkeypatch.setattr(
-        networks, "from_bytes", lambda content, real=networks.from_bytes: loaded.append(1) or real(content)
-    )
+    real = carried.from_bytes
+    monkeypatch.setattr(carried, "from_bytes", lambda *given: loaded.append(1) or real(*given))
     task = ForwardTask(content, "float32", 5, 1)
     first = prediction.forward(task)
     copied = ForwardTask(bytes(bytearray(content)), "float32", 5, 1)

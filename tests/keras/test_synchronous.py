@@ -1,5 +1,6 @@
 """Synchronous training held against plain Keras, which sees the same global batches."""
 
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,11 +64,14 @@ def _global_batches(rows: Sequence[Rows], epoch: int, batch_size: int, row_bytes
 
 
 def _plain_keras(network: Any, rows: Sequence[Rows], optimizer: Any, epochs: int, batch_size: int) -> Any:
-    reference = keras.models.clone_model(network)
-    reference.set_weights(network.get_weights())
-    width = 8 if network.inputs[0].dtype == "float64" else 4
-    keras.config.set_floatx(network.inputs[0].dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        network.save(f"{folder}/network.keras")
+        reference = keras.models.load_model(f"{folder}/network.keras", compile=False)
+    width = 4 if network.inputs[0].dtype == "float32" else 8
+    keras.config.set_floatx(network.outputs[0].dtype)
     reference.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy")
+    # Keras' own build is symbolic, and loses what an optimizer copies from the weights (ScheduleFreeAdamW).
+    reference.optimizer.build(reference.trainable_variables)
     for epoch in range(epochs):
         for features, labels, weights in _global_batches(rows, epoch, batch_size, 5 * width):
             reference.train_on_batch(features, labels, sample_weight=weights)

@@ -1,5 +1,6 @@
 """The estimator and its model on a real Spark: exactness, repeatability, lost workers, persistence."""
 
+import copy
 import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -113,7 +114,7 @@ def test_columns_are_found_by_their_exact_names_whatever_is_in_these(spark: Spar
         ({"featuresCol": "pixels"}, CorpusError, "no column 'pixels'"),
         ({"labelCol": "class"}, CorpusError, "no column 'class'"),
         ({"featuresCol": "species"}, CorpusError, "of type string"),
-        ({"keras_model_config": "{}"}, NetworkError, "does not know the shape"),
+        ({"keras_model_config": "{}"}, NetworkError, "which holds a dict"),
         ({"keras_model_config": "nonsense"}, NetworkError, "Keras cannot build"),
         ({"keras_model_config": _network(5).to_json()}, NetworkError, "5 outputs for 2 classes"),
     ],
@@ -330,6 +331,33 @@ def test_pipelines_are_saved_loaded_and_searched_over(table: DataFrame, tmp_path
     ).fit(plain)
     assert search.avgMetrics[1] > search.avgMetrics[0]
     assert len(search.bestModel.stages[-1].history["loss"]) == 12
+
+
+def test_a_network_is_saved_with_its_estimator_and_trained_on_with_all_that_it_has_adapted(
+    table: DataFrame, tmp_path: Path
+) -> None:
+    """Nothing of the user's is changed by a fit either."""
+    features = np.array([row.features.toArray() for row in table.select("features").collect()])
+    normalization = keras.layers.Normalization()
+    normalization.adapt(features * 7 + 100)
+    network = keras.Sequential([keras.Input((8,)), normalization, *_network().layers])
+    before = [weight.copy() for weight in network.get_weights()]
+    config = keras.optimizers.serialize(
+        keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=8.0)
+    )
+    given = copy.deepcopy(config)
+    estimator = _estimator(optimizer_config=config, metrics=["accuracy"], epochs=1).set_network(network)
+    first = estimator.fit(table)
+    assert config == given
+    assert all(np.array_equal(*pair) for pair in zip(before, network.get_weights(), strict=True))
+    estimator.save(str(tmp_path / "estimator"))
+    again = SeedlingsEstimator.load(str(tmp_path / "estimator")).fit(table)
+    assert _bits(again) == _bits(first)
+    trained = first.get_model().layers[0]
+    np.testing.assert_allclose(np.ravel(trained.mean), (features * 7 + 100).mean(0), rtol=1e-4)
+    assert _bits(estimator.copy({estimator.keras_model_config: _network().to_json()}).fit(table)) == _bits(
+        _estimator(optimizer_config=config, epochs=1).fit(table)
+    )
 
 
 def test_weights_and_callbacks_that_are_given_are_used(table: DataFrame) -> None:

@@ -40,6 +40,7 @@ from seedlings_spark.errors import (
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.stages import SPARK_STAGES
 from seedlings_spark.store import ModelStore, ModelVersion, table
+from seedlings_spark.training.network import from_bytes
 
 SIZE = (8, 8)
 CLASSES = ["Charlock", "Fat Hen", "Maize"]
@@ -605,13 +606,13 @@ def test_a_network_file_is_taken_with_its_weights_and_json_without(prepared: Cor
         path = name if name.startswith("file:") else str(tmp_path / name)
         estimator = SeedlingsEstimator()
         pipeline.set_network(estimator, path, prepared)
+        taken = from_bytes(estimator._network_content)
         assert all(
-            np.array_equal(*pair)
-            for pair in zip(estimator._initial_weights or [], made.get_weights(), strict=True)
+            np.array_equal(*pair) for pair in zip(taken.get_weights(), made.get_weights(), strict=True)
         )
     estimator = SeedlingsEstimator()
     pipeline.set_network(estimator, str(tmp_path / "tiny.json"), prepared)
-    assert estimator._initial_weights is None
+    assert not estimator._network_content
     assert json.loads(estimator.get_keras_model_config())["config"]["name"] == "tiny"
 
 
