@@ -2,11 +2,14 @@
 
 import json
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,41 +34,159 @@ def test_a_lock_left_by_a_dead_process_is_taken_over_at_once(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_of_another_machine_expires_some_minutes_after_its_last_sign_of_life(tmp_path: Path) -> None:
-    held = {"id": "1", "owner": "run x", "host": "elsewhere", "boot": "1", "process": 1, "started": "1"}
-    (tmp_path / lock.NAME).write_text(json.dumps({**held, "renewed": time.time() - 100}))
-    with pytest.raises(OutputInUseError, match="run x on elsewhere"), _locked(tmp_path):
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minutes become a second."""
+    monkeypatch.setattr(lock, "_EXPIRE_SECONDS", 1.0)
+    monkeypatch.setattr(lock, "_STATUS_SECONDS", 1.0)
+    monkeypatch.setattr(lock, "_LOOK_SECONDS", 0.02)
+
+
+# Of processes that cannot be looked up here: another machine's, an earlier start's, another container's, or unknown.
+ELSEWHERE: list[dict[str, Any]] = [
+    {"host": "elsewhere", "boot": "1", "namespaces": lock._namespaces()},
+    {"boot": "an earlier one"},
+    {"namespaces": "pid:[1] time:[1]"},
+    {"namespaces": ""},
+    {"namespaces": None, "boot": ""},
+]
+
+
+@pytest.mark.parametrize("other", ELSEWHERE)
+@pytest.mark.parametrize("offset", [-86_400, 86_400])
+@pytest.mark.usefixtures("hasty")
+def test_a_lock_that_cannot_be_looked_up_is_watched_whatever_the_clocks_say(
+    tmp_path: Path, other: dict[str, Any], offset: float
+) -> None:
+    held = {
+        **_locked(tmp_path)._content,
+        "id": "1",
+        "owner": "run x",
+        "process": 999_999_999,
+        "started": "1",
+        **other,
+    }
+    path, stop = tmp_path / lock.NAME, threading.Event()
+
+    def live() -> None:
+        number = 0
+        while not stop.wait(0.05):
+            number += 1
+            files.write_text(
+                str(path), json.dumps({**held, "signs": number, "renewed": time.time() + offset})
+            )
+
+    files.write_text(str(path), json.dumps({**held, "renewed": time.time() + offset}))
+    owner = threading.Thread(target=live)
+    owner.start()
+    try:
+        assert lock.is_held(str(tmp_path))
+        with pytest.raises(OutputInUseError, match="run x"), _locked(tmp_path):
+            pass
+    finally:
+        stop.set()
+        owner.join()
+    assert not lock.is_held(str(tmp_path))
+    with _locked(tmp_path) as taken:
+        taken.check()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_living_process_of_this_machine_is_known_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_changes", None)  # nothing is watched
+    with _locked(tmp_path), pytest.raises(OutputInUseError), _locked(tmp_path):
         pass
-    (tmp_path / lock.NAME).write_text(json.dumps({**held, "renewed": time.time() - 300}))
-    with _locked(tmp_path):
-        pass
+    assert not lock.is_held(str(tmp_path))
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_process_that_proc_does_not_show_is_not_taken_for_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _locked(tmp_path) as held:
+        monkeypatch.setattr(Path, "read_text", lambda *_: (_ for _ in ()).throw(FileNotFoundError()))
+        assert lock._process(os.getpid()) is None
+        assert lock._process(999_999_999) == ""
+        held.check()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_lock_that_is_renewed_while_it_is_taken_over_goes_back(tmp_path: Path) -> None:
+    files.write_text(str(tmp_path / lock.NAME), json.dumps({"id": "1", "signs": 2}))
+    late = lock._Held(json.dumps({"id": "1", "signs": 1}), {"id": "1", "signs": 1})
+    _locked(tmp_path)._remove(late)
+    assert json.loads((tmp_path / lock.NAME).read_text()) == {"id": "1", "signs": 2}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"process": -1}', "\udcff"])
+@pytest.mark.usefixtures("hasty")
+def test_a_damaged_lock_does_not_stay_for_ever(tmp_path: Path, text: str) -> None:
+    (tmp_path / lock.NAME).write_bytes(os.fsencode(text))
+    with _locked(tmp_path) as taken:
+        taken.check()
+
+
+_HOLD = (
+    "import sys, time; from seedlings_spark import lock; lock._RENEW_SECONDS = 0.1;"
+    "lock.Lock(sys.argv[1], 'the other container').__enter__(); print('held', flush=True); time.sleep(600)"
+)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_process_in_another_container_of_this_machine_keeps_its_lock_while_it_lives(tmp_path: Path) -> None:
+    unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], check=False).returncode:
+        pytest.skip("no process namespace can be made here")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [*unshare, sys.executable, "-c", _HOLD, str(tmp_path)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"held\n"
+            held = json.loads((tmp_path / lock.NAME).read_text())
+            assert (held["host"], held["boot"]) == (platform.node(), lock._boot())
+            with pytest.raises(OutputInUseError, match="the other container"), _locked(tmp_path):
+                pass
+        finally:
+            process.kill()
+    with _locked(tmp_path) as taken:
+        taken.check()
 
 
 def test_a_lock_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "_RENEW_SECONDS", 0.05)
     with _locked(tmp_path) as held:
-        before = json.loads((tmp_path / lock.NAME).read_text())["renewed"]
+        before = (tmp_path / lock.NAME).read_text()
         deadline = time.monotonic() + 10
-        while json.loads((tmp_path / lock.NAME).read_text())["renewed"] == before:
+        while (tmp_path / lock.NAME).read_text() == before:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         held.check()
 
 
+@pytest.mark.usefixtures("hasty")
 def test_of_two_that_find_a_dead_lock_one_gets_it(tmp_path: Path) -> None:
-    for _ in range(5):
+    for _ in range(3):
         (tmp_path / lock.NAME).write_text(json.dumps({"id": "dead", "renewed": 0}))
         got: list[bool] = []
-        together = threading.Barrier(3)
+        others, together = threading.Semaphore(0), threading.Barrier(3)
 
-        def take(got: list[bool] = got, together: threading.Barrier = together) -> None:
+        def take(
+            got: list[bool] = got,
+            others: threading.Semaphore = others,
+            together: threading.Barrier = together,
+        ) -> None:
             together.wait()
             try:
                 with _locked(tmp_path):
-                    time.sleep(0.1)
                     got.append(True)
+                    assert all(
+                        others.acquire(timeout=60) for _ in range(2)
+                    )  # it is held until they have asked
             except OutputInUseError:
                 got.append(False)
+                others.release()
 
         threads = [threading.Thread(target=take) for _ in range(3)]
         for thread in threads:
@@ -81,14 +202,18 @@ def test_a_lock_of_an_earlier_attempt_at_a_yarn_application_is_taken_over_at_onc
     def written_by(container: str) -> None:
         monkeypatch.setenv("CONTAINER_ID", container)
         held = lock.Lock(files.qualify(str(tmp_path)), "somebody")._content
-        elsewhere = {**held, "host": "elsewhere", "renewed": time.time()}
+        elsewhere = {**held, "host": "elsewhere", "boot": "another", "renewed": time.time()}
         (tmp_path / lock.NAME).write_text(json.dumps(elsewhere))
 
+    def watched(*_: object) -> bool:
+        raise TimeoutError
+
+    monkeypatch.setattr(lock, "_changes", watched)
     own = "container_e17_1750000000000_0042_02_000001"
     for other in (own, own.replace("0042_02", "0042_03"), own.replace("_0042", "_0041"), ""):
         written_by(other)
         monkeypatch.setenv("CONTAINER_ID", own)
-        with pytest.raises(OutputInUseError), _locked(tmp_path):
+        with pytest.raises(TimeoutError), _locked(tmp_path):
             pass
     written_by(own.replace("0042_02", "0042_01"))
     monkeypatch.setenv("CONTAINER_ID", own)
