@@ -1,19 +1,18 @@
 """Score images with a model version: a prediction or a rejection for every file."""
 
-import json
 import logging
 import sys
 
 from pyspark.sql import SparkSession
 
-from seedlings_spark import cli, config, scoring
+from seedlings_spark import cli, config, display, scoring
 from seedlings_spark.config import ScoreOptions
 from seedlings_spark.store import ModelStore
 
 _log = logging.getLogger("seedlings_spark")
 # What scoring calls by the same names.
 _SAME = ("formats", "max_pixels", "max_bytes", "batch_size", "incremental", "rescore", "path_column")
-_SAME += ("content_column", "table_format", "top_k", "probabilities", "review", "keep_empty")
+_SAME += ("content_column", "table_format", "allowed_roots", "top_k", "probabilities", "review", "keep_empty")
 
 
 def main(spark: SparkSession, options: ScoreOptions) -> int:
@@ -24,7 +23,7 @@ def main(spark: SparkSession, options: ScoreOptions) -> int:
     settings = scoring.ScoreSettings(run=options.run_id, **config.chosen(options, *_SAME))
     run = scoring.score(spark, options.images, version, options.output, settings)
     if options.summary == "json":
-        print(json.dumps(scoring.short_summary(run), ensure_ascii=False))
+        print(display.as_json(scoring.short_summary(run)))
     else:
         print(cli.table(scoring.summary(run)))
         print(scoring.drift_table(run), end="")

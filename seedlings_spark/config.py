@@ -462,6 +462,12 @@ class ScoreOptions(DecodeOptions):
         "format of a table, as Spark calls it; without one it goes by the name",
         reason="names usually tell",
     )
+    allowed_roots: tuple[str, ...] = option(
+        (),
+        "where a list or table may name files: folders, file systems; others are rejects. Files by http, ftp or"
+        " webhdfs need it",
+        reason="who writes a table can mostly read the files, too",
+    )
     top_k: int = option(
         0,
         "most likely species of each image to name in the column top_species; 0 for no such column",

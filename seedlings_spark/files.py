@@ -188,6 +188,23 @@ def left_behind(directory: str) -> list[str]:
     return [join(directory, name) for name in names if name.startswith(_TEMPORARY)]
 
 
+def children(directory: str) -> list[FileStatus]:
+    """What is in a folder itself, as `walk` says it of files; a folder has the `error` that it is one.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        NotADirectoryError: It is a file.
+    """
+    found = []
+    for entry in _place(directory).entries():
+        path = join(directory, entry.name)
+        shown = _printable(path)
+        error = "a folder" if entry.is_directory else entry.error
+        error = error if shown == path else "the name is not UTF-8"
+        found.append(FileStatus(shown, entry.length, entry.modified, error))
+    return found
+
+
 def status(path: str) -> FileStatus:
     """What `walk` would say of a file, or of a link to one.
 

@@ -12,8 +12,11 @@ import contextlib
 import errno
 import logging
 import os
+import posixpath
 import re
 import stat
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -65,6 +68,7 @@ _SYSTEM_PREFIXES = ("._", ".trashed-", ".pending-", ".nfs", ".fuse_hidden", ".sy
 # Spark puts the lines of a CSV file that it cannot read into this column.
 _NOT_READ = "seedlings_not_read"
 # A scheme has a slash after its colon, as in `files`.
+_HOST = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]")
 _SCHEME_AND_AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?=/)(?://[^/]*)?")
 _GLOB_CHARACTERS = re.compile(r"[\\*?\[\]{}]")
 _CONTENTS = StructType(
@@ -204,47 +208,52 @@ def listing_table(spark: SparkSession, listing: Iterable[Listed]) -> DataFrame:
     return spark.createDataFrame(pa.concat_tables(tables), schema.LISTING)
 
 
-def listing_of_paths(spark: SparkSession, rows: DataFrame, base: str) -> tuple[DataFrame, tuple[str, ...]]:
+def listing_of_paths(
+    spark: SparkSession, rows: DataFrame, base: str, allowed: Sequence[str] = ()
+) -> tuple[DataFrame, tuple[str, ...]]:
     """The listing of a table of paths.
 
     Local files are looked at one by one, by the executors. On other file systems the folders that they are in are
-    listed.
+    listed; a file system that does not answer, or that does not know such a path, makes rejects of its rows.
 
     Args:
         spark: The session.
         rows: With the columns `path` and `species`. A path without a scheme is one on `base`'s file system,
             a relative path one below `base`.
         base: Full URI of the folder that the table is in.
+        allowed: Folders and file systems that a table may name files of; without any all but those of
+            `ASKED_SCHEMES`.
 
     Returns:
         A table of `schema.LISTING` with the same path more than once only under several species, and what
         `decode_all` is given as the roots.
     """
-    given, roots = listing_of_given_paths(spark, rows, base)
+    given, roots = listing_of_given_paths(spark, rows, base, allowed)
     return given.select(*schema.LISTING.names).distinct(), roots
 
 
 def listing_of_given_paths(
-    spark: SparkSession, rows: DataFrame, base: str
+    spark: SparkSession, rows: DataFrame, base: str, allowed: Sequence[str] = ()
 ) -> tuple[DataFrame, tuple[str, ...]]:
     """As `listing_of_paths`, with the further column `given`: the path as it stands in the table."""
-    resolved = rows.select(schema.PATH, schema.SPECIES).mapInArrow(partial(_resolve, base), _GIVEN)
+    limits = Allowed.of(allowed)
+    resolved = rows.select(schema.PATH, schema.SPECIES).mapInArrow(partial(_resolve, base, limits), _GIVEN)
     resolved = resolved.distinct()
     is_remote = F.col(schema.DETAIL).isNull() & ~_is_local(schema.PATH)
     folder = F.regexp_extract(schema.PATH, r"(?s)^(.*)/[^/]*\z", 1)
     folders = [row[0] for row in resolved.where(is_remote).select(folder).distinct().collect()]
     if not folders:
         return resolved, (base,)
-    try:
-        qualified = {each: files.qualify(each + "/") for each in folders}
-        pairs = [(each, known.rstrip("/")) for each, known in sorted(qualified.items())]
-        names = spark.createDataFrame(pairs, "folder string, qualified string")
-        roots = topmost(qualified.values())
-        statuses = listing_table(spark, (each for root in roots for each in _walk_if_there(root)))
-    except ValueError as error:
-        raise InputError(
-            f"a path that is none ({error})", "full URIs in the column path", "Correct the table"
-        ) from None
+    places = _places(folders, limits)
+    errors: dict[str, str] = {}
+    there = [place.qualified for place in places if place.error is None]
+    # One by one: a wrong row must not have a whole file system listed.
+    statuses = listing_table(spark, _listed_in(there, errors))
+    roots = topmost(each for each in there if each not in errors)
+    names = spark.createDataFrame(
+        [(each.folder, each.qualified, each.error or errors.get(each.qualified)) for each in places],
+        "folder string, qualified string, error string",
+    )
     found = statuses.select(
         schema.PATH,
         F.col(schema.LENGTH).alias("found_length"),
@@ -261,7 +270,8 @@ def listing_of_given_paths(
         .withColumns(
             {
                 schema.DETAIL: F.when(
-                    F.col("found_length").isNull(), F.lit(os.strerror(errno.ENOENT))
+                    F.col("found_length").isNull(),
+                    F.coalesce("error", F.when(name == "", "a folder"), F.lit(os.strerror(errno.ENOENT))),
                 ).otherwise(F.col("found_detail")),
                 schema.LENGTH: F.coalesce("found_length", F.lit(-1).cast("long")),
                 schema.MODIFIED: F.coalesce("found_modified", F.lit(-1).cast("long")),
@@ -732,9 +742,68 @@ def _read_by_driver(left_out: DataFrame, task: DecodeTask) -> pa.Table:
 # --- tables of paths ------------------------------------------------------------------------------------
 
 
-def _resolve(base: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+# File systems that are somebody else's machines, or that lead to one: a table names these only where it is allowed to.
+ASKED_SCHEMES = ("http", "https", "ftp", "sftp", "webhdfs", "swebhdfs", "har")
+_NOT_ALLOWED = "not below one of --allowed-roots"
+# How long a file system may take to say whether it is there. Hadoop's own clients try for up to an hour.
+_ANSWER_SECONDS = 60.0
+# File systems that are asked at once.
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What a table of paths may name.
+
+    Args:
+        roots: Full URIs of folders and file systems; local ones with links resolved. None for no limit.
+    """
+
+    roots: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, given: Sequence[str]) -> "Allowed":
+        """Those that a user gave; none for no limit.
+
+        Raises:
+            InputError: One that is no path.
+        """
+        try:
+            roots = tuple(_resolved(files.qualify(each)).rstrip("/") for each in given)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"--allowed-roots {' '.join(given)} ({getattr(error, 'strerror', None) or error})",
+                "folders, or file systems such as hdfs://host:8020/",
+                "Correct --allowed-roots",
+            ) from None
+        return cls(roots or None)
+
+    def error(self, path: str) -> str | None:
+        """Why a file may not be named; None if it may.
+
+        Args:
+            path: Full URI.
+        """
+        root = _SCHEME_AND_AUTHORITY.match(path)
+        if self.roots is None:
+            scheme = root.group().partition(":")[0].lower() if root else ""
+            return f"{scheme}: in a table only with --allowed-roots" if scheme in ASKED_SCHEMES else None
+        place = _resolved(path)
+        return None if any(f"{place}/".startswith(f"{each}/") for each in self.roots) else _NOT_ALLOWED
+
+
+def _resolved(path: str) -> str:
+    """A full URI without `.`, `..` and, where it is local, without links."""
+    if files.is_local(path):
+        return f"file://{os.path.realpath(files.local_path(path))}"
+    root = _SCHEME_AND_AUTHORITY.match(path)
+    start = root.end() if root else 0
+    return path[:start].lower() + posixpath.normpath("/" + path[start:].lstrip("/"))
+
+
+def _resolve(base: str, allowed: Allowed, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        rows = [_full(base, *row.values()) for row in batch.to_pylist()]
+        rows = [_full(base, row[schema.PATH], row[schema.SPECIES], allowed) for row in batch.to_pylist()]
         yield pa.RecordBatch.from_pydict(
             {
                 schema.PATH: [row.path for row in rows],
@@ -748,7 +817,7 @@ def _resolve(base: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Record
         )
 
 
-def _full(base: str, path: str, species: str | None) -> Listed:
+def _full(base: str, path: str, species: str | None, allowed: Allowed) -> Listed:
     """A row of a table of paths."""
     species = (species or "").strip() or None
     full = path
@@ -757,12 +826,95 @@ def _full(base: str, path: str, species: str | None) -> Listed:
         above = (root.group() if root else "") if path.startswith("/") else base.rstrip("/") + "/"
         full = above + path
     try:
-        if files.is_local(full):
-            full = files.qualify(full)
+        is_local = files.is_local(full)
+        full = files.qualify(full) if is_local else full
+        # Without a host it is one of the default's, which the driver knows.
+        if (is_local or _HOST.match(full)) and (error := allowed.error(full)):
+            return Listed(full, -1, -1, species, error)
+        if is_local:
             return _looked_at(full, species)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return Listed(full, -1, -1, species, str(error))
     return Listed(full, -1, -1, species, None)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A folder that a table names, as Hadoop calls it, or why there is none."""
+
+    folder: str
+    qualified: str
+    error: str | None = None
+
+
+def _places(folders: Sequence[str], allowed: Allowed) -> list[_Place]:
+    """The folders of a table on other file systems; those of one that does not answer have an error."""
+    systems = {each: _file_system(each) for each in folders}
+    errors = _unanswered(sorted(set(systems.values())))
+    places = []
+    for folder in sorted(folders):
+        error = errors.get(systems[folder])
+        qualified = folder
+        if error is None:
+            try:
+                qualified = files.qualify(folder + "/").rstrip("/")
+                error = allowed.error(qualified)
+            except (OSError, ValueError) as cause:
+                error = getattr(cause, "strerror", None) or str(cause)
+        places.append(_Place(folder, qualified, error))
+    return places
+
+
+def _file_system(folder: str) -> str:
+    root = _SCHEME_AND_AUTHORITY.match(folder + "/")
+    return root.group() if root else folder
+
+
+def _unanswered(systems: Sequence[str]) -> dict[str, str]:
+    """Of these file systems those that cannot be used, with the cause; each is asked for a limited time."""
+    errors: dict[str, str] = {}
+
+    def ask(system: str) -> None:
+        try:
+            files.exists(f"{system}/")
+        except PermissionError:
+            pass  # it is there; a bucket need not show its root
+        except (OSError, ValueError) as cause:
+            errors[system] = getattr(cause, "strerror", None) or str(cause)
+        answered.add(system)
+
+    for start in range(0, len(systems), _AT_ONCE):
+        chunk, answered = systems[start : start + _AT_ONCE], set[str]()
+        # Of those that do not answer the threads are left to Hadoop, which gives up at last.
+        threads = [threading.Thread(target=ask, args=(each,), daemon=True) for each in chunk]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        for each in chunk:
+            if each not in answered:
+                errors[each] = f"{each} does not answer within {_ANSWER_SECONDS:.0f} s"
+    known = dict(errors)  # a late one may still come
+    for system, error in known.items():
+        _log.warning("%s cannot be used: %s", system, error)
+    return known
+
+
+def _listed_in(folders: Iterable[str], errors: dict[str, str]) -> Iterator[Listed]:
+    """What is in these folders; of those without a file, or that cannot be listed, the cause goes into `errors`."""
+    for folder in sorted(set(folders)):
+        try:
+            found = files.children(folder + "/")
+        except FileNotFoundError:
+            errors[folder] = os.strerror(errno.ENOENT)
+            continue
+        except OSError as cause:
+            errors[folder] = cause.strerror or str(cause)
+            continue
+        yield from map(listed, found)
+        if all(status.error for status in found):
+            errors[folder] = os.strerror(errno.ENOENT)
 
 
 def _looked_at(path: str, species: str | None) -> Listed:
@@ -787,8 +939,3 @@ def topmost(folders: Iterable[str]) -> tuple[str, ...]:
         if not (kept and folder.startswith(kept[-1])):
             kept.append(folder)
     return tuple(folder.rstrip("/") if folder.count("/") > 3 else folder for folder in kept)
-
-
-def _walk_if_there(folder: str) -> Iterator[Listed]:
-    if files.is_directory(folder):
-        yield from walk(folder, by_folder=False)

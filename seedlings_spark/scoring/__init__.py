@@ -99,6 +99,7 @@ class ScoreSettings:
         path_column: See `sources.find`.
         content_column: See `sources.find`.
         table_format: See `sources.find`.
+        allowed_roots: See `sources.find`.
         top_k: Most likely species of each image to name in `top_species`; 0 for no such column.
         probabilities: Whether to keep the probabilities of all classes.
         review: Least confident images to lay out for a person to look at.
@@ -115,6 +116,7 @@ class ScoreSettings:
     path_column: str = ""
     content_column: str = ""
     table_format: str = ""
+    allowed_roots: tuple[str, ...] = ()
     top_k: int = 0
     probabilities: bool = True
     review: int = 0
@@ -141,7 +143,7 @@ def score(
         OutputInUseError: Another run is writing to this output.
         StoreError: The version is damaged.
     """
-    _check_output(source, output)
+    sources.check_output(source, output)
     runs = Runs(output)
     if settings.run and runs.is_finished(settings.run):
         path = runs.path(settings.run)
@@ -201,6 +203,7 @@ class _Scoring:
             path_column=self._settings.path_column,
             content_column=self._settings.content_column,
             table_format=self._settings.table_format,
+            allowed_roots=self._settings.allowed_roots,
         )
         columns = self._columns(state, source)
         listing = earlier.compare(
@@ -208,6 +211,10 @@ class _Scoring:
         ).persist()
         target = self._runs.path(self._name)
         try:
+            if source.contents is None:  # else the paths are names only
+                own = listing.where(F.col(schema.PATH).startswith(f"{self._runs.output.rstrip('/')}/"))
+                if not own.isEmpty():
+                    raise sources.output_inside(self._where, self._runs.output)
             counts = _counts(listing)
             listed = sum(counts.values(), _Count(0, _NOTHING))
             if listed.rows == 0:
@@ -730,15 +737,6 @@ def _cells(pixels: Any, lengths: Any, outputs: Any) -> Any:
     values = {drift.CONFIDENCE: outputs.max(axis=1) if len(outputs) else np.zeros(0)}
     values |= drift.statistics(pixels, lengths)
     return np.stack([drift.bins(name, values[name]) for name in _HISTOGRAMS], axis=1).astype(np.int32)
-
-
-def _check_output(source: str, output: str) -> None:
-    if f"{output.rstrip('/')}/".startswith(f"{source.rstrip('/')}/"):
-        raise InputError(
-            f"the output {output} inside of the images in {source}",
-            "a folder outside of them, or the next run would list this one's files",
-            "Give another --output",
-        )
 
 
 @dataclass(frozen=True)

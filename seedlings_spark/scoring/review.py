@@ -6,7 +6,7 @@ import io
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import files, images, reading, report, schema
+from seedlings_spark import display, files, images, reading, report, schema
 from seedlings_spark.errors import ImageError
 from seedlings_spark.scoring.sources import Source
 
@@ -24,7 +24,8 @@ def write(spark: SparkSession, run: str, source: Source, task: reading.DecodeTas
         run: The folder, which has its predictions already.
         source: That was scored.
         task: How files become pixels.
-        num_images: To list; the sheet shows up to 48 of them.
+        num_images: To list; the sheet shows up to 48 of them. A path or class that a spreadsheet would take for a
+            formula has a quote before it in the CSV.
     """
     predictions = spark.read.parquet(reading.literal(files.join(run, "predictions")))
     columns = (schema.PATH, schema.PREDICTED_SPECIES, schema.CONFIDENCE)
@@ -32,7 +33,7 @@ def write(spark: SparkSession, run: str, source: Source, task: reading.DecodeTas
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)
-    table.writerows((row[0], row[1], f"{row[2]:.4f}") for row in rows)
+    table.writerows((display.cell(row[0]), display.cell(row[1]), f"{row[2]:.4f}") for row in rows)
     files.write_text(files.join(run, FOLDER, "least_confident.csv"), text.getvalue())
     tiles, captions = [], []
     contents = _contents(source, [row[0] for row in rows[:_MOST_TILES]])

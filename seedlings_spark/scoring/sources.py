@@ -3,8 +3,10 @@
 Whatever it is becomes a listing (`schema.LISTING`), one row a path, and what else a table has to say of each path.
 """
 
+import fnmatch
 import glob
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -70,6 +72,7 @@ def find(
     path_column: str = "",
     content_column: str = "",
     table_format: str = "",
+    allowed_roots: Sequence[str] = (),
 ) -> Source:
     """What a path, as `--images` has it, stands for.
 
@@ -79,6 +82,7 @@ def find(
         path_column: Of a table; "" for `path`.
         content_column: Of a table that holds the files' bytes; "" for none.
         table_format: Of a table, as Spark calls it; "" goes by the name.
+        allowed_roots: Folders and file systems that a list or table may name files of; see `reading.Allowed`.
 
     Raises:
         InputError: Nothing is there, or it is not as it has to be.
@@ -87,7 +91,8 @@ def find(
         if files.exists(images):
             kind = table_format or _format_of(images, is_table=bool(path_column or content_column))
             if kind:
-                return _of_table(spark, images, kind, path_column or schema.PATH, content_column)
+                path_column = path_column or schema.PATH
+                return _of_table(spark, images, kind, path_column, content_column, allowed_roots)
             return Source(reading.listing_table(spark, reading.walk(images, by_folder=False)), (images,))
         if path_column or content_column or table_format or not _GLOB.search(images):
             raise InputError(
@@ -121,7 +126,60 @@ def _format_of(images: str, *, is_table: bool) -> str:
     return found.pop() if len(found) == 1 else "parquet"
 
 
+def check_output(images: str, output: str) -> None:
+    """Refuse an output inside of what is listed, before anything is written there.
+
+    Args:
+        images: Full URI of a folder, a list or a table, or a glob.
+        output: Full URI.
+
+    Raises:
+        InputError: The next run would list this one's files.
+    """
+    places = _spellings(output)
+    try:
+        is_there = files.exists(images)
+    except OSError:
+        return  # `find` says why
+    if is_there:
+        sources = [images]
+        if files.is_local(images):
+            sources.append(files.qualify(os.path.realpath(files.local_path(images))))
+        inside = any(
+            f"{each.rstrip('/')}/".startswith(f"{of.rstrip('/')}/") for each in places for of in sources
+        )
+    else:
+        patterns = [way for pattern in _without_braces(images) for way in _spellings(pattern)]
+        inside = any(_reaches(pattern, each) for pattern in patterns for each in places)
+    if inside:
+        raise output_inside(images, output)
+
+
+def output_inside(images: str, output: str) -> InputError:
+    """What to say of an output among the files that are scored."""
+    return InputError(
+        f"the output {output} inside of the images in {images}",
+        "a folder outside of them, or the next run would list this one's files",
+        "Give another --output",
+    )
+
+
 # --- globs ----------------------------------------------------------------------------------------------
+
+
+def _spellings(path: str) -> list[str]:
+    """A path or glob as it is, and with the links in it followed."""
+    if not files.is_local(path):
+        return [path]
+    return [path, files.qualify(os.path.realpath(files.local_path(path)))]
+
+
+def _reaches(pattern: str, folder: str) -> bool:
+    """Whether a glob matches a folder that need not exist, or one that it is in."""
+    wanted, parts = pattern.rstrip("/").split("/"), folder.rstrip("/").split("/")
+    if "**" in wanted:
+        wanted = wanted[: wanted.index("**")]
+    return len(wanted) <= len(parts) and all(map(fnmatch.fnmatchcase, parts, wanted))
 
 
 def _of_glob(spark: SparkSession, pattern: str) -> Source:
@@ -171,7 +229,14 @@ def _matches(pattern: str) -> list[str]:
 # --- tables ---------------------------------------------------------------------------------------------
 
 
-def _of_table(spark: SparkSession, table: str, kind: str, path_column: str, content_column: str) -> Source:
+def _of_table(
+    spark: SparkSession,
+    table: str,
+    kind: str,
+    path_column: str,
+    content_column: str,
+    allowed_roots: Sequence[str],
+) -> Source:
     rows = reading.read_table(spark, table, kind, _KINDS)
     if kind == "text":
         path_column = rows.columns[0]
@@ -221,10 +286,11 @@ def _of_table(spark: SparkSession, table: str, kind: str, path_column: str, cont
         return Source(listing, (), extras, contents)
     base = files.parent(table)
     named = rows.select(F.col(_GIVEN).alias(schema.PATH), F.lit(None).cast("string").alias(schema.SPECIES))
-    resolved, roots = reading.listing_of_given_paths(spark, named, base)
+    resolved, roots = reading.listing_of_given_paths(spark, named, base, allowed_roots)
     listing = resolved.select(*schema.LISTING.names).dropDuplicates([schema.PATH])
     if not others:
         return Source(listing, roots)
+    _check_spellings(resolved, table)
     names = resolved.select(schema.PATH, F.col("given").alias(_GIVEN))
     extras = rows.join(names, _GIVEN).select(schema.PATH, OTHERS)
     return Source(listing, roots, extras)
@@ -304,5 +370,17 @@ def _check_paths(rows: DataFrame, table: str) -> None:
         raise InputError(
             f"{table}, which has {twice[0]} {twice[1]} times",
             "each path once, since each has one row in the output",
+            "Remove the repeated rows",
+        )
+
+
+def _check_spellings(resolved: DataFrame, table: str) -> None:
+    """Refuse a table that names one file twice, as `a/b` and `a//b`: whose further columns would it have?"""
+    given = F.collect_set("given").alias("given")
+    twice = resolved.groupBy(schema.PATH).agg(given).where(F.size("given") > 1).orderBy(schema.PATH).first()
+    if twice is not None:
+        raise InputError(
+            f"{table}, which has {twice[0]} {len(twice[1])} times, as {' and '.join(sorted(twice[1])[:3])}",
+            "each file once, since each has one row in the output",
             "Remove the repeated rows",
         )

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import socket
 import threading
 import uuid
 from collections import Counter
@@ -464,11 +465,13 @@ def test_contents_enter_a_task_in_batches_of_few_bytes(
 def test_a_path_in_a_table_is_looked_up_beside_it_or_on_its_file_system(
     base: str, path: str, expected: str
 ) -> None:
-    assert reading._full(base, path, " Maize ") == reading.Listed(expected, -1, -1, "Maize", None)
+    assert reading._full(base, path, " Maize ", reading.Allowed()) == reading.Listed(
+        expected, -1, -1, "Maize", None
+    )
 
 
 def test_a_malformed_path_in_a_table_is_a_row_with_an_error() -> None:
-    found = reading._full("file:///tables", "file://elsewhere/1.png", "")
+    found = reading._full("file:///tables", "file://elsewhere/1.png", "", reading.Allowed())
     assert (found.species, found.path) == (None, "file://elsewhere/1.png")
     assert found.error is not None
     assert "names another machine" in found.error
@@ -563,3 +566,94 @@ def test_csv_files_of_one_folder_have_one_head(spark: SparkSession, tmp_path: Pa
     (tmp_path / "2.csv").write_text("species,path\nMaize,b.png\n")
     with pytest.raises(InputError, match="CSV header does not conform"):
         reading.read_table(spark, str(tmp_path), "csv", "a table")
+
+
+def test_what_a_table_names_in_vain_is_a_reject_with_the_cause(
+    spark: SparkSession,
+    tmp_path: Path,
+    mount: Callable[[Path], str],
+    free_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading, "_ANSWER_SECONDS", 20.0)
+    configuration = spark.sparkContext._jsc.hadoopConfiguration()
+    configuration.setInt("ipc.client.connect.max.retries", 0)
+    write(tmp_path, "local/1.png", png(1))
+    write(tmp_path, "far/Maize/2.png", png(2))
+    far = mount(tmp_path / "far")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        causes = {
+            "1.png": None,
+            f"{far}/Maize/2.png": None,
+            f"{far}/Maize": "a folder",
+            f"{far}/Maize/": "",
+            f"{far}": "",
+            "nosuch://host/1.png": "nosuch",
+            "gopher:/1.png": "gopher",
+            f"hdfs://127.0.0.1:{free_port}/1.png": "refused",
+            "hdfs://no-such-host.invalid/1.png": "no-such-host",
+            f"hdfs://127.0.0.1:{silent.getsockname()[1]}/1.png": "does not answer within 20 s",
+            "hdfs://[::1/1.png": "",
+            "hdfs://a b/1.png": "",
+            "s3a://": "",
+            f"{far}/a:b/1.png": "",
+            "http://127.0.0.1:1/1.png": "--allowed-roots",
+            "WebHDFS://127.0.0.1:1/1.png": "--allowed-roots",
+            "file:///": "a folder",
+            "/proc/self/mem/1.png": "",
+            "a\0b": "null",
+            "x" * 300: "too long",
+            f"file://{tmp_path}": "a folder",
+        }
+        table = spark.createDataFrame([(path, None) for path in causes], "path string, species string")
+        listing, roots = reading.listing_of_given_paths(spark, table, f"file://{tmp_path}/local")
+        given = {row[schema.PATH]: row["given"] for row in listing.persist().collect()}
+        rows = reading.decode_all(spark, listing.select(*schema.LISTING.names), roots, TASK).collect()
+    configuration.unset("ipc.client.connect.max.retries")
+    found = {given[row[schema.PATH]]: (row[schema.REASON], row[schema.DETAIL]) for row in rows}
+    assert len(rows) == len(found) == len(causes)
+    for path, cause in causes.items():
+        reason, detail = found[path]
+        assert reason == (None if cause is None else "unreadable"), (path, detail)
+        assert cause is None or cause.lower() in detail.lower(), (path, detail)
+
+
+def test_a_table_names_only_files_below_the_allowed_roots(
+    spark: SparkSession, tmp_path: Path, mount: Callable[[Path], str]
+) -> None:
+    for name in (
+        "open/1.png",
+        "open/sub/2.png",
+        "open but not this/3.png",
+        "secret/4.png",
+        "far/a/5.png",
+        "far/b/6.png",
+    ):
+        write(tmp_path, name, png(1))
+    (tmp_path / "open" / "link.png").symlink_to(tmp_path / "secret" / "4.png")
+    (tmp_path / "open" / "links").symlink_to(tmp_path / "secret")
+    (tmp_path / "alias").symlink_to(tmp_path / "open")
+    far = mount(tmp_path / "far")
+    paths = {
+        "1.png": None,
+        "./sub//2.png": None,
+        "../alias/1.png": None,
+        f"{far}/a/5.png": None,
+        "../open but not this/3.png": "unreadable",
+        "../secret/4.png": "unreadable",
+        "sub/../../secret/./5.png": "unreadable",
+        "link.png": "unreadable",
+        "links/4.png": "unreadable",
+        f"{far}/b/6.png": "unreadable",
+        f"{far}/a/../b/6.png": "unreadable",
+        "hdfs://elsewhere/1.png": "unreadable",
+        "http://elsewhere/1.png": "unreadable",
+    }
+    table = spark.createDataFrame([(path, None) for path in paths], "path string, species string")
+    listing, roots = reading.listing_of_given_paths(
+        spark, table, f"file://{tmp_path}/open", [str(tmp_path / "alias"), f"{far}/a/"]
+    )
+    given = {row[schema.PATH]: row["given"] for row in listing.persist().collect()}
+    rows = reading.decode_all(spark, listing.select(*schema.LISTING.names), roots, TASK).collect()
+    assert {given[row[schema.PATH]]: row[schema.REASON] for row in rows} == paths
+    assert {row[schema.DETAIL] for row in rows if row[schema.REASON]} == {"not below one of --allowed-roots"}

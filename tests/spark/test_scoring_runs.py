@@ -1,5 +1,6 @@
 """Scoring again and again: what is new, what there is to score, what is watched; as SQL and as a stream."""
 
+import contextlib
 import csv
 import datetime
 import json
@@ -18,7 +19,7 @@ from pyspark.sql import functions as F  # noqa: N812
 from seedlings_spark import clean, drift, files, images, lock, pipeline, schema, scoring
 from seedlings_spark.errors import InputError, OptionError, OutputInUseError
 from seedlings_spark.estimator import SeedlingsModel
-from seedlings_spark.scoring import ScoreRun, progress
+from seedlings_spark.scoring import ScoreRun, progress, sources
 from seedlings_spark.scoring.runs import Runs
 from seedlings_spark.store import ModelStore, ModelVersion
 from tests.spark.test_scoring import CLASSES, MAX_BYTES, SIZE, picture, runs_of, score, tiny_network
@@ -506,6 +507,40 @@ def test_a_glob_takes_files_and_folders_and_each_once(
         scored("2027-*")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "output", "is_inside"),
+    [
+        ("*", "scores", True),
+        ("*/", "scores/deep", True),
+        ("{b*,sc*}", "scores", True),
+        ("s[a-c]?res", "scores", True),
+        ("**/*.png", "scores", True),
+        ("link/*", "scores", True),
+        ("*", "link/scores", True),
+        ("*/*.png", "scores", False),
+        ("2026-*", "scores", False),
+        ("[*", "scores", False),
+    ],
+)
+def test_a_glob_that_would_list_the_output_is_known_before_anything_is_there(
+    tmp_path: Path, pattern: str, output: str, is_inside: bool
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    arguments = files.qualify(f"{tmp_path}/{pattern}"), files.qualify(f"{tmp_path}/{output}")
+    with pytest.raises(InputError, match="inside of the images") if is_inside else contextlib.nullcontext():
+        sources.check_output(*arguments)
+
+
+def test_a_list_of_what_an_earlier_run_has_written_is_refused(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    write(tmp_path / "images", a=picture(1))
+    (tmp_path / "paths.txt").write_text("images/a.png\noutput/runs/../runs/x/review/contact_sheet.png\n")
+    with pytest.raises(InputError, match="inside of the images"):
+        score(spark, version, tmp_path / "paths.txt", tmp_path / "output")
+    assert runs_of(tmp_path / "output") == []
+
+
 def test_a_folder_whose_name_looks_like_a_glob_is_that_folder(
     spark: SparkSession, version: ModelVersion, tmp_path: Path
 ) -> None:
@@ -630,6 +665,22 @@ def test_a_table_of_which_a_row_has_no_path_of_its_own_is_refused(
 
 
 # --- What is kept of a prediction
+
+
+def test_a_table_that_spells_one_file_twice_is_refused(
+    spark: SparkSession, version: ModelVersion, tmp_path: Path
+) -> None:
+    write(tmp_path / "images", a=picture(1))
+    rows = [("images/a.png", 1), ("images//./a.png", 2)]
+    spark.createDataFrame(rows, "path string, number int").write.parquet(str(tmp_path / "table.parquet"))
+    with pytest.raises(InputError, match=r"a\.png 2 times, as images//\./a\.png and images/a\.png"):
+        score(spark, version, tmp_path / "table.parquet", tmp_path / "output")
+    # Without further columns it is one file, however it is called.
+    spark.createDataFrame(rows, "path string, number int").select("path").write.parquet(
+        str(tmp_path / "b.parquet")
+    )
+    run = score(spark, version, tmp_path / "b.parquet", tmp_path / "output")
+    assert numbers(run) == (1, 1, 0, 0, 0)
 
 
 def test_the_most_likely_species_are_named_in_order(
