@@ -4,7 +4,7 @@ import sys
 
 from pyspark.sql import SparkSession
 
-from seedlings_spark import cli, corpus, evaluation, pipeline, report
+from seedlings_spark import cli, corpus, display, evaluation, pipeline, report
 from seedlings_spark.config import EvaluateOptions
 from seedlings_spark.store import ModelStore
 
@@ -18,7 +18,7 @@ def main(spark: SparkSession, options: EvaluateOptions) -> None:
     history, kept_epoch = version.manifest.get("history"), (version.manifest.get("kept") or {}).get("epoch")
     report.write(options.report, numbers, history=history, kept_epoch=kept_epoch, about=about)
     print(report.table(numbers))
-    print(f"\nreport in {options.report}")
+    print(f"\nreport in {display.shown(options.report)}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def main(spark: SparkSession, options: TrainOptions) -> None:
     about = pipeline.about(prepared, config.plain(options), run)
     with Lock(run, application) as lock:
         if published := runs.begin(run, about, application):
-            print(f"{run} has already published {options.name} {published}; there is nothing to do")
+            print(cli.table([("run", f"{run} has already published {options.name} {published}")]))
             return
         with cli.recorded(lambda code, error: runs.fail(run, code, error)):
             images = pipeline.training_images(spark, prepared)

@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from seedlings_spark import config, errors, files, preflight, progress
+from seedlings_spark import config, display, errors, files, preflight, progress
 from seedlings_spark.errors import OptionError, SeedlingsError
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ def fail(error: SeedlingsError) -> int:
 
 
 def _in_one_line(error: SeedlingsError) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".splitlines())
+    return display.shown(" ".join(f"{type(error).__name__}: {error}".splitlines()))
 
 
 def _for_user(error: Exception) -> SeedlingsError:
@@ -344,8 +344,7 @@ def configure_logging(debug: bool, style: str = PLAIN) -> None:
         style: `PLAIN`, or `JSON_LINES` with the keys `ts`, `level`, `msg`, `run`, and those of the occasion.
     """
     handler = logging.StreamHandler()
-    plain = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
-    handler.setFormatter(_JsonLines() if style == JSON_LINES else plain)
+    handler.setFormatter(_JsonLines() if style == JSON_LINES else _Plain())
     if style == JSON_LINES:
         os.environ["TERM"] = "dumb"  # no live line between them
     logger = logging.getLogger("seedlings_spark")
@@ -361,6 +360,18 @@ def name_run(run: str) -> None:
         json_lines.run = run
 
 
+class _Plain(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = display.shown(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(map(display.shown, super().formatException(ei).split("\n")))
+
+
 class _JsonLines(logging.Formatter):
     run = ""
 
@@ -371,7 +382,7 @@ class _JsonLines(logging.Formatter):
     def line(self, level: str, message: str, **more: object) -> str:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         content = {"ts": now, "level": level, "msg": message, "run": self.run, **more}
-        return json.dumps(content, ensure_ascii=False)
+        return display.as_json(content)
 
 
 def _json_lines() -> _JsonLines | None:
@@ -397,7 +408,7 @@ def rejects_exit_code(manifest: Mapping[str, Any], max_reject_fraction: float) -
 def table(rows: Sequence[tuple[str, object]]) -> str:
     """Two aligned columns for a person to read."""
     width = max((len(name) for name, _ in rows), default=0)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return "\n".join(f"{name:<{width}}  {display.shown(str(value))}" for name, value in rows)
 
 
 def _find_stderr() -> None:

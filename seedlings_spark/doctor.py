@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from seedlings_spark import files, reproducibility, runtime, session
+from seedlings_spark import display, files, reproducibility, runtime, session
 from seedlings_spark.errors import SeedlingsError
 
 GOOD, FAIR, BAD = "ok", "note", "FAIL"
@@ -123,9 +123,9 @@ def table(checks: Sequence[Check]) -> str:
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
-        lines.append(f"{check.verdict:<4}  {check.name:<{width}}  {check.found}")
+        lines.append(f"{check.verdict:<4}  {check.name:<{width}}  {display.shown(check.found)}")
         if check.remedy and check.verdict != GOOD:
-            lines.append(f"{'':<4}  {'':<{width}}  -> {check.remedy}")
+            lines.append(f"{'':<4}  {'':<{width}}  -> {display.shown(check.remedy)}")
     return "\n".join(lines)
 
 

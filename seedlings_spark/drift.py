@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from seedlings_spark import display
 from seedlings_spark.errors import SeedlingsError
 
 # brightness: mean luma, 0 (black) to 1 (white)
@@ -350,7 +351,7 @@ def table(drifts: Sequence[Drift]) -> str:
     lines = [f"{'':<{width}}     PSI   noise  {'verdict':<8}  largest difference"]
     lines += [
         f"{drift.name:<{width}}  {_number(drift.psi):>6}  {_number(drift.noise):>6}  {drift.verdict:<8}  "
-        f"{_cut(_printable(drift.largest))}"
+        f"{_cut(display.shown(drift.largest))}"
         for drift in drifts
     ]
     return "\n".join(line.rstrip() for line in lines)
@@ -449,12 +450,6 @@ def _count(count: object) -> int:
 
 def _number(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "-"
-
-
-def _printable(text: str) -> str:
-    return "".join(
-        character if character.isprintable() else " " if character.isspace() else "?" for character in text
-    )
 
 
 def _cut(text: str) -> str:

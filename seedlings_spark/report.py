@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox, TransformedBbox
 
-from seedlings_spark import files
+from seedlings_spark import display, files
 from seedlings_spark.evaluation import Evaluation, SpeciesScores, worst_confusions
 
 FORMAT = 1
@@ -69,7 +69,7 @@ def table(evaluation: Evaluation) -> str:
     `TABLE_WIDTH`, the worst confusions instead. Columns of the matrix carry the short names that stand
     before the species in its rows. "-" is what is undefined.
     """
-    names = [_cut(_printable(species), _NAME_WIDTH) for species in evaluation.classes]
+    names = [_cut(display.shown(species), _NAME_WIDTH) for species in evaluation.classes]
     width = max(len(name) for name in [*names, "weighted average"])
     images = max(6, len(str(evaluation.num_images)))
     widths = (images, max(9, images), 9, 6, 6, 6, 6)
@@ -184,7 +184,7 @@ def confusion_matrix(evaluation: Evaluation) -> bytes:
                 fontsize=font,
                 color=colour if counts[row, column] else "#c4c4c4",
             )
-    names = [_cut(_printable(species), _NAME_WIDTH) for species in evaluation.classes]
+    names = [_cut(display.shown(species), _NAME_WIDTH) for species in evaluation.classes]
     supported = [f"{name} ({int(support)})" for name, support in zip(names, supports[:, 0], strict=True)]
     label_font = min(font, 11) if with_counts else max(2.0, min(7.0, cell * 72 * 0.8))
     places = np.arange(num_classes) + 0.5
@@ -340,7 +340,7 @@ def contact_sheet(tiles: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str
             text = axes.text(
                 left,
                 bottom + place * _CAPTION_LINE,
-                _cut_middle(_printable(line), _CAPTION_WIDTH),
+                _cut_middle(display.shown(line), _CAPTION_WIDTH),
                 ha="left",
                 va="baseline",
                 fontsize=_CAPTION_FONT,
@@ -355,7 +355,7 @@ def contact_sheet(tiles: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str
     heading = axes.text(
         0,
         -0.12,
-        _cut(_printable(title), _TITLE_WIDTH),
+        _cut(display.shown(title), _TITLE_WIDTH),
         ha="left",
         va="baseline",
         fontsize=11,
@@ -375,7 +375,7 @@ def _curve_panel(
     validation: npt.NDArray[np.float64] | None,
     num_epochs: int,
 ) -> None:
-    title = _printable(name).replace("_", " ")
+    title = display.shown(name).replace("_", " ")
     # With few epochs, or gaps around one, a line alone would show nothing.
     marker = "o" if num_epochs <= 40 else ""
     drawn = False
@@ -568,7 +568,7 @@ def _text_confusions(evaluation: Evaluation) -> list[str]:
     if not worst:
         return ["no image was taken for another species"]
     rows = [
-        (_cut(_printable(each.truth), _NAME_WIDTH), _cut(_printable(each.predicted), _NAME_WIDTH), each)
+        (_cut(display.shown(each.truth), _NAME_WIDTH), _cut(display.shown(each.predicted), _NAME_WIDTH), each)
         for each in worst
     ]
     first = max(len(truth) for truth, _, _ in rows)
@@ -607,18 +607,11 @@ def _headline(evaluation: Evaluation) -> str:
 
 
 def _supported(scores: SpeciesScores) -> str:
-    return f"{_cut(_printable(scores.species), _NAME_WIDTH)} ({scores.support})"
+    return f"{_cut(display.shown(scores.species), _NAME_WIDTH)} ({scores.support})"
 
 
 def _number(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "-"
-
-
-def _printable(text: str) -> str:
-    """The text on one line; "?" for control characters and for bytes of a file name that are no UTF-8."""
-    return "".join(
-        character if character.isprintable() else " " if character.isspace() else "?" for character in text
-    )
 
 
 def _cut(text: str, width: int) -> str:
@@ -631,7 +624,7 @@ def _cut_middle(text: str, width: int) -> str:
 
 
 def _escaped(text: str) -> str:
-    return html.escape(_printable(text), quote=True)
+    return html.escape(display.shown(text), quote=True)
 
 
 def _as_text(value: object) -> str:

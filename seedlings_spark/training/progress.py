@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol, TextIO
 
+from seedlings_spark import display
 from seedlings_spark.progress import Line, Pace, duration
 
 _log = logging.getLogger(__name__)
@@ -84,6 +85,6 @@ class ProgressLine:
 
 def _numbers(logs: Mapping[str, float]) -> str:
     return "  ".join(
-        f"{name} {value:.4f}" if abs(value) >= 0.001 else f"{name} {value:.2g}"
+        f"{display.shown(name)} " + (f"{value:.4f}" if abs(value) >= 0.001 else f"{value:.2g}")
         for name, value in logs.items()
     )

@@ -89,7 +89,7 @@ def test_a_report_of_hostile_species_is_written_and_escaped(tmp_path):
     page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
     assert "b" not in page.tags and "script" not in page.tags
     assert '<b>&"' in page.cells and "</td><script>" in page.cells and "$\\frac{$" in page.cells
-    assert "two lines " in page.cells and "? no UTF-8" in page.cells and "x" * 300 in page.cells
+    assert r"two\x0alines\x09" in page.cells and r"\udcff no UTF-8" in page.cells and "x" * 300 in page.cells
     assert json.loads((tmp_path / "metrics.json").read_text())["classes"] == list(HOSTILE)
 
 
