@@ -24,7 +24,12 @@ def main(spark: SparkSession, options: ModelsOptions) -> None:
         from seedlings_spark import pipeline  # TensorFlow takes seconds to import, and the others need none
 
         pipeline.import_network(
-            store, options.network, options.classes, aspect=options.aspect, promote=options.promote
+            store,
+            options.network,
+            options.classes,
+            aspect=options.aspect,
+            promote=options.promote,
+            outputs=options.outputs,
         )
     print(table(store))
 

@@ -52,6 +52,9 @@ The map, in the order of imports: a module may import those of its own and of ea
     corpus          image files -> corpus table, rejects, manifest
     networks        Keras networks by name; folding a mean and a std into one
 
+    problems        what kind of problem loss, label and outputs make; outputs -> probabilities
+
+    columns         what the columns of a table to train on must hold
     stages          which stages a saved pipeline may have, and which params each of them
     features        Spark ML stages: class indices, mean and std of pixels
     prediction      the forward pass in a Spark task

@@ -550,6 +550,12 @@ class ModelsOptions(Options):
         reason="as prepare does",
         choices=("crop", "pad", "stretch"),
     )
+    outputs: str = option(
+        "auto",
+        "for import: what the network gives; auto goes by the loss that it was saved with",
+        reason="a network that was saved with its loss says so itself",
+        choices=("auto", "probabilities", "logits"),
+    )
     promote: bool = option(
         False,
         "for import: make the new version the current one",

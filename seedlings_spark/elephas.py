@@ -28,6 +28,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,9 @@ from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, 
 from pyspark.mllib.linalg import VectorUDT as OldVectorUDT
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+from pyspark.sql.types import NumericType
 
-from seedlings_spark import files, fingerprint, prediction, runtime, schema, session
+from seedlings_spark import columns, files, fingerprint, prediction, runtime, schema, session
 from seedlings_spark.errors import NetworkError, OptionError
 from seedlings_spark.estimator import (
     NETWORK_HASH,
@@ -54,10 +56,11 @@ from seedlings_spark.training import network as carried
 from seedlings_spark.training import optimizer as optimizers
 
 with runtime.quiet_import():
-    import keras
+    from elephas import ml_model as stock
     from elephas.utils.model_utils import LossModelTypeMapper, ModelType, ModelTypeEncoder, as_enum
 
-    from seedlings_spark import networks
+    from seedlings_spark import networks, problems
+    from seedlings_spark.problems import Problem
 
 
 __all__ = ["ElephasEstimator", "ElephasTransformer", "load_ml_estimator", "load_ml_transformer"]
@@ -87,6 +90,11 @@ class ElephasEstimator(SeedlingsEstimator):
     of `nb_classes`, without it they stay numbers. The losses on class numbers ("sparse_...") get numbers, and those on
     one-hot vectors ("categorical_...") vectors, whatever `categorical` says: Elephas fails there.
     """
+
+    # Elephas' own, which say that they are deprecated.
+    setFeaturesCol = stock.ElephasEstimator.setFeaturesCol  # noqa: N815
+    setLabelCol = stock.ElephasEstimator.setLabelCol  # noqa: N815
+    setOutputCol = stock.ElephasEstimator.setOutputCol  # noqa: N815
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -127,7 +135,7 @@ class ElephasEstimator(SeedlingsEstimator):
             labelCol=self.getLabelCol(),
             outputCol=self.getOutputCol(),
             custom_objects=self.get_custom_objects(),
-            model_type=_model_type(self.get_loss()),
+            model_type=_model_type(self.get_loss() if isinstance(self.get_loss(), str) else self._loss()),
             precision=trained.getOrDefault("precision"),
         )
         model._take(trained.network_bytes, trained.history, trained.record)
@@ -137,11 +145,9 @@ class ElephasEstimator(SeedlingsEstimator):
         """A copy whose params say to the engine what they say to Elephas."""
         engine = self.copy()
         engine._set(optimizer_config=_optimizer_config(self.get_optimizer_config()))
-        if self.isDefined("loss"):
-            labels = _labels(self.get_loss(), categorical=bool(self.get_categorical_labels()))
-            engine._set(loss=_named(self.get_loss(), labels))
-            if labels != "one_hot":
-                engine._set(nb_classes=0)
+        categorical = bool(self.get_categorical_labels())
+        if self.isDefined("loss") and _labels(self._loss(), categorical=categorical) != "one_hot":
+            engine._set(nb_classes=0)
         num_workers = self.get_num_workers()
         if isinstance(num_workers, int) and num_workers > num_slots > 0:
             _log.warning(
@@ -163,21 +169,36 @@ class ElephasEstimator(SeedlingsEstimator):
         features, label = self.getFeaturesCol(), self.getLabelCol()
         if _is_old_vector(dataset, features):
             dataset = dataset.withColumn(features, vector_to_array(schema.column(features)))
-        if label in dataset.columns:
+        if label in dataset.columns and isinstance(dataset.schema[label].dataType, NumericType):
             dataset = dataset.withColumn(label, schema.column(label).cast("double"))
         return dataset
 
-    def _network(self, dataset: DataFrame) -> Any:
-        network = super()._network(dataset)
-        num_classes, outputs = self.get_nb_classes(), int(network.output_shape[-1])
-        if num_classes and num_classes != outputs:
+    def _problem(self, dataset: DataFrame, network: Any) -> Problem:
+        """As Elephas has it: `categorical` says what the labels are, and the outputs stay as they are."""
+        if self.getOrDefault("problem"):
+            return replace(super()._problem(dataset, network), head=())
+        loss, outputs = self._loss(), int(network.output_shape[-1])
+        labels = _labels(loss, categorical=bool(self.get_categorical_labels()))
+        if columns.label_type(dataset, self.getLabelCol()) == columns.VECTOR:
+            return Problem("regression", "vector", outputs)
+        num_classes = self.get_nb_classes() or outputs
+        if labels == "one_hot" and num_classes != outputs:
             raise NetworkError(
                 f"one-hot labels of nb_classes={num_classes} for a network of {outputs} output{'s' * (outputs != 1)}",
                 "as many classes as outputs",
                 f"Set nb_classes={outputs}, or categorical=False where the label is a number to predict or the loss"
                 " takes class numbers",
             )
-        return network
+        if labels != "number":
+            return Problem("classification", labels, outputs, outputs)
+        if outputs != 1 and problems.family_of(loss) != "own":
+            raise NetworkError(
+                f"a network of {outputs} outputs for one number a row as label, with {problems.name_of(loss)}",
+                "a label for each output: one number would be compared with all of them",
+                f"Set categorical=True and nb_classes={outputs} where the label is a class number, give the network"
+                " one output, or assemble the labels into a vector",
+            )
+        return Problem("regression", labels, outputs)
 
 
 class ElephasTransformer(SeedlingsModel):
@@ -384,43 +405,16 @@ def _is_old_vector(dataset: DataFrame, name: str) -> bool:
 # Losses.
 
 
-class _NamedLoss:
-    """A loss under a name that says what labels it wants: the engine goes by the name.
-
-    Args:
-        loss: What `keras.losses.get` takes.
-        name: Its name for the engine.
-    """
-
-    def __init__(self, loss: Any, name: str) -> None:
-        self._loss = loss
-        self.name = self.__name__ = name
-
-    def __call__(self, labels: Any, outputs: Any) -> Any:
-        """The loss of each row."""
-        loss = keras.losses.get(self._loss)
-        return loss.call(labels, outputs) if isinstance(loss, keras.losses.Loss) else loss(labels, outputs)
-
-
 def _loss_name(loss: Any) -> str:
     return str(loss if isinstance(loss, str) else getattr(loss, "__name__", getattr(loss, "name", "")))
 
 
 def _labels(loss: Any, *, categorical: bool) -> str:
     """What labels a loss is to get: "index" (class numbers), "one_hot" or "number"."""
-    name = _loss_name(loss)
-    if "sparse" in name:
+    family = problems.family_of(loss)
+    if family == "sparse":
         return "index"
-    return "one_hot" if categorical or "categorical" in name else "number"
-
-
-def _named(loss: Any, labels: str) -> Any:
-    """The loss, under another name where its own would not tell the engine these labels."""
-    if labels == "number" or (isinstance(loss, str) and ("sparse" in loss or "categorical" in loss)):
-        return loss
-    return _NamedLoss(
-        loss, f"{'categorical' if labels == 'one_hot' else 'sparse'}_{_loss_name(loss) or 'loss'}"
-    )
+    return "one_hot" if categorical or family == "categorical" else "number"
 
 
 def _model_type(loss: Any) -> ModelType | None:
@@ -534,6 +528,6 @@ def _by_epoch(history: Mapping[str, Sequence[float]]) -> list[dict[str, list[flo
     """Keras' history of a whole run as a list of such of one epoch each."""
     num_epochs = max((len(values) for values in history.values()), default=0)
     return [
-        {name: [float(values[epoch])] for name, values in history.items() if epoch < len(values)}
+        {name: [values[epoch]] for name, values in history.items() if epoch < len(values)}
         for epoch in range(num_epochs)
     ]

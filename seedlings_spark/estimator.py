@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 from pyspark.ml.functions import array_to_vector, vector_to_array
 from pyspark.ml.linalg import VectorUDT
 from pyspark.ml.param import Param, Params, TypeConverters
-from pyspark.ml.param.shared import HasProbabilityCol, HasValidationIndicatorCol, HasWeightCol
+from pyspark.ml.param.shared import (
+    HasPredictionCol,
+    HasProbabilityCol,
+    HasRawPredictionCol,
+    HasValidationIndicatorCol,
+    HasWeightCol,
+)
 from pyspark.ml.util import (
     DefaultParamsReader,
     DefaultParamsWriter,
@@ -35,6 +41,7 @@ from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, BinaryType, NumericType
 
 from seedlings_spark import (
+    columns,
     features,
     files,
     fingerprint,
@@ -51,7 +58,13 @@ from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training.capacity import ExchangeWatch
 from seedlings_spark.training.checkpoint import Checkpoints, TrainState, callback_state, restore_callbacks
 from seedlings_spark.training.coordination import GRACE_SECONDS, RETRY_SECONDS, Stages
-from seedlings_spark.training.master import Master, build_metrics
+from seedlings_spark.training.master import (
+    Master,
+    build_metrics,
+    check_metrics_add_up,
+    made_metrics,
+    metric_recipes,
+)
 from seedlings_spark.training.progress import Progress, ProgressLine, Silent
 from seedlings_spark.training.server import Coordinator, ParameterServer
 from seedlings_spark.training.stage import Stage
@@ -63,7 +76,8 @@ with runtime.quiet_import():
     import keras
     from elephas.ml_model import ElephasEstimator, ElephasTransformer
 
-    from seedlings_spark import networks
+    from seedlings_spark import networks, problems
+    from seedlings_spark.problems import Problem
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +87,13 @@ _ELASTICITY = 0.9
 # What a stage of workers may lose within one epoch before the run is given up.
 _MAX_STAGE_FAILURES = 8
 _JOIN_SECONDS = 60.0
+# Of which function of them a model's probabilities are, by its kind.
+_LOGITS = {
+    problems.CLASSIFICATION: "softmax",
+    problems.BINARY: "sigmoid",
+    problems.MULTILABEL: "sigmoid",
+    problems.REGRESSION: "",
+}
 _KEY = "key"
 # How far from an even share chance may lead, in standard deviations: one run in a million.
 _DEVIATIONS = 5.0
@@ -82,8 +103,62 @@ NETWORK_HASH = "network_sha256"
 _COUNTERS = "optimizer counters"
 
 
-class _SeedlingsParams(HasWeightCol, HasValidationIndicatorCol, HasProbabilityCol):
+def class_weight_text(value: Any) -> str:
+    """A dictionary of class number to weight as the JSON that the param holds."""
+    if not isinstance(value, Mapping):
+        return str(TypeConverters.toString(value))
+    return json.dumps({str(_plain_value(name)): _plain_value(weight) for name, weight in value.items()})
+
+
+class _SparkColumns:
+    """Spark ML's usual setters, and what it calls a model's columns. It comes before Elephas' classes."""
+
+    def setFeaturesCol(self, value: str) -> Any:
+        """Set `featuresCol`."""
+        return self._set(featuresCol=value)  # type: ignore[attr-defined]
+
+    def setLabelCol(self, value: str) -> Any:
+        """Set `labelCol`."""
+        return self._set(labelCol=value)  # type: ignore[attr-defined]
+
+    def setOutputCol(self, value: str) -> Any:
+        """Set `outputCol`: the column of the prediction, as Elephas calls it."""
+        return self._set(outputCol=value, predictionCol=value)  # type: ignore[attr-defined]
+
+    def setPredictionCol(self, value: str) -> Any:
+        """Set `predictionCol`: the column of the prediction, as Spark calls it."""
+        return self._set(predictionCol=value)  # type: ignore[attr-defined]
+
+    def setProbabilityCol(self, value: str) -> Any:
+        """Set `probabilityCol`; "" for none."""
+        return self._set(probabilityCol=value)  # type: ignore[attr-defined]
+
+    def setRawPredictionCol(self, value: str) -> Any:
+        """Set `rawPredictionCol`; "" for none."""
+        return self._set(rawPredictionCol=value)  # type: ignore[attr-defined]
+
+    def getPredictionCol(self) -> str:
+        """The column of the prediction: `predictionCol` where it is set, else `outputCol`."""
+        stage: Any = self
+        name = "predictionCol" if stage.isSet("predictionCol") else "outputCol"
+        return str(stage.getOrDefault(name))
+
+    def getOrDefault(self, param: Any) -> Any:
+        """A param's value; NumPy's numbers as Python's."""
+        return _plain_value(super().getOrDefault(param))  # type: ignore[misc]
+
+
+class _SeedlingsParams(
+    HasWeightCol, HasValidationIndicatorCol, HasPredictionCol, HasProbabilityCol, HasRawPredictionCol
+):
     """The params that Elephas does not have."""
+
+    problem: Param[str] = Param(
+        Params._dummy(),
+        "problem",
+        "'' where loss, label and outputs tell it, else classification, binary, multilabel or regression",
+        TypeConverters.toString,
+    )
 
     seed: Param[int] = Param(
         Params._dummy(),
@@ -106,8 +181,8 @@ class _SeedlingsParams(HasWeightCol, HasValidationIndicatorCol, HasProbabilityCo
     class_weight: Param[str] = Param(
         Params._dummy(),
         "class_weight",
-        "'' for none, 'balanced', or a JSON object of class number to weight",
-        TypeConverters.toString,
+        "'' for none, 'balanced', or a dictionary (or its JSON) of class number to weight",
+        class_weight_text,
     )
     augmentation: Param[str] = Param(
         Params._dummy(),
@@ -159,12 +234,22 @@ class _SeedlingsParams(HasWeightCol, HasValidationIndicatorCol, HasProbabilityCo
     )
 
 
-class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["SeedlingsEstimator"]):  # type: ignore[misc]
+class SeedlingsEstimator(  # type: ignore[misc]
+    _SparkColumns, ElephasEstimator, _SeedlingsParams, MLReadable["SeedlingsEstimator"]
+):
     """Trains a Keras network data-parallel on the workers of a Spark application.
 
     The features column is one of raw images (binary, uint8 pixels of shape (height, width, 3), as `prepare`
     writes them; a mean and std that `ImageStandardizer` left in its metadata become the network's first layer), a
-    vector, or an array of numbers. The label column is numeric: class numbers from 0, or values to regress on.
+    vector, or an array of numbers. The label column is numeric: class numbers from 0, or values to regress on; or it
+    holds vectors with an element for each output of the network.
+
+    Which kind of problem it is, is read from loss, label and outputs together: class numbers with a categorical loss
+    are "classification", one output with a binary loss "binary", vectors with a binary loss "multilabel", one output
+    (or vectors) with a loss of distance "regression". Where these do not tell, `fit` asks for `problem`. Outputs
+    that are logits (the loss says so, or the network ends without softmax and sigmoid) become probabilities.
+
+    Labels, weights and features are looked at before training, in one pass over the rows.
 
     Rows are dealt to the workers by the hash of their content (the column `content_hash` of a corpus that `prepare`
     has made; one of your own that is called so is not looked at), so that the same rows, params and number of
@@ -180,8 +265,9 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         epochs: Times that all rows are trained on.
         batch_size: Rows of one worker at one step, at most; a step of all workers together takes num_workers
             times as many.
-        loss: A Keras loss by name.
-        metrics: Keras metrics by name.
+        loss: A Keras loss: by name, its configuration, an object or a function.
+        metrics: Keras metrics, the same.
+        problem: See above.
         optimizer_config: `keras.optimizers.serialize(...)`, or a name; Adam by default.
         validation_split: Share of the rows, chosen by hash, that are held out for validation.
         validationIndicatorCol: Boolean column of rows that are held out; in place of validation_split.
@@ -226,6 +312,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             threads=0,
             precision="float32",
             class_weight="",
+            problem="",
             augmentation="",
             memory_budget_mb=1024,
             rule="",
@@ -266,6 +353,18 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         self._progress = progress
         return self
 
+    def setWeightCol(self, value: str) -> "SeedlingsEstimator":
+        """Set `weightCol`, the column of sample weights."""
+        return self._set(weightCol=value)
+
+    def setValidationIndicatorCol(self, value: str) -> "SeedlingsEstimator":
+        """Set `validationIndicatorCol`, the boolean column of rows that are held out."""
+        return self._set(validationIndicatorCol=value)
+
+    def setSeed(self, value: int) -> "SeedlingsEstimator":
+        """Set `seed`."""
+        return self._set(seed=value)
+
     # Persistence, in place of Elephas' HDF5 file.
 
     def write(self) -> MLWriter:
@@ -289,7 +388,9 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         self._check_options(dataset)
         session.require_slots(spark, self.get_num_workers())
         network = self._network(dataset)
-        task = self._task(dataset, network, spark)
+        problem = self._problem(dataset, network)
+        task = self._task(dataset, network, problem, spark)
+        self._check_rows(dataset, task, problem)
         rows = self._rows(dataset, task)
         _log.info(
             "training %s: %s parameters, %d workers of %d thread%s, %s, every %s",
@@ -301,20 +402,25 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             self.get_mode(),
             frequency,
         )
-        record = self._train(spark, rows, task, network, frequency)
+        record = self._train(spark, rows, task, network, problem, frequency)
         labels = _label_names(dataset, self.getLabelCol())
         model = SeedlingsModel(
             featuresCol=self.getFeaturesCol(),
             labelCol=self.getLabelCol(),
-            outputCol=self.getOutputCol(),
+            outputCol=self.getPredictionCol(),
             probabilityCol=self.getProbabilityCol(),
+            rawPredictionCol=self.getRawPredictionCol(),
             predicted_species_col=self.getOrDefault("predicted_species_col"),
             precision=record["precision"],
             labels=labels,
-            kind=_kind(self.get_loss(), network),
+            kind=problem.kind,
+            num_outputs=problem.num_outputs,
         )
+        if self.isSet("predictionCol"):
+            model.setPredictionCol(self.getPredictionCol())
         model.set_custom_objects(self.get_custom_objects())
-        model._take(networks.to_bytes(network), record["history"], record)
+        content = networks.to_bytes(problems.with_head(network, problem.head))
+        model._take(content, record["history"], record)
         return model._resetUid(self.uid)
 
     def _check_options(self, dataset: DataFrame) -> None:
@@ -400,8 +506,8 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             network = networks.fold_standardization(network, *scaling)
         with runtime.float_type_of(network):
             network.compile(
-                loss=_copied(self.get_loss()),
-                metrics=_copied(list(self.get_metrics() or [])),
+                loss=self._loss(),
+                metrics=made_metrics(metric_recipes(self.get_metrics()), self.get_custom_objects()),
                 optimizer=optimizers.from_config(self.get_optimizer_config(), self.get_custom_objects()),
             )
         optimizers.check_exchange(
@@ -409,14 +515,6 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             is_synchronous=self.get_mode() == "synchronous",
             is_local=self._frequency() != "batch" or self.getOrDefault("rule") in rules.ELASTIC,
         )
-        labels = _label_names(dataset, self.getLabelCol())
-        outputs = int(network.output_shape[-1])
-        if labels and _label_kind(self.get_loss()) != "number" and len(labels) != outputs:
-            raise NetworkError(
-                f"a network of {outputs} outputs for {len(labels)} classes",
-                f"{len(labels)} outputs",
-                "Build the network for the classes of this corpus",
-            )
         return network
 
     def _has_network(self) -> bool:
@@ -425,16 +523,99 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             carried.to_json(self._network_content) == self.get_keras_model_config()
         )
 
-    def _task(self, dataset: DataFrame, network: Any, spark: SparkSession) -> TrainTask:
-        kind = _label_kind(self.get_loss())
+    def _loss(self) -> Any:
+        return problems.resolve_loss(self.get_loss(), self.get_custom_objects())
+
+    def _problem(self, dataset: DataFrame, network: Any) -> Problem:
+        """The kind of problem that loss, label and outputs make."""
+        names = _label_names(dataset, self.getLabelCol())
+        problem = problems.decide(
+            self._loss(),
+            network,
+            label=columns.label_type(dataset, self.getLabelCol()),
+            problem=self.getOrDefault("problem"),
+            has_names=bool(names),
+            nb_classes=self.get_nb_classes() or 0,
+        )
+        if names and problem.num_classes and len(names) != problem.num_classes:
+            raise NetworkError(
+                f"a network of {problem.num_outputs} outputs for {len(names)} classes",
+                f"{len(names)} outputs",
+                "Build the network for the classes of this corpus",
+            )
+        return problem
+
+    def _check_rows(self, dataset: DataFrame, task: TrainTask, problem: Problem) -> None:
+        """Look at labels, weights, features and what is held out, in one pass over the rows."""
+        self._check_class_weights(problem)
+        name = self.getLabelCol()
+        label = _label_column(dataset, name)
+        if problem.labels == "vector":
+            faults = columns.vectors(
+                label,
+                problem.num_outputs,
+                name,
+                sums_to_one=problem.kind == problems.CLASSIFICATION,
+                at_most_one=problem.kind in (problems.CLASSIFICATION, problems.MULTILABEL),
+            )
+        elif problem.num_classes:
+            faults = columns.class_numbers(label, problem.num_classes, name)
+        else:
+            faults = columns.numbers(label, name)
+        weight = None
+        if self._has_column("weightCol"):
+            weight = schema.column(self.getWeightCol()).cast("double")
+            faults += columns.weights(weight, self.getWeightCol())
+        if self._has_column("validationIndicatorCol"):
+            faults += columns.held_out(dataset, self.getValidationIndicatorCol())
+        faults += columns.features(
+            _feature_column(dataset, self.getFeaturesCol()),
+            int(np.prod(task.row_shape, dtype=np.int64)),
+            task.row_shape,
+            self.getFeaturesCol(),
+            is_image=task.row_dtype == "uint8",
+        )
+        columns.check(dataset, faults, weight)
+
+    def _has_column(self, param: str) -> bool:
+        """Whether a column is given that need not be; "" stands for none, as in Spark."""
+        return self.isDefined(param) and bool(self.getOrDefault(param))
+
+    def _check_class_weights(self, problem: Problem) -> None:
+        given = self._given_class_weights()
+        if given == {}:
+            return
+        if not problem.num_classes:
+            raise OptionError(
+                f"class_weight with a problem of {problem.kind}",
+                "classes that exclude each other",
+                "Leave class_weight out, or give sample weights by weightCol",
+            )
+        numbers = set(map(str, range(problem.num_classes)))
+        unknown = sorted(set(given or {}) - numbers)
+        bad = {name: weight for name, weight in (given or {}).items() if not 0 <= weight < float("inf")}
+        if unknown or bad or (given and set(given) == numbers and not any(given.values())):
+            found = (
+                f"unknown class{'es' * (len(unknown) != 1)} {', '.join(unknown)}"
+                if unknown
+                else ", ".join(f"{weight} for class {name}" for name, weight in bad.items())
+                or "no weight above 0"
+            )
+            raise OptionError(
+                f"class_weight with {found}",
+                f"finite weights of 0 or more, for classes from 0 to {problem.num_classes - 1}",
+                "Correct class_weight",
+            )
+
+    def _task(self, dataset: DataFrame, network: Any, problem: Problem, spark: SparkSession) -> TrainTask:
         is_image = isinstance(dataset.schema[self.getFeaturesCol()].dataType, BinaryType)
-        outputs = int(network.output_shape[-1])
-        num_classes = self.get_nb_classes() or outputs
         # Without what it is compiled with: workers have their own, and a loss may be a function.
         content = carried.to_bytes(network, compiled=False)
         optimizer = optimizers.to_config(network.optimizer)
         with runtime.float_type_of(network):
-            build_metrics(network, _example_labels(kind, num_classes, network))
+            examples = _example_labels(problem, network)
+            build_metrics(network, examples)
+            check_metrics_add_up(network, examples)
         return TrainTask(
             run=uuid.uuid4().hex,
             generation=0,
@@ -442,11 +623,13 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             credentials=Credentials.make(encrypt=self.getOrDefault("encrypt")),
             num_workers=self.get_num_workers(),
             network=content,
-            loss=_copied(self.get_loss()),
-            metrics=_copied(list(self.get_metrics() or [])),
+            loss=self.get_loss()
+            if _is_keras_name(self.get_loss(), self.get_custom_objects())
+            else self._loss(),
+            metrics=metric_recipes(self.get_metrics()),
             optimizer=optimizer,
-            labels=kind,
-            num_classes=num_classes if kind != "number" else 0,
+            labels=problem.labels,
+            num_classes=problem.num_classes,
             row_shape=tuple(network.input_shape[1:]),
             row_dtype="uint8" if is_image else network.inputs[0].dtype,
             augmentation=self.getOrDefault("augmentation") or None,
@@ -463,31 +646,27 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
                 ),
                 **self.get_custom_objects(),
             },
+            label_shape=(problem.num_outputs,) if problem.labels == "vector" else (),
         )
 
     def _rows(self, dataset: DataFrame, task: TrainTask) -> DataFrame:
         """The rows of all workers: partition r holds those of rank r, in the order of their hashes."""
         spark = dataset.sparkSession
         column = _feature_column(dataset, self.getFeaturesCol())
-        weight = (
-            schema.column(self.getWeightCol()).cast("double") if self.isDefined("weightCol") else F.lit(1.0)
-        )
+        is_weighted, is_held_out = self._has_column("weightCol"), self._has_column("validationIndicatorCol")
+        weight = schema.column(self.getWeightCol()).cast("double") if is_weighted else F.lit(1.0)
         by_content = schema.has_content_hash(dataset)
         chosen = dataset.select(
             column.alias(FEATURES),
-            schema.column(self.getLabelCol()).cast("double").alias(LABEL),
+            _label_column(dataset, self.getLabelCol()).alias(LABEL),
             weight.alias(WEIGHT),
             *([F.col(schema.CONTENT_HASH).alias(_KEY)] if by_content else []),
-            *(
-                [schema.column(self.getValidationIndicatorCol()).cast("boolean").alias(HELD_OUT)]
-                if self.isDefined("validationIndicatorCol")
-                else []
-            ),
+            *([schema.column(self.getValidationIndicatorCol()).alias(HELD_OUT)] if is_held_out else []),
         )
         if not by_content:
             hashed = F.sha2(F.xxhash64(FEATURES, LABEL, WEIGHT).cast("string").cast("binary"), 256)
             chosen = chosen.withColumn(_KEY, hashed)
-        if not self.isDefined("validationIndicatorCol"):
+        if not is_held_out:
             place = (
                 F.conv(F.substring(_KEY, 20, fingerprint.DIGITS), 16, 10).cast("double")
                 / 16.0**fingerprint.DIGITS
@@ -501,12 +680,18 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         return (
             chosen.withColumn(RANK, rank.cast("int"))
             .repartition(task.num_workers, partition)
-            .sortWithinPartitions(_KEY, LABEL, WEIGHT)
+            .sortWithinPartitions(_KEY, LABEL, WEIGHT, HELD_OUT)
             .select(RANK, FEATURES, LABEL, WEIGHT, HELD_OUT)
         )
 
     def _train(
-        self, spark: SparkSession, rows: DataFrame, task: TrainTask, network: Any, frequency: str | int
+        self,
+        spark: SparkSession,
+        rows: DataFrame,
+        task: TrainTask,
+        network: Any,
+        problem: Problem,
+        frequency: str | int,
     ) -> dict[str, Any]:
         """Run the workers' stage and be their master; what is worth recording of the run."""
         attempts: list[Stage] = []
@@ -533,7 +718,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         )
         progress = self._progress or (ProgressLine(self.get_epochs()) if self.get_verbosity() else Silent())
         network.stop_training = False
-        training = self._synchronous if is_synchronous else self._asynchronous
+        training = self._synchronous if is_synchronous else partial(self._asynchronous, problem)
         coordinator, run_training = training(stages, task, network, frequency, callbacks, progress)
         try:
             with ParameterServer(coordinator, bind, task.credentials, self._ports()) as server:
@@ -546,9 +731,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         finally:
             for attempt in attempts:
                 attempt.cancel()
-        record["history"] = {
-            name: [float(value) for value in values] for name, values in _history(callbacks).items()
-        }
+        record["history"] = _history(callbacks)
         record["stage_failures"] = stages.num_failures
         record["workers"] = [row.asDict() for row in sorted(summaries, key=lambda row: int(row["rank"]))]
         return record
@@ -594,6 +777,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
 
     def _asynchronous(
         self,
+        problem: Problem,
         stages: Stages,
         task: TrainTask,
         network: Any,
@@ -610,8 +794,9 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         if not is_local:
             live = carried.from_bytes(task.network, task.custom_objects)
             with runtime.float_type_of(live):
-                live.compile(loss=task.loss, metrics=task.metrics, optimizer=network.optimizer)
-                build_metrics(live, _example_labels(task.labels, task.num_classes, live))
+                metrics = made_metrics(task.metrics, task.custom_objects)
+                live.compile(loss=task.loss, metrics=metrics, optimizer=network.optimizer)
+                build_metrics(live, _example_labels(problem, live))
         master = Master(live)
         running = asynchronous.FreeRunning(
             stages,
@@ -688,7 +873,7 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             "environment": environments[0],
             "environment_differences": differences,
         }
-        weights = self._class_weights([worker["weight_of_class"] for worker in workers])
+        weights = self._class_weights([worker["weight_of_class"] for worker in workers], task.num_classes)
         return record, {"precision": precision, "class_weight": weights}
 
     def _given_class_weights(self) -> dict[str, float] | None:
@@ -697,15 +882,16 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
         if text == "balanced":
             return None
         try:
-            return {str(int(name)): float(value) for name, value in json.loads(text or "{}").items()}
+            weights = {str(int(name)): float(value) for name, value in json.loads(text or "{}").items()}
         except (ValueError, TypeError, AttributeError):
             raise OptionError(
                 f"class_weight={text!r}",
-                '\'balanced\' or a JSON object such as {"0": 1.0, "1": 2.5}',
+                "'balanced' or a dictionary such as {0: 1.0, 1: 2.5}, also as JSON",
                 "Correct class_weight",
             ) from None
+        return weights
 
-    def _class_weights(self, counts: Sequence[Mapping[str, int]]) -> dict[str, float]:
+    def _class_weights(self, counts: Sequence[Mapping[str, int]], num_classes: int) -> dict[str, float]:
         """Class number -> weight, from the rows of each class that each worker has."""
         given = self._given_class_weights()
         if given is not None:
@@ -715,24 +901,41 @@ class SeedlingsEstimator(ElephasEstimator, _SeedlingsParams, MLReadable["Seedlin
             for name, count in of_worker.items():
                 totals[name] = totals.get(name, 0) + int(count)
         num_rows = sum(totals.values())
+        absent = [str(number) for number in range(num_classes) if str(number) not in totals]
+        if absent:
+            _log.warning(
+                "no row to train on of class%s %s: the others' weights are balanced among themselves",
+                "es" * (len(absent) != 1),
+                ", ".join(absent),
+            )
         return {name: num_rows / (len(totals) * count) for name, count in sorted(totals.items())}
 
 
-class SeedlingsModel(ElephasTransformer, _SeedlingsParams, MLWritable, MLReadable["SeedlingsModel"]):  # type: ignore[misc]
+class SeedlingsModel(  # type: ignore[misc]
+    _SparkColumns, ElephasTransformer, _SeedlingsParams, MLWritable, MLReadable["SeedlingsModel"]
+):
     """A trained network as a Spark ML transformer.
 
     It adds `prediction` (double: the class number, or the value of a regression), and for a classifier
-    `probability` (vector, in the order of the classes) and `predicted_species` (the class' name).
+    `probability` (vector, in the order of the classes), `predicted_species` (the class' name) and `rawPrediction`
+    (vector: logits, of which `probability` is the softmax). A column whose name is "" is not added.
 
-    Params as for `SeedlingsEstimator`; `labels` are the classes' names in order, `kind` is "classification",
-    "binary" (one output, the probability of class 1) or "regression".
+    Of more than one value (a regression of several outputs, the classes that a row has at 0.5 or more in a problem of
+    "multilabel") `prediction` and `predicted_species` are arrays.
+
+    Params as for `SeedlingsEstimator`; `labels` are the classes' names in order, `kind` is the kind of problem:
+    "classification", "binary" (one output, the probability of class 1), "multilabel" or "regression".
     """
 
     labels: Param[list[str]] = Param(
         Params._dummy(), "labels", "names of the classes, in order", TypeConverters.toListString
     )
     kind: Param[str] = Param(
-        Params._dummy(), "kind", "classification, binary or regression", TypeConverters.toString
+        Params._dummy(), "kind", "classification, binary, multilabel or regression", TypeConverters.toString
+    )
+
+    num_outputs: Param[int] = Param(
+        Params._dummy(), "num_outputs", "values that the network gives for a row", TypeConverters.toInt
     )
 
     def __init__(self, **kwargs: Any) -> None:
@@ -744,6 +947,7 @@ class SeedlingsModel(ElephasTransformer, _SeedlingsParams, MLWritable, MLReadabl
             predicted_species_col=schema.PREDICTED_SPECIES,
             labels=[],
             kind="classification",
+            num_outputs=1,
             precision="float32",
             threads=0,
             inference_batch_size=64,
@@ -751,18 +955,26 @@ class SeedlingsModel(ElephasTransformer, _SeedlingsParams, MLWritable, MLReadabl
 
     @classmethod
     def from_network(
-        cls, network: Any, classes: Sequence[str], *, features_col: str = schema.IMAGE
+        cls, network: Any, classes: Sequence[str], *, features_col: str = schema.IMAGE, loss: Any = None
     ) -> "SeedlingsModel":
         """A model of a network that was trained elsewhere, over raw pixels.
 
         Args:
-            network: A `keras.Model` with a softmax over the classes.
+            network: A `keras.Model` with an output for each class: probabilities or logits.
             classes: Names, in the order of its outputs.
             features_col: Column of images.
+            loss: That it was trained with, which tells whether its outputs are logits; without it the last
+                activation does.
         """
         model = cls(featuresCol=features_col, labelCol=schema.LABEL, labels=list(classes))
-        model._take(networks.to_bytes(network), {}, {})
+        known = None if loss is None else problems.resolve_loss(loss)
+        head = problems.head_of(problems.CLASSIFICATION, known, network)
+        model._take(networks.to_bytes(problems.with_head(network, head)), {}, {})
         return model
+
+    def setWeightCol(self, value: str) -> "SeedlingsModel":
+        """Set `weightCol`, which evaluators look for."""
+        return self._set(weightCol=value)
 
     def _take(
         self, content: bytes, history: Mapping[str, Sequence[float]], record: Mapping[str, Any]
@@ -773,8 +985,21 @@ class SeedlingsModel(ElephasTransformer, _SeedlingsParams, MLWritable, MLReadabl
 
     @property
     def network_bytes(self) -> bytes:
-        """The content of the network's `.keras` file."""
+        """The content of the network's `.keras` file; a classifier's gives probabilities, also if trained on logits."""
         return self._content
+
+    @property
+    def numClasses(self) -> int:
+        """Number of classes; as in Spark's models only of a classifier."""
+        kind = self.getOrDefault("kind")
+        if kind == problems.REGRESSION:
+            raise AttributeError("a regression has no classes")
+        return 2 if kind == problems.BINARY else int(self.get_model().output_shape[-1])
+
+    @property
+    def numFeatures(self) -> int:
+        """Values of one row's features."""
+        return int(np.prod(self.get_model().input_shape[1:], dtype=np.int64))
 
     @property
     def record(self) -> dict[str, Any]:
@@ -788,8 +1013,8 @@ class SeedlingsModel(ElephasTransformer, _SeedlingsParams, MLWritable, MLReadabl
         return weights
 
     def get_model(self) -> Any:
-        """The trained Keras network, over raw features."""
-        return carried.from_bytes(self._content, self.get_custom_objects())
+        """The trained Keras network, over raw features; its outputs are logits where it was trained on such."""
+        return problems.without_head(carried.from_bytes(self._content, self.get_custom_objects()))
 
     def _objects(self, content: bytes) -> dict[str, Any]:
         """The classes and functions of one's own that a network names."""
@@ -812,31 +1037,49 @@ class SeedlingsModel(ElephasTransformer, _SeedlingsParams, MLWritable, MLReadabl
         spark = dataset.sparkSession
         column = _feature_column(dataset, self.getFeaturesCol())
         task = prediction.ForwardTask(
-            network=self._content,
+            network=self.network_bytes,
             precision=self.getOrDefault("precision"),
             batch_size=self.get_inference_batch_size(),
             threads=self.getOrDefault("threads") or session.task_cpus(spark),
             custom_objects=self._objects(self._content),
         )
-        outputs = network_outputs(spark, task, column)
-        raw = f"outputs_{uuid.uuid4().hex[:8]}"
-        table = dataset.withColumn(raw, outputs)
-        kind, labels = self.getOrDefault("kind"), self.getOrDefault("labels")
-        first = F.element_at(raw, 1)
-        if kind == "regression":
-            return table.withColumn(self.getOutputCol(), first).drop(raw)
-        if kind == "binary":
-            table = table.withColumn(raw, F.array(1.0 - first, first))
-        index = F.array_position(F.col(raw), F.array_max(raw))
-        names = F.array(*[F.lit(name) for name in labels]) if labels else None
-        added = {
-            self.getOutputCol(): (index - 1).cast("double"),
-            self.getProbabilityCol(): array_to_vector(F.col(raw)),
-            self.getOrDefault("predicted_species_col"): (
-                F.element_at(names, index.cast("int")) if names is not None else (index - 1).cast("string")
-            ),
-        }
-        return table.withColumns(added).drop(raw)
+        kind = self.getOrDefault("kind")
+        outputs = network_outputs(spark, replace(task, logits=_LOGITS[kind]), column)
+        kept = f"outputs_{uuid.uuid4().hex[:8]}"
+        table = dataset.withColumn(kept, outputs)
+        added = {name: column for name, column in self._columns(F.col(kept), kind).items() if name}
+        return table.withColumns(added).drop(kept)
+
+    def _columns(self, outputs: Column, kind: str) -> dict[str, Column]:
+        """The columns that are added, of an array of the network's outputs and, for a classifier, their logits."""
+        species = self.getOrDefault("predicted_species_col")
+        names = [self.getPredictionCol(), self.getProbabilityCol(), species, self.getRawPredictionCol()]
+        first = F.element_at(outputs, 1)
+        if kind == problems.REGRESSION:
+            return {names[0]: first if self.getOrDefault("num_outputs") == 1 else outputs}
+        half = (F.size(outputs) / 2).cast("int")
+        probabilities, logits = F.slice(outputs, F.lit(1), half), F.slice(outputs, half + 1, half)
+        if kind == problems.BINARY:
+            logit = F.element_at(outputs, 2)
+            probabilities, logits = F.array(1.0 - first, first), F.array(-logit, logit)
+        vectors = [array_to_vector(probabilities), array_to_vector(logits)]
+        labels = self.getOrDefault("labels")
+        classes = F.array(*[F.lit(name) for name in labels]) if labels else None
+
+        def name_of(number: Column) -> Column:
+            number = number.cast("int")
+            return number.cast("string") if classes is None else F.element_at(classes, number + 1)
+
+        if kind == problems.MULTILABEL:
+            places = F.transform(
+                probabilities, lambda value, place: F.when(value >= 0.5, place.cast("double"))
+            )
+            chosen = F.array_compact(places)
+            found = [chosen, vectors[0], F.transform(chosen, name_of), vectors[1]]
+        else:
+            best = F.array_position(probabilities, F.array_max(probabilities)) - 1
+            found = [best.cast("double"), vectors[0], name_of(best), vectors[1]]
+        return dict(zip(names, found, strict=True))
 
 
 class _EstimatorWriter(MLWriter):
@@ -1091,7 +1334,7 @@ def _identity(estimator: SeedlingsEstimator, task: TrainTask) -> str:
         *[str(estimator.getOrDefault(name)) for name in same],
         *[str(value) for value in (task.num_workers, task.batch_size, task.seed, task.threads, task.labels)],
         carried.to_json(task.network),
-        str(task.loss),
+        problems.described(task.loss),
         json.dumps(task.optimizer, sort_keys=True, default=str),
         task.augmentation or "",
     ]
@@ -1101,17 +1344,17 @@ def _identity(estimator: SeedlingsEstimator, task: TrainTask) -> str:
 
 
 def _plain(stage: Any) -> Any:
-    """The stage without custom objects, which are classes and cannot be written as JSON."""
+    """The stage as JSON can hold it: without custom objects, which are classes, and with objects as configurations.
+
+    Raises:
+        OptionError: A loss or metric is a function, which JSON cannot hold.
+    """
     copy = stage.copy()
     copy.clear(copy.custom_objects)
+    for param in copy.params:
+        if copy.isSet(param):
+            copy._paramMap[param] = _written(param.name, copy.getOrDefault(param))
     return copy
-
-
-def _copied(given: Any) -> Any:
-    """New dictionaries and lists of the same values: Keras changes configurations that it reads."""
-    if isinstance(given, dict):
-        return {name: _copied(value) for name, value in given.items()}
-    return [_copied(value) for value in given] if isinstance(given, list) else given
 
 
 def _writable(optimizer: Any) -> Any:
@@ -1121,6 +1364,25 @@ def _writable(optimizer: Any) -> Any:
     except (TypeError, ValueError):
         return optimizers.to_config(optimizer)
     return optimizer
+
+
+def _written(name: str, value: Any) -> Any:
+    """A param's value as JSON can hold it."""
+    if isinstance(value, list | tuple):
+        return [_written(name, each) for each in value]
+    if isinstance(value, keras.losses.Loss):
+        return keras.losses.serialize(value)
+    if isinstance(value, keras.metrics.Metric):
+        return keras.metrics.serialize(value)
+    if isinstance(value, keras.optimizers.Optimizer):
+        return keras.optimizers.serialize(value)
+    if callable(value):
+        raise OptionError(
+            f"{name}={getattr(value, '__name__', value)!r}, a function",
+            "what JSON can hold: a name, numbers, or an object of Keras",
+            f"Set {name} anew after loading, or give it by the name of a loss or metric of Keras",
+        )
+    return _plain_value(value)
 
 
 def _is_param(name: str) -> bool:
@@ -1189,32 +1451,44 @@ def _label_names(dataset: DataFrame, column: str) -> list[str]:
     return [str(name) for name in names]
 
 
-def _label_kind(loss: Any) -> str:
-    name = loss if isinstance(loss, str) else getattr(loss, "name", type(loss).__name__)
-    if "sparse" in str(name):
-        return "index"
-    if "categorical" in str(name):
-        return "one_hot"
-    return "number"
+def _label_column(dataset: DataFrame, name: str) -> Column:
+    """The label as the engine takes it: a double, or an array of them."""
+    if columns.label_type(dataset, name) == columns.NUMBER:
+        return schema.column(name).cast("double")
+    if isinstance(dataset.schema[name].dataType, VectorUDT):
+        return vector_to_array(schema.column(name))
+    return schema.column(name).cast("array<double>")
 
 
-def _kind(loss: Any, network: Any) -> str:
-    if _label_kind(loss) != "number":
-        return "classification"
-    name = str(loss if isinstance(loss, str) else getattr(loss, "name", ""))
-    return "binary" if "binary" in name and int(network.output_shape[-1]) == 1 else "regression"
+def _is_keras_name(loss: Any, custom_objects: Mapping[str, Any]) -> bool:
+    """Whether a loss is a name that every process understands."""
+    return isinstance(loss, str) and loss not in custom_objects
 
 
-def _example_labels(kind: str, num_classes: int, network: Any) -> NDArray[Any]:
-    if kind == "index":
-        return np.zeros(2, np.int64)
-    if kind == "one_hot":
-        return np.eye(num_classes, dtype=np.float32)[[0, 0]]
-    return np.zeros((2, 1), network.outputs[0].dtype)
+def _plain_value(value: Any) -> Any:
+    """NumPy's numbers, booleans and strings as Python's; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
-def _history(callbacks: Any) -> dict[str, list[float]]:
+def _example_labels(problem: Problem, network: Any) -> NDArray[Any]:
+    """Eight labels as the workers will give them, not all the same."""
+    numbers = np.arange(8) % max(2, problem.num_classes)
+    if problem.labels == "index":
+        return numbers
+    if problem.labels == "one_hot":
+        return np.eye(problem.num_classes, dtype=np.float32)[numbers]
+    dtype = network.outputs[0].dtype
+    if problem.labels == "number":
+        return numbers.reshape(-1, 1).astype(dtype)
+    return np.eye(problem.num_outputs, dtype=dtype)[np.arange(8) % problem.num_outputs]
+
+
+def _history(callbacks: Any) -> dict[str, list[Any]]:
+    """For each metric its values, one an epoch; of one that gives several numbers lists of them."""
     for callback in callbacks.callbacks:
         if isinstance(callback, keras.callbacks.History):
-            return dict(callback.history)
+            return {
+                name: [np.asarray(value, np.float64).tolist() for value in values]
+                for name, values in callback.history.items()
+            }
     return {}

@@ -4,6 +4,7 @@ Every network takes raw pixels, 0 to 255, and begins with the standardisation th
 is stored is complete: whoever loads it needs no scaler, and no table of scaled pixels ever exists.
 """
 
+import json
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -185,6 +186,19 @@ def _check_size(shown: str, num_bytes: int) -> None:
         raise NetworkError(
             f"{shown} of {num_bytes:,} bytes", f"at most {MAX_NETWORK_BYTES:,}", "Give a smaller network"
         )
+
+
+def saved_loss(file: Path) -> Any:
+    """The configuration of the loss that a network was saved with; None where there is none, or more than one.
+
+    Args:
+        file: A `.keras` file that `load` has read.
+    """
+    with zipfile.ZipFile(file) as archive:
+        loss = (json.loads(archive.read("config.json")).get("compile_config") or {}).get("loss")
+    if isinstance(loss, list) and len(loss) == 1:
+        loss = loss[0]
+    return loss if isinstance(loss, str | dict) else None
 
 
 to_bytes = carried.to_bytes

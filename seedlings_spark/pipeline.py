@@ -25,6 +25,7 @@ from seedlings_spark import (
     fingerprint,
     networks,
     prediction,
+    problems,
     report,
     reproducibility,
     runs,
@@ -50,9 +51,8 @@ HELD_OUT = "is_validation"
 _WARM_UP = 0.05
 # Images of a split that a profile is made of: its shares are then exact to less than a percent.
 _PROFILE_IMAGES = 20_000
-# How far the outputs of a softmax may be from adding up to 1: bfloat16 has two to three digits.
-_SOFTMAX_TOLERANCE = 0.02
-_NOISE_IMAGES = 9
+# What `import_network` may be told of a network's outputs.
+OUTPUTS = ("auto", "probabilities", "logits")
 
 
 def set_network(estimator: SeedlingsEstimator, name: str, corpus: Corpus) -> None:
@@ -61,14 +61,17 @@ def set_network(estimator: SeedlingsEstimator, name: str, corpus: Corpus) -> Non
     The weights in a `.keras` file are trained on; all others are drawn from the estimator's seed.
 
     Raises:
+        OptionError: The estimator's loss does not fit species.
         NetworkError: A file's network takes or gives something else than the corpus has.
     """
+    if estimator.isDefined("loss"):
+        problems.check_species_loss(estimator.get_loss())
     if not name.endswith((".keras", ".json")):
         estimator.set_keras_model_config(
             networks.build(name, corpus.image_size, len(corpus.classes)).to_json()
         )
         return
-    loaded = _load_network(name)
+    loaded, _ = _load_network(name)
     expected = (*corpus.image_size, 3)
     if tuple(loaded.input_shape[1:]) != expected or loaded.output_shape[-1] != len(corpus.classes):
         raise NetworkError(
@@ -190,6 +193,8 @@ class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
         path: Of `metrics.jsonl`, on any file system.
         check: Called before anything is written; raises if the folder is not this run's any more.
     """
+
+    checkpointed = ()  # what it holds stands in the file
 
     def __init__(self, path: str, check: Callable[[], None] = lambda: None) -> None:
         super().__init__()
@@ -360,8 +365,15 @@ def summary(version: ModelVersion, run: str, promotion: Promotion) -> list[tuple
         ("stored in", version.path),
         ("run", run),
         ("precision", version.manifest["precision"]),
-        *[(name, "not finite" if value is None else f"{value:.4f}") for name, value in metrics.items()],
+        *[(name, _shown(value)) for name, value in metrics.items()],
     ]
+
+
+def _shown(value: Any) -> str:
+    """A metric's value, or its values, for a person to read."""
+    if isinstance(value, list):
+        return " ".join(map(_shown, value))
+    return "not finite" if value is None else f"{value:.4f}"
 
 
 def profile(spark: SparkSession, model: PipelineModel, corpus: Corpus) -> drift.Profile:
@@ -455,6 +467,12 @@ def publish(
     """
     last = model.stages[-1]
     assert isinstance(last, SeedlingsModel)
+    if last.getOrDefault("kind") in (problems.BINARY, problems.MULTILABEL, problems.REGRESSION):
+        raise StoreError(
+            f"a model of kind {last.getOrDefault('kind')!r}",
+            "one of classification: scoring gives each image one species",
+            "Train a network with an output for each species and a categorical loss",
+        )
     history = last.history
     # JSON has no NaN; what is not finite is null there.
     written = _finite(history)
@@ -523,9 +541,17 @@ def publish_trained(
 
 
 def import_network(
-    store: ModelStore, file: str, classes: Sequence[str], *, aspect: str, promote: bool
+    store: ModelStore,
+    file: str,
+    classes: Sequence[str],
+    *,
+    aspect: str,
+    promote: bool,
+    outputs: str = "auto",
 ) -> ModelVersion:
     """Publish a `.keras` file that was trained elsewhere, over raw pixels.
+
+    What is published gives probabilities: a network that gives logits gets a softmax.
 
     Args:
         store: Where to.
@@ -533,6 +559,7 @@ def import_network(
         classes: Names, in the order of the network's outputs.
         aspect: How images are brought to the network's size.
         promote: Whether it becomes the current version.
+        outputs: "probabilities", "logits", or "auto": logits where the loss that it was saved with says so.
 
     Raises:
         NetworkError: It is no image classifier of so many classes.
@@ -553,45 +580,38 @@ def import_network(
             "names that a person can tell apart",
             "Correct --classes",
         )
-    loaded = _load_network(file)
-    shape, outputs = tuple(loaded.input_shape[1:]), tuple(loaded.output_shape[1:])
-    if len(shape) != 3 or shape[2] != 3 or outputs != (len(classes),):
+    loaded, loss = _load_network(file)
+    shape, given = tuple(loaded.input_shape[1:]), tuple(loaded.output_shape[1:])
+    if len(shape) != 3 or shape[2] != 3 or given != (len(classes),):
         raise NetworkError(
-            f"{file}, which takes {shape} and gives {outputs}, for {len(classes)} class names",
+            f"{file}, which takes {shape} and gives {given}, for {len(classes)} class names",
             "a network that takes (height, width, 3) and gives one output for each class name",
             "Correct --classes, or give a network of another shape",
         )
-    _check_softmax(loaded, file)
+    if outputs == "logits" or (outputs == "auto" and problems.config_takes_logits(loss)):
+        loaded = problems.with_head(loaded, ("softmax",))
+    problems.check_probabilities(loaded, file)
     model = PipelineModel([SeedlingsModel.from_network(loaded, classes)])
     about = {"image_size": list(shape[:2]), "aspect": aspect, "imported_from": file}
     return publish(store, model, about=about, promote=promote)
 
 
-def _load_network(file: str) -> Any:
-    """A network file from any file system; one of the working directory first, where --files puts it in a container."""
+def _load_network(file: str) -> tuple[Any, Any]:
+    """A network file from any file system, and the configuration of the loss that it was saved with, if any.
+
+    One of the working directory comes first, where --files puts it in a container.
+    """
+
+    def read(path: Path) -> tuple[Any, Any]:
+        return networks.load(path, file), networks.saved_loss(path) if path.suffix == ".keras" else None
+
     if Path(file).is_file():
-        return networks.load(Path(file), file)
+        return read(Path(file))
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / files.name(file)
         with contextlib.suppress(FileNotFoundError):  # `load` says so
             files.get(file, local)
-        return networks.load(local, file)
-
-
-def _check_softmax(network: Any, file: str) -> None:
-    """Refuse a network whose outputs for noise are no probabilities: its confidences would mean nothing."""
-    noise = np.random.default_rng(0).integers(0, 256, (_NOISE_IMAGES, *network.input_shape[1:]))
-    # From black to full brightness, where a sigmoid is saturated and may happen to look like a softmax.
-    brightness = np.linspace(0, 1, _NOISE_IMAGES).reshape(-1, 1, 1, 1)
-    outputs = np.asarray(network((noise * brightness).astype("float32"), training=False), np.float64)
-    sums = outputs.sum(axis=-1)
-    worst = sums[np.argmax(np.abs(sums - 1))]
-    if not abs(worst - 1) <= _SOFTMAX_TOLERANCE or outputs.min() < 0:
-        raise NetworkError(
-            f"{file}, whose outputs are from {outputs.min():.3g} to {outputs.max():.3g} and add up to {worst:.3g}",
-            "probabilities that add up to 1",
-            "End the network with a softmax, for example keras.layers.Softmax(), and save it again",
-        )
+        return read(local)
 
 
 def _kept_epoch(history: Mapping[str, Sequence[float]], keep: str) -> int:
@@ -608,4 +628,6 @@ def _finite(value: Any) -> Any:
         return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
+    if isinstance(value, np.ndarray):
+        return _finite(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value

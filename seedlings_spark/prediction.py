@@ -35,6 +35,8 @@ class ForwardTask:
         batch_size: Rows of one forward pass.
         threads: Of TensorFlow within one operation.
         custom_objects: Classes and functions that the network names.
+        logits: "" for none; else `predict_rows` gives behind a row's probabilities also what they are the "softmax"
+            or the "sigmoid" of.
     """
 
     network: bytes
@@ -42,13 +44,14 @@ class ForwardTask:
     batch_size: int
     threads: int
     custom_objects: Mapping[str, Any] = field(default_factory=dict)
+    logits: str = ""
 
     @cached_property
     def key(self) -> tuple[str, str]:
         """Tells networks and settings apart; a reused process may have seen other objects of the same names."""
         objects = cloudpickle.dumps(dict(self.custom_objects))  # type: ignore[no-untyped-call]
         code = hashlib.sha256(objects).hexdigest() if self.custom_objects else ""
-        settings = f"{self.precision} {self.batch_size} {self.threads} {code}"
+        settings = f"{self.precision} {self.batch_size} {self.threads} {code} {self.logits}"
         return hashlib.sha256(self.network).hexdigest(), settings
 
 
@@ -61,10 +64,21 @@ class Forward:
 
     def __init__(self, task: ForwardTask) -> None:
         tf = runtime.start(task.threads, _gpus())
+        import keras
+
+        from seedlings_spark import problems
+
         self._tf = tf
         self._batch_size = task.batch_size
         self._network = network.from_bytes(task.network, task.custom_objects)
         runtime.set_precision(self._network, task.precision)
+        logits = problems.logits_of(self._network) if task.logits else None
+        self.gives_logits = logits is not None
+        if logits is not None:
+            outputs = keras.layers.Concatenate(dtype=self._network.outputs[0].dtype)(
+                [self._network.outputs[0], logits]
+            )
+            self._network = keras.Model(self._network.inputs, outputs)
         self._dtype = self._network.inputs[0].dtype
         self.row_shape = tuple(self._network.input_shape[1:])
         self._call = tf.function(self._forward, autograph=False, reduce_retracing=True)
@@ -125,6 +139,8 @@ def predict_rows(task: ForwardTask, parts: Iterator[Any]) -> Iterator[Any]:
             continue
         features = _features(list(rows), network.row_shape)
         outputs = network.predict(features).astype(np.float64).reshape(len(rows), -1)
+        if task.logits and not network.gives_logits:
+            outputs = np.concatenate([outputs, _logits(outputs, task.logits)], axis=1)
         yield pd.Series(list(outputs), dtype=object)
 
 
@@ -142,3 +158,13 @@ def _features(rows: list[Any], row_shape: tuple[int, ...]) -> NDArray[np.generic
     if isinstance(rows[0], bytes | bytearray):
         return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), *row_shape)
     return np.array(rows, np.float64).reshape(len(rows), *row_shape)
+
+
+def _logits(probabilities: NDArray[np.float64], function: str) -> NDArray[np.float64]:
+    """Logits of a network that gives probabilities only: finite, also where float32 has made 0 or 1 of them."""
+    smallest = float(np.finfo(np.float32).smallest_subnormal)
+    logs: NDArray[np.float64] = np.log(np.maximum(probabilities, smallest))
+    if function == "softmax":
+        return logs
+    logs -= np.log(np.maximum(1 - probabilities, float(np.finfo(np.float32).epsneg)))
+    return logs

@@ -123,8 +123,8 @@ def gpu_addresses(resources: Mapping[str, Any]) -> tuple[str, ...]:
 def set_precision(network: Any, precision: str) -> None:
     """Let a network compute in this precision; its variables stay as they are.
 
-    In mixed precision the last layer still answers in float32 (a softmax over bfloat16 has two digits), and so
-    does every layer that was given another dtype than float32 on purpose.
+    In mixed precision the last layer, and what without weights follows it, still answers in float32 (a softmax over
+    bfloat16 has two digits), and so does every layer that was given another dtype than float32 on purpose.
 
     Args:
         network: A built `keras.Model`; changed in place, before it is first traced.
@@ -134,13 +134,26 @@ def set_precision(network: Any, precision: str) -> None:
         return
     import keras
 
-    last = network
-    while isinstance(last, keras.Model):
-        last = last.outputs[0]._keras_history.operation
+    last: list[Any] = []
+    tensor = network.outputs[0]
+    while not (last and last[-1].weights):
+        operation, place, _ = tensor._keras_history
+        if isinstance(operation, keras.Model):
+            tensor = operation.outputs[0]
+            continue
+        last.append(operation)
+        before = operation._inbound_nodes[place].input_tensors
+        if len(before) != 1:
+            break
+        tensor = before[0]
     policy = keras.DTypePolicy(precision)
     keep = (keras.Model, keras.layers.InputLayer, keras.layers.Normalization, keras.layers.Rescaling)
     for layer in network._flatten_layers(include_self=False):
-        if layer is not last and layer.dtype_policy.name == "float32" and not isinstance(layer, keep):
+        if (
+            all(layer is not each for each in last)
+            and layer.dtype_policy.name == "float32"
+            and not isinstance(layer, keep)
+        ):
             layer.dtype_policy = policy
 
 

@@ -116,6 +116,7 @@ _TYPES: dict[str, Callable[[object], bool]] = {
 # Of the params of our own stages, by the converter that Spark ML checks them with; others take any value.
 _CONVERTERS: dict[str, Callable[[object], bool]] = {
     "toString": _is_text,
+    "class_weight_text": _is_text,
     "toBoolean": _is_flag,
     "toInt": _is_number,
     "toFloat": _is_number,

@@ -300,11 +300,18 @@ class Stages:
         self.num_failures += 1
         self._failures_of_epoch += 1
         reason = in_brief(error)
-        if not self.has_begun or self._failures_of_epoch > self._max_failures:
+        if not self.has_begun:
+            raise TrainingError(
+                f"workers that failed before they could begin: {reason}",
+                "workers that start, with the packages and rows that they need",
+                "Mend what it names; where an executor was lost, give it more memory (spark.executor.memoryOverhead)",
+            ) from error
+        if self._failures_of_epoch > self._max_failures:
             raise TrainingError(
                 f"the workers' stage failed {self._failures_of_epoch} times in one epoch, at last with: {reason}",
-                f"at most {self._max_failures} failures an epoch, and workers that start",
-                "Look into the executors' logs; memory (spark.executor.memoryOverhead) is the most frequent cause",
+                f"at most {self._max_failures} failures an epoch",
+                "Look into the executors' logs; where executors are lost, memory (spark.executor.memoryOverhead) is the"
+                " most frequent cause",
             ) from error
         _log.warning("the workers' stage failed (%s); starting it again where it was", reason)
 

@@ -4,12 +4,16 @@ Everything here runs on the driver. Vectors are laid out as the workers' (see `V
 weights, then the other floating-point weights (batch normalisation's moving statistics).
 """
 
-from collections.abc import Sequence
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seedlings_spark.errors import OptionError
 from seedlings_spark.training.optimizer import OptimizerState
 from seedlings_spark.training.weights import Layout, Vector
 
@@ -75,6 +79,131 @@ def build_metrics(network: Any, labels: Any) -> None:
     if network._compile_metrics is not None:
         network._compile_metrics.update_state(labels, outputs)
         network._compile_metrics.reset_state()
+
+
+@dataclass(frozen=True)
+class MetricRecipe:
+    """How a metric object is made anew: each network that is compiled needs its own, with its own variables.
+
+    Args:
+        kind: Its class.
+        config: Of it.
+    """
+
+    kind: Any
+    config: Mapping[str, Any]
+
+
+def metric_recipes(metrics: Any) -> list[Any]:
+    """Metrics as they travel: names, configurations and functions as they are, of objects their recipes."""
+    import keras
+
+    if metrics is None:
+        return []
+    given = list(metrics) if isinstance(metrics, list | tuple) else [metrics]
+    return [
+        MetricRecipe(type(metric), _plain(metric.get_config()))
+        if isinstance(metric, keras.metrics.Metric)
+        else metric
+        for metric in given
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """Keras' tracking lists and dictionaries, which cannot be pickled, as Python's own."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list) else value
+
+
+def made_metrics(recipes: Sequence[Any], custom_objects: Mapping[str, Any] | None = None) -> list[Any]:
+    """Metrics as `compile` takes them: new objects, but for names and functions.
+
+    Raises:
+        OptionError: Keras knows no such metric.
+    """
+    import keras
+
+    objects = dict(custom_objects or {})
+    made: list[Any] = []
+    with keras.saving.custom_object_scope(objects):
+        for recipe in recipes:
+            try:
+                metric = _made(recipe, objects, {getattr(each, "name", "") for each in made})
+            except (ValueError, TypeError, KeyError) as error:
+                raise OptionError(
+                    f"metric {recipe!r} ({str(error).splitlines()[0]})",
+                    "a metric of Keras by name, its configuration, an object or a function",
+                    "Correct metrics",
+                ) from error
+            made.append(metric)
+    return made
+
+
+def _made(recipe: Any, objects: Mapping[str, Any], taken: set[str]) -> Any:
+    import keras
+
+    if isinstance(recipe, MetricRecipe):
+        return recipe.kind.from_config(dict(recipe.config))
+    is_name = isinstance(recipe, str)
+    if not is_name and not isinstance(recipe, Mapping):
+        return recipe
+    if is_name and recipe.lower() in ("accuracy", "acc", "crossentropy", "ce"):
+        return recipe  # which of them it is, `compile` sees from the outputs
+    metric = keras.metrics.get(objects.get(recipe, recipe) if is_name else copy.deepcopy(dict(recipe)))
+    if not isinstance(metric, keras.metrics.Metric):
+        return recipe if is_name and recipe not in objects else metric
+    config = metric.get_config()
+    if not is_name and "name" in (recipe.get("config") or {}):
+        return metric
+    # Keras counts the objects of a process: "auc" would be "auc_1" in the second fit.
+    name = stem = re.sub(r"_[0-9]+$", "", config["name"])
+    number = 0
+    while name in taken:
+        number += 1
+        name = f"{stem}_{number}"
+    return type(metric).from_config({**config, "name": name})
+
+
+def check_metrics_add_up(network: Any, labels: Any) -> None:
+    """Refuse a metric whose variables over all rows are not the sums of those over parts of them.
+
+    Workers and steps are joined by adding up. That is exact for what Keras brings; a metric of one's own that keeps a
+    maximum or a mean would come out wrong.
+
+    Args:
+        network: Compiled, with its metrics built.
+        labels: Some labels, as the worker gives them, not all the same.
+
+    Raises:
+        OptionError: Such a metric.
+    """
+    if network._compile_metrics is None:
+        return
+    rng = np.random.default_rng(0)
+    outputs = rng.uniform(0.05, 1, (len(labels), *network.output_shape[1:]))
+    outputs = (outputs / outputs.sum(axis=-1, keepdims=True) if outputs.shape[-1] > 1 else outputs).astype(
+        "float32"
+    )
+    half = len(labels) // 2
+
+    def states(*parts: slice) -> list[NDArray[np.float64]]:
+        network._compile_metrics.reset_state()
+        for part in parts:
+            network._compile_metrics.update_state(labels[part], outputs[part])
+        return [np.asarray(variable.value, np.float64) for variable in metric_variables(network)]
+
+    first, second = slice(0, half), slice(half, None)
+    names = [metric.name for metric in network._compile_metrics.metrics for _ in metric.variables]
+    empty, of_first, of_second, of_both = states(), states(first), states(second), states(first, second)
+    network._compile_metrics.reset_state()
+    for name, start, one, other, both in zip(names, empty, of_first, of_second, of_both, strict=True):
+        if start.any() or not np.allclose(one + other, both, rtol=1e-4, atol=1e-6, equal_nan=True):
+            raise OptionError(
+                f"metric {name!r}, whose state for all rows is not the sum of its states for some of them",
+                "metrics that keep sums from 0 on, as Keras' own do: the workers' are added up",
+                "Keep sums in its variables and compute the rest in result(), or leave it out",
+            )
 
 
 class Master:
@@ -199,14 +328,17 @@ class Master:
             result = np.concatenate([result, *[part.ravel() for part in parts[num_trainable:]]])
         return result
 
-    def logs(self, loss: float, metrics: Sequence[float]) -> dict[str, float]:
+    def logs(self, loss: float, metrics: Sequence[float]) -> dict[str, Any]:
         """What Keras would log.
 
         Args:
             loss: Mean over all samples.
             metrics: Sums over all workers of the metrics' variables, flat.
+
+        Returns:
+            Numbers, and of metrics that give several of them (one a class, one a threshold) arrays.
         """
-        logs = {"loss": loss}
+        logs: dict[str, Any] = {"loss": loss}
         compiled = self.network._compile_metrics
         if compiled is None:
             return logs
@@ -215,7 +347,8 @@ class Master:
             size = int(np.prod(variable.shape, dtype=np.int64))
             variable.assign(np.reshape(metrics[at : at + size], variable.shape))
             at += size
-        logs.update({name: float(np.asarray(value)) for name, value in compiled.result().items()})
+        results = {name: np.asarray(value) for name, value in compiled.result().items()}
+        logs.update({name: value if value.ndim else float(value) for name, value in results.items()})
         compiled.reset_state()
         return logs
 

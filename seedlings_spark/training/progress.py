@@ -4,7 +4,9 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
+
+import numpy as np
 
 from seedlings_spark import display
 from seedlings_spark.progress import Line, Pace, duration
@@ -83,8 +85,10 @@ class ProgressLine:
         return "" if left is None else f"  {duration(left)} left"
 
 
-def _numbers(logs: Mapping[str, float]) -> str:
+def _numbers(logs: Mapping[str, Any]) -> str:
+    """Metrics in one line; of those that give several numbers (one a class) the mean."""
+    means = {name: float(np.mean(value)) for name, value in logs.items()}
     return "  ".join(
         f"{display.shown(name)} " + (f"{value:.4f}" if abs(value) >= 0.001 else f"{value:.2g}")
-        for name, value in logs.items()
+        for name, value in means.items()
     )

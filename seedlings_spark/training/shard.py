@@ -29,7 +29,7 @@ class Batch:
 
     Args:
         features: Shape (rows, *row_shape).
-        labels: float64, shape (rows,).
+        labels: float64, shape (rows, *label_shape).
         weights: float64, shape (rows,): the rows' sample weights.
     """
 
@@ -88,6 +88,7 @@ class Shard:
         dtype: Of the features.
         budget_bytes: Memory for the features.
         directory: Local folder for the rest; by default the system's temporary folder.
+        label_shape: Of one row's label.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Shard:
         *,
         budget_bytes: int,
         directory: str | None = None,
+        label_shape: tuple[int, ...] = (),
     ) -> None:
         self.row_shape = row_shape
         self.dtype = np.dtype(dtype)
@@ -105,7 +107,7 @@ class Shard:
         # Taken whole, so that it never has to be copied to grow; the system gives a page once it is written to.
         self._memory = np.empty((budget_bytes // max(1, self.row_bytes), self.row_bytes), np.uint8)
         self._file: int | None = None
-        self._labels = np.zeros(0, np.float64)
+        self._labels = np.zeros((0, *label_shape), np.float64)
         self._weights = np.zeros(0, np.float64)
         self._num_rows = 0
 
@@ -124,7 +126,7 @@ class Shard:
 
         Args:
             features: Shape (rows, *row_shape), of the shard's dtype.
-            labels: Shape (rows,).
+            labels: Shape (rows, *label_shape).
             weights: Shape (rows,).
         """
         count = len(labels)

@@ -21,7 +21,7 @@ from seedlings_spark.reproducibility import seed_for
 from seedlings_spark.training import network as carried
 from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training.client import ParameterClient, RefusedError
-from seedlings_spark.training.master import Vectors, build_metrics
+from seedlings_spark.training.master import Vectors, build_metrics, made_metrics
 from seedlings_spark.training.shard import Batch, Shard, batch_edges, epoch_order
 from seedlings_spark.training.wire import Credentials, Kind, Message, ProtocolError
 
@@ -47,10 +47,10 @@ class TrainTask:
         num_workers: Workers of the run.
         network: Content of a `.keras` file.
         loss: What `keras.losses.get` takes.
-        metrics: What `compile` takes.
+        metrics: As `master.metric_recipes` gives them.
         optimizer: What `optimizer.to_config` gives, for steps that workers take on their own.
-        labels: "index" (class numbers), "one_hot" or "number".
-        num_classes: Of one-hot labels; else 0.
+        labels: "index" (class numbers), "one_hot", "number" or "vector".
+        num_classes: Of labels that are classes which exclude each other; else 0.
         row_shape: Of one row's features.
         row_dtype: Of the features: "uint8" for images, else the dtype of the network's input.
         augmentation: JSON configuration of the layers that change images before each training step, or None.
@@ -59,6 +59,7 @@ class TrainTask:
         threads: That TensorFlow may use within one operation.
         budget_bytes: Memory for the shard's features.
         custom_objects: Classes and functions that the configurations name.
+        label_shape: Of one row's label: () for a number.
     """
 
     run: str
@@ -80,6 +81,7 @@ class TrainTask:
     threads: int
     budget_bytes: int
     custom_objects: Mapping[str, Any] = field(default_factory=dict)
+    label_shape: tuple[int, ...] = ()
 
 
 def run(task: TrainTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -135,7 +137,7 @@ def work(
                     "rows": len(train),
                     "held_out_rows": len(held_out),
                     "rows_fingerprint": rows_fingerprint,
-                    "weight_of_class": _weight_of_class(train) if task.labels != "number" else {},
+                    "weight_of_class": _weight_of_class(train) if task.num_classes else {},
                     "environment": reproducibility.environment(task.threads),
                 }
             ).header
@@ -206,11 +208,11 @@ class Computation:
     def _compile(self, task: TrainTask) -> None:
         self.network.compile(
             loss=task.loss,
-            metrics=task.metrics,
+            metrics=made_metrics(task.metrics, task.custom_objects),
             optimizer=optimizers.from_config(task.optimizer, task.custom_objects),
             jit_compile=False,
         )
-        build_metrics(self.network, self._labels(np.zeros(2)))
+        build_metrics(self.network, self._labels(np.zeros((2, *task.label_shape))))
         if self._vector != "gradient":
             self.network.optimizer.build(self.network.trainable_variables)
 
@@ -297,6 +299,8 @@ class Computation:
     def _labels(self, labels: NDArray[np.float64]) -> NDArray[np.generic]:
         if self._task.labels == "number":
             return labels.astype(self.network.outputs[0].dtype).reshape(-1, 1)
+        if self._task.labels == "vector":
+            return labels.astype(self.network.outputs[0].dtype)
         indices = labels.astype(np.int64)
         if self._task.labels == "index":
             return indices
@@ -305,7 +309,7 @@ class Computation:
     def _weights(self, batch: Batch, class_weight: Mapping[int, float]) -> NDArray[np.float64]:
         if not class_weight:
             return batch.weights
-        return batch.weights * np.array([class_weight.get(int(label), 1.0) for label in batch.labels])
+        return batch.weights * np.array([class_weight.get(label, 1.0) for label in _classes(batch.labels)])
 
     def _sums(self, header: Mapping[str, Any], sums: "_Sums") -> dict[str, Any]:
         counts = {"counts": self.vectors.get_counts()} if self.vectors.counts else {}
@@ -414,7 +418,7 @@ def _read_shards(task: TrainTask, rank: int, batches: Iterator[pa.RecordBatch]) 
     """
     digests = [hashlib.sha256() for _ in range(4)]
     train, held_out = (
-        Shard(task.row_shape, task.row_dtype, budget_bytes=budget)
+        Shard(task.row_shape, task.row_dtype, budget_bytes=budget, label_shape=task.label_shape)
         for budget in (task.budget_bytes * 3 // 4, task.budget_bytes // 4)
     )
     for batch in batches:
@@ -424,7 +428,7 @@ def _read_shards(task: TrainTask, rank: int, batches: Iterator[pa.RecordBatch]) 
         if not (ranks == rank).all():
             raise RuntimeError(f"worker {rank} was given rows of worker {int(ranks[ranks != rank][0])}")
         features = _features(batch.column(FEATURES), task)
-        labels = batch.column(LABEL).to_numpy(zero_copy_only=False).astype(np.float64)
+        labels = _labels(batch.column(LABEL), task.label_shape)
         weights = batch.column(WEIGHT).to_numpy(zero_copy_only=False).astype(np.float64)
         if np.isnan(labels).any() or np.isnan(weights).any():
             raise CorpusError(
@@ -433,7 +437,7 @@ def _read_shards(task: TrainTask, rank: int, batches: Iterator[pa.RecordBatch]) 
                 "Drop such rows before fit, for example with DataFrame.dropna",
             )
         if (
-            task.labels != "number"
+            not task.label_shape
             and task.num_classes
             and not ((labels >= 0) & (labels < task.num_classes)).all()
         ):
@@ -449,6 +453,21 @@ def _read_shards(task: TrainTask, rank: int, batches: Iterator[pa.RecordBatch]) 
             if rows.any():
                 shard.append(features[rows], labels[rows], weights[rows])
     return train, held_out, hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
+
+
+def _labels(column: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """An Arrow column of numbers or of lists of them as an array of shape (rows, *shape)."""
+    if not shape:
+        numbers: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
+        return numbers
+    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+    if column.null_count or (lengths != shape[0]).any():
+        raise CorpusError(
+            "a row whose label has another length or is missing",
+            f"vectors of {shape[0]} numbers, one for each output of the network",
+            "Drop such rows before fit, or give the network as many outputs",
+        )
+    return column.flatten().to_numpy(zero_copy_only=False).astype(np.float64).reshape(len(column), *shape)
 
 
 def _features(column: Any, task: TrainTask) -> NDArray[np.generic]:
@@ -480,8 +499,13 @@ def _offset_type(kind: Any) -> str:
 
 def _weight_of_class(shard: Shard) -> dict[str, int]:
     """Rows of each class, for balanced class weights."""
-    classes, counts = np.unique(shard.labels().astype(np.int64), return_counts=True)
+    classes, counts = np.unique(_classes(shard.labels()), return_counts=True)
     return {str(int(name)): int(count) for name, count in zip(classes, counts, strict=True)}
+
+
+def _classes(labels: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The class number of each label: itself, or the place of a vector's largest element."""
+    return labels.astype(np.int64) if labels.ndim == 1 else labels.argmax(axis=1)
 
 
 def _seed_states(network: Any) -> list[Any]:

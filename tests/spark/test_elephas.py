@@ -41,7 +41,7 @@ from pyspark.sql.types import ArrayType, DoubleType, StructField  # noqa: E402
 
 from seedlings_spark import elephas as ours  # noqa: E402
 from seedlings_spark import session  # noqa: E402
-from seedlings_spark.errors import NetworkError, OptionError  # noqa: E402
+from seedlings_spark.errors import CorpusError, NetworkError, OptionError  # noqa: E402
 from tests.conftest import shared_data  # noqa: E402
 
 LIBRARIES = ["elephas.ml_model", "seedlings_spark.elephas"]
@@ -325,6 +325,14 @@ def test_one_hot_labels_of_another_size_than_the_output_are_refused(table: DataF
         _fit(table, nb_classes=10)
     with pytest.raises(NetworkError, match="nb_classes=3 for a network of 1 output"):
         _fit(table, keras_model_config=_network(1, "linear").to_json(), loss="mse")
+
+
+def test_one_number_is_not_compared_with_several_outputs(table: DataFrame) -> None:
+    several = {"keras_model_config": _network(3, "linear").to_json(), "loss": "mse", "categorical": False}
+    with pytest.raises(NetworkError, match="would be compared with all of them"):
+        _fit(table, labelCol="total", **several)
+    with pytest.raises(CorpusError, match="whose label 'label' is no class of the network"):
+        _fit(table.withColumn("species", F.concat("species", (F.col("id") % 2).cast("string"))))
 
 
 def test_regression_gives_a_double_and_a_binary_network_an_array_of_one(table: DataFrame) -> None:

@@ -10,10 +10,17 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import scipy.special
 from elephas.ml_model import ElephasEstimator, ElephasTransformer
 from pyspark.ml import Pipeline, PipelineModel
-from pyspark.ml.evaluation import MulticlassClassificationEvaluator, RegressionEvaluator
+from pyspark.ml.classification import OneVsRest
+from pyspark.ml.evaluation import (
+    BinaryClassificationEvaluator,
+    MulticlassClassificationEvaluator,
+    RegressionEvaluator,
+)
 from pyspark.ml.feature import StandardScaler, StringIndexer
+from pyspark.ml.functions import array_to_vector, vector_to_array
 from pyspark.ml.linalg import Vectors
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
 from pyspark.sql import DataFrame, SparkSession
@@ -87,6 +94,7 @@ def test_columns_are_found_by_their_exact_names_whatever_is_in_these(spark: Spar
         features, label, weight, held_out = names
         columns = {"featuresCol": features, "labelCol": label, "weightCol": weight}
         outputs = {"outputCol": "the.class", "probabilityCol": "p.of", "predicted_species_col": "a `name`"}
+        outputs["rawPredictionCol"] = "logits.of"
         estimator = _estimator(epochs=1, validationIndicatorCol=held_out, **columns, **outputs)
         models.append(estimator.fit(data))
         table = models[-1].transform(data)
@@ -137,16 +145,96 @@ def test_fewer_rows_than_workers_are_refused(table: DataFrame) -> None:
         _estimator().fit(table.limit(1))
 
 
-def test_rows_without_a_label_are_refused(table: DataFrame) -> None:
-    broken = table.withColumn("label", F.when(F.col("id") != 7, F.col("label")))
-    with pytest.raises(TrainingError, match=r"worker \d: a row without a label"):
-        _estimator().fit(broken)
+_NAN, _INF = float("nan"), float("inf")
+_LINEAR = {"loss": "mse", "keras_model_config": _network(1, "linear").to_json()}
+_WIDER = keras.Sequential([keras.Input((9,)), keras.layers.Dense(2, activation="softmax")])
 
 
-def test_features_of_another_size_are_refused(table: DataFrame) -> None:
-    wider = keras.Sequential([keras.Input((9,)), keras.layers.Dense(2, activation="softmax")])
-    with pytest.raises(TrainingError, match=r"8 values.*9 values"):
-        _estimator(keras_model_config=wider.to_json()).fit(table)
+def _first_three(table: DataFrame, name: str, value: Any) -> DataFrame:
+    """The table with this value in three rows, and without the names of its classes."""
+    column = F.when(F.col("id") < 3, F.lit(value)).otherwise(
+        F.col(name) if name in table.columns else F.lit(1.0)
+    )
+    return table.withColumn(name, column.cast("double") if name == "label" else column)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "params", "words"),
+    [
+        ("label", None, {}, "3 of 160 rows without a label"),
+        ("label", _NAN, {}, "3 of 160 rows without a label"),
+        ("label", 0.5, {}, r"3 of 160 rows whose label 'label' is no whole number, such as 0\.5"),
+        ("label", -1.0, {}, r"3 of 160 rows whose label 'label' is no class of the network, such as -1\.0"),
+        ("label", 2.0, {}, "class numbers 0 to 1"),
+        ("label", _INF, {}, "such as Infinity"),
+        ("label", _INF, _LINEAR, "whose label 'label' is infinite"),
+        (
+            "label",
+            0.5,
+            {"loss": "binary_crossentropy", "keras_model_config": _network(1, "sigmoid").to_json()},
+            "whole",
+        ),
+        (
+            "w",
+            None,
+            {"weightCol": "w"},
+            "3 of 160 rows whose weight 'w' is missing, negative or not finite, such as NULL",
+        ),
+        ("w", -2.0, {"weightCol": "w"}, r"such as -2\.0"),
+        ("w", _NAN, {"weightCol": "w"}, "such as NaN"),
+        ("held", None, {"validationIndicatorCol": "held"}, "of type double"),
+        (
+            "id",
+            None,
+            {"keras_model_config": _WIDER.to_json()},
+            r"160 of 160 rows .* such as 8. Expected 9 values",
+        ),
+    ],
+    ids=str,
+)
+def test_wrong_rows_are_counted_and_shown_before_training(
+    table: DataFrame, name: str, value: Any, params: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(CorpusError, match=words):
+        _estimator(**params).fit(_first_three(table, name, value))
+
+
+def test_other_wrong_columns_are_refused(table: DataFrame) -> None:
+    with pytest.raises(CorpusError, match="a label column 'species' of type string"):
+        _estimator(labelCol="species").fit(table)
+    with pytest.raises(CorpusError, match="weights are all 0"):
+        _estimator(weightCol="w").fit(table.withColumn("w", F.lit(0)))
+    held_out = table.withColumn("held", F.when(F.col("id") > 4, F.col("id") > 100))
+    with pytest.raises(CorpusError, match="5 of 160 rows where 'held' is NULL"):
+        _estimator(validationIndicatorCol="held").fit(held_out)
+    arrays = table.withColumn("features", vector_to_array("features"))
+    damaged = arrays.withColumn(
+        "features", F.when(F.col("id") == 9, F.array(*[F.lit(_NAN)] * 8)).otherwise(F.col("features"))
+    )
+    with pytest.raises(CorpusError, match="1 of 160 rows whose features 'features' hold NULL, NaN"):
+        _estimator().fit(damaged)
+    with pytest.raises(
+        CorpusError, match="160 of 160 rows whose label 'features' has another length, such as 8"
+    ):
+        _estimator(loss="categorical_crossentropy", labelCol="features").fit(arrays)
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ({2: 1.0}, "unknown class 2"),
+        ({0: -1.0}, r"-1\.0 for class 0"),
+        ({"1": _NAN}, "nan for class 1"),
+        ('{"0": 1, "maize": 2}', "maize"),
+        ({0: 0, 1: 0}, "no weight above 0"),
+    ],
+    ids=str,
+)
+def test_wrong_class_weights_are_refused(table: DataFrame, weights: Any, words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        _estimator(class_weight=weights).fit(table)
+    with pytest.raises(OptionError, match="class_weight with a problem of regression"):
+        _estimator(**_LINEAR, labelCol="total", class_weight={0: 1.0}).fit(table)
 
 
 def test_it_is_an_elephas_estimator_and_takes_its_setters(table: DataFrame) -> None:
@@ -176,7 +264,8 @@ def test_every_row_is_used_and_the_prediction_is_what_spark_expects(table: DataF
     assert sum(model.record["rows"]) == 160
     assert sum(worker["images"] for worker in model.record["workers"]) == 25 * 160
     predictions = model.transform(table)
-    assert predictions.columns == [*table.columns, "prediction", "probability", "predicted_species"]
+    added = ["prediction", "probability", "predicted_species", "rawPrediction"]
+    assert predictions.columns == [*table.columns, *added]
     assert dict(predictions.dtypes)["prediction"] == "double"
     assert dict(predictions.dtypes)["probability"] == "vector"
     assert MulticlassClassificationEvaluator(metricName="accuracy").evaluate(predictions) > 0.9
@@ -261,9 +350,9 @@ def test_after_a_failed_fit_the_next_one_works_and_no_port_stays_open(
     table: DataFrame, first_run: SeedlingsModel
 ) -> None:
     before = listening_ports()
-    broken = table.withColumn("label", F.lit(9.0))
-    with pytest.raises(TrainingError, match="labels from 9 to 9"):
-        _estimator().fit(broken)
+    broken = _network().to_json().replace('"noise_shape": null', '"noise_shape": [5, 7]')
+    with pytest.raises(TrainingError, match="exception in worker"):
+        _estimator(keras_model_config=broken).fit(table)
     assert _bits(_estimator().fit(table)) == _bits(first_run)
     assert listening_ports() == before
 
@@ -285,6 +374,161 @@ def test_regression_and_binary_losses(table: DataFrame) -> None:
     predicted = binary.transform(table)
     assert MulticlassClassificationEvaluator(metricName="accuracy").evaluate(predicted) > 0.9
     assert predicted.first().probability.size == 2
+
+
+def _matrix(table: DataFrame, name: str) -> np.ndarray:
+    return np.array([np.asarray(row[name]) for row in table.orderBy("id").select(name).collect()])
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_outputs_that_are_logits_become_probabilities(table: DataFrame, tmp_path: Path, outputs: int) -> None:
+    loss = keras.losses.BinaryCrossentropy if outputs == 1 else keras.losses.SparseCategoricalCrossentropy
+    given = loss(from_logits=True)
+    plain = table.withColumn("label", F.col("label").cast("long"))  # no names: three outputs, two classes
+    estimator = _estimator(keras_model_config=_network(outputs, None).to_json(), loss=given, metrics=[])
+    estimator.save(str(tmp_path / "estimator"))
+    model = SeedlingsEstimator.load(str(tmp_path / "estimator")).fit(plain)
+    model.save(str(tmp_path / "model"))
+    found = SeedlingsModel.load(str(tmp_path / "model")).transform(plain)
+    logits = model.get_model().predict(_matrix(plain, "features"), verbose=0).astype(np.float64)
+    if outputs == 1:
+        logits = np.hstack([np.zeros_like(logits), logits])
+    expected = scipy.special.softmax(logits, axis=1)
+    np.testing.assert_allclose(_matrix(found, "probability"), expected, atol=1e-6)
+    np.testing.assert_array_equal(_matrix(found, "prediction"), expected.argmax(axis=1))
+    raw = _matrix(found, "rawPrediction")
+    np.testing.assert_allclose(
+        raw[:, 1] - raw[:, 0], (logits[:, 1] - logits[:, 0]) * (2 if outputs == 1 else 1), atol=1e-5
+    )
+    published = keras.saving.load_model(tmp_path / "model" / "network.keras", compile=False)
+    np.testing.assert_allclose(
+        published.predict(_matrix(plain, "features"), verbose=0), expected[:, -outputs:], atol=1e-6
+    )
+    assert (model.numClasses, model.numFeatures) == (max(2, outputs), 8)
+
+
+def test_sparks_evaluators_and_one_vs_rest_work_with_their_defaults(table: DataFrame) -> None:
+    binary = _estimator(
+        keras_model_config=_network(1, "sigmoid").to_json(),
+        loss="bce",
+        epochs=np.int64(6),
+        batch_size=np.int32(16),
+    )
+    found = binary.fit(table).setProbabilityCol("").transform(table)
+    assert "probability" not in found.columns
+    area = keras.metrics.AUC(num_thresholds=10_000)
+    area.update_state(_matrix(table, "label"), scipy.special.expit(_matrix(found, "rawPrediction")[:, 1]))
+    assert abs(BinaryClassificationEvaluator().evaluate(found) - float(area.result())) < 1e-3
+    three = table.withColumn("label", F.when(F.col("total") > 2, 2.0).otherwise(F.col("label")))
+    rest = OneVsRest(classifier=binary.setPredictionCol("guess"), predictionCol="chosen")
+    predicted = rest.fit(three).transform(three)
+    assert MulticlassClassificationEvaluator(predictionCol="chosen").evaluate(predicted) > 0.7
+
+
+def test_labels_with_an_element_for_each_output(table: DataFrame) -> None:
+    pair = table.withColumn("pair", array_to_vector(F.array(F.col("total"), 2 * F.col("total") + 1)))
+    regression = _estimator(
+        keras_model_config=_network(2, None).to_json(), loss="mse", metrics=["mae"], labelCol="pair", epochs=1
+    ).fit(pair)
+    expected = regression.get_model().predict(_matrix(pair, "features"), verbose=0)
+    np.testing.assert_allclose(_matrix(regression.transform(pair), "prediction"), expected, atol=1e-5)
+    several = table.withColumn(
+        "set", F.array(F.col("label"), 1 - F.col("label"), (F.col("total") > 0).cast("int"))
+    )
+    multilabel = _estimator(
+        keras_model_config=_network(3, "sigmoid").to_json(), loss="bce", labelCol="set", epochs=20
+    ).fit(several)
+    found = multilabel.transform(several)
+    expected = multilabel.get_model().predict(_matrix(several, "features"), verbose=0)
+    np.testing.assert_allclose(_matrix(found, "probability"), expected, atol=1e-6)
+    for row, outputs in zip(found.orderBy("id").collect(), expected, strict=True):
+        assert row.prediction == np.flatnonzero(outputs >= 0.5).tolist()
+    assert ((expected > 0.5) == _matrix(several, "set")).mean() > 0.8
+    # One-hot vectors are the class numbers that they are made of.
+    one_hot = table.withColumn("hot", F.array(1 - F.col("label"), F.col("label")))
+    key = one_hot.withColumn("content_hash", F.sha2(F.col("id").cast("string"), 256))
+    by_vector, by_number = (
+        _estimator(loss="categorical_crossentropy", labelCol=name, class_weight={0: 1, 1: np.float64(3)}).fit(
+            key
+        )
+        for name in ("hot", "label")
+    )
+    assert _bits(by_vector) == _bits(by_number)
+
+
+def _own_crossentropy(labels: Any, outputs: Any) -> Any:
+    return keras.losses.sparse_categorical_crossentropy(labels, outputs)
+
+
+def test_a_loss_of_ones_own_is_asked_what_it_is_for(table: DataFrame, first_run: SeedlingsModel) -> None:
+    with pytest.raises(OptionError, match="set problem to 'classification'"):
+        _estimator(loss=_own_crossentropy).fit(table)
+    with pytest.raises(OptionError, match="set problem to 'classification'"):
+        _estimator(loss="mean_squared_error").fit(table)
+    told = _estimator(loss=_own_crossentropy, problem="classification").fit(table)
+    for weight, expected in zip(told.weights, first_run.weights, strict=True):
+        np.testing.assert_allclose(weight, expected, atol=1e-5)
+    assert told.transform(table).first().probability.size == 2
+
+
+def test_balanced_weights_count_in_a_binary_problem_too(table: DataFrame) -> None:
+    few = table.where((F.col("label") == 0) | (F.col("id") % 4 == 0))
+    counts = [few.where(F.col("label") == number).count() for number in (0, 1)]
+    weights = {number: sum(counts) / (2 * count) for number, count in enumerate(counts)}
+    params = {"keras_model_config": _network(1, "sigmoid").to_json(), "loss": "bce", "epochs": 1}
+    balanced, given, none = (
+        _estimator(class_weight=value, **params).fit(few) for value in ("balanced", weights, "")
+    )
+    assert _bits(balanced) == _bits(given) != _bits(none)
+
+
+class _Largest(keras.metrics.Metric):
+    """Keeps a maximum, which no sum over workers gives."""
+
+    def __init__(self, name: str = "largest", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.largest = self.add_weight(name="value", initializer="zeros")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        self.largest.assign(keras.ops.maximum(self.largest, keras.ops.max(y_pred)))
+
+    def result(self) -> Any:
+        return self.largest
+
+
+def test_metrics_are_those_of_keras_also_if_they_are_arrays(table: DataFrame) -> None:
+    metrics = [
+        keras.metrics.F1Score(average=None),
+        {"class_name": "AUC", "config": {"name": "area"}},
+        "auc",
+        keras.metrics.Precision(thresholds=[0.3, 0.6], name="precisions"),
+        keras.metrics.TruePositives(name="hits"),
+        keras.metrics.R2Score(class_aggregation=None, name="r2"),
+        "categorical_accuracy",
+    ]
+    held = table.withColumn("held", F.col("id") % 3 == 0)
+    told: list[dict[str, Any]] = []
+    record = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: told.append(dict(logs)))
+    estimator = _estimator(
+        loss="categorical_crossentropy", metrics=metrics, validationIndicatorCol="held", epochs=2
+    )
+    model = estimator.set_callbacks([record]).fit(held)
+    reference = model.get_model()
+    metrics[2] = keras.metrics.AUC(name="auc")
+    reference.compile(
+        loss="categorical_crossentropy", metrics=[keras.metrics.get(metric) for metric in metrics]
+    )
+    rows = held.where("held")
+    labels = np.eye(2, dtype="float32")[_matrix(rows, "label").astype(int)]
+    expected = reference.evaluate(_matrix(rows, "features"), labels, return_dict=True, verbose=0)
+    assert np.shape(model.history["val_f1_score"]) == (2, 2)
+    for name, value in expected.items():
+        np.testing.assert_allclose(
+            model.history[f"val_{name}"][-1], value, rtol=1e-5, atol=1e-6, err_msg=name
+        )
+        np.testing.assert_allclose(told[-1][f"val_{name}"], value, rtol=1e-5, atol=1e-6)
+    with pytest.raises(OptionError, match="metric 'largest'"):
+        _estimator(metrics=[_Largest()]).fit(table)
 
 
 def test_a_saved_model_predicts_what_it_did_bit_for_bit(

@@ -209,6 +209,30 @@ def test_a_version_holds_its_network_once_and_what_is_saved_from_it_is_whole(
         PipelineModel.load(version.pipeline_path)
 
 
+@pytest.mark.parametrize("is_told", [True, False], ids=["by an option", "by its loss"])
+def test_a_network_of_logits_is_published_as_one_of_probabilities(
+    spark: SparkSession, store: ModelStore, tmp_path: Path, is_told: bool
+) -> None:
+    made = network(activation="linear")
+    if not is_told:
+        made.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
+    made.save(tmp_path / "logits.keras")
+    version = pipeline.import_network(
+        store,
+        str(tmp_path / "logits.keras"),
+        CLASSES,
+        aspect="pad",
+        promote=True,
+        outputs="logits" if is_told else "auto",
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (6, *SIZE, 3)).astype("float32")
+    files.get(version.network_path, tmp_path / "published.keras")
+    found = keras.saving.load_model(tmp_path / "published.keras").predict(pixels, verbose=0)
+    logits = made.predict(pixels, verbose=0).astype("float64")
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(found, shares / shares.sum(axis=1, keepdims=True), atol=1e-6)
+
+
 def test_versions_are_imported_promoted_and_rolled_back(
     spark: SparkSession, store: ModelStore, tmp_path: Path
 ) -> None:
