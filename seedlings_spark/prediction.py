@@ -22,6 +22,9 @@ from seedlings_spark.training import network
 
 # Networks kept by this process; a scoring job has one, CrossValidator has many in turn.
 _MAX_KEPT = 2
+# Numbers of rows that fill the blocks of every processor's matrix products, and those to try before.
+_STEADY_ROWS = 64
+_BLOCKS = (16, 24, 48)
 _kept: dict[tuple[str, str], "Forward"] = {}
 
 
@@ -69,7 +72,6 @@ class Forward:
         from seedlings_spark import problems
 
         self._tf = tf
-        self._batch_size = task.batch_size
         self._network = network.from_bytes(task.network, task.custom_objects)
         runtime.set_precision(self._network, task.precision)
         logits = problems.logits_of(self._network) if task.logits else None
@@ -82,6 +84,7 @@ class Forward:
         self._dtype = self._network.inputs[0].dtype
         self.row_shape = tuple(self._network.input_shape[1:])
         self._call = tf.function(self._forward, autograph=False, reduce_retracing=True)
+        self._batch_size = self._steady_size(task.batch_size)
 
     def predict(self, features: NDArray[np.generic]) -> NDArray[Any]:
         """The network's outputs.
@@ -101,6 +104,26 @@ class Forward:
                 batch = np.concatenate([batch, padding])
             parts.append(self._call(batch).numpy()[:count])
         return np.concatenate(parts) if parts else np.zeros((0, *self._network.output_shape[1:]), "float32")
+
+    def _steady_size(self, batch_size: int) -> int:
+        """The least number of rows, from `batch_size` on, of which each gets the same bits wherever it stands.
+
+        On some processors a matrix product treats the last rows of a batch otherwise, if they do not fill a block of
+        registers (AVX2: 8 and 32 rows do not, 24 and 48 do). Multiples of `_STEADY_ROWS` are taken as they are.
+        """
+        if batch_size == 1 or batch_size % _STEADY_ROWS == 0:
+            return batch_size
+        call = self._tf.function(self._forward, autograph=False)
+        rng = np.random.default_rng(0)
+        least = -(-batch_size // _STEADY_ROWS) * _STEADY_ROWS
+        for size in sorted({batch_size, *(each for each in _BLOCKS if batch_size < each < least)}):
+            rows = rng.integers(0, 256, (size, *self.row_shape)).astype("uint8")
+            if all(
+                np.array_equal(call(np.roll(rows, by, 0)), np.roll(call(rows), by, 0))
+                for by in (1, size // 2)
+            ):
+                return size
+        return least
 
     def _forward(self, batch: Any) -> Any:
         return self._network(self._tf.cast(batch, self._dtype), training=False)
