@@ -587,7 +587,6 @@ def test_what_a_table_names_in_vain_is_a_reject_with_the_cause(
             f"{far}/Maize/2.png": None,
             f"{far}/Maize": "a folder",
             f"{far}/Maize/": "",
-            f"{far}": "",
             "nosuch://host/1.png": "nosuch",
             "gopher:/1.png": "gopher",
             f"hdfs://127.0.0.1:{free_port}/1.png": "refused",

@@ -62,9 +62,10 @@ DOORS = {
     "cryptography": {"training.wire", "store"},
     "tensorflow": {"runtime", "training.master", "benchmark.train", "benchmark.score"},
     "keras": {
-        "elephas",
         "runtime",
         "networks",
+        "prediction",
+        "training.master",
         "training.network",
         "training.optimizer",
         "problems",
