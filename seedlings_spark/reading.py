@@ -652,11 +652,14 @@ def _read_local(path: str, max_bytes: int) -> tuple[bytes, os.stat_result]:
     """The bytes of a file, or the first max_bytes + 1 of them; and its status after they were read."""
     # Not blocking: to open a pipe would wait for somebody who writes to it.
     descriptor = os.open(files.local_path(path), os.O_RDONLY | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor is no path
+    try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise OSError("a folder" if stat.S_ISDIR(mode) else "not a regular file")
-        return file.read(max_bytes + 1), os.fstat(descriptor)
+        with open(descriptor, "rb", closefd=False) as file:  # noqa: PTH123 - a descriptor is no path
+            return file.read(max_bytes + 1), os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 # --- other file systems ---------------------------------------------------------------------------------
