@@ -3,15 +3,20 @@
 What belongs to a cluster stands in `conf/spark-*.conf`; here stands only what no job can run without.
 """
 
+import atexit
 import contextlib
 import logging
 import os
 import re
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
@@ -43,7 +48,8 @@ def build(app_name: str, settings: Mapping[str, str] | None = None) -> SparkSess
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName(app_name)
     checksums = {f"spark.hadoop.{name}": value for name, value in PARQUET_CHECKSUMS.items()}
-    for name, value in {**checksums, **(settings or {})}.items():
+    folders = _private_folders(settings or {})
+    for name, value in {**checksums, **(settings or {}), **folders}.items():
         builder = builder.config(name, value)
     try:
         return builder.getOrCreate()
@@ -80,6 +86,31 @@ def require_utf8(spark: SparkSession, texts: Iterable[str]) -> None:
             "UTF-8: any other letter than those of ASCII becomes a `?`, which stands for other names too",
             "Set LC_ALL=C.UTF-8 for spark-submit, or start the job by ./spark-submit.sh, which does",
         )
+
+
+def _private_folders(settings: Mapping[str, str]) -> dict[str, str]:
+    """Settings for a local session whose shuffle files and spills nobody else on the machine can read.
+
+    Spark makes them readable for all, whatever is in them; on a cluster they are the node manager's to protect. Where
+    `SPARK_LOCAL_DIRS` is set Spark looks nowhere else, and that folder has to be a private one.
+    """
+    if SparkContext._active_spark_context is not None or os.environ.get("SPARK_LOCAL_DIRS"):
+        return {}
+    configuration = dict(settings)
+    if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit's settings are in its JVM, which is there already
+        SparkContext._ensure_initialized()
+        known = SparkConf()
+        names = ("spark.master", "spark.local.dir")
+        configuration = {**{name: known.get(name) or "" for name in names}, **configuration}
+    if not (configuration.get("spark.master") or "").startswith("local"):
+        return {}
+    folders = (configuration.get("spark.local.dir") or tempfile.gettempdir()).split(",")
+    private = []
+    for folder in folders:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        private.append(tempfile.mkdtemp(prefix="seedlings-", dir=folder))  # for its owner alone
+        atexit.register(shutil.rmtree, private[-1], ignore_errors=True)
+    return {"spark.local.dir": ",".join(private)}
 
 
 def is_local(spark: SparkSession) -> bool:
