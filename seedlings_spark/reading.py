@@ -10,6 +10,7 @@ rejected.
 import codecs
 import contextlib
 import errno
+import json
 import logging
 import os
 import posixpath
@@ -304,6 +305,7 @@ def read_table(spark: SparkSession, table: str, kind: str, expected: str) -> Dat
         if kind == "csv":
             return _read_csv(spark, table)
         rows = spark.read.format(kind).load(path)
+        _check_types(rows, table)
         if kind == "text":  # a file may begin with a mark
             return rows.select(F.regexp_replace("value", "^\ufeff", "").alias("value"))
         return rows
@@ -313,6 +315,26 @@ def read_table(spark: SparkSession, table: str, kind: str, expected: str) -> Dat
             expected,
             "Check --images",
         ) from None
+
+
+# Types of columns that are Python classes, and that Spark itself brings.
+_OWN_CLASSES = re.compile(r"pyspark\.ml(?:lib)?\.linalg\.(?:Vector|Matrix)UDT")
+
+
+def _check_types(rows: DataFrame, table: str) -> None:
+    """Refuse a table with a column of somebody's own class, before Spark unpickles that from the table's metadata."""
+
+    def look(found: dict[str, Any]) -> dict[str, Any]:
+        name = found.get("pyClass") if found.get("type") == "udt" else None
+        if name is not None and not _OWN_CLASSES.fullmatch(str(name)):
+            raise InputError(
+                f"{table}, with a column of the Python class {name}",
+                "columns of Spark's own types: a table is data, and what it brings is never run",
+                "Convert the column, or leave it out of the table",
+            )
+        return found
+
+    json.loads(rows._jdf.schema().json(), object_hook=look)
 
 
 def parquet(spark: SparkSession, path: str | Sequence[str], layout: StructType) -> DataFrame:

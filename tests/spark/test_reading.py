@@ -1,7 +1,10 @@
 """Every listed file ends as exactly one row, whatever its name, its content or its file system."""
 
+import base64
 import hashlib
+import json
 import os
+import pickle
 import socket
 import threading
 import uuid
@@ -11,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
@@ -656,3 +661,32 @@ def test_a_table_names_only_files_below_the_allowed_roots(
     rows = reading.decode_all(spark, listing.select(*schema.LISTING.names), roots, TASK).collect()
     assert {given[row[schema.PATH]]: row[schema.REASON] for row in rows} == paths
     assert {row[schema.DETAIL] for row in rows if row[schema.REASON]} == {"not below one of --allowed-roots"}
+
+
+class _Runs:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._path,)
+
+
+def test_a_table_with_a_class_in_its_metadata_runs_nothing(spark: SparkSession, tmp_path: Path) -> None:
+    mark = tmp_path / "was here"
+    pickled = base64.b64encode(pickle.dumps(_Runs(mark))).decode()
+    column = {"type": "udt", "pyClass": "pickle.NoSuch", "serializedClass": pickled, "sqlType": "string"}
+    kinds = (column, {"type": "array", "elementType": column, "containsNull": True})
+    for number, kind in enumerate(kinds):
+        fields = [
+            {"name": "path", "type": "string", "nullable": True, "metadata": {}},
+            {"name": "x", "type": kind, "nullable": True, "metadata": {}},
+        ]
+        row = json.dumps({"type": "struct", "fields": fields})
+        values = pa.array(["v"]) if number == 0 else pa.array([["v"]])
+        table = pa.table({"path": ["1.png"], "x": values})
+        table = table.replace_schema_metadata({"org.apache.spark.sql.parquet.row.metadata": row})
+        file = tmp_path / f"{number}.parquet"
+        pq.write_table(table, file)
+        with pytest.raises(InputError, match="a column of the Python class"):
+            reading.read_table(spark, f"file://{file}", "parquet", "a table")
+    assert not mark.exists()
