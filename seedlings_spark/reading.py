@@ -678,7 +678,7 @@ def _read_local(path: str, max_bytes: int) -> tuple[bytes, os.stat_result]:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise OSError("a folder" if stat.S_ISDIR(mode) else "not a regular file")
-        with open(descriptor, "rb", closefd=False) as file:  # noqa: PTH123 - a descriptor is no path
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read(max_bytes + 1), os.fstat(descriptor)
     finally:
         os.close(descriptor)

@@ -447,7 +447,9 @@ def test_labels_with_an_element_for_each_output(table: DataFrame) -> None:
     # One-hot vectors are the class numbers that they are made of.
     one_hot = table.withColumn("hot", F.array(1 - F.col("label"), F.col("label")))
     # Hashes of their rows would differ by the label: marked ones decide the shards instead.
-    key = schema.with_content_hash(one_hot.withColumn("content_hash", F.sha2(F.col("id").cast("string"), 256)))
+    key = schema.with_content_hash(
+        one_hot.withColumn("content_hash", F.sha2(F.col("id").cast("string"), 256))
+    )
     by_vector, by_number = (
         _estimator(loss="categorical_crossentropy", labelCol=name, class_weight={0: 1, 1: np.float64(3)}).fit(
             key
