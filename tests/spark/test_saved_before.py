@@ -1,0 +1,70 @@
+"""What release 0.1.0 saved must load: a corpus, a version, a fitted and an unfitted pipeline, checkpoints.
+
+The files were written by 0.1.0 from twelve drawn pictures of three species, with a tiny network (12 x 12 pixels);
+`expected.json` has the probabilities that 0.1.0 gave for each of them. To make such files anew for another release:
+prepare, train and save with that release, and keep what it predicts beside them.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.sql import DataFrame, SparkSession
+
+from seedlings_spark import corpus, pipeline, schema
+from seedlings_spark.store import ModelStore
+
+SAVED = Path(__file__).parents[1] / "data" / "saved_by_0.1.0.zip"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved by 0.1.0")
+    with zipfile.ZipFile(SAVED) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(saved: Path) -> dict[str, dict[str, list[float]]]:
+    return dict(json.loads((saved / "expected.json").read_text()))
+
+
+def _check(table: DataFrame, expected: dict[str, list[float]]) -> None:
+    rows: list[Any] = table.select(schema.PATH, schema.PROBABILITY).collect()
+    found = {"/".join(row[0].split("/")[-2:]): row[1].toArray() for row in rows}
+    assert set(found) == set(expected) and len(found) == 12
+    for path, probabilities in expected.items():
+        np.testing.assert_allclose(found[path], probabilities, atol=1e-5, err_msg=path)
+
+
+def test_a_corpus_and_a_version_load(
+    spark: SparkSession, saved: Path, expected: dict[str, dict[str, list[float]]]
+) -> None:
+    prepared = corpus.load(f"file://{saved}/corpus")
+    version = ModelStore(f"file://{saved}/store", "seedlings").verify("current")
+    assert (
+        version.classes == prepared.classes == ("Ambling Ribbonwort", "Brook Needletuft", "Candle Twinleaf")
+    )
+    images = prepared.images(spark)
+    _check(pipeline.load(version).transform(images), expected["version"])
+    assert pipeline.predictions(spark, version, prepared, "test").count() == prepared.num_images("test") == 4
+
+
+def test_pipelines_load_and_checkpoints_go_on(
+    spark: SparkSession, saved: Path, expected: dict[str, dict[str, list[float]]]
+) -> None:
+    prepared = corpus.load(f"file://{saved}/corpus")
+    images = prepared.images(spark)
+    _check(PipelineModel.load(f"file://{saved}/fitted").transform(images), expected["fitted"])
+    # The third epoch, after two that 0.1.0 left in checkpoints; the fitted pipeline is of the same three.
+    unfitted = Pipeline.load(f"file://{saved}/unfitted")
+    estimator: Any = unfitted.getStages()[-1]
+    estimator.set(estimator.checkpoint_path, f"file://{saved}/checkpoints")
+    model = unfitted.fit(pipeline.training_images(spark, prepared))
+    assert len(model.stages[-1].history["loss"]) == 3
+    _check(model.transform(images), expected["fitted"])
