@@ -222,7 +222,7 @@ if [ "$job" = pack ]; then
   [ "${1:-}" != --gpu ] || { options=(--gpu); shift; }
   case ${1:-} in -*) fail "pack $1" "pack [--gpu] [HDFS folder]" "See ./spark-submit.sh --help" 2 ;; esac
   mkdir -p "$home/dist"
-  PYTHONPATH=$home "$python" -P -m seedlings_spark.environment "$home/dist/environment.tar.gz" ${options[@]+"${options[@]}"}
+  PYTHONPATH=$home "$python" -P -m seedlings_spark.cluster.environment "$home/dist/environment.tar.gz" ${options[@]+"${options[@]}"}
   [ -n "${1:-}" ] || exit 0
   find_java
   shell=("${SPARK_HOME:-$pyspark}/bin/spark-class" org.apache.hadoop.fs.FsShell)

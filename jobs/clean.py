@@ -4,9 +4,10 @@ import sys
 
 from pyspark.sql import SparkSession
 
-from seedlings_spark import clean, cli
+from seedlings_spark import cli
 from seedlings_spark.config import CleanOptions
-from seedlings_spark.store import ModelStore
+from seedlings_spark.models.store import ModelStore
+from seedlings_spark.workflow import clean
 
 
 def main(spark: SparkSession, options: CleanOptions) -> None:

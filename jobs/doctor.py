@@ -4,7 +4,8 @@ import sys
 
 from pyspark.sql import SparkSession
 
-from seedlings_spark import cli, doctor, session
+from seedlings_spark import cli
+from seedlings_spark.cluster import doctor, session
 from seedlings_spark.config import DoctorOptions
 
 

@@ -4,9 +4,12 @@ import sys
 
 from pyspark.sql import SparkSession
 
-from seedlings_spark import cli, corpus, display, evaluation, pipeline, report
+from seedlings_spark import cli, corpus, display
 from seedlings_spark.config import EvaluateOptions
-from seedlings_spark.store import ModelStore
+from seedlings_spark.models.store import ModelStore
+from seedlings_spark.reports import evaluation
+from seedlings_spark.reports import page as report
+from seedlings_spark.workflow import pipeline
 
 
 def main(spark: SparkSession, options: EvaluateOptions) -> None:

@@ -6,7 +6,7 @@ from pyspark.sql import SparkSession
 
 from seedlings_spark import cli
 from seedlings_spark.config import ModelsOptions
-from seedlings_spark.store import ModelStore, table
+from seedlings_spark.models.store import ModelStore, table
 
 
 def main(spark: SparkSession, options: ModelsOptions) -> None:
@@ -21,7 +21,7 @@ def main(spark: SparkSession, options: ModelsOptions) -> None:
         freed = store.delete(options.model_version)
         print(f"{store.name} {options.model_version} is deleted: {freed / 1e6:,.1f} MB are freed\n")
     elif options.action == "import":
-        from seedlings_spark import pipeline  # TensorFlow takes seconds to import, and the others need none
+        from seedlings_spark.workflow import pipeline
 
         pipeline.import_network(
             store,

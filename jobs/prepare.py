@@ -4,8 +4,9 @@ import sys
 
 from pyspark.sql import SparkSession
 
-from seedlings_spark import cli, config, corpus, reading, schema
+from seedlings_spark import cli, config, corpus, schema
 from seedlings_spark.config import PrepareOptions
+from seedlings_spark.corpus import reading
 
 
 def main(spark: SparkSession, options: PrepareOptions) -> int:

@@ -10,8 +10,9 @@ import score
 import train
 from pyspark.sql import SparkSession
 
-from seedlings_spark import cli, config, files, quickstart
+from seedlings_spark import cli, config, files
 from seedlings_spark.config import QuickstartOptions
+from seedlings_spark.workflow import quickstart
 
 
 def main(spark: SparkSession, options: QuickstartOptions) -> int:

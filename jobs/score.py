@@ -7,7 +7,7 @@ from pyspark.sql import SparkSession
 
 from seedlings_spark import cli, config, display, scoring
 from seedlings_spark.config import ScoreOptions
-from seedlings_spark.store import ModelStore
+from seedlings_spark.models.store import ModelStore
 
 _log = logging.getLogger("seedlings_spark")
 # What scoring calls by the same names.

@@ -4,8 +4,9 @@ import sys
 
 from pyspark.sql import SparkSession
 
-from seedlings_spark import cli, runs
+from seedlings_spark import cli
 from seedlings_spark.config import StatusOptions
+from seedlings_spark.workflow import runs
 
 
 def main(spark: SparkSession, options: StatusOptions) -> None:

@@ -4,11 +4,14 @@ import sys
 
 from pyspark.sql import SparkSession
 
-from seedlings_spark import cli, config, corpus, files, networks, pipeline, runs, session
+from seedlings_spark import cli, config, corpus, files
+from seedlings_spark.cluster import session
 from seedlings_spark.config import TrainOptions
 from seedlings_spark.estimator import SeedlingsEstimator
 from seedlings_spark.lock import Lock
-from seedlings_spark.store import ModelStore
+from seedlings_spark.models import networks
+from seedlings_spark.models.store import ModelStore
+from seedlings_spark.workflow import pipeline, runs
 
 # What the estimator calls by the same names.
 _SAME = ("loss", "mode", "rule", "frequency", "num_workers", "threads", "epochs", "batch_size")

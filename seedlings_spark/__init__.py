@@ -1,86 +1,92 @@
 """Distributed training and bulk scoring of Keras image classifiers on Spark, through Elephas.
 
-The map, in the order of imports: a module may import those of its own and of earlier groups only.
+The map, room by room, in the order of imports: a module may import those of its own and of earlier rooms only.
 `tests/unit/test_architecture.py` holds it.
 
     errors          what can go wrong for a user, one class each
-
     display         names that others chose, as a terminal, a log or a page may show them
     config          options of every job: TOML and flags become frozen, validated objects
     schema          column names and layouts of our tables
     files           paths on any Hadoop file system; a file appears whole or not at all
     fingerprint     content hash, split of a hash, shard of a hash, corpus fingerprint
-    environment     the packages of this installation as an archive
     reproducibility seeds derived by name; what a result depends on
-
-    session         builds the SparkSession; slots, addresses, environments
-    images          bytes -> uint8 pixels, or ImageError: the only door of Pillow and the decoders
-      png             what the bytes of a PNG say before any decoder sees them
-      jpeg            the same of a JPEG
-      gif             the same of a GIF
-      tiff            the same of a TIFF
-      bmp             BMP pictures of palettes, by ourselves
-      libtiff         what libtiff has to say about a file
-    runtime         what TensorFlow may use in this process: threads, GPU, determinism, precision
-    drift           how a run's images and predictions differ from the training corpus
     progress        what a person sees of a job at work
     lock            one writer for one folder
-    runs            the folder of a training run: what ran, how far it is, how it ended
-    store           model versions: publish, list, resolve, promote, roll back
-    preflight       what can be known of a job before Spark starts
-    training        the protocol between master and workers, in prose
-      weights         arithmetic on lists of arrays, held as one flat vector
-      rules           how an asynchronous worker's work enters the model
-      wire            messages over TLS
-      server          the driver's side of the connections
-      client          a worker's side
-      shard           a worker's rows: in memory, or spooled to disk
-      network         a network as it travels: what a `.keras` file holds
-      optimizer       an optimizer as it travels, and what it counts
-      master          the one model and optimizer of a run
-      worker          what one Spark task does
-      stage           the Spark stage of a run's workers
-      capacity        what bounds the speed of training
-      progress        what a person sees while it trains
-      checkpoint      a run between two epochs, on disk
-      coordination    who holds which rank, what has failed, sums over results
-      synchronous     the driver's side of synchronous training
-      asynchronous    the driver's side of asynchronous training
 
-    reading         a listing of files, and of each its pixels or the reason why there are none
-    synthetic       draws a small corpus of species-like plants, from a seed
+    cluster         the machines
+      environment   the packages of this installation as an archive
+      session       builds the SparkSession; slots, addresses, environments
+      runtime       what TensorFlow may use in this process: threads, GPU, determinism, precision
+      doctor        what is in the way of the jobs
+
+    images          bytes -> uint8 pixels, or ImageError: the only door of Pillow and the decoders
+      png           what the bytes of a PNG say before any decoder sees them
+      jpeg          the same of a JPEG
+      gif           the same of a GIF
+      tiff          the same of a TIFF
+      bmp           BMP pictures of palettes, by ourselves
+      libtiff       what libtiff has to say about a file
+
     corpus          image files -> corpus table, rejects, manifest
-    networks        Keras networks by name; folding a mean and a std into one
+      reading       a listing of files, and of each its pixels or the reason why there are none
+      synthetic     draws a small corpus of species-like plants, from a seed
 
     problems        what kind of problem loss, label and outputs make; outputs -> probabilities
+    training        the protocol between master and workers, in prose
+      weights       arithmetic on lists of arrays, held as one flat vector
+      rules         how an asynchronous worker's work enters the model
+      wire          messages over TLS
+      server        the driver's side of the connections
+      client        a worker's side
+      shard         a worker's rows: in memory, or spooled to disk
+      network       a network as it travels: what a `.keras` file holds
+      optimizer     an optimizer as it travels, and what it counts
+      master        the one model and optimizer of a run
+      worker        what one Spark task does
+      stage         the Spark stage of a run's workers
+      capacity      what bounds the speed of training
+      progress      what a person sees while it trains
+      checkpoint    a run between two epochs, on disk
+      coordination  who holds which rank, what has failed, sums over results
+      synchronous   the driver's side of synchronous training
+      asynchronous  the driver's side of asynchronous training
+
+    models          networks, alone
+      networks      Keras networks by name; folding a mean and a std into one
+      prediction    the forward pass in a Spark task
+      stages        which stages a saved pipeline may have, and which params each of them
+      store         model versions: publish, list, resolve, promote, roll back
 
     columns         what the columns of a table to train on must hold
-    stages          which stages a saved pipeline may have, and which params each of them
     features        Spark ML stages: class indices, mean and std of pixels
-    prediction      the forward pass in a Spark task
-    evaluation      predictions -> numbers
-    doctor          what is in the way of the other jobs
-
     estimator       SeedlingsEstimator and SeedlingsModel
-
     elephas         drop-in for Elephas' own estimator and transformer, with its conventions
 
-    scoring         a model version over files: runs that appear whole
-      sources         what there is to score: folder, glob, list, table
-      runs            the runs of one output
-      ledger          which files earlier runs have seen
-      progress        what a person sees while it scores
-      review          the least confident images, for a person to look at
-      sql             a model version as functions of Spark SQL
-    report          numbers -> JSON, HTML, plots: matplotlib's only door
+    reports         what a model is worth
+      evaluation    predictions -> numbers
+      drift         how a run's images and predictions differ from the training corpus
+      page          numbers -> JSON, HTML, plots: matplotlib's only door
 
-    pipeline        from a corpus to a published version
-    quickstart      where the quickstart puts what it makes
-    clean           what of an output, a run or a store is no longer needed
+    scoring         a model version over files: runs that appear whole
+      sources       what there is to score: folder, glob, list, table
+      runs          the runs of one output
+      ledger        which files earlier runs have seen
+      progress      what a person sees while it scores
+      review        the least confident images, for a person to look at
+      sql           a model version as functions of Spark SQL
+
+    workflow        what the jobs do
+      runs          the folder of a training run: what ran, how far it is, how it ended
+      pipeline      from a corpus to a published version
+      quickstart    where the quickstart puts what it makes
+      clean         what of an output, a run or a store is no longer needed
+
     benchmark       measures this machine or cluster, beside what else there is
-      train           how fast training is
-      score           how fast scoring is
-      scale           how fast training would be with more workers
+      train         how fast training is
+      score         how fast scoring is
+      scale         how fast training would be with more workers
 
     cli             arguments, session, logging and exit code of a job
+      preflight     what can be known of a job before Spark starts
+      __main__      looks at a job's arguments before Spark starts
 """

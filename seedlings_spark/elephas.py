@@ -42,7 +42,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import NumericType
 
-from seedlings_spark import columns, files, fingerprint, prediction, runtime, schema, session
+from seedlings_spark import columns, files, fingerprint, schema
+from seedlings_spark.cluster import runtime, session
 from seedlings_spark.errors import NetworkError, OptionError
 from seedlings_spark.estimator import (
     NETWORK_HASH,
@@ -52,6 +53,7 @@ from seedlings_spark.estimator import (
     network_outputs,
     read_network,
 )
+from seedlings_spark.models import prediction
 from seedlings_spark.training import network as carried
 from seedlings_spark.training import optimizer as optimizers
 
@@ -59,7 +61,8 @@ with runtime.quiet_import():
     from elephas import ml_model as stock
     from elephas.utils.model_utils import LossModelTypeMapper, ModelType, ModelTypeEncoder, as_enum
 
-    from seedlings_spark import networks, problems
+    from seedlings_spark import problems
+    from seedlings_spark.models import networks
     from seedlings_spark.problems import Problem
 
 

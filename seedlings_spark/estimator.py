@@ -40,18 +40,10 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, BinaryType, NumericType
 
-from seedlings_spark import (
-    columns,
-    features,
-    files,
-    fingerprint,
-    prediction,
-    reproducibility,
-    runtime,
-    schema,
-    session,
-)
+from seedlings_spark import columns, features, files, fingerprint, reproducibility, schema
+from seedlings_spark.cluster import runtime, session
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
+from seedlings_spark.models import prediction
 from seedlings_spark.training import asynchronous, rules, synchronous
 from seedlings_spark.training import network as carried
 from seedlings_spark.training import optimizer as optimizers
@@ -76,7 +68,8 @@ with runtime.quiet_import():
     import keras
     from elephas.ml_model import ElephasEstimator, ElephasTransformer
 
-    from seedlings_spark import networks, problems
+    from seedlings_spark import problems
+    from seedlings_spark.models import networks
     from seedlings_spark.problems import Problem
 
 _log = logging.getLogger(__name__)

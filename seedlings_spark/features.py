@@ -23,7 +23,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import BinaryType
 
-from seedlings_spark import schema, session
+from seedlings_spark import schema
+from seedlings_spark.cluster import session
 from seedlings_spark.errors import CorpusError, OptionError
 
 _log = logging.getLogger(__name__)

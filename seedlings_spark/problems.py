@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from seedlings_spark import runtime
+from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import NetworkError, OptionError
 
 with runtime.quiet_import():

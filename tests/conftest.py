@@ -29,7 +29,7 @@ def shared_data(name: str) -> Path:
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A session with two cores; its Python workers import this checkout."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    from seedlings_spark import session
+    from seedlings_spark.cluster import session
 
     scratch = tmp_path_factory.mktemp("spark")
     made = session.build(
@@ -56,7 +56,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def drawn_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 drawn species with 8 images each."""
-    from seedlings_spark import synthetic
+    from seedlings_spark.corpus import synthetic
 
     folder = tmp_path_factory.mktemp("drawn") / "images"
     synthetic.write_corpus(folder, images_per_species=8, size=48)

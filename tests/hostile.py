@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from seedlings_spark import images, reading
+from seedlings_spark import images
+from seedlings_spark.corpus import reading
 
 PREDICTED = "predicted"
 # More than any picture of the cases has in one of its dimensions, and above `images.MAX_PIXELS` in both.
@@ -835,8 +836,9 @@ def _padded_gif(length: int) -> bytes:
 
 
 def _score(store: str, folder: str, output: str) -> dict[str, Any]:
-    from seedlings_spark import scoring, session
-    from seedlings_spark.store import ModelStore
+    from seedlings_spark import scoring
+    from seedlings_spark.cluster import session
+    from seedlings_spark.models.store import ModelStore
 
     spark = session.build(
         "hostile",

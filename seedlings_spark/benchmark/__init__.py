@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
-from seedlings_spark import files, reproducibility, session
+from seedlings_spark import files, reproducibility
+from seedlings_spark.cluster import session
 from seedlings_spark.errors import ClusterError
 
 NUM_CLASSES = 12
@@ -52,7 +53,7 @@ def draw(index: int, image_size: int) -> tuple[NDArray[np.uint8], int]:
 
 def network(name: str, image_size: int) -> Any:
     """A network of `networks.BY_NAME` over raw pixels, as ours becomes it."""
-    from seedlings_spark import networks
+    from seedlings_spark.models import networks
 
     built = networks.build(name, (image_size, image_size), NUM_CLASSES)
     return networks.fold_standardization(built, np.full(3, MEAN), np.full(3, STD))

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 from pyspark.sql import SparkSession
 
-from seedlings_spark import benchmark, runtime, session
+from seedlings_spark import benchmark
+from seedlings_spark.cluster import runtime, session
 from seedlings_spark.benchmark import aligned, spread, train
 from seedlings_spark.errors import OptionError
 from seedlings_spark.training import rules

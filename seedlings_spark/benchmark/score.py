@@ -39,10 +39,13 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import ArrayType, FloatType
 
-from seedlings_spark import benchmark, files, images, prediction, reading, runtime, schema, scoring, session
+from seedlings_spark import benchmark, files, images, schema, scoring
+from seedlings_spark.models import prediction
+from seedlings_spark.corpus import reading
+from seedlings_spark.cluster import runtime, session
 from seedlings_spark.benchmark import NUM_CLASSES, aligned, speeds, spread, train
 from seedlings_spark.errors import ImageError, InputError, OptionError
-from seedlings_spark.store import ModelStore, ModelVersion
+from seedlings_spark.models.store import ModelStore, ModelVersion
 
 _log = logging.getLogger(__name__)
 
@@ -452,7 +455,7 @@ class _Stand:
     """
 
     def __init__(self, spark: SparkSession, task: Scoring, path: str, *, vectors: bool) -> None:
-        from seedlings_spark import networks
+        from seedlings_spark.models import networks
 
         self.spark, self.task, self.path = spark, task, path
         self.num_images = {SMALL: max(1, task.num_images // _SMALLER), LARGE: task.num_images}
@@ -744,7 +747,7 @@ def _ours_from_table(stand: _Stand, precision: str) -> Callable[[str], None]:
 
 
 def _ours_as_transformer(stand: _Stand, precision: str) -> Callable[[str], None]:
-    from seedlings_spark import networks
+    from seedlings_spark.models import networks
     from seedlings_spark.estimator import SeedlingsModel
 
     classes = stand.versions[precision].classes
@@ -773,7 +776,7 @@ def _make_predict(content: bytes, precision: str, *, tuned: bool) -> Callable[[A
     with runtime.quiet_import():
         import tensorflow as tf
 
-        from seedlings_spark import networks
+        from seedlings_spark.models import networks
 
     network = networks.from_bytes(content)
     runtime.set_precision(network, precision)
@@ -807,7 +810,7 @@ def _measure_stock(stand: _Stand, number: int) -> Measurement:
         from elephas.ml_model import ElephasTransformer
         from elephas.utils.model_utils import ModelType
 
-        from seedlings_spark import networks
+        from seedlings_spark.models import networks
 
     size = stand.task.image_size
     network = keras.Sequential(
@@ -931,7 +934,7 @@ def _limit(request: Mapping[str, Any]) -> None:
     with runtime.quiet_import():
         import tensorflow as tf
 
-        from seedlings_spark import networks
+        from seedlings_spark.models import networks
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -986,7 +989,7 @@ def _tf_data(request: Mapping[str, Any]) -> None:
     with runtime.quiet_import():
         import tensorflow as tf
 
-        from seedlings_spark import networks
+        from seedlings_spark.models import networks
 
     network = networks.from_bytes(files.read_bytes(request["network"]))
 

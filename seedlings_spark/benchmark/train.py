@@ -25,7 +25,8 @@ from pyspark.ml.functions import array_to_vector
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import benchmark, features, files, runtime, schema, session
+from seedlings_spark import benchmark, features, files, schema
+from seedlings_spark.cluster import runtime, session
 from seedlings_spark.benchmark import MEAN, NUM_CLASSES, STD, aligned, speeds, spread
 from seedlings_spark.errors import ClusterError, OptionError, TrainingError
 from seedlings_spark.training import synchronous
@@ -499,7 +500,7 @@ class _Stopwatch(Silent):
 
 
 def _fit_ours(training: Training, frequency: str, precision: str, images: DataFrame) -> Fit:
-    from seedlings_spark import networks
+    from seedlings_spark.models import networks
     from seedlings_spark.estimator import SeedlingsEstimator
 
     size = training.image_size

@@ -21,13 +21,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import ArrayType, FloatType, IntegerType, StringType, StructField, StructType
 
-from seedlings_spark import drift, files, fingerprint, images, prediction, reading, runtime, schema, session
+from seedlings_spark import files, fingerprint, images, schema
+from seedlings_spark.cluster import runtime, session
+from seedlings_spark.corpus import reading
 from seedlings_spark.errors import InputError, NetworkError, StoreError
 from seedlings_spark.lock import Lock
+from seedlings_spark.models import prediction
+from seedlings_spark.models.store import CURRENT, NETWORK, PROFILE, ModelStore, ModelVersion
+from seedlings_spark.reports import drift
 from seedlings_spark.scoring import ledger, progress, review, sources, sql
 from seedlings_spark.scoring.ledger import ALREADY_REJECTED, ALREADY_SCORED, NEW, Ledger
 from seedlings_spark.scoring.runs import FORMAT, Runs, RunsState, as_json, with_columns
-from seedlings_spark.store import CURRENT, NETWORK, PROFILE, ModelStore, ModelVersion
 
 _log = logging.getLogger(__name__)
 

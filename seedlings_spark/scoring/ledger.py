@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import files, reading, schema
+from seedlings_spark import files, schema
+from seedlings_spark.corpus import reading
 
 FOLDER = "ledger"
 MOST_PARTS = 24

@@ -6,8 +6,10 @@ import io
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import display, files, images, reading, report, schema
+from seedlings_spark import display, files, images, schema
+from seedlings_spark.corpus import reading
 from seedlings_spark.errors import ImageError
+from seedlings_spark.reports import page as report
 from seedlings_spark.scoring.sources import Source
 
 FOLDER = "review"

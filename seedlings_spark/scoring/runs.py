@@ -18,7 +18,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import StringType, StructField, StructType
 
-from seedlings_spark import files, reading, schema
+from seedlings_spark import files, schema
+from seedlings_spark.corpus import reading
 from seedlings_spark.errors import InputError, OptionError
 
 FORMAT = 1

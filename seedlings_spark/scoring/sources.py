@@ -23,7 +23,8 @@ from pyspark.sql.types import (
     StructType,
 )
 
-from seedlings_spark import files, reading, schema
+from seedlings_spark import files, schema
+from seedlings_spark.corpus import reading
 from seedlings_spark.errors import InputError
 
 _log = logging.getLogger(__name__)

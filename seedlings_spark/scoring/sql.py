@@ -11,8 +11,11 @@ from typing import Any
 from pyspark.sql import SparkSession
 from pyspark.sql.pandas.functions import pandas_udf
 
-from seedlings_spark import images, prediction, reading, runtime, schema, session, store
+from seedlings_spark import images, schema
+from seedlings_spark.cluster import runtime, session
+from seedlings_spark.corpus import reading
 from seedlings_spark.errors import ImageError, InputError, OptionError
+from seedlings_spark.models import prediction, store
 
 DETAILS = (
     f"{schema.PREDICTED_SPECIES} string, {schema.CONFIDENCE} float, {schema.PROBABILITIES} array<float>,"

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from seedlings_spark import reproducibility, runtime
+from seedlings_spark import reproducibility
+from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import CorpusError
 from seedlings_spark.reproducibility import seed_for
 from seedlings_spark.training import network as carried

@@ -15,7 +15,7 @@ import numpy as np
 from pyspark import TaskContext
 from pyspark.ml.linalg import Vectors
 
-from seedlings_spark import session
+from seedlings_spark.cluster import session
 from seedlings_spark.elephas import ElephasEstimator
 
 EPOCHS, BATCH_SIZE, ROWS = 6, 8, 400

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from seedlings_spark import synthetic
+from seedlings_spark.corpus import synthetic
 from tests.cluster.standalone import SCRIPT, Session, clean_environment, kill_all
 
 EPOCHS = 6
@@ -27,7 +27,7 @@ def _train(corpus: Path, store: Path, run: Path) -> tuple[str, ...]:
 
 
 def _weights(store: Path) -> bytes:
-    from seedlings_spark import networks
+    from seedlings_spark.models import networks
 
     content = (store / "seedlings" / "v0001" / "network.keras").read_bytes()
     return b"".join(weight.tobytes() for weight in networks.from_bytes(content).get_weights())

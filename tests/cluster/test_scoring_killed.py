@@ -12,9 +12,11 @@ import keras
 import pytest
 from pyspark.sql import SparkSession
 
-from seedlings_spark import files, images, pipeline, scoring, synthetic
+from seedlings_spark import files, images, scoring
+from seedlings_spark.corpus import synthetic
+from seedlings_spark.models.store import ModelStore
 from seedlings_spark.scoring.runs import Runs
-from seedlings_spark.store import ModelStore
+from seedlings_spark.workflow import pipeline
 from tests.cluster.standalone import Session, clean_environment
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from seedlings_spark import synthetic
+from seedlings_spark.corpus import synthetic
 from tests import readme
 from tests.cluster import raising
 from tests.cluster.standalone import (
@@ -122,7 +122,7 @@ def version_of(store: Path) -> Path:
 
 
 def weights(store: Path) -> list[bytes]:
-    from seedlings_spark import networks
+    from seedlings_spark.models import networks
 
     content = (version_of(store) / "network.keras").read_bytes()
     return [weight.tobytes() for weight in networks.from_bytes(content).get_weights()]

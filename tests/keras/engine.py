@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pyarrow as pa
 
-from seedlings_spark import runtime
+from seedlings_spark.cluster import runtime
 from seedlings_spark.training import network as carried
 from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training import synchronous, worker

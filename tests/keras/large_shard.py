@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from seedlings_spark import runtime
+from seedlings_spark.cluster import runtime
 
 tf = runtime.start(1)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pyspark.resource import ResourceInformation
 
-from seedlings_spark import runtime
+from seedlings_spark.cluster import runtime
 
 ROOT = Path(__file__).parents[2]
 STARTED = """

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from seedlings_spark import networks
 from seedlings_spark.errors import NetworkError
+from seedlings_spark.models import networks
 
 WEIGHTS, CONFIG = "model.weights.h5", "config.json"
 
@@ -136,7 +136,7 @@ def _layer(class_name: str, module: str = "keras.layers", **config: Any) -> dict
         _layer("Popen", "subprocess", args=["touch", "SECRET"]),
         _layer("load_model", "keras.saving", filepath="SECRET"),
         _layer("Lock", "seedlings_spark.lock", folder="SECRET", owner="x"),
-        _layer("RunRecord", "seedlings_spark.pipeline", path="SECRET"),
+        _layer("RunRecord", "seedlings_spark.workflow.pipeline", path="SECRET"),
     ],
 )
 def test_a_layer_that_reads_or_runs_something_is_refused(

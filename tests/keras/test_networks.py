@@ -10,8 +10,9 @@ import pytest
 from keras import layers
 from sklearn.preprocessing import StandardScaler
 
-from seedlings_spark import networks, runtime
+from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import NetworkError, OptionError, SeedlingsError
+from seedlings_spark.models import networks
 
 SIZES = [(32, 32), (33, 33), (64, 64), (96, 48)]
 

@@ -11,9 +11,11 @@ import pyarrow as pa
 import pytest
 from keras import layers
 
-from seedlings_spark import networks, prediction, reading, schema, scoring
+from seedlings_spark import schema, scoring
+from seedlings_spark.corpus import reading
 from seedlings_spark.errors import ClusterError, CorpusError, NetworkError
-from seedlings_spark.prediction import ForwardTask
+from seedlings_spark.models import networks, prediction
+from seedlings_spark.models.prediction import ForwardTask
 from seedlings_spark.training import network as carried
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (37, 32, 32, 3), dtype=np.uint8)

@@ -9,8 +9,9 @@ import pytest
 import scipy.special
 from keras import layers, losses
 
-from seedlings_spark import networks, prediction, problems
+from seedlings_spark import problems
 from seedlings_spark.errors import NetworkError, OptionError
+from seedlings_spark.models import networks, prediction
 from seedlings_spark.problems import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 
 

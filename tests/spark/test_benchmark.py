@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
-from seedlings_spark import benchmark, runtime
+from seedlings_spark import benchmark
 from seedlings_spark.benchmark import train
 from seedlings_spark.benchmark.train import STEADY, WHOLE, Fit, Training
+from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import ClusterError, OptionError
 
 TINY = Training(

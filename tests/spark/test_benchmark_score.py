@@ -83,7 +83,7 @@ def test_json_holds_what_is_returned_and_nothing_else_is_left(run: tuple[dict[st
 
 
 def test_spark_s_udf_predicts_what_keras_predicts(spark: SparkSession, tmp_path: Path) -> None:
-    from seedlings_spark import networks
+    from seedlings_spark.models import networks
 
     network = benchmark.network("plain", 32)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from seedlings_spark import corpus, files, fingerprint, images, reading, schema
-from seedlings_spark.corpus import Corpus
+from seedlings_spark import corpus, files, fingerprint, images, schema
+from seedlings_spark.corpus import Corpus, reading
 from seedlings_spark.errors import CorpusError, OptionError, OutputInUseError, SeedlingsError
 from tests.conftest import shared_data
 

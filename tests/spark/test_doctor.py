@@ -6,8 +6,9 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from seedlings_spark import doctor, files, reproducibility
-from seedlings_spark.doctor import BAD, FAIR, GOOD, Check
+from seedlings_spark import files, reproducibility
+from seedlings_spark.cluster import doctor
+from seedlings_spark.cluster.doctor import BAD, FAIR, GOOD, Check
 
 
 def by_name(checks: list[Check]) -> dict[str, Check]:

@@ -40,7 +40,7 @@ from pyspark.sql import functions as F  # noqa: E402, N812
 from pyspark.sql.types import ArrayType, DoubleType, StructField  # noqa: E402
 
 from seedlings_spark import elephas as ours  # noqa: E402
-from seedlings_spark import session  # noqa: E402
+from seedlings_spark.cluster import session  # noqa: E402
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError  # noqa: E402
 from tests.conftest import shared_data  # noqa: E402
 

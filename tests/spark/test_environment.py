@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from seedlings_spark import environment
+from seedlings_spark.cluster import environment
 
 
 def test_the_versions_are_those_that_are_installed_here() -> None:

@@ -26,10 +26,12 @@ from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
-from seedlings_spark import corpus, images, pipeline, reading, schema
+from seedlings_spark import corpus, images, schema
+from seedlings_spark.corpus import reading
 from seedlings_spark.errors import ClusterError, CorpusError, NetworkError, OptionError, TrainingError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, uneven_shares
 from seedlings_spark.training.progress import Silent
+from seedlings_spark.workflow import pipeline
 from tests.spark.processes import kill_one_worker, listening_ports
 
 
@@ -666,7 +668,7 @@ def test_images_train_with_their_mean_and_std_folded_in(spark: SparkSession, pre
 
 
 def test_augmentation_and_dropout_repeat_bit_for_bit(spark: SparkSession, prepared: corpus.Corpus) -> None:
-    from seedlings_spark import networks
+    from seedlings_spark.models import networks
 
     table = pipeline.training_images(spark, prepared).withColumn(
         "label", F.pmod(F.hash("species"), F.lit(12))

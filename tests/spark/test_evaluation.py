@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn import metrics
 
-from seedlings_spark import evaluation
+from seedlings_spark.reports import evaluation
 
 TWO = ("Maize", "Charlock")
 THREE = ("Maize", "Charlock", "Cleavers")

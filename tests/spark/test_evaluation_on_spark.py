@@ -5,8 +5,9 @@ import pytest
 from pyspark.sql import functions
 from sklearn import metrics
 
-from seedlings_spark import evaluation, schema
+from seedlings_spark import schema
 from seedlings_spark.errors import CorpusError, SeedlingsError
+from seedlings_spark.reports import evaluation
 
 CLASSES = ["Shepherd's `Purse`", "Maïs", "Sugar beet", "never seen", ' "quoted", $x$ ']
 LAYOUT = f"{schema.SPECIES} string, {schema.PREDICTED_SPECIES} string"

@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from seedlings_spark import files
 from seedlings_spark.errors import StoreError
-from seedlings_spark.store import ModelStore, names
+from seedlings_spark.models.store import ModelStore, names
 
 # None with a colon: HDFS allows none, and Hadoop's own copies and listings fail on them.
 HOSTILE_NAMES = [

@@ -21,9 +21,10 @@ import pytest
 from keras import layers
 from pyspark.sql import SparkSession
 
-from seedlings_spark import corpus, files, images, pipeline, reading, schema, scoring
-from seedlings_spark.corpus import Corpus
-from seedlings_spark.store import ModelStore
+from seedlings_spark import corpus, files, images, schema, scoring
+from seedlings_spark.corpus import Corpus, reading
+from seedlings_spark.models.store import ModelStore
+from seedlings_spark.workflow import pipeline
 from tests import hostile
 from tests.conftest import ROOT, SHARED, shared_data
 from tests.hostile import PREDICTED, Case, Row

@@ -19,8 +19,10 @@ import pyarrow.parquet as pq
 import pyspark
 import pytest
 
-from seedlings_spark import drift, images, synthetic
+from seedlings_spark import images
+from seedlings_spark.corpus import synthetic
 from seedlings_spark.lock import Lock
+from seedlings_spark.reports import drift
 from tests import readme
 
 SCRIPT = Path(__file__).parents[2] / "spark-submit.sh"

@@ -16,19 +16,8 @@ from pyspark.ml import Pipeline, PipelineModel, feature
 from pyspark.ml.linalg import Vectors
 from pyspark.sql import SparkSession
 
-from seedlings_spark import (
-    config,
-    corpus,
-    features,
-    files,
-    fingerprint,
-    images,
-    pipeline,
-    reading,
-    schema,
-    scoring,
-)
-from seedlings_spark.corpus import Corpus
+from seedlings_spark import config, corpus, features, files, fingerprint, images, schema, scoring
+from seedlings_spark.corpus import Corpus, reading
 from seedlings_spark.errors import (
     CorpusError,
     NetworkError,
@@ -38,9 +27,10 @@ from seedlings_spark.errors import (
     StoreError,
 )
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
-from seedlings_spark.stages import SPARK_STAGES
-from seedlings_spark.store import ModelStore, ModelVersion, table
+from seedlings_spark.models.stages import SPARK_STAGES
+from seedlings_spark.models.store import ModelStore, ModelVersion, table
 from seedlings_spark.training.network import from_bytes
+from seedlings_spark.workflow import pipeline
 
 SIZE = (8, 8)
 CLASSES = ["Charlock", "Fat Hen", "Maize"]

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from seedlings_spark import files, images, reading, schema
+from seedlings_spark import files, images, schema
+from seedlings_spark.corpus import reading
 from seedlings_spark.errors import InputError
 
 TASK = reading.DecodeTask((8, 8), "crop", images.FORMATS, images.MAX_PIXELS, 2_000)

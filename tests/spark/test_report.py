@@ -9,7 +9,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from seedlings_spark import evaluation, report
+from seedlings_spark.reports import evaluation
+from seedlings_spark.reports import page as report
 
 SEEDLINGS = (
     "Black-grass",

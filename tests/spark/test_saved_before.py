@@ -15,8 +15,9 @@ import pytest
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 
-from seedlings_spark import corpus, pipeline, schema
-from seedlings_spark.store import ModelStore
+from seedlings_spark import corpus, schema
+from seedlings_spark.models.store import ModelStore
+from seedlings_spark.workflow import pipeline
 
 SAVED = Path(__file__).parents[1] / "data" / "saved_by_0.1.0.zip"
 

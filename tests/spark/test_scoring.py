@@ -15,11 +15,13 @@ from keras import layers
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from seedlings_spark import files, images, pipeline, reading, schema, scoring
+from seedlings_spark import files, images, schema, scoring
+from seedlings_spark.corpus import reading
 from seedlings_spark.errors import InputError, OutputInUseError, StoreError
 from seedlings_spark.lock import Lock
+from seedlings_spark.models.store import ModelStore, ModelVersion
 from seedlings_spark.scoring import ScoreRun, sources
-from seedlings_spark.store import ModelStore, ModelVersion
+from seedlings_spark.workflow import pipeline
 
 SIZE = (12, 10)
 CLASSES = ["Maize", 'it\'s "quoted", `b`', "Ma\N{LATIN SMALL LETTER I WITH DIAERESIS}s", "$x"]

@@ -16,12 +16,14 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
-from seedlings_spark import clean, drift, files, images, lock, pipeline, schema, scoring
+from seedlings_spark import files, images, lock, schema, scoring
 from seedlings_spark.errors import InputError, OptionError, OutputInUseError
 from seedlings_spark.estimator import SeedlingsModel
+from seedlings_spark.models.store import ModelStore, ModelVersion
+from seedlings_spark.reports import drift
 from seedlings_spark.scoring import ScoreRun, progress, sources
 from seedlings_spark.scoring.runs import Runs
-from seedlings_spark.store import ModelStore, ModelVersion
+from seedlings_spark.workflow import clean, pipeline
 from tests.spark.test_scoring import CLASSES, MAX_BYTES, SIZE, picture, runs_of, score, tiny_network
 
 Rows = dict[str, Any]

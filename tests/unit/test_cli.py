@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from seedlings_spark import cli, config, errors, quickstart
+from seedlings_spark import cli, config, errors
 from seedlings_spark.errors import (
     ClusterError,
     CorpusError,
@@ -26,6 +26,7 @@ from seedlings_spark.errors import (
     SeedlingsError,
     TrainingError,
 )
+from seedlings_spark.workflow import quickstart
 
 ROOT = Path(__file__).parents[2]
 THREE_PARTS = re.compile(r"\w+: .+\. Expected .+\. .+[.?]")
@@ -693,7 +694,7 @@ def test_a_ctrl_c_is_said_in_one_line_though_it_has_ended_the_jvm_too(
         time.sleep(60)
         return 0
 
-    monkeypatch.setattr("seedlings_spark.session.build", build)
+    monkeypatch.setattr("seedlings_spark.cluster.session.build", build)
     try:
         assert cli.run("doctor", config.DoctorOptions, main, []) == 130
     finally:

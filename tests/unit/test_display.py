@@ -8,8 +8,11 @@ import unicodedata
 
 import pytest
 
-from seedlings_spark import cli, display, doctor, drift, errors, report
-from seedlings_spark.evaluation import evaluate
+from seedlings_spark import cli, display, errors
+from seedlings_spark.cluster import doctor
+from seedlings_spark.reports import drift
+from seedlings_spark.reports import page as report
+from seedlings_spark.reports.evaluation import evaluate
 
 # Colour and title of a terminal, a line of one's own, C1's CSI, directions of writing, breaks, what cannot be seen.
 EVIL = [

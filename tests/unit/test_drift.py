@@ -4,9 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from seedlings_spark import drift
-from seedlings_spark.drift import Profile
 from seedlings_spark.errors import SeedlingsError
+from seedlings_spark.reports import drift
+from seedlings_spark.reports.drift import Profile
 
 NAMES = ["species", "confidence", "brightness", "contrast", "sharpness", "size"]
 

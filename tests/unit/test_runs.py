@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from seedlings_spark import clean, files, runs
+from seedlings_spark import files
 from seedlings_spark.errors import InputError, OptionError, OutputInUseError
 from seedlings_spark.lock import Lock
+from seedlings_spark.workflow import clean, runs
 
 ABOUT = {"seed": 7, "options": {"epochs": 4}, "corpus": {"fingerprint": "f"}}
 

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.ml.param import Param, Params, TypeConverters
 
-from seedlings_spark import stages
 from seedlings_spark.errors import StoreError
+from seedlings_spark.models import stages
 
 ID = "0123abcd-0000-0000-0000-000000000000"
 METADATA, DATA = f"part-00000-{ID}-c000.txt", f"part-00000-{ID}-c000.snappy.parquet"

@@ -16,9 +16,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from seedlings_spark import clean, files
+from seedlings_spark import files
 from seedlings_spark.errors import StoreError
-from seedlings_spark.store import ModelStore, ModelVersion, names, table
+from seedlings_spark.models.store import ModelStore, ModelVersion, names, table
+from seedlings_spark.workflow import clean
 
 MANIFEST: dict[str, Any] = {
     "classes": ["Maize", "Charlock"],

@@ -4,7 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from seedlings_spark import images, synthetic
+from seedlings_spark import images
+from seedlings_spark.corpus import synthetic
 
 REAL_SPECIES = {
     "Black-grass",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from seedlings_spark import synthetic
+from seedlings_spark.corpus import synthetic
 from tests import readme
 from tests.cluster.standalone import SCRIPT, Session, wait_until
 from tests.cluster.yarn.hadoop import NoHadoopError, YarnCluster, fetch_jars
@@ -95,7 +95,7 @@ class Place:
         return self.read_json(f"{store}/seedlings/v0001/manifest.json")
 
     def weights(self, store: str) -> list[bytes]:
-        from seedlings_spark import networks
+        from seedlings_spark.models import networks
 
         content = self.cluster.read(self.at(f"{store}/seedlings/v0001/network.keras"))
         assert content is not None, store

@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from seedlings_spark import config, files, synthetic
+from seedlings_spark import config, files
+from seedlings_spark.corpus import synthetic
 from seedlings_spark.errors import CorpusError, OptionError, TrainingError
 
 _T = TypeVar("_T")

@@ -14,9 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from seedlings_spark import config, errors, files, runs
+from seedlings_spark import config, errors, files
 from seedlings_spark.errors import ClusterError, CorpusError, InputError, StorageError
-from seedlings_spark.store import ModelStore, names
+from seedlings_spark.models.store import ModelStore, names
+from seedlings_spark.workflow import runs
 
 # What each job reads and what it writes to. The doctor tells of its folder itself.
 _READ: dict[str, Sequence[str]] = {

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark import cloudpickle
 
-from seedlings_spark import runtime
+from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import CorpusError
 from seedlings_spark.training import network
 

@@ -28,7 +28,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox, TransformedBbox
 
 from seedlings_spark import display, files
-from seedlings_spark.evaluation import Evaluation, SpeciesScores, worst_confusions
+from seedlings_spark.reports.evaluation import Evaluation, SpeciesScores, worst_confusions
 
 FORMAT = 1
 METRICS = "metrics.json"

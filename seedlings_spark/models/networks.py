@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seedlings_spark import runtime
+from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import NetworkError, OptionError
 from seedlings_spark.training import network as carried
 

@@ -22,7 +22,8 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from seedlings_spark import display, files, reproducibility, runtime, session
+from seedlings_spark import display, files, reproducibility
+from seedlings_spark.cluster import runtime, session
 from seedlings_spark.errors import SeedlingsError
 
 GOOD, FAIR, BAD = "ok", "note", "FAIL"

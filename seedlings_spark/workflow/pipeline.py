@@ -16,29 +16,16 @@ from pyspark.ml import Pipeline, PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import (
-    drift,
-    elephas,
-    evaluation,
-    features,
-    files,
-    fingerprint,
-    networks,
-    prediction,
-    problems,
-    report,
-    reproducibility,
-    runs,
-    runtime,
-    schema,
-    scoring,
-    session,
-    stages,
-)
+from seedlings_spark import elephas, features, files, fingerprint, problems, reproducibility, schema, scoring
+from seedlings_spark.cluster import runtime, session
 from seedlings_spark.corpus import Corpus, look_alikes
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError, StoreError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, keep_network_once
-from seedlings_spark.store import PROFILE, ModelStore, ModelVersion
+from seedlings_spark.models import networks, prediction, stages
+from seedlings_spark.models.store import PROFILE, ModelStore, ModelVersion
+from seedlings_spark.reports import drift, evaluation
+from seedlings_spark.reports import page as report
+from seedlings_spark.workflow import runs
 
 with runtime.quiet_import():
     import keras

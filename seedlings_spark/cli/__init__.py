@@ -33,7 +33,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from seedlings_spark import config, display, errors, files, preflight, progress
+from seedlings_spark import config, display, errors, files, progress
+from seedlings_spark.cli import preflight
 from seedlings_spark.errors import OptionError, SeedlingsError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def run(
     def work() -> int:
         options, general = read_arguments(job, options_class, arguments)
         configure_logging(general.debug, general.log)
-        from seedlings_spark import session  # Spark takes a second to import, and wrong arguments need none
+        from seedlings_spark.cluster import session
 
         spark = session.build(f"seedlings {job}")
         spark.sparkContext.setLogLevel("WARN" if general.debug else "ERROR")
@@ -148,7 +149,7 @@ def _stop(spark: "SparkSession") -> None:
 def _do(
     job: str, spark: "SparkSession", main: "Callable[[SparkSession, _T], int | None]", options: _T
 ) -> int:
-    from seedlings_spark import session
+    from seedlings_spark.cluster import session
 
     options = qualified(options)
     # Those of a file came through no JVM, so a `?` in them is one; but it could not open what they name.
@@ -559,7 +560,3 @@ def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
     return str(value) or "none"
-
-
-if __name__ == "__main__":
-    sys.exit(check(sys.argv[1:]))

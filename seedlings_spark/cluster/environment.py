@@ -21,7 +21,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-_PROJECT = Path(__file__).parents[1] / "pyproject.toml"
+_PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 # What Spark brings along, and what TensorFlow names and does not import.
 _LEFT_OUT = {"pyspark", "py4j", "libclang"}
 _FOR_CPUS = {"tensorflow": "tensorflow-cpu"}

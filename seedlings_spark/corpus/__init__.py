@@ -21,7 +21,9 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import files, fingerprint, reading, schema, session
+from seedlings_spark import files, fingerprint, schema
+from seedlings_spark.cluster import session
+from seedlings_spark.corpus import reading
 from seedlings_spark.errors import CorpusError, InputError, OptionError, OutputInUseError
 
 _log = logging.getLogger(__name__)

@@ -33,7 +33,8 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import BinaryType, IntegerType, LongType, StringType, StructField, StructType
 
-from seedlings_spark import files, fingerprint, images, runtime, schema, session
+from seedlings_spark import files, fingerprint, images, schema
+from seedlings_spark.cluster import runtime, session
 from seedlings_spark.errors import ImageError, InputError, in_brief
 
 _log = logging.getLogger(__name__)

@@ -17,12 +17,13 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import StructType
 
-from seedlings_spark import files, lock, runs, schema
+from seedlings_spark import files, lock, schema
 from seedlings_spark.errors import InputError
+from seedlings_spark.models.store import ModelStore
 from seedlings_spark.scoring import ledger
 from seedlings_spark.scoring.runs import Runs
-from seedlings_spark.store import ModelStore
 from seedlings_spark.training.checkpoint import Checkpoints
+from seedlings_spark.workflow import runs
 
 _log = logging.getLogger(__name__)
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}

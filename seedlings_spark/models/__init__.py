@@ -1,0 +1,1 @@
+"""Networks: made by name, run in a Spark task, kept as versions in a store."""

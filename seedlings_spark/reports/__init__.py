@@ -1,0 +1,1 @@
+"""Numbers about a model, and pages that show them."""
