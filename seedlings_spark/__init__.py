@@ -1,5 +1,17 @@
 """Distributed training and bulk scoring of Keras image classifiers on Spark, through Elephas.
 
+What a job does is one call, with the options that its command line has:
+
+    import seedlings_spark as ss
+
+    corpus = ss.prepare(spark, ss.PrepareOptions(images="photos", corpus="corpus"))
+    trained = ss.train(spark, ss.TrainOptions(corpus="corpus", store="store", epochs=10))
+    numbers = ss.evaluate(spark, ss.EvaluateOptions(corpus="corpus", store="store", report="report"))
+    run = ss.score(spark, ss.ScoreOptions(images="new-photos", store="store", output="scores"))
+
+`SeedlingsEstimator` is a stage for pipelines of one's own, `ModelStore` the versions, `load_corpus` opens a corpus.
+Spark and TensorFlow are imported by what needs them, when it is asked for.
+
 The map, room by room, in the order of imports: a module may import those of its own and of earlier rooms only.
 `tests/unit/test_architecture.py` holds it.
 
@@ -77,6 +89,7 @@ The map, room by room, in the order of imports: a module may import those of its
 
     workflow        what the jobs do
       runs          the folder of a training run: what ran, how far it is, how it ended
+      jobs          one call for each job
       pipeline      from a corpus to a published version
       quickstart    where the quickstart puts what it makes
       clean         what of an output, a run or a store is no longer needed
@@ -90,3 +103,53 @@ The map, room by room, in the order of imports: a module may import those of its
       preflight     what can be known of a job before Spark starts
       __main__      looks at a job's arguments before Spark starts
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seedlings_spark.config import EvaluateOptions, PrepareOptions, ScoreOptions, TrainOptions
+    from seedlings_spark.corpus import Corpus
+    from seedlings_spark.corpus import load as load_corpus
+    from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
+    from seedlings_spark.models.store import ModelStore, ModelVersion
+    from seedlings_spark.workflow import Trained, evaluate, prepare, score, train
+
+__all__ = [
+    "Corpus",
+    "EvaluateOptions",
+    "ModelStore",
+    "ModelVersion",
+    "PrepareOptions",
+    "ScoreOptions",
+    "SeedlingsEstimator",
+    "SeedlingsModel",
+    "TrainOptions",
+    "Trained",
+    "evaluate",
+    "load_corpus",
+    "prepare",
+    "score",
+    "train",
+]
+
+# Where they are, and by which name.
+_PLACES = {
+    **dict.fromkeys(["EvaluateOptions", "PrepareOptions", "ScoreOptions", "TrainOptions"], "config"),
+    **dict.fromkeys(["Trained", "evaluate", "prepare", "score", "train"], "workflow"),
+    **dict.fromkeys(["SeedlingsEstimator", "SeedlingsModel"], "estimator"),
+    **dict.fromkeys(["ModelStore", "ModelVersion"], "models.store"),
+    **dict.fromkeys(["Corpus", "load_corpus"], "corpus"),
+}
+_NAMES = {"load_corpus": "load"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), _NAMES.get(name, name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

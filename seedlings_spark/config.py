@@ -17,12 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from seedlings_spark import files
 from seedlings_spark.errors import OptionError
 
 _T = TypeVar("_T")
+_OptionsT = TypeVar("_OptionsT", bound="Options")
 _REQUIRED = object()
 # Where a value comes from, if not from a file.
 COMMAND_LINE = "the command line"
+# Options that are paths on a Hadoop file system; all but the first are written to.
+PATHS = ("images", "corpus", "store", "run", "report", "output")
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -868,6 +872,27 @@ def plain(options: Any) -> dict[str, Any]:
     """The options as JSON-ready values, for a manifest."""
     values = dataclasses.asdict(options)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def qualified(options: _OptionsT) -> _OptionsT:
+    """The options with every path as a full URI, as Spark would resolve it.
+
+    Raises:
+        OptionError: A path is malformed, or on a file system that Spark does not know.
+    """
+    changes = {}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name in PATHS and value:
+            try:
+                changes[field.name] = files.qualify(value)
+            except (OSError, ValueError) as error:
+                raise OptionError(
+                    f"{flag_of(field.name)} {value} ({getattr(error, 'strerror', None) or error})",
+                    "a path on this machine, or the URI of a file system that Hadoop knows",
+                    f"Correct {flag_of(field.name)}",
+                ) from error
+    return dataclasses.replace(options, **changes)
 
 
 def chosen(options: Any, *names: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ line break would be two lines of a log, and one that turns the direction of writ
 import json
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 # They join letters of some scripts, and move nothing.
@@ -34,6 +35,17 @@ def shown(text: str) -> str:
             parts += [_doubled(text[start:place], is_last=False), _escaped(character)]
             start = place + 1
     return "".join([*parts, _doubled(text[start:], is_last=True)])
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line that can be shown: its class and its message."""
+    return shown(" ".join(f"{type(error).__name__}: {error}".splitlines()))
+
+
+def table(rows: Sequence[tuple[str, object]]) -> str:
+    """Two aligned columns for a person to read."""
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"{name:<{width}}  {shown(str(value))}" for name, value in rows)
 
 
 def as_json(value: Any, *, indent: int | None = None) -> str:

@@ -8,6 +8,10 @@ import contextlib
 import errno
 import os
 import re
+import traceback
+
+# The exit code of what is interrupted from the keyboard.
+INTERRUPTED = 130
 
 
 class SeedlingsError(Exception):
@@ -126,6 +130,24 @@ def recognized(error: BaseException) -> SeedlingsError | None:
             if name.rpartition(".")[2] in names or (pattern and re.search(pattern, text)):
                 return kind(_innermost([(name, text)]), expected, remedy)
     return None
+
+
+def for_user(error: Exception) -> SeedlingsError:
+    """What to tell a user of an exception: an error of ours, raised here or in a worker, or one that is recognized.
+
+    Of any other its cause and its place, in one line, of however many Spark made it.
+    """
+    if isinstance(error, SeedlingsError):
+        return error
+    return (
+        from_worker(error)
+        or recognized(error)
+        or SeedlingsError(
+            in_brief(error),
+            "no such failure: this is likely a fault of the program or of the cluster",
+            f"Run the job again with --debug for the traceback, and report it ({_raised_in(error)})",
+        )
+    )
 
 
 def from_worker(error: BaseException) -> SeedlingsError | None:
@@ -299,3 +321,11 @@ def _innermost(chain: list[tuple[str, str]]) -> str:
 def _sentence(text: str) -> str:
     text = text.strip()
     return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def _raised_in(error: BaseException) -> str:
+    """Where an exception was raised: the last line of ours on its way, in a worker or here."""
+    frames = re.findall(r'File "([^"]+)", line (\d+), in', str(error))
+    frames = frames or [(each.filename, each.lineno) for each in traceback.extract_tb(error.__traceback__)]
+    ours = [each for each in frames if "seedlings_spark" in each[0]] or frames
+    return f"{os.path.basename(ours[-1][0])}, line {ours[-1][1]}" if ours else "no line is known"  # noqa: PTH119

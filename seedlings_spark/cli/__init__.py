@@ -27,7 +27,6 @@ import shutil
 import signal
 import sys
 import textwrap
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
@@ -43,9 +42,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T", bound=config.Options)
 _log = logging.getLogger("seedlings_spark")
 
-DONE, FAILED, WRONG_ARGUMENTS, TOO_MANY_REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
-# Options that are paths on a Hadoop file system; all but the first are written to.
-_PATHS = ("images", "corpus", "store", "run", "report", "output")
+DONE, FAILED, WRONG_ARGUMENTS, TOO_MANY_REJECTS = 0, 1, 2, 3
 # Of `--log`.
 _LOGS = PLAIN, JSON_LINES = "plain", "json"
 # Set by spark-submit.sh while it checks arguments, and by YARN for all attempts of an application.
@@ -151,7 +148,7 @@ def _do(
 ) -> int:
     from seedlings_spark.cluster import session
 
-    options = qualified(options)
+    options = config.qualified(options)
     # Those of a file came through no JVM, so a `?` in them is one; but it could not open what they name.
     session.require_utf8(spark, (str(value).replace("?", "") for value in vars(options).values()))
     if _is_in_container(spark):
@@ -236,26 +233,11 @@ def exit_code_of(work: Callable[[], int | None], *, debug: bool = False) -> int:
         return work() or DONE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return errors.INTERRUPTED
     except Exception as error:
         if debug:
             _log.exception("the traceback, since --debug was given")
-        return fail(_for_user(error))
-
-
-@contextlib.contextmanager
-def recorded(write: Callable[[int, str], None]) -> Iterator[None]:
-    """Let what ends the work inside be written down: the exit code that it will have, and the error in one line."""
-    try:
-        yield
-    except BaseException as error:
-        code, text = INTERRUPTED, "interrupted"
-        if isinstance(error, Exception):
-            known = _for_user(error)
-            code, text = known.exit_code, _in_one_line(known)
-        with contextlib.suppress(Exception):  # the first error is the one to tell
-            write(code, text)
-        raise
+        return fail(errors.for_user(error))
 
 
 def fail(error: SeedlingsError) -> int:
@@ -265,39 +247,8 @@ def fail(error: SeedlingsError) -> int:
         record = {"exit_code": error.exit_code, "error": type(error).__name__}
         print(json_lines.line("ERROR", str(error), **record), file=sys.stderr)
     else:
-        print(_in_one_line(error), file=sys.stderr)
+        print(display.one_line(error), file=sys.stderr)
     return error.exit_code
-
-
-def _in_one_line(error: SeedlingsError) -> str:
-    return display.shown(" ".join(f"{type(error).__name__}: {error}".splitlines()))
-
-
-def _for_user(error: Exception) -> SeedlingsError:
-    if isinstance(error, SeedlingsError):
-        return error
-    return errors.from_worker(error) or errors.recognized(error) or _unexpected(error)
-
-
-def qualified(options: _T) -> _T:
-    """The options with every path as a full URI, as Spark would resolve it.
-
-    Raises:
-        OptionError: A path is malformed, or on a file system that Spark does not know.
-    """
-    changes = {}
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if field.name in _PATHS and value:
-            try:
-                changes[field.name] = files.qualify(value)
-            except (OSError, ValueError) as error:
-                raise OptionError(
-                    f"{config.flag_of(field.name)} {value} ({getattr(error, 'strerror', None) or error})",
-                    "a path on this machine, or the URI of a file system that Hadoop knows",
-                    f"Correct {config.flag_of(field.name)}",
-                ) from error
-    return dataclasses.replace(options, **changes)
 
 
 def check_outputs(options: config.Options) -> None:
@@ -307,7 +258,7 @@ def check_outputs(options: config.Options) -> None:
         OptionError: A path that is written to is relative, or on the local file system.
     """
     for field in dataclasses.fields(options):
-        value = getattr(options, field.name) if field.name in _PATHS[1:] else ""
+        value = getattr(options, field.name) if field.name in config.PATHS[1:] else ""
         is_full = re.match(r"([A-Za-z][A-Za-z0-9+.-]*:)?/", value)
         if value and (not is_full or value.lower().startswith("file:")):
             raise OptionError(
@@ -332,7 +283,7 @@ def opening_line(job: str, options: config.Options, spark_version: str, master: 
     paths = [
         f"{field.name} {getattr(options, field.name)}"
         for field in dataclasses.fields(options)
-        if field.name in _PATHS and getattr(options, field.name)
+        if field.name in config.PATHS and getattr(options, field.name)
     ]
     return f"seedlings_spark{version}: {job} on {master}, Spark {spark_version}; {', '.join(paths)}"
 
@@ -406,10 +357,16 @@ def rejects_exit_code(manifest: Mapping[str, Any], max_reject_fraction: float) -
     return TOO_MANY_REJECTS
 
 
-def table(rows: Sequence[tuple[str, object]]) -> str:
-    """Two aligned columns for a person to read."""
-    width = max((len(name) for name, _ in rows), default=0)
-    return "\n".join(f"{name:<{width}}  {display.shown(str(value))}" for name, value in rows)
+def drift_exit_code(manifest: Mapping[str, Any], max_drift: float) -> int:
+    """3 if a run's images differ more from the training corpus than allowed, else 0; 0 allows everything."""
+    if not max_drift or manifest["drift"]["worst"] <= max_drift:
+        return DONE
+    _log.warning("the images differ from the training corpus by more than --max-drift %g", max_drift)
+    return TOO_MANY_REJECTS
+
+
+# What jobs print at their end.
+table = display.table
 
 
 def _find_stderr() -> None:
@@ -425,23 +382,6 @@ def _find_stderr() -> None:
             sys.stderr.flush()
             os.dup2(found, 2)
             os.close(found)
-
-
-def _unexpected(error: Exception) -> SeedlingsError:
-    """What is no error of a user's: its cause and its place in one line, of however many Spark made it."""
-    return SeedlingsError(
-        errors.in_brief(error),
-        "no such failure: this is likely a fault of the program or of the cluster",
-        f"Run the job again with --debug for the traceback, and report it ({_place(error)})",
-    )
-
-
-def _place(error: BaseException) -> str:
-    """Where an exception was raised: the last line of ours on its way, in a worker or here."""
-    frames = re.findall(r'File "([^"]+)", line (\d+), in', str(error))
-    frames = frames or [(each.filename, each.lineno) for each in traceback.extract_tb(error.__traceback__)]
-    ours = [each for each in frames if "seedlings_spark" in each[0]] or frames
-    return f"{os.path.basename(ours[-1][0])}, line {ours[-1][1]}" if ours else "no line is known"  # noqa: PTH119
 
 
 class _Parser(argparse.ArgumentParser):
@@ -547,7 +487,7 @@ def _is_required(field: "dataclasses.Field[Any]") -> bool:
 
 
 def _metavar(field: "dataclasses.Field[Any]") -> str:
-    if field.name in _PATHS:
+    if field.name in config.PATHS:
         return "DIR"
     if field.metadata["choices"]:
         return "{" + ",".join(field.metadata["choices"]) + "}"

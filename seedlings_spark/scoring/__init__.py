@@ -21,7 +21,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import ArrayType, FloatType, IntegerType, StringType, StructField, StructType
 
-from seedlings_spark import files, fingerprint, images, schema
+from seedlings_spark import display, files, fingerprint, images, schema
 from seedlings_spark.cluster import runtime, session
 from seedlings_spark.corpus import reading
 from seedlings_spark.errors import InputError, NetworkError, StoreError
@@ -597,6 +597,13 @@ def register(
         max_bytes=_MAX_BYTES,
     )
     sql.register_functions(spark, name, resolved, forward_task(spark, resolved, _BATCH_SIZE), decode)
+
+
+def printed(run: ScoreRun, form: str) -> str:
+    """What `score` prints at its end: a "table" for a person, or one line of "json" for a program."""
+    if form == "json":
+        return display.as_json(short_summary(run)) + "\n"
+    return f"{display.table(summary(run))}\n{drift_table(run)}"
 
 
 def summary(run: ScoreRun) -> list[tuple[str, object]]:

@@ -1,1 +1,20 @@
-"""What the jobs do, as calls: from a corpus to a published version, its evaluation, the folders of runs."""
+"""What the jobs do, each as one call: options in, a result out, nothing printed.
+
+`prepare`, `train`, `evaluate`, `score` and `models` take the options that the command line has (`config`), check them
+alike, and return what they made. What they need is imported when they are asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seedlings_spark.workflow.jobs import Trained, evaluate, models, prepare, score, train
+
+__all__ = ["Trained", "evaluate", "models", "prepare", "score", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from seedlings_spark.workflow import jobs
+
+        return getattr(jobs, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

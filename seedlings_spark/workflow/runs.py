@@ -6,14 +6,15 @@ RUN/checkpoints/    where the next attempt goes on
 RUN/train.log       of a run in the background
 """
 
+import contextlib
 import datetime
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from seedlings_spark import files, lock, reproducibility
+from seedlings_spark import display, errors, files, lock, reproducibility
 from seedlings_spark.errors import InputError, OptionError
 
 METRICS, CHECKPOINTS, LOG = "metrics.jsonl", "checkpoints", "train.log"
@@ -82,6 +83,21 @@ def fail(run: str, exit_code: int, error: str) -> None:
     last = (record.get("attempts") or [{}])[-1]
     if (last.get("host"), last.get("pid")) == (platform.node(), os.getpid()):
         _write(run, _ended(record, exit_code, error))
+
+
+@contextlib.contextmanager
+def recorded(run: str) -> Iterator[None]:
+    """Let what ends the work inside be written down: the exit code of its job, and the error in one line."""
+    try:
+        yield
+    except BaseException as error:
+        code, text = errors.INTERRUPTED, "interrupted"
+        if isinstance(error, Exception):
+            known = errors.for_user(error)
+            code, text = known.exit_code, display.one_line(known)
+        with contextlib.suppress(Exception):  # the first error is the one to tell
+            fail(run, code, text)
+        raise
 
 
 def state(record: Mapping[str, Any], *, is_held: bool) -> str:

@@ -165,7 +165,7 @@ def test_registered_layers_travel_to_a_process_that_does_not_know_them() -> None
     finally:
         cloudpickle.unregister_pickle_by_value(module)
     program = (
-        "import sys; from seedlings_spark import runtime; runtime.start(1); from pyspark import cloudpickle\n"
+        "import sys; from seedlings_spark.cluster import runtime; runtime.start(1); from pyspark import cloudpickle\n"
         "from seedlings_spark.training import network\n"
         "print(network.from_bytes(*cloudpickle.loads(sys.stdin.buffer.read())).count_params())"
     )

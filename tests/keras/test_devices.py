@@ -14,7 +14,7 @@ from seedlings_spark.cluster import runtime
 ROOT = Path(__file__).parents[2]
 STARTED = """
 import json, os, sys
-from seedlings_spark import runtime
+from seedlings_spark.cluster import runtime
 tf = runtime.start(1, tuple(sys.argv[1:]))
 found = tf.config.list_physical_devices("GPU")
 growth = [tf.config.experimental.get_memory_growth(device) for device in found]

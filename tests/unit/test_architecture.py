@@ -2,6 +2,8 @@
 
 import ast
 import functools
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,8 +60,10 @@ GROUPS = [
     ["scoring.ledger", "scoring.review", "scoring.sql"],
     ["scoring"],
     # workflow
-    ["workflow", "workflow.runs", "workflow.quickstart"],
+    ["workflow.runs", "workflow.quickstart"],
     ["workflow.pipeline", "workflow.clean"],
+    ["workflow.jobs"],
+    ["workflow"],
     # benchmark
     ["benchmark"],
     ["benchmark.train"],
@@ -166,9 +170,8 @@ def _own(imported: str) -> str | None:
 def test_every_module_is_on_the_map() -> None:
     grouped = [name for group in GROUPS for name in group]
     assert sorted(grouped) == sorted(MODULES)
-    drawn = {
-        line.split()[0] for line in (seedlings_spark.__doc__ or "").splitlines() if line.startswith("    ")
-    }
+    drawing = (seedlings_spark.__doc__ or "").partition("The map")[2]
+    drawn = {line.split()[0] for line in drawing.splitlines() if line.startswith("    ")}
     assert drawn == {name.split(".")[-1] for name in MODULES}
 
 
@@ -188,8 +191,18 @@ def test_a_library_is_imported_through_its_door_only(library: str) -> None:
     assert found == DOORS[library]
 
 
-def test_the_package_itself_imports_nothing() -> None:
-    assert list(_imports(PACKAGE / "__init__.py")) == []
+def test_the_package_itself_imports_neither_spark_nor_tensorflow() -> None:
+    code = """
+import sys
+import seedlings_spark as ss
+from seedlings_spark import workflow
+assert set(ss.__all__) <= set(dir(ss))
+loaded = {name.split(".")[0] for name in sys.modules}
+assert not loaded & {"pyspark", "tensorflow", "keras", "numpy", "elephas"}, loaded
+for name in ss.__all__:
+    assert getattr(ss, name).__doc__, name
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert list(_imports(PACKAGE / "training" / "__init__.py")) == []
 
 
@@ -212,4 +225,4 @@ def test_jobs_are_short_and_without_loops() -> None:
     for file in (ROOT / "jobs").glob("*.py"):
         text = file.read_text(encoding="utf-8")
         assert not any(isinstance(node, ast.For | ast.While) for node in ast.walk(ast.parse(text))), file.name
-        assert len(text.splitlines()) <= 60, file.name
+        assert len(text.splitlines()) <= 50, file.name

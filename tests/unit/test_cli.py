@@ -458,7 +458,7 @@ def test_every_path_becomes_a_full_uri_and_nothing_else_changes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = config.TrainOptions(corpus="a b/../é", store="/s/", network="n.keras")
-    qualified = cli.qualified(options)
+    qualified = config.qualified(options)
     assert qualified.corpus == f"file://{tmp_path}/é"
     assert qualified.store == "file:///s"
     assert qualified.run == "" and qualified.network == "n.keras"
@@ -474,7 +474,7 @@ def test_every_folder_among_the_options_is_qualified() -> None:
 @pytest.mark.parametrize("path", ["file:relative", "file://another-machine/c"])
 def test_a_malformed_path_is_a_wrong_argument(path: str) -> None:
     with pytest.raises(OptionError, match=f"--corpus {path} .*file:///absolute/path"):
-        cli.qualified(config.TrainOptions(corpus=path, store="s"))
+        config.qualified(config.TrainOptions(corpus=path, store="s"))
 
 
 def test_a_job_begins_with_a_line_of_what_runs_where_and_on_what() -> None:
@@ -619,31 +619,6 @@ def test_a_json_log_has_an_object_a_line_with_the_run(
     assert [line["level"] for line in lines] == ["INFO", "WARNING", "ERROR"]
     assert (lines[-1]["exit_code"], lines[-1]["error"]) == (1, "CorpusError")
     assert all(datetime.datetime.fromisoformat(line["ts"]).tzinfo for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (OutputInUseError("this", "that", "Wait"), (73, "OutputInUseError: this. Expected that. Wait.")),
-        (KeyboardInterrupt(), (130, "interrupted")),
-    ],
-)
-def test_how_work_ends_is_written_down(error: BaseException, expected: tuple[int, str]) -> None:
-    written: list[tuple[int, str]] = []
-    with pytest.raises(type(error)), cli.recorded(lambda *told: written.append(told)):
-        raise error
-    assert written == [expected]
-
-
-def test_work_that_ends_well_is_not_written_down_and_a_failed_record_hides_nothing() -> None:
-    with cli.recorded(lambda *told: pytest.fail("told")):
-        pass
-
-    def broken(code: int, text: str) -> None:
-        raise OSError("the disk is full")
-
-    with pytest.raises(TrainingError), cli.recorded(broken):
-        raise TrainingError("this", "that", "so")
 
 
 @pytest.mark.parametrize(

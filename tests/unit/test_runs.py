@@ -88,7 +88,7 @@ def test_the_failure_of_an_attempt_that_another_has_followed_is_not_told(run: st
 
 def test_a_process_that_was_killed_is_missed(run: str) -> None:
     killed = (
-        "import os, signal, sys; from seedlings_spark import lock, runs; run = sys.argv[1];"
+        "import os, signal, sys; from seedlings_spark import lock; from seedlings_spark.workflow import runs; run = sys.argv[1];"
         "lock.Lock(run, 'a driver').__enter__(); runs.begin(run, {}); os.kill(os.getpid(), signal.SIGKILL)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -145,3 +145,28 @@ def test_of_a_runs_checkpoints_the_last_stays_and_before_its_end_the_one_before(
         clean.clean_run(run, now, dry=False)
     with pytest.raises(InputError):
         clean.clean_run(f"{run} that is none", now, dry=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (OutputInUseError("this", "that", "Wait"), 73, "OutputInUseError: this. Expected that. Wait."),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_how_work_ends_is_written_down(run: str, error: BaseException, code: int, text: str) -> None:
+    runs.begin(run, ABOUT)
+    with pytest.raises(type(error)), runs.recorded(run):
+        raise error
+    last = record(run)["attempts"][-1]
+    assert (last["exit_code"], last["error"]) == (code, text)
+
+
+def test_work_that_ends_well_is_not_written_down_and_a_failed_record_hides_nothing(run: str) -> None:
+    runs.begin(run, ABOUT)
+    with runs.recorded(run):
+        pass
+    assert "exit_code" not in record(run)["attempts"][-1]
+    files.write_text(files.join(run, "run.json"), "broken")
+    with pytest.raises(OutputInUseError), runs.recorded(run):
+        raise OutputInUseError("this", "that", "Wait")

@@ -233,7 +233,7 @@ def test_a_crash_in_build_leaves_no_version_and_no_folder(store: ModelStore) -> 
 def test_what_a_killed_publisher_left_is_no_version(store: ModelStore) -> None:
     program = (
         "import os, signal, sys\n"
-        "from seedlings_spark import files, store\n"
+        "from seedlings_spark import files; from seedlings_spark.models import store\n"
         "def build(folder):\n"
         "    files.write_bytes(folder + '/network.keras', b'half')\n"
         "    files.write_text(folder + '/manifest.json', '{}')\n"
@@ -306,7 +306,7 @@ def test_publishers_in_threads_each_get_a_version(store: ModelStore) -> None:
 def test_publishers_in_processes_each_get_a_version(store: ModelStore) -> None:
     program = (
         "import sys\n"
-        "from seedlings_spark import files, store\n"
+        "from seedlings_spark import files; from seedlings_spark.models import store\n"
         "model = store.ModelStore(sys.argv[1], 'seedlings')\n"
         "for _ in range(5):\n"
         "    model.publish(lambda folder: files.write_bytes(folder + '/network.keras', b'x'), {})\n"

@@ -1,0 +1,267 @@
+"""What each job does, as one call: options in, a result out, nothing printed.
+
+What needs TensorFlow is imported by the calls that need it: neither `prepare` nor `score` does here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import SparkSession
+
+from seedlings_spark import config, corpus, files, schema, scoring
+from seedlings_spark.cluster import session
+from seedlings_spark.config import EvaluateOptions, ModelsOptions, PrepareOptions, ScoreOptions, TrainOptions
+from seedlings_spark.corpus import Corpus, reading
+from seedlings_spark.lock import Lock
+from seedlings_spark.models.store import ModelStore, ModelVersion, table
+from seedlings_spark.reports import evaluation
+from seedlings_spark.reports import page as report
+from seedlings_spark.reports.evaluation import Evaluation
+from seedlings_spark.scoring import ScoreRun
+from seedlings_spark.workflow import runs
+
+if TYPE_CHECKING:
+    from seedlings_spark.estimator import SeedlingsEstimator
+    from seedlings_spark.workflow.pipeline import Promotion
+
+# What options and what is called have by the same names.
+_ESTIMATOR: tuple[str, ...] = (
+    "loss",
+    "mode",
+    "rule",
+    "frequency",
+    "num_workers",
+    "threads",
+    "epochs",
+    "batch_size",
+)
+_ESTIMATOR += ("precision", "memory_budget_mb", "server_port", "encrypt", "seed")
+_SCORING: tuple[str, ...] = (
+    "formats",
+    "max_pixels",
+    "max_bytes",
+    "batch_size",
+    "incremental",
+    "rescore",
+    "path_column",
+)
+_SCORING += (
+    "content_column",
+    "table_format",
+    "allowed_roots",
+    "top_k",
+    "probabilities",
+    "review",
+    "keep_empty",
+)
+
+
+def prepare(spark: SparkSession, options: PrepareOptions) -> Corpus:
+    """Read image files into a corpus: pixels, splits, rejects and a manifest that adds up.
+
+    Args:
+        spark: The session.
+        options: Those of the job `prepare`.
+
+    Returns:
+        The corpus; its `manifest` has the numbers.
+
+    Raises:
+        CorpusError: There is nothing to read, species look alike, or the corpus is already there.
+        OptionError: An option that cannot be.
+    """
+    options = config.qualified(options)
+    task = reading.DecodeTask(
+        size=(options.image_size, options.image_size),
+        **config.chosen(options, "aspect", "formats", "max_pixels", "max_bytes"),
+    )
+    return corpus.prepare(
+        spark,
+        options.images,
+        options.corpus,
+        task,
+        shares=dict(zip(schema.SPLITS, options.split_shares, strict=True)),
+        **config.chosen(options, "split_policy", "conflicts", "sample", "overwrite"),
+    )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `train` has made.
+
+    Args:
+        run: Folder of the run.
+        name: Of the model.
+        version: That the run has published, such as v0001.
+        published: The version itself; None where the run had published it before, and did nothing now.
+        promotion: Whether it became the current version, and why; None likewise.
+    """
+
+    run: str
+    name: str
+    version: str
+    published: ModelVersion | None = None
+    promotion: "Promotion | None" = None
+
+    def summary(self) -> list[tuple[str, object]]:
+        """Rows of a table for a person to read."""
+        from seedlings_spark.workflow import pipeline
+
+        if self.published is None or self.promotion is None:
+            return [("run", f"{self.run} has already published {self.name} {self.version}")]
+        return pipeline.summary(self.published, self.run, self.promotion)
+
+
+def train(spark: SparkSession, options: TrainOptions) -> Trained:
+    """Train a network on a corpus and publish it to the model store as a new version.
+
+    Called again with the folder of a run that was cut short, it goes on; of one that has ended, it does nothing.
+
+    Args:
+        spark: The session; each worker needs one of its slots.
+        options: Those of the job `train`.
+
+    Raises:
+        ClusterError: Too few slots.
+        CorpusError: The corpus is damaged, or lacks images of a species.
+        OptionError: An option that cannot be, or other ones than those of the run that is to go on.
+        OutputInUseError: Another process is at work on the same run.
+        TrainingError: Workers have failed too often.
+    """
+    from seedlings_spark.workflow import pipeline
+
+    options = config.qualified(options)
+    # At once: the estimator asks only when it is its turn.
+    session.require_slots(spark, options.num_workers, options.wait_executors)
+    prepared, store = corpus.load(options.corpus), ModelStore(options.store, options.name)
+    application = str(spark.sparkContext.applicationId)
+    run = options.run or files.join(options.store, options.name, "runs", application)
+    about = pipeline.about(prepared, config.plain(options), run)
+    with Lock(run, application) as lock:
+        if published := runs.begin(run, about, application):
+            return Trained(run, options.name, published)
+        with runs.recorded(run):
+            estimator = _estimator(spark, options, prepared, run)
+            kept = config.chosen(options, "keep", "patience", "epochs")
+            estimator.set_callbacks(pipeline.callbacks(run, prepared, **kept, check=lock.check))
+            scaling = config.chosen(options, "scaler", "scaler_images")
+            images = pipeline.training_images(spark, prepared)
+            model = pipeline.pipeline(prepared, estimator, **scaling).fit(images)
+            version, promotion = pipeline.publish_trained(
+                spark, store, model, prepared, about=about, check=lock.check
+            )
+            runs.end(run, version.version)
+    return Trained(run, options.name, version.version, version, promotion)
+
+
+def _estimator(
+    spark: SparkSession, options: TrainOptions, prepared: Corpus, run: str
+) -> "SeedlingsEstimator":
+    """The estimator of a run, with its network and optimizer."""
+    from seedlings_spark.estimator import SeedlingsEstimator
+    from seedlings_spark.models import networks
+    from seedlings_spark.workflow import pipeline
+
+    is_shared = options.mode != "synchronous" and options.frequency == "batch"
+    sizes = (options.num_workers, options.batch_size, options.epochs)
+    steps = pipeline.num_steps(pipeline.training_images(spark, prepared), *sizes, is_shared=is_shared)
+    estimator = SeedlingsEstimator(
+        **config.chosen(options, *_ESTIMATOR),
+        optimizer_config=pipeline.optimizer(
+            options.optimizer, options.learning_rate, options.schedule, steps, options.momentum
+        ),
+        class_weight="" if options.class_weight == "none" else options.class_weight,
+        augmentation=networks.augmentation(options.augment, prepared.image_size),
+        checkpoint_path=files.join(run, runs.CHECKPOINTS),
+        verbose=1,
+    )
+    pipeline.set_network(estimator, options.network, prepared)
+    return estimator
+
+
+def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
+    """Evaluate a model version on a split of a corpus, and write numbers, plots and a page that shows them.
+
+    Args:
+        spark: The session.
+        options: Those of the job `evaluate`.
+
+    Raises:
+        CorpusError: The corpus is damaged, has images of another size, or species that the version does not know.
+        StoreError: There is no such version, or it is not as it was published.
+    """
+    from seedlings_spark.workflow import pipeline
+
+    options = config.qualified(options)
+    prepared = corpus.load(options.corpus)
+    version = ModelStore(options.store, options.name, options.require_signature).verify(options.model_version)
+    predictions = pipeline.predictions(spark, version, prepared, options.split)
+    numbers = evaluation.evaluate(evaluation.confusion_matrix(predictions, version.classes), version.classes)
+    kept: Mapping[str, Any] = version.manifest.get("kept") or {}
+    report.write(
+        options.report,
+        numbers,
+        history=version.manifest.get("history"),
+        kept_epoch=kept.get("epoch"),
+        about=pipeline.about_evaluation(version, prepared, options.split),
+    )
+    return numbers
+
+
+def score(spark: SparkSession, options: ScoreOptions) -> ScoreRun:
+    """Score images with a model version: a prediction or a rejection for every file.
+
+    Args:
+        spark: The session.
+        options: Those of the job `score`.
+
+    Returns:
+        The run: its folder, its numbers, how its images differ from the training corpus.
+
+    Raises:
+        InputError: There is nothing to score, or the runs would lie among the images.
+        OutputInUseError: Another run is writing to this output.
+        StoreError: There is no such version, it is not as it was published, or it has no profile of its training
+            corpus though `max_drift` asks for one.
+    """
+    options = config.qualified(options)
+    store = ModelStore(options.store, options.name, options.require_signature)
+    version = store.verify(options.model_version, scoring.CONTENTS)
+    if options.max_drift:
+        scoring.require_profile(version)
+    settings = scoring.ScoreSettings(run=options.run_id, **config.chosen(options, *_SCORING))
+    return scoring.score(spark, options.images, version, options.output, settings)
+
+
+def models(options: ModelsOptions) -> str:
+    """List, promote, roll back, sign, import or delete versions of a model.
+
+    Args:
+        options: Those of the job `models`.
+
+    Returns:
+        What was done, and the table of versions, for a person to read.
+
+    Raises:
+        NetworkError: The file to import is no image classifier of so many classes.
+        StoreError: There is no such version, or what is asked for cannot be done with it.
+    """
+    options = config.qualified(options)
+    store = ModelStore(options.store, options.name, options.require_signature)
+    done = ""
+    if options.action == "promote":
+        store.promote(options.model_version)
+    elif options.action == "rollback":
+        store.rollback()
+    elif options.action == "sign":
+        store.sign(options.model_version, options.key)
+    elif options.action == "delete":
+        freed = store.delete(options.model_version)
+        done = f"{store.name} {options.model_version} is deleted: {freed / 1e6:,.1f} MB are freed\n\n"
+    elif options.action == "import":
+        from seedlings_spark.workflow import pipeline
+
+        about = config.chosen(options, "aspect", "promote", "outputs")
+        pipeline.import_network(store, options.network, options.classes, **about)
+    return done + table(store)
