@@ -88,7 +88,8 @@ def test_the_failure_of_an_attempt_that_another_has_followed_is_not_told(run: st
 
 def test_a_process_that_was_killed_is_missed(run: str) -> None:
     killed = (
-        "import os, signal, sys; from seedlings_spark import lock; from seedlings_spark.workflow import runs; run = sys.argv[1];"
+        "import os, signal, sys; from seedlings_spark import lock; from seedlings_spark.workflow import runs;"
+        "run = sys.argv[1];"
         "lock.Lock(run, 'a driver').__enter__(); runs.begin(run, {}); os.kill(os.getpid(), signal.SIGKILL)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
