@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Photographs and other data that are not part of the repository; tests that need them skip without.
 SHARED = ROOT.parent / "shared" / "data"
+# Against hangs only: nothing that is waited for takes so long, however slow the machine is.
+HANG_SECONDS = 1_800
 
 os.environ.setdefault("PYTHONHASHSEED", "0")
 # For every JVM that Spark starts here: most live for seconds, in which compiling thoroughly does not pay.

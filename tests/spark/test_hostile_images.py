@@ -26,7 +26,7 @@ from seedlings_spark.corpus import Corpus, reading
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.workflow import pipeline
 from tests import hostile
-from tests.conftest import ROOT, SHARED, shared_data
+from tests.conftest import HANG_SECONDS, ROOT, SHARED, shared_data
 from tests.hostile import PREDICTED, Case, Row
 
 CLASSES = ["Charlock", "Cleavers", "Fat Hen", "Maize"]
@@ -126,7 +126,7 @@ def in_a_process_of_its_own(
         cwd=ROOT,
         env={**(os.environ if environment is None else environment), "PYTHONPATH": str(ROOT)},
         capture_output=True,
-        timeout=300,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-4000:]

@@ -27,6 +27,7 @@ from seedlings_spark.errors import (
     TrainingError,
 )
 from seedlings_spark.workflow import quickstart
+from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
 THREE_PARTS = re.compile(r"\w+: .+\. Expected .+\. .+[.?]")
@@ -146,7 +147,7 @@ def test_arguments_are_read_without_spark_and_without_tensorflow() -> None:
         "assert not found & {'pyspark', 'tensorflow', 'keras', 'numpy'}, found"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=HANG_SECONDS)
 
 
 # --- --help
@@ -468,7 +469,7 @@ def test_every_path_becomes_a_full_uri_and_nothing_else_changes(
 def test_every_folder_among_the_options_is_qualified() -> None:
     for options in config.JOBS.values():
         for field in dataclasses.fields(options):
-            assert (field.name in config.PATHS) is field.metadata["text"].startswith("folder"), field.name
+            assert (field.name in cli._PATHS) is field.metadata["text"].startswith("folder"), field.name
 
 
 @pytest.mark.parametrize("path", ["file:relative", "file://another-machine/c"])
@@ -521,7 +522,7 @@ def test_a_job_finds_stderr_again_where_spark_has_made_one_stream_of_two(tmp_pat
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             check=True,
-            timeout=60,
+            timeout=HANG_SECONDS,
         )
     assert merged.stdout == b"result\n"
     assert (tmp_path / "stderr").read_bytes() == b"before\nmessage\n"
@@ -534,7 +535,7 @@ def test_a_job_keeps_the_stderr_that_it_has_where_there_is_no_other(path: str) -
         env={**os.environ, "PYTHONPATH": str(ROOT), "SEEDLINGS_STDERR": path},
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=HANG_SECONDS,
     )
     assert (ran.stdout, ran.stderr) == (b"result\n", b"message\n")
 

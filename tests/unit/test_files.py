@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from seedlings_spark import files
 from seedlings_spark.errors import ClusterError
+from tests.conftest import HANG_SECONDS
 
 HOSTILE_NAMES = [
     "a file",
@@ -194,7 +195,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
         "files.write_text(sys.argv[1], 'new' * 100_000)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1])}
-    killed = subprocess.run([sys.executable, "-c", program, str(path)], env=environment, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", program, str(path)], env=environment, timeout=HANG_SECONDS)
     assert killed.returncode == -9
     assert path.read_text() == "old"
     assert [each.name[:5] for each in tmp_path.iterdir() if each != path] == [".tmp-"]
