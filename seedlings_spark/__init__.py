@@ -53,15 +53,21 @@ The map, room by room, in the order of imports: a module may import those of its
       shard         a worker's rows: in memory, or spooled to disk
       network       a network as it travels: what a `.keras` file holds
       optimizer     an optimizer as it travels, and what it counts
-      master        the one model and optimizer of a run
-      worker        what one Spark task does
-      stage         the Spark stage of a run's workers
       capacity      what bounds the speed of training
       progress      what a person sees while it trains
+      record        what is worth recording of a run
+      epochs        steps and rounds of an epoch, and who hears of its end
+      master        the one model and optimizer of a run
+      messages      what workers and master say to each other
+      worker        what one Spark task does
       checkpoint    a run between two epochs, on disk
+      resume        a run's checkpoints: taken up, and left behind
+      launcher      who starts the workers; threads of this process
+      stage         the Spark stage of a run's workers
       coordination  who holds which rank, what has failed, sums over results
       synchronous   the driver's side of synchronous training
       asynchronous  the driver's side of asynchronous training
+      engine        a run from a compiled network to its record
 
     models          networks, alone
       networks      Keras networks by name; folding a mean and a std into one

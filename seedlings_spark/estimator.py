@@ -7,12 +7,9 @@ both are ordinary Spark ML stages: they can be saved, copied, put into a `Pipeli
 
 import json
 import logging
-import math
-import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +32,7 @@ from pyspark.ml.util import (
     MLWritable,
     MLWriter,
 )
-from pyspark.sql import Column, DataFrame, Row, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, BinaryType, NumericType
@@ -44,25 +41,14 @@ from seedlings_spark import columns, features, files, fingerprint, reproducibili
 from seedlings_spark.cluster import runtime, session
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
 from seedlings_spark.models import prediction
-from seedlings_spark.training import asynchronous, rules, synchronous
 from seedlings_spark.training import network as carried
 from seedlings_spark.training import optimizer as optimizers
-from seedlings_spark.training.capacity import ExchangeWatch
-from seedlings_spark.training.checkpoint import Checkpoints, TrainState, callback_state, restore_callbacks
-from seedlings_spark.training.coordination import GRACE_SECONDS, RETRY_SECONDS, Stages
-from seedlings_spark.training.master import (
-    Master,
-    build_metrics,
-    check_metrics_add_up,
-    made_metrics,
-    metric_recipes,
-)
-from seedlings_spark.training.progress import Progress, ProgressLine, Silent
-from seedlings_spark.training.server import Coordinator, ParameterServer
-from seedlings_spark.training.stage import Stage
-from seedlings_spark.training.weights import Vector
-from seedlings_spark.training.wire import Credentials
-from seedlings_spark.training.worker import FEATURES, HELD_OUT, LABEL, RANK, SUMMARY, WEIGHT, TrainTask, run
+from seedlings_spark.training.checkpoint import RunIdentity
+from seedlings_spark.training.master import build_metrics, check_metrics_add_up, made_metrics, metric_recipes
+from seedlings_spark.training.messages import Exchanged
+from seedlings_spark.training.progress import Progress, ProgressLine
+from seedlings_spark.training.stage import StageLauncher
+from seedlings_spark.training.worker import FEATURES, HELD_OUT, LABEL, RANK, WEIGHT, Recipe
 
 with runtime.quiet_import():
     import keras
@@ -71,15 +57,10 @@ with runtime.quiet_import():
     from seedlings_spark import problems
     from seedlings_spark.models import networks
     from seedlings_spark.problems import Problem
+    from seedlings_spark.training.engine import Engine, RunOptions
 
 _log = logging.getLogger(__name__)
 
-MODES = ("synchronous", "asynchronous", "hogwild")
-# alpha of the elastic rules, times the number of workers (beta in the paper, section 6).
-_ELASTICITY = 0.9
-# What a stage of workers may lose within one epoch before the run is given up.
-_MAX_STAGE_FAILURES = 8
-_JOIN_SECONDS = 60.0
 # Of which function of them a model's probabilities are, by its kind.
 _LOGITS = {
     problems.CLASSIFICATION: "softmax",
@@ -88,12 +69,8 @@ _LOGITS = {
     problems.REGRESSION: "",
 }
 _KEY = "key"
-# How far from an even share chance may lead, in standard deviations: one run in a million.
-_DEVIATIONS = 5.0
 # In the metadata of a stage: the SHA-256 of its network.
 NETWORK_HASH = "network_sha256"
-# Among a checkpoint's arrays.
-_COUNTERS = "optimizer counters"
 
 
 def class_weight_text(value: Any) -> str:
@@ -377,25 +354,33 @@ class SeedlingsEstimator(  # type: ignore[misc]
 
     def _fit(self, dataset: DataFrame) -> "SeedlingsModel":
         spark = dataset.sparkSession
-        frequency = self._frequency()
-        self._check_options(dataset)
+        options = self._options(dataset)
         session.require_slots(spark, self.get_num_workers())
-        network = self._network(dataset)
+        network = self._network(dataset, options)
         problem = self._problem(dataset, network)
-        task = self._task(dataset, network, problem, spark)
-        self._check_rows(dataset, task, problem)
-        rows = self._rows(dataset, task)
+        recipe = self._recipe(dataset, network, problem, session.task_cpus(spark))
+        self._check_rows(dataset, recipe, problem)
         _log.info(
             "training %s: %s parameters, %d workers of %d thread%s, %s, every %s",
             network.name,
             f"{network.count_params():,}",
-            task.num_workers,
-            task.threads,
-            "s" * (task.threads != 1),
-            self.get_mode(),
-            frequency,
+            recipe.num_workers,
+            recipe.threads,
+            "s" * (recipe.threads != 1),
+            options.mode,
+            options.frequency,
         )
-        record = self._train(spark, rows, task, network, problem, frequency)
+        rows = self._rows(dataset, recipe.num_workers)
+        engine = Engine(
+            options,
+            recipe,
+            network,
+            StageLauncher(rows, f"train {network.name}", barrier=options.is_synchronous),
+            identity=self._identity(recipe),
+            callbacks=self._callbacks,
+            progress=self._progress or (ProgressLine(options.num_epochs) if self.get_verbosity() else None),
+        )
+        record = engine.run()
         labels = _label_names(dataset, self.getLabelCol())
         model = SeedlingsModel(
             featuresCol=self.getFeaturesCol(),
@@ -404,7 +389,7 @@ class SeedlingsEstimator(  # type: ignore[misc]
             probabilityCol=self.getProbabilityCol(),
             rawPredictionCol=self.getRawPredictionCol(),
             predicted_species_col=self.getOrDefault("predicted_species_col"),
-            precision=record["precision"],
+            precision=record.precision,
             labels=labels,
             kind=problem.kind,
             num_outputs=problem.num_outputs,
@@ -413,58 +398,33 @@ class SeedlingsEstimator(  # type: ignore[misc]
             model.setPredictionCol(self.getPredictionCol())
         model.set_custom_objects(self.get_custom_objects())
         content = networks.to_bytes(problems.with_head(network, problem.head))
-        model._take(content, record["history"], record)
+        model._take(content, record.history, record.as_dict())
         return model._resetUid(self.uid)
 
-    def _check_options(self, dataset: DataFrame) -> None:
+    def _options(self, dataset: DataFrame) -> RunOptions:
+        """The options of the run, all of which are looked at before anything is done."""
         for name, least in (("epochs", 1), ("batch_size", 1), ("num_workers", 1), ("memory_budget_mb", 1)):
             value = self.getOrDefault(name)
             if not isinstance(value, int) or value < least:
                 raise OptionError(f"{name}={value!r}", f"an integer of at least {least}", f"Correct {name}")
-        if self.get_mode() not in MODES:
-            raise OptionError(
-                f"mode={self.get_mode()!r}", f"one of {', '.join(MODES)}", "Set mode to one of them"
-            )
-        self._check_rule()
-        if not 0 <= self.get_validation_split() < 1:
-            raise OptionError(
-                f"validation_split={self.get_validation_split()!r}",
-                "a share from 0 up to less than 1",
-                "Correct it",
-            )
-        runtime.resolve_precision(self.getOrDefault("precision"))
-        self._given_class_weights()
-        self._ports()
+        split = self.get_validation_split()
+        options = RunOptions(
+            mode=self.get_mode(),
+            frequency=self._frequency(),
+            num_epochs=self.get_epochs(),
+            rule=self.getOrDefault("rule"),
+            elasticity=self.getOrDefault("elasticity"),
+            precision=self.getOrDefault("precision"),
+            class_weight=self._given_class_weights(),
+            held_out_share=split,
+            checkpoint_path=self.getOrDefault("checkpoint_path"),
+            has_given_weights=self._has_network(),
+            ports=session.ports(self.getOrDefault("server_port")),
+            encrypt=self.getOrDefault("encrypt"),
+        )
         _feature_column(dataset, self.getFeaturesCol())
         _label_names(dataset, self.getLabelCol())
-
-    def _ports(self) -> Sequence[int]:
-        return session.ports(self.getOrDefault("server_port"))
-
-    def _check_rule(self) -> None:
-        rule, elasticity = self.getOrDefault("rule"), self.getOrDefault("elasticity")
-        if rule and rule not in rules.RULES:
-            raise OptionError(f"rule={rule!r}", f"one of {', '.join(rules.RULES)}", "Set rule to one of them")
-        if rule and self.get_mode() == "synchronous":
-            raise OptionError(
-                f"rule={rule!r} with mode='synchronous'",
-                "a rule with mode='asynchronous' or 'hogwild' only: synchronous workers are averaged",
-                "Remove the rule, or change the mode",
-            )
-        if not 0 <= elasticity <= 1:
-            raise OptionError(
-                f"elasticity={elasticity!r}", "from 0 (for 0.9 / num_workers) to 1", "Correct elasticity"
-            )
-        if rule == "eamsgd":
-            optimizer = optimizers.from_config(self.get_optimizer_config(), self.get_custom_objects())
-            if not (
-                isinstance(optimizer, keras.optimizers.SGD) and optimizer.momentum and optimizer.nesterov
-            ):
-                raise OptionError(
-                    f"rule='eamsgd' with the optimizer {optimizer.name}",
-                    "SGD with Nesterov momentum, which the rule is made of",
-                    "Set optimizer_config to SGD(momentum=0.9, nesterov=True), or use rule='aeasgd'",
-                )
+        return replace(options, held_out_share=0.0) if self._has_column("validationIndicatorCol") else options
 
     def _frequency(self) -> str | int:
         frequency = self.get_frequency()
@@ -478,7 +438,7 @@ class SeedlingsEstimator(  # type: ignore[misc]
             "Set frequency to one of them",
         )
 
-    def _network(self, dataset: DataFrame) -> Any:
+    def _network(self, dataset: DataFrame, options: RunOptions) -> Any:
         """The master's network: built from its configuration, the standardisation folded in, compiled."""
         if not self.isDefined("keras_model_config") or not self.isDefined("loss"):
             missing = [name for name in ("keras_model_config", "loss") if not self.isDefined(name)]
@@ -505,8 +465,9 @@ class SeedlingsEstimator(  # type: ignore[misc]
             )
         optimizers.check_exchange(
             network.optimizer,
-            is_synchronous=self.get_mode() == "synchronous",
-            is_local=self._frequency() != "batch" or self.getOrDefault("rule") in rules.ELASTIC,
+            is_synchronous=options.is_synchronous,
+            is_local=options.exchanged != Exchanged.GRADIENT,
+            rule=options.rule,
         )
         return network
 
@@ -538,7 +499,7 @@ class SeedlingsEstimator(  # type: ignore[misc]
             )
         return problem
 
-    def _check_rows(self, dataset: DataFrame, task: TrainTask, problem: Problem) -> None:
+    def _check_rows(self, dataset: DataFrame, recipe: Recipe, problem: Problem) -> None:
         """Look at labels, weights, features and what is held out, in one pass over the rows."""
         self._check_class_weights(problem)
         name = self.getLabelCol()
@@ -563,10 +524,10 @@ class SeedlingsEstimator(  # type: ignore[misc]
             faults += columns.held_out(dataset, self.getValidationIndicatorCol())
         faults += columns.features(
             _feature_column(dataset, self.getFeaturesCol()),
-            int(np.prod(task.row_shape, dtype=np.int64)),
-            task.row_shape,
+            int(np.prod(recipe.row_shape, dtype=np.int64)),
+            recipe.row_shape,
             self.getFeaturesCol(),
-            is_image=task.row_dtype == "uint8",
+            is_image=recipe.row_dtype == "uint8",
         )
         columns.check(dataset, faults, weight)
 
@@ -600,20 +561,12 @@ class SeedlingsEstimator(  # type: ignore[misc]
                 "Correct class_weight",
             )
 
-    def _task(self, dataset: DataFrame, network: Any, problem: Problem, spark: SparkSession) -> TrainTask:
+    def _recipe(self, dataset: DataFrame, network: Any, problem: Problem, task_cpus: int) -> Recipe:
         is_image = isinstance(dataset.schema[self.getFeaturesCol()].dataType, BinaryType)
         # Without what it is compiled with: workers have their own, and a loss may be a function.
         content = carried.to_bytes(network, compiled=False)
         optimizer = optimizers.to_config(network.optimizer)
-        with runtime.float_type_of(network):
-            examples = _example_labels(problem, network)
-            build_metrics(network, examples)
-            check_metrics_add_up(network, examples)
-        return TrainTask(
-            run=uuid.uuid4().hex,
-            generation=0,
-            address=("", 0),
-            credentials=Credentials.make(encrypt=self.getOrDefault("encrypt")),
+        recipe = Recipe(
             num_workers=self.get_num_workers(),
             network=content,
             loss=self.get_loss()
@@ -628,7 +581,7 @@ class SeedlingsEstimator(  # type: ignore[misc]
             augmentation=self.getOrDefault("augmentation") or None,
             batch_size=self.get_batch_size(),
             seed=self.getOrDefault("seed"),
-            threads=self.getOrDefault("threads") or session.task_cpus(spark),
+            threads=self.getOrDefault("threads") or task_cpus,
             budget_bytes=self.getOrDefault("memory_budget_mb") * 1024 * 1024,
             custom_objects={
                 **networks.CUSTOM_OBJECTS,
@@ -641,8 +594,27 @@ class SeedlingsEstimator(  # type: ignore[misc]
             },
             label_shape=(problem.num_outputs,) if problem.labels == "vector" else (),
         )
+        with runtime.float_type_of(network):
+            examples = recipe.example_labels(network.outputs[0].dtype)
+            build_metrics(network, examples)
+            check_metrics_add_up(network, examples)
+        return recipe
 
-    def _rows(self, dataset: DataFrame, task: TrainTask) -> DataFrame:
+    def _identity(self, recipe: Recipe) -> RunIdentity:
+        same = ("mode", "frequency", "rule", "elasticity", "validation_split", "class_weight", "metrics")
+        computed = ("num_workers", "batch_size", "seed", "threads", "labels")
+        return RunIdentity(
+            {
+                **{name: str(self.getOrDefault(name)) for name in same},
+                **{name: str(getattr(recipe, name)) for name in computed},
+                "network": carried.to_json(recipe.network),
+                "loss": problems.described(recipe.loss),
+                "optimizer": json.dumps(recipe.optimizer, sort_keys=True, default=str),
+                "augmentation": recipe.augmentation or "",
+            }
+        )
+
+    def _rows(self, dataset: DataFrame, num_workers: int) -> DataFrame:
         """The rows of all workers: partition r holds those of rank r, in the order of their hashes."""
         spark = dataset.sparkSession
         column = _feature_column(dataset, self.getFeaturesCol())
@@ -667,207 +639,15 @@ class SeedlingsEstimator(  # type: ignore[misc]
             chosen = chosen.withColumn(HELD_OUT, place < F.lit(float(self.get_validation_split())))
         rank = F.pmod(
             F.conv(F.right(F.col(_KEY), F.lit(fingerprint.DIGITS)), 16, 10).cast("long"),
-            F.lit(task.num_workers),
+            F.lit(num_workers),
         )
-        partition = session.partition_key(spark, F.col(RANK), task.num_workers)
+        partition = session.partition_key(spark, F.col(RANK), num_workers)
         return (
             chosen.withColumn(RANK, rank.cast("int"))
-            .repartition(task.num_workers, partition)
+            .repartition(num_workers, partition)
             .sortWithinPartitions(_KEY, LABEL, WEIGHT, HELD_OUT)
             .select(RANK, FEATURES, LABEL, WEIGHT, HELD_OUT)
         )
-
-    def _train(
-        self,
-        spark: SparkSession,
-        rows: DataFrame,
-        task: TrainTask,
-        network: Any,
-        problem: Problem,
-        frequency: str | int,
-    ) -> dict[str, Any]:
-        """Run the workers' stage and be their master; what is worth recording of the run."""
-        attempts: list[Stage] = []
-        summaries: list[Row] = []
-        bind, host = session.driver_addresses(spark)
-        is_synchronous = self.get_mode() == "synchronous"
-
-        def start(generation: int) -> Any:
-            current = replace(task, generation=generation, address=(host, server.port))
-
-            def ended(result: list[Row] | None, error: BaseException | None) -> None:
-                summaries.extend(result or [])
-                stages.stage_ended(generation, error)
-
-            table = partial(_workers_table, spark, rows, current, barrier=is_synchronous)
-            attempts.append(Stage(spark, f"train {network.name}", table, ended))
-            attempts[-1].start()
-            return attempts[-1].cancel
-
-        grace_seconds = GRACE_SECONDS if is_synchronous else RETRY_SECONDS
-        stages = Stages(task.run, task.num_workers, start, _MAX_STAGE_FAILURES, grace_seconds)
-        callbacks = keras.callbacks.CallbackList(
-            self._callbacks, add_history=True, model=network, epochs=self.get_epochs(), verbose=0
-        )
-        progress = self._progress or (ProgressLine(self.get_epochs()) if self.get_verbosity() else Silent())
-        network.stop_training = False
-        training = self._synchronous if is_synchronous else partial(self._asynchronous, problem)
-        coordinator, run_training = training(stages, task, network, frequency, callbacks, progress)
-        try:
-            with ParameterServer(coordinator, bind, task.credentials, self._ports()) as server:
-                try:
-                    record = run_training()
-                    coordinator.stop()
-                    attempts[-1].join(_JOIN_SECONDS)
-                finally:
-                    coordinator.stop()
-        finally:
-            for attempt in attempts:
-                attempt.cancel()
-        record["history"] = _history(callbacks)
-        record["stage_failures"] = stages.num_failures
-        record["workers"] = [row.asDict() for row in sorted(summaries, key=lambda row: int(row["rank"]))]
-        return record
-
-    def _synchronous(
-        self,
-        stages: Stages,
-        task: TrainTask,
-        network: Any,
-        frequency: str | int,
-        callbacks: Any,
-        progress: Progress,
-    ) -> tuple[Coordinator, Callable[[], dict[str, Any]]]:
-        """The coordinator of a synchronous run, and the run itself."""
-        master = Master(network)
-        is_local = frequency != "batch"
-        keeper = _Keeper(self, task, network, master, callbacks)
-        rendezvous = synchronous.Rendezvous(stages, master.state_layout if is_local else master.model_layout)
-
-        def run_training() -> dict[str, Any]:
-            record, begin = self._gather(stages, task)
-            keeper.check(record["rows_fingerprint"], record["precision"])
-            steps = synchronous.steps_of_epoch(record["rows"], task.batch_size)
-            rendezvous.watch = _watch(task, rendezvous.max_payload_bytes, steps, frequency)
-            rendezvous.begin({**begin, "steps": steps, "vector": "state" if is_local else "gradient"})
-            synchronous.train(
-                master,
-                rendezvous,
-                stages,
-                rows=record["rows"],
-                held_out_rows=record["held_out_rows"],
-                batch_size=task.batch_size,
-                frequency=frequency,
-                first_epoch=keeper.first_epoch(),
-                num_epochs=self.get_epochs(),
-                callbacks=callbacks,
-                progress=progress,
-                checkpoint=lambda epoch: keeper.save(epoch, master.state()),
-            )
-            return record
-
-        return rendezvous, run_training
-
-    def _asynchronous(
-        self,
-        problem: Problem,
-        stages: Stages,
-        task: TrainTask,
-        network: Any,
-        frequency: str | int,
-        callbacks: Any,
-        progress: Progress,
-    ) -> tuple[Coordinator, Callable[[], dict[str, Any]]]:
-        """The coordinator of an asynchronous or hogwild run, and the run itself."""
-        rule = self.getOrDefault("rule") or rules.DEFAULT
-        is_local = frequency != "batch" or rule in rules.ELASTIC
-        # Callbacks look at snapshots in `network`, while gradients are applied to a network of the master's own.
-        # Both have one optimizer, so that a callback's learning rate counts.
-        live = network
-        if not is_local:
-            live = carried.from_bytes(task.network, task.custom_objects)
-            with runtime.float_type_of(live):
-                metrics = made_metrics(task.metrics, task.custom_objects)
-                live.compile(loss=task.loss, metrics=metrics, optimizer=network.optimizer)
-                build_metrics(live, _example_labels(problem, live))
-        master = Master(live)
-        running = asynchronous.FreeRunning(
-            stages,
-            master,
-            rule=rule,
-            elasticity=self.getOrDefault("elasticity") or _ELASTICITY / task.num_workers,
-            local=is_local,
-            locked=self.get_mode() != "hogwild",
-        )
-        keeper = _Keeper(self, task, network, master, callbacks, with_slots=not is_local)
-        running.resume(keeper.next_updates)
-
-        def run_training() -> dict[str, Any]:
-            record, begin = self._gather(stages, task)
-            keeper.check(record["rows_fingerprint"], record["precision"])
-            rounds = [
-                synchronous.rounds_of_epoch(-(-count // task.batch_size), frequency)
-                for count in record["rows"]
-            ]
-            running.watch = _watch(
-                task, running.max_payload_bytes, max(each[-1][1] for each in rounds if each), frequency
-            )
-            running.begin({**begin, "vector": "weights" if is_local else "gradient"}, record["rows"], rounds)
-            asynchronous.train(
-                network,
-                master,
-                running,
-                held_out_rows=record["held_out_rows"],
-                num_rows=sum(record["rows"]),
-                first_epoch=keeper.first_epoch(),
-                num_epochs=self.get_epochs(),
-                callbacks=callbacks,
-                progress=progress,
-                checkpoint=lambda epoch, snapshot: keeper.save(epoch, snapshot.state, snapshot.next_updates),
-            )
-            return {**record, "rule": rule, **running.record()}
-
-        return running, run_training
-
-    def _gather(self, stages: Stages, task: TrainTask) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Gather the workers and check what they say: the run's record so far, and what all are to be told."""
-        workers = stages.gather()
-        rows = [int(worker["rows"]) for worker in workers]
-        held_out = sum(int(worker["held_out_rows"]) for worker in workers)
-        if sum(rows) < task.num_workers:
-            raise CorpusError(
-                f"{sum(rows)} rows to train on ({held_out} held out) for {task.num_workers} workers",
-                "at least one row for each worker",
-                "Give more rows, or fewer workers (--num-workers)",
-            )
-        share = 0.0 if self.isDefined("validationIndicatorCol") else float(self.get_validation_split())
-        for text in uneven_shares(rows, [int(worker["held_out_rows"]) for worker in workers], share):
-            _log.warning("%s", text)
-        environments = [worker["environment"] for worker in workers]
-        differences = reproducibility.differences(environments)
-        if differences:
-            _log.warning(
-                "the workers differ, so that this run cannot be repeated bit for bit: %s",
-                "; ".join(differences),
-            )
-        precisions = {
-            runtime.resolve_precision(self.getOrDefault("precision"), tuple(environment["cpu_features"]))
-            for environment in environments
-        }
-        precision = precisions.pop() if len(precisions) == 1 else "float32"
-        record = {
-            "mode": self.get_mode(),
-            "rows": rows,
-            "held_out_rows": held_out,
-            "rows_fingerprint": fingerprint.content_hash(
-                " ".join(str(worker["rows_fingerprint"]) for worker in workers).encode()
-            ),
-            "precision": precision,
-            "environment": environments[0],
-            "environment_differences": differences,
-        }
-        weights = self._class_weights([worker["weight_of_class"] for worker in workers], task.num_classes)
-        return record, {"precision": precision, "class_weight": weights}
 
     def _given_class_weights(self) -> dict[str, float] | None:
         """Class number -> weight; None where they are to be balanced."""
@@ -883,25 +663,6 @@ class SeedlingsEstimator(  # type: ignore[misc]
                 "Correct class_weight",
             ) from None
         return weights
-
-    def _class_weights(self, counts: Sequence[Mapping[str, int]], num_classes: int) -> dict[str, float]:
-        """Class number -> weight, from the rows of each class that each worker has."""
-        given = self._given_class_weights()
-        if given is not None:
-            return given
-        totals: dict[str, int] = {}
-        for of_worker in counts:
-            for name, count in of_worker.items():
-                totals[name] = totals.get(name, 0) + int(count)
-        num_rows = sum(totals.values())
-        absent = [str(number) for number in range(num_classes) if str(number) not in totals]
-        if absent:
-            _log.warning(
-                "no row to train on of class%s %s: the others' weights are balanced among themselves",
-                "es" * (len(absent) != 1),
-                ", ".join(absent),
-            )
-        return {name: num_rows / (len(totals) * count) for name, count in sorted(totals.items())}
 
 
 class SeedlingsModel(  # type: ignore[misc]
@@ -1175,167 +936,6 @@ def read_network(path: str, metadata: Mapping[str, Any]) -> bytes:
     return content
 
 
-class _Keeper:
-    """Keeps a run's checkpoints, and has taken up the latest one.
-
-    Args:
-        estimator: Whose run it is.
-        task: Of its workers.
-        network: That callbacks see.
-        master: Whose state is kept.
-        callbacks: Of the run; they are told that training begins.
-        with_slots: Whether the state that is saved holds optimizer slots.
-    """
-
-    def __init__(
-        self,
-        estimator: SeedlingsEstimator,
-        task: TrainTask,
-        network: Any,
-        master: Master,
-        callbacks: Any,
-        *,
-        with_slots: bool = True,
-    ) -> None:
-        path = estimator.getOrDefault("checkpoint_path")
-        self._checkpoints = Checkpoints(path) if path else None
-        self._path, self._data = path, dict[str, str]()
-        self._network, self._optimizer, self._callbacks = network, network.optimizer, callbacks
-        self._master = master
-        self._num_epochs = estimator.get_epochs()
-        self._identity = _identity(estimator, task)
-        if estimator._has_network():  # else the seed gives its weights
-            self._identity += fingerprint.content_hash(master.weights().tobytes())
-        self._state = self._checkpoints.latest(self._identity) if self._checkpoints else None
-        self.next_updates: Sequence[int] = ()
-        callbacks.on_train_begin()
-        state = self._state
-        if state is None:
-            return
-        (master.set_state if with_slots else master.set_weights)(state.state)
-        master.show(network, state.state[: master.model_layout.size])
-        if _COUNTERS in state.arrays:
-            master.held.set_counters(state.arrays[_COUNTERS].tolist())
-        else:
-            master.held.set_steps(state.iterations)
-        if state.learning_rate is not None:
-            self._optimizer.learning_rate = state.learning_rate
-        restore_callbacks(callbacks.callbacks, state)
-        for callback in callbacks.callbacks:
-            if isinstance(callback, keras.callbacks.History):
-                callback.history = {name: list(values) for name, values in state.history.items()}
-        self.next_updates = state.next_updates
-        _log.info("going on after epoch %d, from %s", state.epoch, path)
-
-    def check(self, rows: str, precision: str) -> None:
-        """Refuse to go on from a checkpoint with other rows, or in another precision.
-
-        Args:
-            rows: Fingerprint of the rows of all workers, with labels, weights and what is held out.
-            precision: That the workers train in.
-
-        Raises:
-            OptionError: The run that left the checkpoint had others.
-        """
-        found = {"rows": rows, "precision": precision}
-        differing = [
-            name
-            for name, value in found.items()
-            if self._state is not None and self._state.data.get(name, value) != value
-        ]
-        if differing:
-            raise OptionError(
-                f"checkpoints in {self._path} of a run with other {' and '.join(differing)}",
-                "the features, labels, weights and held-out rows that the run was started with",
-                "Give a folder of its own for another training, or the same table",
-            )
-        self._data = found
-
-    def first_epoch(self) -> int:
-        """The first epoch to train; the number of epochs when nothing is left to do."""
-        if self._state is None:
-            return 0
-        return self._num_epochs if self._state.stopped else self._state.epoch
-
-    def save(self, epoch: int, state: Vector, next_updates: Sequence[int] = ()) -> None:
-        """Write a checkpoint of an epoch that has ended."""
-        if self._checkpoints is None:
-            return
-        values, arrays = callback_state(self._callbacks.callbacks)
-        has_schedule = optimizers.has_schedule(self._optimizer)
-        arrays = {**arrays, _COUNTERS: np.asarray(self._master.held.counters())}
-        self._checkpoints.save(
-            TrainState(
-                epoch=epoch + 1,
-                identity=self._identity,
-                data=self._data,
-                iterations=int(np.asarray(self._optimizer.iterations)),
-                learning_rate=None if has_schedule else float(np.asarray(self._optimizer.learning_rate)),
-                stopped=bool(self._network.stop_training),
-                history=_history(self._callbacks),
-                callbacks=values,
-                next_updates=list(next_updates),
-                state=state,
-                arrays=arrays,
-            )
-        )
-
-
-def uneven_shares(rows: Sequence[int], held_out: Sequence[int], share: float) -> list[str]:
-    """What to say where rows were dealt far from evenly, as happens where many of them are equal.
-
-    Equal rows fall on one side and to one worker, as copies of a picture have to.
-
-    Args:
-        rows: To train on, of each worker.
-        held_out: Of each worker.
-        share: That was to be held out; 0 where a column says which rows are.
-
-    Returns:
-        Sentences with numbers; none where chance explains the difference.
-    """
-
-    def is_far(found: int, total: int, expected: float) -> bool:
-        deviation = math.sqrt(max(1.0, total * expected * (1 - expected)))
-        return abs(found - total * expected) > _DEVIATIONS * deviation
-
-    said = []
-    total, held = sum(rows) + sum(held_out), sum(held_out)
-    if share and is_far(held, total, share):
-        said.append(
-            f"{held:,} of {total:,} rows are held out, {held / total:.1%} where {share:.1%} were asked for: many rows"
-            " are equal, and equal ones fall on one side. Mark rows by validationIndicatorCol for another share"
-        )
-    uneven = [rank for rank, count in enumerate(rows) if is_far(count, sum(rows), 1 / len(rows))]
-    if uneven:
-        said.append(
-            f"the workers have {', '.join(f'{count:,}' for count in rows)} rows: many are equal, and equal ones go to"
-            " one worker. The one with the most sets the pace; fewer workers waste less"
-        )
-    return said
-
-
-def _watch(task: TrainTask, vector_bytes: int, steps: int, frequency: str | int) -> ExchangeWatch:
-    first, last = synchronous.rounds_of_epoch(steps, frequency)[0]
-    return ExchangeWatch(task.num_workers, vector_bytes, last - first, steps)
-
-
-def _identity(estimator: SeedlingsEstimator, task: TrainTask) -> str:
-    """What a checkpoint must agree in with the run that takes it up; the number of epochs may grow."""
-    same = ("mode", "frequency", "rule", "elasticity", "validation_split", "class_weight", "metrics")
-    values = [
-        *[str(estimator.getOrDefault(name)) for name in same],
-        *[str(value) for value in (task.num_workers, task.batch_size, task.seed, task.threads, task.labels)],
-        carried.to_json(task.network),
-        problems.described(task.loss),
-        json.dumps(task.optimizer, sort_keys=True, default=str),
-        task.augmentation or "",
-    ]
-    # The numbers that Keras gives to things without a name count what was made before, not what is made.
-    text = re.sub(r'_\d+(?=")', "", "\n".join(values))
-    return fingerprint.content_hash(text.encode())
-
-
 def _plain(stage: Any) -> Any:
     """The stage as JSON can hold it: without custom objects, which are classes, and with objects as configurations.
 
@@ -1401,15 +1001,6 @@ def network_outputs(spark: SparkSession, task: prediction.ForwardTask, features:
     return column
 
 
-def _workers_table(spark: SparkSession, rows: DataFrame, task: TrainTask, *, barrier: bool) -> DataFrame:
-    row_bytes = int(np.prod(task.row_shape, dtype=np.int64)) * (1 if task.row_dtype == "uint8" else 8)
-    with (
-        session.arrow_batches(spark, row_bytes),
-        session.python_environment(spark, runtime.worker_environment(task.threads)),
-    ):
-        return rows.mapInArrow(partial(run, task), SUMMARY, barrier=barrier)
-
-
 def _feature_column(dataset: DataFrame, name: str) -> Column:
     """The features as Spark hands them to Python: bytes, or an array of numbers."""
     if name not in dataset.columns:
@@ -1461,27 +1052,3 @@ def _is_keras_name(loss: Any, custom_objects: Mapping[str, Any]) -> bool:
 def _plain_value(value: Any) -> Any:
     """NumPy's numbers, booleans and strings as Python's; anything else as it is."""
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _example_labels(problem: Problem, network: Any) -> NDArray[Any]:
-    """Eight labels as the workers will give them, not all the same."""
-    numbers = np.arange(8) % max(2, problem.num_classes)
-    if problem.labels == "index":
-        return numbers
-    if problem.labels == "one_hot":
-        return np.eye(problem.num_classes, dtype=np.float32)[numbers]
-    dtype = network.outputs[0].dtype
-    if problem.labels == "number":
-        return numbers.reshape(-1, 1).astype(dtype)
-    return np.eye(problem.num_outputs, dtype=dtype)[np.arange(8) % problem.num_outputs]
-
-
-def _history(callbacks: Any) -> dict[str, list[Any]]:
-    """For each metric its values, one an epoch; of one that gives several numbers lists of them."""
-    for callback in callbacks.callbacks:
-        if isinstance(callback, keras.callbacks.History):
-            return {
-                name: [np.asarray(value, np.float64).tolist() for value in values]
-                for name, values in callback.history.items()
-            }
-    return {}

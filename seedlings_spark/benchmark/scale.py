@@ -26,13 +26,13 @@ import numpy as np
 from pyspark.sql import SparkSession
 
 from seedlings_spark import benchmark
-from seedlings_spark.cluster import runtime, session
 from seedlings_spark.benchmark import aligned, spread, train
+from seedlings_spark.cluster import runtime, session
 from seedlings_spark.errors import OptionError
 from seedlings_spark.training import rules
 from seedlings_spark.training.capacity import Costs, Plan, Prediction, predict, predict_on_one_machine
 from seedlings_spark.training.client import ParameterClient
-from seedlings_spark.training.server import ParameterServer
+from seedlings_spark.training.server import Listener, ParameterServer
 from seedlings_spark.training.weights import weighted_mean
 from seedlings_spark.training.wire import Credentials, Kind, Message
 
@@ -459,7 +459,7 @@ def _serve(request: Mapping[str, Any]) -> None:
         "rule": _median_seconds(partial(rules.RULES[rules.DEFAULT], push)),
     }
     credentials = Credentials(request["pem"].encode())
-    with ParameterServer(_Answering(weights), "127.0.0.1", credentials) as server:
+    with ParameterServer(_Answering(weights), Listener("127.0.0.1"), credentials) as server:
         benchmark.said({**known, "port": server.port})
         benchmark.heard()
         before = time.process_time()  # of all threads

@@ -26,10 +26,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import benchmark, features, files, schema
-from seedlings_spark.cluster import runtime, session
 from seedlings_spark.benchmark import MEAN, NUM_CLASSES, STD, aligned, speeds, spread
+from seedlings_spark.cluster import runtime, session
 from seedlings_spark.errors import ClusterError, OptionError, TrainingError
-from seedlings_spark.training import synchronous
+from seedlings_spark.training.epochs import steps_of_epoch
 from seedlings_spark.training.progress import Silent
 
 _log = logging.getLogger(__name__)
@@ -500,8 +500,8 @@ class _Stopwatch(Silent):
 
 
 def _fit_ours(training: Training, frequency: str, precision: str, images: DataFrame) -> Fit:
-    from seedlings_spark.models import networks
     from seedlings_spark.estimator import SeedlingsEstimator
+    from seedlings_spark.models import networks
 
     size = training.image_size
     standardizer = features.ImageStandardizerModel(
@@ -537,7 +537,7 @@ def _fit_ours(training: Training, frequency: str, precision: str, images: DataFr
         for name, column in (("compute", "compute"), ("exchange", "outside"), ("input", "input"))
     }
     precision = record["precision"]
-    steps = synchronous.steps_of_epoch(record["rows"], training.batch_size)
+    steps = steps_of_epoch(record["rows"], training.batch_size)
     return Fit(
         precision, seconds, tuple(stopwatch.ends), stopwatch.loss, of_workers if workers else {}, steps
     )

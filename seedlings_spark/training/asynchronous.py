@@ -21,9 +21,11 @@ import numpy as np
 from seedlings_spark.errors import TrainingError
 from seedlings_spark.training import rules
 from seedlings_spark.training.capacity import ExchangeWatch
-from seedlings_spark.training.coordination import Result, Stages, Sums, check_finite, parse
+from seedlings_spark.training.coordination import Result, Sums, WorkerGroup, check_finite, parse
+from seedlings_spark.training.epochs import Epochs, Observers
+from seedlings_spark.training.messages import Exchanged
 from seedlings_spark.training.optimizer import keeps_averages
-from seedlings_spark.training.progress import Progress
+from seedlings_spark.training.record import Updates
 from seedlings_spark.training.server import Superseded
 from seedlings_spark.training.weights import Vector
 from seedlings_spark.training.wire import Kind, Message
@@ -62,7 +64,7 @@ class FreeRunning:
     """Takes updates as they come. A `server.Coordinator`.
 
     Args:
-        stages: Starts the stage, and knows what has failed.
+        group: The workers.
         master: Whose optimizer applies gradients; at other frequencies it only lends its layout.
         rule: Of `rules.RULES`.
         elasticity: alpha of the elastic rules.
@@ -74,12 +76,12 @@ class FreeRunning:
     """
 
     def __init__(
-        self, stages: Stages, master: Any, *, rule: str, elasticity: float, local: bool, locked: bool
+        self, group: WorkerGroup, master: Any, *, rule: str, elasticity: float, local: bool, locked: bool
     ) -> None:
-        self._stages, self._master = stages, master
+        self._group, self._master = group, master
         self._rule, self._elasticity, self._local = rule, elasticity, local
         self._apply_lock: Any = threading.Lock() if locked else _NoLock()
-        self._condition = stages.condition
+        self._condition = group.condition
         self._num_trainable = sum(master.model_layout.sizes[: len(master.vectors.trainable)])
         self._center = master.weights()
         self._starts: dict[int, Vector] = {}  # elastic rules: where each worker goes on
@@ -104,7 +106,7 @@ class FreeRunning:
         self._last_rank = -1
         self.num_switches = 0
         self.watch: ExchangeWatch | None = None
-        stages.on_restart = self._forget
+        group.on_restart = self._forget
 
     @property
     def max_payload_bytes(self) -> int:
@@ -116,31 +118,31 @@ class FreeRunning:
     def open(self, header: Mapping[str, Any]) -> tuple[object, "queue.SimpleQueue[Message]"]:
         """A worker says who it is; it takes the place of an earlier one of its rank."""
         with self._condition:
-            place = self._stages.enter(header, replace=True)
-            if place.rank in self._queues:
-                self._queues.pop(place.rank).put(
+            holder = self._group.enter(header, replace=True)
+            if holder.rank in self._queues:
+                self._queues.pop(holder.rank).put(
                     Message(Kind.REFUSED, {"text": "another worker has this one's place"})
                 )
-            self._pulled.pop(place.rank, None)
-            self._starts.pop(place.rank, None)  # a new worker starts from the master
+            self._pulled.pop(holder.rank, None)
+            self._starts.pop(holder.rank, None)  # a new worker starts from the master
             answer: queue.SimpleQueue[Message] = queue.SimpleQueue()
             if self._begin is not None:
-                answer.put(self._begin_of(place.rank))
+                answer.put(self._begin_of(holder.rank))
             else:
-                self._queues[place.rank] = answer
-            return place, answer
+                self._queues[holder.rank] = answer
+            return holder, answer
 
     def ready(self, ticket: object) -> "queue.SimpleQueue[Message]":
         """A worker wants its first work."""
         with self._condition:
-            return self._hand_out(self._stages.holder(ticket).rank)
+            return self._hand_out(self._group.holder(ticket).rank)
 
     def result(
         self, ticket: object, header: Mapping[str, Any], payload: memoryview
     ) -> "queue.SimpleQueue[Message]":
         """A worker hands in an update, or its part of a snapshot's evaluation."""
         with self._condition:
-            rank = self._stages.holder(ticket).rank
+            rank = self._group.holder(ticket).rank
             if header.get("number") != self._number(rank):
                 raise Superseded(f"work {header.get('number')!r} is not what this worker was given")
             layout = self._master.model_layout
@@ -157,7 +159,7 @@ class FreeRunning:
             try:
                 check_finite(result, epoch, first, rank)
             except TrainingError as error:
-                self._stages.fail(error)
+                self._group.fail(error)
                 raise Superseded("the run is over") from None
             if self.watch is not None:
                 self.watch.result(rank, result.seconds)
@@ -186,11 +188,11 @@ class FreeRunning:
 
     def error(self, ticket: object, text: str) -> None:
         """A worker's own computation failed."""
-        self._stages.error(ticket, text)
+        self._group.error(ticket, text)
 
     def lost(self, ticket: object, why: str) -> None:
         """A connection broke: Spark will notice, and start the task again."""
-        self._stages.lost(ticket, why)
+        self._group.lost(ticket, why)
 
     # What the master calls.
 
@@ -209,7 +211,7 @@ class FreeRunning:
             self._next = list(self._resumed) or [0] * len(rows)
             self._begin = Message(Kind.BEGIN, header)
             self._applied = list(self._next)
-            self._stages.has_begun = True
+            self._group.has_begun = True
             for rank, answer in self._queues.items():
                 answer.put(self._begin_of(rank))
             self._queues.clear()
@@ -235,16 +237,16 @@ class FreeRunning:
             epoch: From 0.
             report: Called now and then with the samples of the current epoch and their sums.
         """
-        self._stages.new_epoch()
+        self._group.new_epoch()
 
         def over() -> bool:
             report(self._sums.samples, self._sums)
             if len(self._snapshots) <= epoch - self._first_epoch:
                 return False
             found = self._snapshots[epoch - self._first_epoch]
-            return not self._has_held_out or len(found.parts) == self._stages.num_workers
+            return not self._has_held_out or len(found.parts) == self._group.num_workers
 
-        self._stages.wait(over)
+        self._group.wait(over)
         return self._snapshots[epoch - self._first_epoch]
 
     def set_weights(self, weights: Vector) -> None:
@@ -268,28 +270,29 @@ class FreeRunning:
             self._begin = Message(Kind.STOP)
             for rank in list(self._queues):
                 self._give(rank)
-        self._stages.close()
+        self._group.close()
 
-    def record(self) -> dict[str, Any]:
-        """Updates and their staleness, for the run's record."""
+    def updates(self) -> Updates:
+        """What has been applied, and its staleness, for the run's record."""
         total = sum(self.staleness.values())
         mean = sum(count * value for value, count in self.staleness.items()) / max(1, total)
-        return {
-            "updates": total,
-            "updates_of_rank": {str(rank): count for rank, count in sorted(self.updates_of_rank.items())},
-            "rank_switches": self.num_switches,
-            "staleness": {
+        return Updates(
+            rule=self._rule,
+            updates=total,
+            updates_of_rank={str(rank): count for rank, count in sorted(self.updates_of_rank.items())},
+            rank_switches=self.num_switches,
+            staleness={
                 "mean": mean,
                 "max": max(self.staleness, default=0),
                 "histogram": {str(value): count for value, count in sorted(self.staleness.items())},
             },
-        }
+        )
 
     # With the condition held.
 
     def _forget(self) -> None:
         for answer in self._queues.values():
-            answer.put(Message(Kind.REFUSED, {"text": "the stage was started again"}))
+            answer.put(Message(Kind.REFUSED, {"text": "the workers were started again"}))
         self._queues.clear()
         self._pulled.clear()
         self._starts.clear()
@@ -394,60 +397,71 @@ class _NoLock:
     def __exit__(self, *_: object) -> None: ...
 
 
-def train(
-    network: Any,
-    master: Any,
-    running: FreeRunning,
-    *,
-    held_out_rows: int,
-    num_rows: int,
-    first_epoch: int,
-    num_epochs: int,
-    callbacks: Any,
-    progress: Progress,
-    checkpoint: Callable[[int, Snapshot], None],
-) -> None:
-    """Let the workers train, and show each epoch's snapshot to the callbacks.
+class AsynchronousRun:
+    """A run whose workers push when they are ready. An `engine.Exchange`.
 
     Args:
         network: What callbacks see; it holds the last snapshot when training is over.
-        master: Its layout and metrics.
-        running: With all workers gathered and begun.
-        held_out_rows: Of all workers together.
-        num_rows: To train on, of all workers together.
-        first_epoch: From 0.
-        num_epochs: Of the run.
-        callbacks: A `keras.callbacks.CallbackList` of `network`, told that training begins.
-        progress: Hears how far it is.
-        checkpoint: Called with each epoch that has ended and its snapshot, after its callbacks.
+        master: Whose optimizer applies gradients. Its network is another one then.
+        running: Takes the workers' updates.
+        exchanged: Gradients, or weights after local steps.
     """
-    if first_epoch < num_epochs:
-        callbacks.on_epoch_begin(first_epoch)
-        running.start(first_epoch, num_epochs, has_held_out=held_out_rows > 0)
-    state: Vector | None = None
-    for epoch in range(first_epoch, num_epochs):
 
-        def report(samples: int, sums: Sums, epoch: int = epoch) -> None:
+    def __init__(self, network: Any, master: Any, running: FreeRunning, exchanged: Exchanged) -> None:
+        self._network, self._master, self.coordinator = network, master, running
+        self._exchanged = exchanged
+
+    def begin(self, header: Mapping[str, Any], epochs: Epochs) -> None:
+        """Tell all workers what holds for the whole run."""
+        rounds = [epochs.rounds_of(rank) for rank in range(len(epochs.rows))]
+        longest = max((each for each in rounds if each), key=lambda each: each[-1][1])
+        first, last = longest[0]
+        self.coordinator.watch = ExchangeWatch(
+            len(epochs.rows), self.coordinator.max_payload_bytes, last - first, longest[-1][1]
+        )
+        self.coordinator.begin({**header, "vector": self._exchanged}, epochs.rows, rounds)
+
+    def train(self, epochs: Epochs, observers: Observers) -> None:
+        """Let the workers train, and show each epoch's snapshot to the callbacks.
+
+        Raises:
+            TrainingError: The loss is no longer finite, or the workers failed.
+        """
+        if epochs.first < epochs.end:
+            observers.callbacks.on_epoch_begin(epochs.first)
+            self.coordinator.start(epochs.first, epochs.end, has_held_out=epochs.held_out_rows > 0)
+        state: Vector | None = None
+        for epoch in range(epochs.first, epochs.end):
+            state = self._epoch(epoch, epochs, observers).state
+            if self._network.stop_training:
+                break
+            if epoch + 1 < epochs.end:
+                observers.callbacks.on_epoch_begin(epoch + 1)
+        if keeps_averages(self._master.optimizer):
+            self._master.show(self._network, self.coordinator.finalized(state))
+
+    def updates(self) -> Updates | None:
+        """What has been applied."""
+        return self.coordinator.updates()
+
+    def _epoch(self, epoch: int, epochs: Epochs, observers: Observers) -> Snapshot:
+        """Wait for the end of an epoch, and show its snapshot."""
+        master, network = self._master, self._network
+
+        def report(samples: int, sums: Sums) -> None:
             if samples:
-                progress.step(epoch, samples, num_rows, lambda: sums.logs(master))
+                observers.progress.step(epoch, samples, epochs.num_rows, lambda: sums.logs(master))
 
-        snapshot = running.wait_for(epoch, report)
+        snapshot = self.coordinator.wait_for(epoch, report)
         master.show(network, snapshot.weights)
         logs = snapshot.sums.logs(master)
-        if held_out_rows:
+        if epochs.held_out_rows:
             held_out = snapshot.held_out().logs(master)
             logs.update({f"val_{name}": value for name, value in held_out.items()})
-        callbacks.on_epoch_end(epoch, logs)
+        observers.callbacks.on_epoch_end(epoch, logs)
         changed = master.shown(network)
         if not np.array_equal(changed, snapshot.weights):
-            running.set_weights(changed)
-        checkpoint(epoch, snapshot)
-        state = snapshot.state
-        progress.epoch(epoch, snapshot.seconds, num_rows, logs)
-        if network.stop_training:
-            break
-        if epoch + 1 < num_epochs:
-            callbacks.on_epoch_begin(epoch + 1)
-    if keeps_averages(master.optimizer):
-        master.show(network, running.finalized(state))
-    callbacks.on_train_end()
+            self.coordinator.set_weights(changed)
+        observers.checkpoint(epoch, snapshot.state, snapshot.next_updates)
+        observers.progress.epoch(epoch, snapshot.seconds, epochs.num_rows, logs)
+        return snapshot

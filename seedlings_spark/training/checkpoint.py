@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seedlings_spark import files
+from seedlings_spark import files, fingerprint
 from seedlings_spark.errors import OptionError
 from seedlings_spark.training.weights import Vector
 
@@ -72,6 +72,28 @@ class TrainState:
     state: Vector
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a checkpoint must agree in with the run that takes it up; the number of epochs may grow.
+
+    Args:
+        parts: Texts by name. Their order counts.
+    """
+
+    parts: Mapping[str, str]
+
+    def text(self, weights: Vector | None) -> str:
+        """What a checkpoint keeps of it.
+
+        Args:
+            weights: That the run starts from, where they do not follow from its seed.
+        """
+        # The numbers that Keras gives to things without a name count what was made before, not what is made.
+        content = re.sub(r'_\d+(?=")', "", "\n".join(self.parts.values()))
+        found = fingerprint.content_hash(content.encode())
+        return found if weights is None else found + fingerprint.content_hash(weights.tobytes())
 
 
 class Checkpoints:

@@ -1,7 +1,7 @@
 """What the coordinators of all modes share: who holds which rank, what has failed, sums over results.
 
-`Stages` owns the one condition variable of a run. The server's threads change its state while they hold it; the
-master waits on it, and starts the stage again when it has failed.
+`WorkerGroup` owns the one condition variable of a run. The server's threads change its state while they hold it; the
+master waits on it, and starts the workers again when they have failed.
 """
 
 import logging
@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seedlings_spark.errors import TrainingError, in_brief
+from seedlings_spark.training.launcher import Attempt, Ended
 from seedlings_spark.training.server import Superseded
 from seedlings_spark.training.weights import Vector
 
@@ -25,8 +27,8 @@ GRACE_SECONDS, RETRY_SECONDS = 15.0, 180.0
 
 
 @dataclass(eq=False)
-class Place:
-    """A worker that holds a rank: the ticket of its connection."""
+class RankHolder:
+    """The worker that holds a rank: the ticket of its connection."""
 
     rank: int
     header: Mapping[str, Any]
@@ -140,22 +142,22 @@ class Sums:
         return logs
 
 
-class Stages:
-    """The workers' stage, started again when it fails, and who of its workers holds which rank.
+class WorkerGroup:
+    """A run's workers, started again when they fail, and who of them holds which rank.
 
     Args:
         run: Id of the run; workers of another one are refused.
         num_workers: Ranks.
-        restart: Starts the stage of a generation; returns what cancels it.
-        max_failures: How often a stage may fail within one epoch.
-        grace_seconds: How long a lost worker may be without a successor before the stage is cancelled.
+        launch: Starts the workers of a generation, and will call the function that it is given when they have ended.
+        max_failures: How often they may fail within one epoch.
+        grace_seconds: How long a lost worker may be without a successor before all are cancelled.
     """
 
     def __init__(
         self,
         run: str,
         num_workers: int,
-        restart: Callable[[int], Callable[[], None]],
+        launch: Callable[[int, Ended], Attempt],
         max_failures: int,
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
@@ -164,24 +166,25 @@ class Stages:
         self.num_failures = 0
         self.has_begun = False
         self.on_restart: Callable[[], None] = lambda: None
-        self._run, self._restart, self._max_failures = run, restart, max_failures
+        self.summaries: list[Mapping[str, Any]] = []
+        self._run, self._launch, self._max_failures = run, launch, max_failures
         self._grace_seconds = grace_seconds
         self._generation = -1
-        self._cancel: Callable[[], None] = lambda: None
-        self._places: dict[int, Place] = {}
+        self._attempts: list[Attempt] = []
+        self._holders: dict[int, RankHolder] = {}
         self._failure: BaseException | None = None
-        self._stage_error: BaseException | None = None
+        self._attempt_error: BaseException | None = None
         self._lost_at: float | None = None
         self._failures_of_epoch = 0
 
     # With the condition held.
 
-    def enter(self, header: Mapping[str, Any], *, replace: bool) -> Place:
-        """Give a worker the place of its rank.
+    def enter(self, header: Mapping[str, Any], *, replace: bool) -> RankHolder:
+        """Let a worker hold its rank.
 
         Args:
             header: Of its first message.
-            replace: Whether it may take the place of another one, as a retried task does.
+            replace: Whether it may follow on another one, as a retried task does.
 
         Raises:
             Superseded: It is not a worker of this run and generation, or its rank is taken.
@@ -195,21 +198,21 @@ class Stages:
         if (
             not isinstance(rank, int)
             or not 0 <= rank < self.num_workers
-            or (rank in self._places and not replace)
+            or (rank in self._holders and not replace)
         ):
             raise Superseded(f"rank {rank!r} is not free")
-        self._places[rank] = Place(rank, header)
+        self._holders[rank] = RankHolder(rank, header)
         self._lost_at = None
         self.condition.notify_all()
-        return self._places[rank]
+        return self._holders[rank]
 
-    def holder(self, ticket: object) -> Place:
+    def holder(self, ticket: object) -> RankHolder:
         """The worker of a ticket.
 
         Raises:
             Superseded: Another one holds its rank by now.
         """
-        if not isinstance(ticket, Place) or self._places.get(ticket.rank) is not ticket:
+        if not isinstance(ticket, RankHolder) or self._holders.get(ticket.rank) is not ticket:
             raise Superseded("another worker has this one's place")
         return ticket
 
@@ -224,33 +227,36 @@ class Stages:
         """A worker's own computation failed: it would fail again."""
         with self.condition:
             if self._holds(ticket):
-                assert isinstance(ticket, Place)
+                assert isinstance(ticket, RankHolder)
                 self.fail(_own_words(f"an exception in worker {ticket.rank}:\n{text.rstrip()}\n"))
 
     def lost(self, ticket: object, why: str) -> None:
         """A connection broke. Spark is given some time to notice that the task is gone."""
         with self.condition:
             if self._holds(ticket):
-                assert isinstance(ticket, Place)
+                assert isinstance(ticket, RankHolder)
                 _log.warning("lost worker %d: %s", ticket.rank, why)
                 self._lost_at = time.monotonic()
                 self.condition.notify_all()
 
-    def stage_ended(self, generation: int, error: BaseException | None) -> None:
-        """The stage of a generation is over."""
+    def start(self) -> None:
+        """Start the workers, for the first time or again."""
         with self.condition:
-            if generation == self._generation:
-                self._stage_error = error or RuntimeError("the stage ended before its work")
-                self.condition.notify_all()
+            self.on_restart()
+            self._holders.clear()
+            self._lost_at = self._attempt_error = None
+            self._generation += 1
+            generation = self._generation
+        self._attempts.append(self._launch(generation, partial(self._ended, generation)))
 
     def gather(self) -> list[Mapping[str, Any]]:
-        """Start the stage and wait until every worker has said who it is; their headers, by rank."""
-        self._start()
-        self.wait(lambda: len(self._places) == self.num_workers)
-        return [self._places[rank].header for rank in range(self.num_workers)]
+        """Start the workers and wait until each of them has said who it is; their headers, by rank."""
+        self.start()
+        self.wait(lambda: len(self._holders) == self.num_workers)
+        return [self._holders[rank].header for rank in range(self.num_workers)]
 
     def new_epoch(self) -> None:
-        """Give the stage its full budget of failures again."""
+        """Give the workers their full budget of failures again."""
         self._failures_of_epoch = 0
 
     def close(self) -> None:
@@ -258,8 +264,17 @@ class Stages:
         with self.condition:
             self._generation += 1
 
+    def join(self, seconds: float) -> bool:
+        """Wait until the workers have ended; whether they have."""
+        return self._attempts[-1].join(seconds)
+
+    def cancel(self) -> None:
+        """End whatever was started."""
+        for attempt in self._attempts:
+            attempt.cancel()
+
     def wait(self, done: Callable[[], bool]) -> None:
-        """Wait until `done`, which is asked with the condition held; start the stage again when it has failed.
+        """Wait until `done`, which is asked with the condition held; start the workers again when they have failed.
 
         Raises:
             TrainingError: The run cannot go on.
@@ -271,7 +286,7 @@ class Stages:
                     raise self._failure
                 if done():
                     return
-                error = self._stage_error
+                error = self._attempt_error
                 if error is None:
                     if self._lost_at is not None and time.monotonic() - self._lost_at > self._grace_seconds:
                         cancel, self._lost_at = True, None
@@ -279,22 +294,23 @@ class Stages:
                         self.condition.wait(1.0)
             if cancel:
                 _log.warning("Spark has not noticed that a worker is gone; cancelling the stage")
-                self._cancel()
+                self._attempts[-1].cancel()
             if error is not None:
                 self._count_failure(error)
-                self._start()
+                self.start()
 
     def _holds(self, ticket: object) -> bool:
-        return isinstance(ticket, Place) and self._places.get(ticket.rank) is ticket
+        return isinstance(ticket, RankHolder) and self._holders.get(ticket.rank) is ticket
 
-    def _start(self) -> None:
+    def _ended(
+        self, generation: int, summaries: Sequence[Mapping[str, Any]], error: BaseException | None
+    ) -> None:
+        """The workers of a generation have ended."""
         with self.condition:
-            self.on_restart()
-            self._places.clear()
-            self._lost_at = self._stage_error = None
-            self._generation += 1
-            generation = self._generation
-        self._cancel = self._restart(generation)
+            self.summaries.extend(summaries)
+            if generation == self._generation:
+                self._attempt_error = error or RuntimeError("the stage ended before its work")
+                self.condition.notify_all()
 
     def _count_failure(self, error: BaseException) -> None:
         self.num_failures += 1

@@ -139,19 +139,30 @@ def keeps_averages(optimizer: Any) -> bool:
     return any(getattr(part, "use_ema", False) for part in parts(optimizer))
 
 
-def check_exchange(optimizer: Any, *, is_synchronous: bool, is_local: bool) -> None:
+def check_exchange(optimizer: Any, *, is_synchronous: bool, is_local: bool, rule: str = "") -> None:
     """Refuse what has no meaning where workers do not wait for each other.
 
     Args:
         optimizer: Of the run.
         is_synchronous: Whether the workers meet.
         is_local: Whether workers take steps of their own.
+        rule: How their work enters the model.
 
     Raises:
         OptionError: It cannot be trained with in this mode.
     """
+    import keras
+
     if is_synchronous:
         return
+    if rule == "eamsgd" and not (
+        isinstance(optimizer, keras.optimizers.SGD) and optimizer.momentum and optimizer.nesterov
+    ):
+        raise OptionError(
+            f"rule='eamsgd' with the optimizer {optimizer.name}",
+            "SGD with Nesterov momentum, which the rule is made of",
+            "Set optimizer_config to SGD(momentum=0.9, nesterov=True), or use rule='aeasgd'",
+        )
     second = any(type(part).__name__ == "ScheduleFreeAdamW" for part in parts(optimizer))
     if is_local and (second or keeps_averages(optimizer)):
         name = "ScheduleFreeAdamW" if second else "an optimizer with use_ema=True"

@@ -1,4 +1,4 @@
-"""ParameterServer: the driver's side of the connections; a context manager.
+"""ParameterServer: the driver's side of the connections.
 
 It runs in threads of the driver's own process, on a port that the system chooses: it cannot outlive its run,
 and no worker of another run can reach it. What a message means is decided by a `Coordinator`; the server sees
@@ -79,23 +79,53 @@ class Coordinator(Protocol):
         """Tell all workers that there is no more work; more than once does no harm."""
 
 
+class Listener:
+    """A port that is open before anybody has been told of it; a context manager.
+
+    Args:
+        host: Address to listen on.
+        ports: Candidates, tried in order; 0 lets the system choose.
+
+    Raises:
+        ClusterError: None of them could be opened.
+    """
+
+    def __init__(self, host: str, ports: Sequence[int] = (0,)) -> None:
+        self.socket = _bind(host, ports)
+
+    def __enter__(self) -> "Listener":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self.socket.getsockname()[1])
+
+    def close(self) -> None:
+        """Close the port; more than once does no harm."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+
 class ParameterServer:
-    """Accepts workers' connections and passes their messages to a coordinator.
+    """Accepts workers' connections and passes their messages to a coordinator; a context manager.
 
     Args:
         coordinator: Of the training mode.
-        host: Address to listen on.
+        listener: Where workers come to. It is closed with the server.
         credentials: Of the run.
-        ports: Candidate ports, tried in order; 0 lets the system choose.
     """
 
-    def __init__(
-        self, coordinator: Coordinator, host: str, credentials: Credentials, ports: Sequence[int] = (0,)
-    ) -> None:
+    def __init__(self, coordinator: Coordinator, listener: Listener, credentials: Credentials) -> None:
         self._coordinator = coordinator
-        self._host = host
+        self._listener = listener
         self._credentials, self._context = credentials, credentials.context(server=True)
-        self._ports = ports
         self._connections: set[socket.socket] = set()
         self._strangers: dict[_Stranger, None] = {}  # the oldest first
         self._refusals = _Refusals()
@@ -103,7 +133,6 @@ class ParameterServer:
         self._stopping = False
 
     def __enter__(self) -> "ParameterServer":
-        self._listener = self._bind()
         threading.Thread(target=self._accept, name="seedlings-accept", daemon=True).start()
         return self
 
@@ -111,8 +140,6 @@ class ParameterServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping = True
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
             for connection in [*self._connections, *(stranger.connection for stranger in self._strangers)]:
@@ -121,31 +148,14 @@ class ParameterServer:
     @property
     def port(self) -> int:
         """The port it listens on."""
-        return int(self._listener.getsockname()[1])
-
-    def _bind(self) -> socket.socket:
-        for port in self._ports:
-            listener = socket.socket(_family(self._host), socket.SOCK_STREAM)
-            try:
-                listener.bind((self._host, port))
-                listener.listen(_MAX_STRANGERS)
-                listener.settimeout(_LOOK_SECONDS)
-                return listener
-            except OSError as error:
-                listener.close()
-                reason = error
-        raise ClusterError(
-            f"no port of {_ranges(self._ports)} on {self._host} could be opened ({reason})",
-            "one free port that the executors can reach",
-            "Give others with --server-port, or set spark.driver.bindAddress to an address of this machine",
-        )
+        return self._listener.port
 
     def _accept(self) -> None:
         """Accept connections until the server is closed; nothing else ends this."""
         while not self._stopping:
             self._end_strangers()
             try:
-                raw, peer = self._listener.accept()
+                raw, peer = self._listener.socket.accept()
             except TimeoutError:
                 continue
             except OSError as error:
@@ -304,6 +314,24 @@ def _cut(connection: socket.socket) -> None:
     """
     with contextlib.suppress(OSError):
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+def _bind(host: str, ports: Sequence[int]) -> socket.socket:
+    for port in ports:
+        listener = socket.socket(_family(host), socket.SOCK_STREAM)
+        try:
+            listener.bind((host, port))
+            listener.listen(_MAX_STRANGERS)
+            listener.settimeout(_LOOK_SECONDS)
+            return listener
+        except OSError as error:
+            listener.close()
+            reason = error
+    raise ClusterError(
+        f"no port of {_ranges(ports)} on {host} could be opened ({reason})",
+        "one free port that the executors can reach",
+        "Give others with --server-port, or set spark.driver.bindAddress to an address of this machine",
+    )
 
 
 def _family(host: str) -> socket.AddressFamily:

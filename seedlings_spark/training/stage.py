@@ -8,12 +8,57 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 from pyspark import InheritableThread
 from pyspark.sql import DataFrame, Row, SparkSession
 
+from seedlings_spark.cluster import runtime, session
+from seedlings_spark.training.launcher import Ended
+from seedlings_spark.training.worker import SUMMARY, TrainTask, run
+
 _log = logging.getLogger(__name__)
+
+
+class StageLauncher:
+    """Workers as tasks of a Spark stage. A `launcher.Launcher`.
+
+    Args:
+        rows: The rows of all workers: partition r holds those of rank r.
+        description: Shown in Spark's UI.
+        barrier: Whether all tasks run at once or not at all, and one that fails ends the others. Else Spark starts a
+            task that failed again alone.
+    """
+
+    def __init__(self, rows: DataFrame, description: str, *, barrier: bool) -> None:
+        self._rows, self._description, self._barrier = rows, description, barrier
+        self._spark = rows.sparkSession
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """Where the driver listens, and by which name executors reach it."""
+        return session.driver_addresses(self._spark)
+
+    def launch(self, task: TrainTask, ended: Ended) -> "Stage":
+        """Start the stage."""
+
+        def over(rows: list[Row] | None, error: BaseException | None) -> None:
+            ended([row.asDict() for row in rows or []], error)
+
+        stage = Stage(self._spark, self._description, partial(self._table, task), over)
+        stage.start()
+        return stage
+
+    def _table(self, task: TrainTask) -> DataFrame:
+        recipe = task.recipe
+        row_bytes = int(np.prod(recipe.row_shape, dtype=np.int64)) * (1 if recipe.row_dtype == "uint8" else 8)
+        with (
+            session.arrow_batches(self._spark, row_bytes),
+            session.python_environment(self._spark, runtime.worker_environment(recipe.threads)),
+        ):
+            return self._rows.mapInArrow(partial(run, task), SUMMARY, barrier=self._barrier)
 
 
 class Stage:
@@ -52,7 +97,7 @@ class Stage:
             self._spark.sparkContext.cancelJobGroup(self._group)
 
     def join(self, seconds: float) -> bool:
-        """Wait until it has ended; whether it has."""
+        """Wait until it has ended, and `ended` has been called; whether it has."""
         return self._over.wait(seconds)
 
     def _run(self) -> None:
@@ -63,5 +108,7 @@ class Stage:
         except BaseException as error:
             failure = error
         finally:
-            self._over.set()
-            self._ended(rows, failure)
+            try:
+                self._ended(rows, failure)
+            finally:
+                self._over.set()

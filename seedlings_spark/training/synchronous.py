@@ -11,13 +11,15 @@ worker has changed stay what they are, to the bit. Of what a layer counts in int
 
 import queue
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from seedlings_spark.training.capacity import ExchangeWatch
-from seedlings_spark.training.coordination import Result, Stages, Sums, check_finite, parse, seconds_of
+from seedlings_spark.training.coordination import Result, Sums, WorkerGroup, check_finite, parse, seconds_of
+from seedlings_spark.training.epochs import Epochs, Observers
+from seedlings_spark.training.messages import Exchanged
 from seedlings_spark.training.optimizer import has_dynamic_scale
-from seedlings_spark.training.progress import Progress
+from seedlings_spark.training.record import Updates
 from seedlings_spark.training.server import Superseded
 from seedlings_spark.training.weights import Layout, Vector, weighted_mean
 from seedlings_spark.training.wire import Kind, Message
@@ -27,22 +29,22 @@ class Rendezvous:
     """Where all workers meet the master once a round. A `server.Coordinator`.
 
     Args:
-        stages: Starts the stage, and knows what has failed.
+        group: The workers.
         layout: Of the workers' vectors.
 
     Attributes:
         watch: Told of every result, if there is one.
     """
 
-    def __init__(self, stages: Stages, layout: Layout) -> None:
-        self._stages, self._layout = stages, layout
-        self._condition = stages.condition
+    def __init__(self, group: WorkerGroup, layout: Layout) -> None:
+        self._group, self._layout = group, layout
+        self._condition = group.condition
         self._queues: dict[int, queue.SimpleQueue[Message]] = {}
         self._results: dict[int, tuple[Mapping[str, Any], memoryview]] = {}
         self._begin: Message | None = None
         self._work: Message | None = None
         self.watch: ExchangeWatch | None = None
-        stages.on_restart = self._forget
+        group.on_restart = self._forget
 
     @property
     def max_payload_bytes(self) -> int:
@@ -54,20 +56,20 @@ class Rendezvous:
     def open(self, header: Mapping[str, Any]) -> tuple[object, "queue.SimpleQueue[Message]"]:
         """A worker says who it is."""
         with self._condition:
-            place = self._stages.enter(header, replace=False)
-            return place, self._answer(place.rank, self._begin)
+            holder = self._group.enter(header, replace=False)
+            return holder, self._answer(holder.rank, self._begin)
 
     def ready(self, ticket: object) -> "queue.SimpleQueue[Message]":
         """A worker wants its first work."""
         with self._condition:
-            return self._answer(self._stages.holder(ticket).rank, self._work)
+            return self._answer(self._group.holder(ticket).rank, self._work)
 
     def result(
         self, ticket: object, header: Mapping[str, Any], payload: memoryview
     ) -> "queue.SimpleQueue[Message]":
         """A worker hands in its part of the round."""
         with self._condition:
-            rank = self._stages.holder(ticket).rank
+            rank = self._group.holder(ticket).rank
             if self._work is None or header.get("number") != self._work.header.get("number"):
                 raise Superseded(f"work {header.get('number')!r} is not what this worker was given")
             self._results[rank] = header, payload
@@ -78,11 +80,11 @@ class Rendezvous:
 
     def error(self, ticket: object, text: str) -> None:
         """A worker's own computation failed."""
-        self._stages.error(ticket, text)
+        self._group.error(ticket, text)
 
     def lost(self, ticket: object, why: str) -> None:
         """A connection broke."""
-        self._stages.lost(ticket, why)
+        self._group.lost(ticket, why)
 
     # What the master calls.
 
@@ -90,7 +92,7 @@ class Rendezvous:
         """Tell all workers, and those that will replace them, what holds for the whole run."""
         with self._condition:
             self._begin = Message(Kind.BEGIN, header)
-            self._stages.has_begun = True
+            self._group.has_begun = True
             self._tell_all(self._begin)
 
     def perform(self, header: Mapping[str, Any], vector: Vector) -> list[Result]:
@@ -112,10 +114,10 @@ class Rendezvous:
                 self.watch.pause()  # between epochs the master has other things to do
             self._work = Message(Kind.WORK, header, vector)
             self._tell_all(self._work)
-        self._stages.wait(lambda: len(self._results) == self._stages.num_workers)
+        self._group.wait(lambda: len(self._results) == self._group.num_workers)
         return [
             parse(*self._results[rank], self._layout.dtype, self._layout.size)
-            for rank in range(self._stages.num_workers)
+            for rank in range(self._group.num_workers)
         ]
 
     def stop(self) -> None:
@@ -123,7 +125,7 @@ class Rendezvous:
         with self._condition:
             self._begin = self._work = Message(Kind.STOP)
             self._tell_all(self._work)
-        self._stages.close()
+        self._group.close()
 
     def _answer(self, rank: int, message: Message | None) -> "queue.SimpleQueue[Message]":
         answer: queue.SimpleQueue[Message] = queue.SimpleQueue()
@@ -139,113 +141,97 @@ class Rendezvous:
         self._queues.clear()
 
     def _forget(self) -> None:
-        self._tell_all(Message(Kind.REFUSED, {"text": "the stage was started again"}))
+        self._tell_all(Message(Kind.REFUSED, {"text": "the workers were started again"}))
         self._results.clear()
 
 
-def steps_of_epoch(rows: Sequence[int], batch_size: int) -> int:
-    """Steps in which every worker goes once through its rows, with batches of at most batch_size rows."""
-    return -(-max(rows) // batch_size)
-
-
-def rounds_of_epoch(num_steps: int, frequency: str | int) -> list[tuple[int, int]]:
-    """The (first, last) steps of an epoch's rounds; `last` is the step after.
+class SynchronousRun:
+    """A run whose workers meet once a round. An `engine.Exchange`.
 
     Args:
-        num_steps: Of the epoch.
-        frequency: "batch", "epoch", or a number of steps; a last, shorter round takes what is left.
-    """
-    length = {"batch": 1, "epoch": max(1, num_steps)}.get(str(frequency)) or int(frequency)
-    return [(first, min(first + length, num_steps)) for first in range(0, num_steps, length)]
-
-
-def train(
-    master: Any,
-    rendezvous: Rendezvous,
-    stages: Stages,
-    *,
-    rows: Sequence[int],
-    held_out_rows: int,
-    batch_size: int,
-    frequency: str | int,
-    first_epoch: int,
-    num_epochs: int,
-    callbacks: Any,
-    progress: Progress,
-    checkpoint: Callable[[int], None],
-) -> None:
-    """Train the master model.
-
-    Args:
+        group: The workers.
         master: A `master.Master`.
-        rendezvous: With all workers gathered and begun.
-        stages: Of the rendezvous.
-        rows: Of each worker.
-        held_out_rows: Of all workers together.
-        batch_size: Rows of one worker at one step, at most.
-        frequency: "batch", "epoch" or a number of steps.
-        first_epoch: From 0.
-        num_epochs: Of the whole run.
-        callbacks: A `keras.callbacks.CallbackList` of the master's network, told that training begins.
-        progress: Hears of every round.
-        checkpoint: Called with each epoch that has ended, after its callbacks.
-
-    Raises:
-        TrainingError: The loss is no longer finite, or the workers failed.
+        exchanged: Gradients, or state after local steps.
     """
-    num_steps, local = steps_of_epoch(rows, batch_size), frequency != "batch"
-    may_overflow = not local and has_dynamic_scale(master.optimizer)
-    total, number = sum(rows), 0
-    for epoch in range(first_epoch, num_epochs):
+
+    def __init__(self, group: WorkerGroup, master: Any, exchanged: Exchanged) -> None:
+        self._group, self._master = group, master
+        self._is_local = exchanged != Exchanged.GRADIENT
+        self._exchanged = exchanged
+        self._number = 0
+        self.coordinator = Rendezvous(group, master.state_layout if self._is_local else master.model_layout)
+
+    def begin(self, header: Mapping[str, Any], epochs: Epochs) -> None:
+        """Tell all workers what holds for the whole run."""
+        first, last = epochs.rounds()[0]
+        self.coordinator.watch = ExchangeWatch(
+            self._group.num_workers, self.coordinator.max_payload_bytes, last - first, epochs.num_steps
+        )
+        self.coordinator.begin({**header, "steps": epochs.num_steps, "vector": self._exchanged})
+
+    def train(self, epochs: Epochs, observers: Observers) -> None:
+        """Train the master model.
+
+        Raises:
+            TrainingError: The loss is no longer finite, or the workers failed.
+        """
+        for epoch in range(epochs.first, epochs.end):
+            self._group.new_epoch()
+            self._epoch(epoch, epochs, observers)
+            if self._master.network.stop_training:
+                break
+        self._master.finalize()
+
+    def updates(self) -> Updates | None:
+        """None: only an asynchronous run counts them."""
+        return None
+
+    def _epoch(self, epoch: int, epochs: Epochs, observers: Observers) -> None:
         started = time.perf_counter()
-        stages.new_epoch()
-        callbacks.on_epoch_begin(epoch)
+        observers.callbacks.on_epoch_begin(epoch)
         sums = Sums()
-        vector = master.state() if local else master.weights()
-        for first, last in rounds_of_epoch(num_steps, frequency):
-            number += 1
-            results = rendezvous.perform(
-                {
-                    "number": number,
-                    "task": "train",
-                    "epoch": epoch,
-                    "first": first,
-                    "last": last,
-                    **master.work(),
-                },
-                vector,
-            )
-            for rank, result in enumerate(results):
-                check_finite(result, epoch, first, rank, may_overflow=may_overflow)
-            mean = weighted_mean(
-                [result.vector for result in results],
-                [result.samples for result in results],
-                master.constants,
-            )
-            master.take_counts([result.counts for result in results])
-            if local:
-                master.set_state(mean)
-                master.take_counters([result.counters for result in results])
-                vector = mean
-            else:
-                vector = master.apply_gradient(mean)
-            sums.add(results)
-            progress.step(epoch, sums.samples, total, lambda sums=sums: sums.logs(master))  # type: ignore[misc]
+        vector = self._master.state() if self._is_local else self._master.weights()
+        for first, last in epochs.rounds():
+            vector = self._round(epoch, first, last, vector, sums)
+            observers.progress.step(epoch, sums.samples, epochs.num_rows, lambda: sums.logs(self._master))
         seconds = time.perf_counter() - started
-        logs = sums.logs(master)
-        if held_out_rows:
-            number += 1
-            held_out = Sums()
-            callbacks.on_test_begin()
-            work = {"number": number, "task": "evaluate", **master.work()}
-            held_out.add(rendezvous.perform(work, master.weights()))
-            found = held_out.logs(master)
-            callbacks.on_test_end(found)
+        logs = sums.logs(self._master)
+        if epochs.held_out_rows:
+            observers.callbacks.on_test_begin()
+            found = self._evaluate()
+            observers.callbacks.on_test_end(found)
             logs.update({f"val_{name}": value for name, value in found.items()})
-        callbacks.on_epoch_end(epoch, logs)
-        checkpoint(epoch)
-        progress.epoch(epoch, seconds, total, logs)
-        if master.network.stop_training:
-            break
-    master.finalize()
-    callbacks.on_train_end()
+        observers.callbacks.on_epoch_end(epoch, logs)
+        observers.checkpoint(epoch, self._master.state(), ())
+        observers.progress.epoch(epoch, seconds, epochs.num_rows, logs)
+
+    def _round(self, epoch: int, first: int, last: int, vector: Vector, sums: Sums) -> Vector:
+        """Let all workers train some steps, and take what they make of it; what the next round starts from."""
+        master = self._master
+        may_overflow = not self._is_local and has_dynamic_scale(master.optimizer)
+        work = {"task": "train", "epoch": epoch, "first": first, "last": last}
+        results = self._perform(work, vector)
+        for rank, result in enumerate(results):
+            check_finite(result, epoch, first, rank, may_overflow=may_overflow)
+        mean = weighted_mean(
+            [result.vector for result in results], [result.samples for result in results], master.constants
+        )
+        master.take_counts([result.counts for result in results])
+        if self._is_local:
+            master.set_state(mean)
+            master.take_counters([result.counters for result in results])
+            vector = mean
+        else:
+            vector = master.apply_gradient(mean)
+        sums.add(results)
+        return vector
+
+    def _evaluate(self) -> dict[str, float]:
+        """Loss and metrics of the rows that are held out."""
+        held_out = Sums()
+        held_out.add(self._perform({"task": "evaluate"}, self._master.weights()))
+        return held_out.logs(self._master)
+
+    def _perform(self, work: Mapping[str, Any], vector: Vector) -> list[Result]:
+        self._number += 1
+        return self.coordinator.perform({"number": self._number, **work, **self._master.work()}, vector)

@@ -37,14 +37,10 @@ SUMMARY = (
 
 
 @dataclass(frozen=True)
-class TrainTask:
-    """All that a worker is told before it connects.
+class Recipe:
+    """What all workers of a run compute.
 
     Args:
-        run: Id of the run.
-        generation: How many times the stage has been started before.
-        address: (host, port) of the parameter server.
-        credentials: Of the run.
         num_workers: Workers of the run.
         network: Content of a `.keras` file.
         loss: What `keras.losses.get` takes.
@@ -63,10 +59,6 @@ class TrainTask:
         label_shape: Of one row's label: () for a number.
     """
 
-    run: str
-    generation: int
-    address: tuple[str, int]
-    credentials: Credentials
     num_workers: int
     network: bytes
     loss: Any
@@ -83,6 +75,41 @@ class TrainTask:
     budget_bytes: int
     custom_objects: Mapping[str, Any] = field(default_factory=dict)
     label_shape: tuple[int, ...] = ()
+
+    def example_labels(self, dtype: str) -> NDArray[Any]:
+        """Eight labels as the workers will give them, not all the same.
+
+        Args:
+            dtype: Of the network's outputs.
+        """
+        numbers = np.arange(8) % max(2, self.num_classes)
+        if self.labels == "index":
+            return numbers
+        if self.labels == "one_hot":
+            return np.eye(self.num_classes, dtype=np.float32)[numbers]
+        if self.labels == "number":
+            return numbers.reshape(-1, 1).astype(dtype)
+        (width,) = self.label_shape
+        return np.eye(width, dtype=dtype)[np.arange(8) % width]
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """All that a worker is told before it connects.
+
+    Args:
+        run: Id of the run.
+        generation: How many times the workers have been started before.
+        address: (host, port) of the parameter server.
+        credentials: Of the run.
+        recipe: What it computes.
+    """
+
+    run: str
+    generation: int
+    address: tuple[str, int]
+    credentials: Credentials
+    recipe: Recipe
 
 
 def run(task: TrainTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -101,13 +128,18 @@ def run(task: TrainTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Recor
     if context is None:
         raise RuntimeError("a worker runs inside a Spark task only")
     rank = context.partitionId()
-    tf = runtime.start(task.threads, runtime.gpu_addresses(context.resources()))
+    tf = runtime.start(task.recipe.threads, runtime.gpu_addresses(context.resources()))
     summary = work(task, rank, context.taskAttemptId(), batches, tf)
     yield pa.RecordBatch.from_pydict({name: [value] for name, value in summary.items()})
 
 
 def work(
-    task: TrainTask, rank: int, attempt: int, batches: Iterator[pa.RecordBatch], tf: Any
+    task: TrainTask,
+    rank: int,
+    attempt: int,
+    batches: Iterator[pa.RecordBatch],
+    tf: Any,
+    connect: Callable[[tuple[str, int], Credentials], ParameterClient] = ParameterClient,
 ) -> dict[str, float]:
     """A worker from its rows to its summary; `run` without Spark.
 
@@ -117,20 +149,22 @@ def work(
         attempt: Tells two attempts of one rank apart.
         batches: As for `run`.
         tf: The module `tensorflow`, started.
+        connect: Opens the connection to the parameter server.
     """
+    recipe = task.recipe
     started = time.perf_counter()
     who = {"run": task.run, "generation": task.generation, "rank": rank, "attempt": attempt}
     try:
-        train, held_out, rows_fingerprint = _read_shards(task, rank, batches)
+        train, held_out, rows_fingerprint = _read_shards(recipe, rank, batches)
     except CorpusError as error:
-        with ParameterClient(task.address, task.credentials) as client:
+        with connect(task.address, task.credentials) as client:
             client.open({**who, "error": str(error)})
         raise
     clock = {"input": time.perf_counter() - started, "compute": 0.0, "outside": 0.0}
     clock |= {"compute_first": 0.0, "outside_first": 0.0}
     images = 0
     first_epoch: int | None = None
-    with ParameterClient(task.address, task.credentials) as client:
+    with connect(task.address, task.credentials) as client:
         try:
             begin = client.open(
                 {
@@ -138,11 +172,11 @@ def work(
                     "rows": len(train),
                     "held_out_rows": len(held_out),
                     "rows_fingerprint": rows_fingerprint,
-                    "weight_of_class": _weight_of_class(train) if task.num_classes else {},
-                    "environment": reproducibility.environment(task.threads),
+                    "weight_of_class": _weight_of_class(train) if recipe.num_classes else {},
+                    "environment": reproducibility.environment(recipe.threads),
                 }
             ).header
-            computation = Computation(task, rank, begin, tf)
+            computation = Computation(recipe, rank, begin, tf)
             client.expect(computation.max_bytes)
             mark = time.perf_counter()
             message = client.ready()
@@ -176,7 +210,7 @@ class Computation:
     """The network of a worker and the functions traced from it.
 
     Args:
-        task: Of the worker.
+        recipe: Of the run.
         rank: Of the worker.
         begin: What the master said holds for the whole run: `steps` an epoch, `precision`, `vector` (what is
             exchanged: "gradient", or after steps of the worker's own "weights" or, with optimizer slots, "state"),
@@ -184,19 +218,19 @@ class Computation:
         tf: The module `tensorflow`.
     """
 
-    def __init__(self, task: TrainTask, rank: int, begin: Mapping[str, Any], tf: Any) -> None:
+    def __init__(self, recipe: Recipe, rank: int, begin: Mapping[str, Any], tf: Any) -> None:
         import keras
 
-        self._task, self._rank, self._tf = task, rank, tf
+        self._recipe, self._rank, self._tf = recipe, rank, tf
         self._steps, self._vector = int(begin["steps"]), str(begin["vector"])
         self._class_weight = {int(key): float(value) for key, value in begin["class_weight"].items()}
-        self.network = carried.from_bytes(task.network, task.custom_objects)
+        self.network = carried.from_bytes(recipe.network, recipe.custom_objects)
         runtime.set_precision(self.network, begin["precision"])
         with runtime.float_type_of(self.network):
-            self._compile(task)
+            self._compile(recipe)
         self._augment = (
-            keras.models.model_from_json(task.augmentation, custom_objects=dict(task.custom_objects))
-            if task.augmentation
+            keras.models.model_from_json(recipe.augmentation, custom_objects=dict(recipe.custom_objects))
+            if recipe.augmentation
             else None
         )
         self.vectors = Vectors(self.network)
@@ -206,14 +240,14 @@ class Computation:
         self._forward = tf.function(self._evaluate_step, autograph=False, reduce_retracing=True)
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
-    def _compile(self, task: TrainTask) -> None:
+    def _compile(self, recipe: Recipe) -> None:
         self.network.compile(
-            loss=task.loss,
-            metrics=made_metrics(task.metrics, task.custom_objects),
-            optimizer=optimizers.from_config(task.optimizer, task.custom_objects),
+            loss=recipe.loss,
+            metrics=made_metrics(recipe.metrics, recipe.custom_objects),
+            optimizer=optimizers.from_config(recipe.optimizer, recipe.custom_objects),
             jit_compile=False,
         )
-        build_metrics(self.network, self._labels(np.zeros((2, *task.label_shape))))
+        build_metrics(self.network, self._labels(np.zeros((2, *recipe.label_shape))))
         if self._vector != "gradient":
             self.network.optimizer.build(self.network.trainable_variables)
 
@@ -265,7 +299,10 @@ class Computation:
 
     def _epoch_order(self, epoch: int, train: Shard) -> NDArray[np.int64]:
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, epoch_order(self._task.seed, epoch, self._rank, len(train), train.row_bytes)
+            self._order = (
+                epoch,
+                epoch_order(self._recipe.seed, epoch, self._rank, len(train), train.row_bytes),
+            )
         return self._order[1]
 
     def _assign(self, message: Message, variables: list[Any], layout: Any) -> None:
@@ -277,7 +314,7 @@ class Computation:
 
     def _evaluate(self, held_out: Shard) -> "_Sums":
         sums = _Sums()
-        size = max(1, self._task.batch_size)
+        size = max(1, self._recipe.batch_size)
         for start in range(0, len(held_out), size):
             batch = held_out.read(np.arange(start, min(start + size, len(held_out))))
             loss, metrics = self._forward(
@@ -289,7 +326,7 @@ class Computation:
     def _inputs(self, batch: Batch, epoch: int, step: int) -> tuple[Any, ...]:
         seeds = np.array(
             [
-                [seed_for(self._task.seed, "layer", epoch, step, self._rank, index), 0]
+                [seed_for(self._recipe.seed, "layer", epoch, step, self._rank, index), 0]
                 for index in range(len(self._seeds))
             ],
             np.int64,
@@ -298,14 +335,14 @@ class Computation:
         return batch.features, self._labels(batch.labels), weights, seeds
 
     def _labels(self, labels: NDArray[np.float64]) -> NDArray[np.generic]:
-        if self._task.labels == "number":
+        if self._recipe.labels == "number":
             return labels.astype(self.network.outputs[0].dtype).reshape(-1, 1)
-        if self._task.labels == "vector":
+        if self._recipe.labels == "vector":
             return labels.astype(self.network.outputs[0].dtype)
         indices = labels.astype(np.int64)
-        if self._task.labels == "index":
+        if self._recipe.labels == "index":
             return indices
-        return np.eye(self._task.num_classes, dtype=np.float32)[indices]
+        return np.eye(self._recipe.num_classes, dtype=np.float32)[indices]
 
     def _weights(self, batch: Batch, class_weight: Mapping[int, float]) -> NDArray[np.float64]:
         if not class_weight:
@@ -331,7 +368,7 @@ class Computation:
         )
 
     def _prepared(self, features: Any) -> Any:
-        if self._task.row_dtype == "uint8":
+        if self._recipe.row_dtype == "uint8":
             return self._tf.cast(features, self.network.inputs[0].dtype)
         return features
 
@@ -411,7 +448,7 @@ class _Sums:
         }
 
 
-def _read_shards(task: TrainTask, rank: int, batches: Iterator[pa.RecordBatch]) -> tuple[Shard, Shard, str]:
+def _read_shards(recipe: Recipe, rank: int, batches: Iterator[pa.RecordBatch]) -> tuple[Shard, Shard, str]:
     """The rows to train on, those that are held out, and the SHA-256 of all of them.
 
     The hash is of features, labels, weights and marks each for itself, so that it does not depend on how rows come
@@ -419,8 +456,8 @@ def _read_shards(task: TrainTask, rank: int, batches: Iterator[pa.RecordBatch]) 
     """
     digests = [hashlib.sha256() for _ in range(4)]
     train, held_out = (
-        Shard(task.row_shape, task.row_dtype, budget_bytes=budget, label_shape=task.label_shape)
-        for budget in (task.budget_bytes * 3 // 4, task.budget_bytes // 4)
+        Shard(recipe.row_shape, recipe.row_dtype, budget_bytes=budget, label_shape=recipe.label_shape)
+        for budget in (recipe.budget_bytes * 3 // 4, recipe.budget_bytes // 4)
     )
     for batch in batches:
         if batch.num_rows == 0:
@@ -428,8 +465,8 @@ def _read_shards(task: TrainTask, rank: int, batches: Iterator[pa.RecordBatch]) 
         ranks = batch.column(RANK).to_numpy(zero_copy_only=False)
         if not (ranks == rank).all():
             raise RuntimeError(f"worker {rank} was given rows of worker {int(ranks[ranks != rank][0])}")
-        features = _features(batch.column(FEATURES), task)
-        labels = _labels(batch.column(LABEL), task.label_shape)
+        features = _features(batch.column(FEATURES), recipe)
+        labels = _labels(batch.column(LABEL), recipe.label_shape)
         weights = batch.column(WEIGHT).to_numpy(zero_copy_only=False).astype(np.float64)
         if np.isnan(labels).any() or np.isnan(weights).any():
             raise CorpusError(
@@ -438,13 +475,13 @@ def _read_shards(task: TrainTask, rank: int, batches: Iterator[pa.RecordBatch]) 
                 "Drop such rows before fit, for example with DataFrame.dropna",
             )
         if (
-            not task.label_shape
-            and task.num_classes
-            and not ((labels >= 0) & (labels < task.num_classes)).all()
+            not recipe.label_shape
+            and recipe.num_classes
+            and not ((labels >= 0) & (labels < recipe.num_classes)).all()
         ):
             raise CorpusError(
                 f"labels from {labels.min():g} to {labels.max():g}",
-                f"class numbers 0 to {task.num_classes - 1}, one for each output of the network",
+                f"class numbers 0 to {recipe.num_classes - 1}, one for each output of the network",
                 "Index the labels with StringIndexer, or give the network as many outputs as there are classes",
             )
         held = batch.column(HELD_OUT).to_numpy(zero_copy_only=False).astype(bool)
@@ -471,10 +508,10 @@ def _labels(column: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
     return column.flatten().to_numpy(zero_copy_only=False).astype(np.float64).reshape(len(column), *shape)
 
 
-def _features(column: Any, task: TrainTask) -> NDArray[np.generic]:
+def _features(column: Any, recipe: Recipe) -> NDArray[np.generic]:
     """An Arrow column of bytes or of lists of numbers as an array of shape (rows, *row_shape)."""
-    expected = int(np.prod(task.row_shape, dtype=np.int64))
-    width = expected * np.dtype(task.row_dtype).itemsize if task.row_dtype == "uint8" else expected
+    expected = int(np.prod(recipe.row_shape, dtype=np.int64))
+    width = expected * np.dtype(recipe.row_dtype).itemsize if recipe.row_dtype == "uint8" else expected
     offsets = np.frombuffer(column.buffers()[1], _offset_type(column.type))[
         column.offset : column.offset + len(column) + 1
     ]
@@ -483,15 +520,15 @@ def _features(column: Any, task: TrainTask) -> NDArray[np.generic]:
         found = "no value" if column.null_count else f"{int(lengths[lengths != width][0])} values"
         raise CorpusError(
             f"a row whose features have {found}",
-            f"{width} values in every row, which the network takes as {task.row_shape}",
+            f"{width} values in every row, which the network takes as {recipe.row_shape}",
             "Prepare the corpus with the image size of the network, or build the network for this corpus",
         )
-    if task.row_dtype == "uint8":
+    if recipe.row_dtype == "uint8":
         values = np.frombuffer(column.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
     else:
         flat = column.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
-        values = flat.to_numpy(zero_copy_only=False).astype(task.row_dtype)
-    return values.reshape(len(column), *task.row_shape)
+        values = flat.to_numpy(zero_copy_only=False).astype(recipe.row_dtype)
+    return values.reshape(len(column), *recipe.row_shape)
 
 
 def _offset_type(kind: Any) -> str:

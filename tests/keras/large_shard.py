@@ -3,7 +3,6 @@
 import hashlib
 import json
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,17 +11,15 @@ import pyarrow as pa
 
 from seedlings_spark.cluster import runtime
 
-tf = runtime.start(1)
+runtime.start(1)
 
 import keras  # noqa: E402 - after TensorFlow has been held to its threads
 
-from seedlings_spark.training import shard, synchronous, worker  # noqa: E402
-from seedlings_spark.training.coordination import Stages  # noqa: E402
-from seedlings_spark.training.master import Master, build_metrics  # noqa: E402
+from seedlings_spark.training import shard, worker  # noqa: E402
+from seedlings_spark.training.engine import Engine, RunOptions  # noqa: E402
+from seedlings_spark.training.launcher import ThreadLauncher  # noqa: E402
+from seedlings_spark.training.master import build_metrics  # noqa: E402
 from seedlings_spark.training.network import to_bytes  # noqa: E402
-from seedlings_spark.training.progress import Silent  # noqa: E402
-from seedlings_spark.training.server import ParameterServer  # noqa: E402
-from seedlings_spark.training.wire import Credentials  # noqa: E402
 
 SHAPE = (64, 64, 3)
 ROW_BYTES = 64 * 64 * 3
@@ -67,12 +64,7 @@ def main(num_bytes: int, budget_bytes: int) -> None:
     network.compile("sgd", "sparse_categorical_crossentropy")
     network.optimizer.learning_rate = 1e-5
     build_metrics(network, np.zeros(2, np.int64))
-    master = Master(network)
-    task = worker.TrainTask(
-        run="run",
-        generation=0,
-        address=("", 0),
-        credentials=Credentials.make(),
+    recipe = worker.Recipe(
         num_workers=1,
         network=to_bytes(network),
         loss="sparse_categorical_crossentropy",
@@ -96,58 +88,17 @@ def main(num_bytes: int, budget_bytes: int) -> None:
         spool(self)
 
     shard.Shard._spool = seen_spool  # type: ignore[method-assign]
-    summaries: list[dict[str, float]] = []
-    threads: list[threading.Thread] = []
-
-    def start(generation: int) -> object:
-        import dataclasses
-
-        current = dataclasses.replace(task, address=("127.0.0.1", server.port), generation=generation)
-
-        def one() -> None:
-            summaries.append(worker.work(current, 0, 0, batches(num_bytes // ROW_BYTES), tf))
-
-        threads.append(threading.Thread(target=one, daemon=True))
-        threads[-1].start()
-        return lambda: None
-
-    stages = Stages("run", 1, start, 0)  # type: ignore[arg-type]
-    rendezvous = synchronous.Rendezvous(stages, master.model_layout)
-    with ParameterServer(rendezvous, "127.0.0.1", task.credentials) as server:
-        rows = [int(one["rows"]) for one in stages.gather()]
-        rendezvous.begin(
-            {
-                "steps": synchronous.steps_of_epoch(rows, 32),
-                "vector": "gradient",
-                "precision": "float32",
-                "class_weight": {},
-            }
-        )
-        callbacks = keras.callbacks.CallbackList([], add_history=True, model=network)
-        callbacks.on_train_begin()
-        synchronous.train(
-            master,
-            rendezvous,
-            stages,
-            rows=rows,
-            held_out_rows=0,
-            batch_size=32,
-            frequency="batch",
-            first_epoch=0,
-            num_epochs=1,
-            callbacks=callbacks,
-            progress=Silent(),
-            checkpoint=lambda epoch: None,
-        )
-        rendezvous.stop()
-        threads[0].join(60)
+    options = RunOptions("synchronous", "batch", num_epochs=1)
+    launcher = ThreadLauncher([lambda: batches(num_bytes // ROW_BYTES)])
+    engine = Engine(options, recipe, network, launcher)
+    record = engine.run()
     print(
         json.dumps(
             {
-                "images": summaries[0]["images"],
+                "images": record.workers[0]["images"],
                 "spooled": bool(spooled),
                 "peak_bytes": peak_bytes(),
-                "weights": hashlib.sha256(master.weights().tobytes()).hexdigest(),
+                "weights": hashlib.sha256(engine.master.weights().tobytes()).hexdigest(),
             }
         )
     )

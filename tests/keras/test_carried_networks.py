@@ -11,8 +11,8 @@ from pyspark import cloudpickle
 
 from seedlings_spark.errors import NetworkError
 from seedlings_spark.training import network as carried
-from tests.keras.engine import Rows, train
 from tests.keras.test_synchronous import _plain_keras, _rows
+from tests.keras.training import Rows, train
 
 layers = keras.layers
 

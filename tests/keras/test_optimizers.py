@@ -10,8 +10,8 @@ import pytest
 
 from seedlings_spark.errors import OptionError
 from seedlings_spark.training import optimizer as optimizers
-from tests.keras.engine import train
 from tests.keras.test_synchronous import _network, _plain_keras, _rows
+from tests.keras.training import train
 
 K = keras.optimizers
 EPOCHS, BATCH_SIZE = 3, 4

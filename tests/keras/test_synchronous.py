@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from seedlings_spark.errors import TrainingError
+from seedlings_spark.training.epochs import rounds_of_epoch, steps_of_epoch
 from seedlings_spark.training.shard import batch_edges, epoch_order
-from seedlings_spark.training.synchronous import rounds_of_epoch, steps_of_epoch
-from tests.keras.engine import Rows, train
+from tests.keras.training import Rows, train
 
 
 @pytest.fixture(autouse=True)
@@ -300,7 +300,7 @@ def test_every_row_is_trained_on_in_every_epoch() -> None:
     outcome = train(
         _network(), _rows([13, 3, 0]), optimizer=keras.optimizers.SGD(0.1), epochs=4, batch_size=5
     )
-    assert [summary["images"] for summary in outcome.summaries] == [4 * 13, 4 * 3, 0]
+    assert [summary["images"] for summary in outcome.record.workers] == [4 * 13, 4 * 3, 0]
 
 
 def test_a_label_outside_of_the_classes_is_refused() -> None:

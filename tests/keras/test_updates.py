@@ -16,9 +16,9 @@ import pytest
 
 from seedlings_spark.training.asynchronous import FreeRunning
 from seedlings_spark.training.client import ParameterClient, RefusedError
-from seedlings_spark.training.coordination import Stages
+from seedlings_spark.training.coordination import WorkerGroup
 from seedlings_spark.training.master import Master, build_metrics
-from seedlings_spark.training.server import ParameterServer
+from seedlings_spark.training.server import Listener, ParameterServer
 from seedlings_spark.training.wire import Credentials, Kind, Message, send
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +47,15 @@ for number in range(steps):
 """
 
 
+class NoWorkers:
+    """An attempt of which the test makes the workers."""
+
+    def cancel(self) -> None: ...
+
+    def join(self, seconds: float) -> bool:
+        return True
+
+
 class Bench:
     """A master that counts, and its server."""
 
@@ -56,17 +65,17 @@ class Bench:
         build_metrics(network, np.zeros(2, np.int64))
         self.master = Master(network)
         self.credentials = Credentials.make()
-        self.stages = Stages(RUN, 1, lambda generation: lambda: None, 0)
+        self.group = WorkerGroup(RUN, 1, lambda generation, ended: NoWorkers(), 0)
         self.running = FreeRunning(
-            self.stages, self.master, rule="downpour", elasticity=0.5, local=True, locked=True
+            self.group, self.master, rule="downpour", elasticity=0.5, local=True, locked=True
         )
         self.port = 0
 
     @contextlib.contextmanager
     def serving(self) -> Iterator["Bench"]:
-        with ParameterServer(self.running, "127.0.0.1", self.credentials) as server:
+        with ParameterServer(self.running, Listener("127.0.0.1"), self.credentials) as server:
             self.port = server.port
-            self.stages._start()
+            self.group.start()
             rounds = [[(number, number + 1) for number in range(NUM_UPDATES)]]
             self.running.begin({"precision": "float32"}, [4 * NUM_UPDATES], rounds)
             self.running.start(0, 1, has_held_out=False)
@@ -82,7 +91,7 @@ class Bench:
         return client
 
     def applied(self) -> int:
-        with self.stages.condition:
+        with self.group.condition:
             return sum(self.running._applied)
 
 
@@ -126,7 +135,7 @@ def test_a_worker_killed_between_push_and_acknowledgement_is_followed_by_the_nex
         while work.kind == Kind.WORK and bench.applied() < NUM_UPDATES - 1:
             work = successor.result(_result(work), bytes(work.payload))
         assert bench.applied() == NUM_UPDATES - 1
-    assert bench.running.record()["updates"] == NUM_UPDATES - 1
+    assert bench.running.updates().updates == NUM_UPDATES - 1
 
 
 def test_an_update_that_comes_twice_is_taken_once(bench: Bench) -> None:

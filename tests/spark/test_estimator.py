@@ -29,7 +29,7 @@ from pyspark.sql import functions as F  # noqa: N812
 from seedlings_spark import corpus, images, schema
 from seedlings_spark.corpus import reading
 from seedlings_spark.errors import ClusterError, CorpusError, NetworkError, OptionError, TrainingError
-from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, uneven_shares
+from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.training.progress import Silent
 from seedlings_spark.workflow import pipeline
 from tests.spark.processes import kill_one_worker, listening_ports
@@ -741,15 +741,6 @@ def test_a_column_that_is_called_content_hash_and_is_not_ours_decides_nothing(ta
         found = _estimator(**options).fit(table.withColumn("content_hash", other))
         assert _bits(found) == _bits(expected)
         assert found.record["held_out_rows"] == expected.record["held_out_rows"] > 30
-
-
-def test_shares_far_from_what_was_asked_are_said_with_their_numbers() -> None:
-    assert uneven_shares([350, 360], [140, 150], 0.3) == []
-    assert uneven_shares([7, 0], [0, 0], 0.0) == []  # chance
-    (held_out,) = uneven_shares([250, 250], [0, 500], 0.3)
-    assert "500 of 1,000 rows are held out, 50.0% where 30.0% were asked for" in held_out
-    (workers,) = uneven_shares([750, 250], [0, 0], 0.0)
-    assert "750, 250 rows" in workers
 
 
 def test_the_server_takes_a_free_port_of_the_range_that_a_firewall_lets_through(

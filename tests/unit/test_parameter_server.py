@@ -19,7 +19,7 @@ from seedlings_spark.errors import ClusterError
 from seedlings_spark.training import client as client_module
 from seedlings_spark.training import server as server_module
 from seedlings_spark.training.client import ParameterClient, RefusedError
-from seedlings_spark.training.server import ParameterServer, Superseded
+from seedlings_spark.training.server import Listener, ParameterServer, Superseded
 from seedlings_spark.training.wire import (
     MAX_HEADER_BYTES,
     Credentials,
@@ -87,7 +87,7 @@ def echo() -> Echo:
 
 @pytest.fixture
 def address(echo: Echo) -> Iterator[tuple[str, int]]:
-    with ParameterServer(echo, "127.0.0.1", CREDENTIALS) as server:
+    with ParameterServer(echo, Listener("127.0.0.1"), CREDENTIALS) as server:
         yield "127.0.0.1", server.port
 
 
@@ -141,7 +141,7 @@ def test_a_client_with_credentials_of_another_run_gets_nothing(address: tuple[st
 
 def test_a_worker_does_not_talk_to_a_server_with_other_credentials() -> None:
     other = Echo()
-    with ParameterServer(other, "127.0.0.1", Credentials.make()) as server:
+    with ParameterServer(other, Listener("127.0.0.1"), Credentials.make()) as server:
         with pytest.raises((ssl.SSLError, ConnectionError)):
             ParameterClient(("127.0.0.1", server.port), CREDENTIALS).open({"run": "this"})
         assert other.opened == []
@@ -261,9 +261,9 @@ def test_a_worker_that_was_thrown_out_among_strangers_comes_again(
 WITHOUT_DESCRIPTORS = """
 import resource, sys
 from tests.unit.test_parameter_server import CREDENTIALS, Echo
-from seedlings_spark.training.server import ParameterServer
+from seedlings_spark.training.server import Listener, ParameterServer
 resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
-with ParameterServer(Echo(), "127.0.0.1", CREDENTIALS) as server:
+with ParameterServer(Echo(), Listener("127.0.0.1"), CREDENTIALS) as server:
     print(server.port, CREDENTIALS.pem.hex(), flush=True)
     sys.stdin.read()
 """
@@ -404,7 +404,7 @@ def test_a_payload_longer_than_expected_is_refused_by_the_worker_too(address: tu
 def _seen_on_the_wire(echo: Echo, credentials: Credentials, secret: bytes) -> bytes:
     """What a proxy between a worker and the server reads while a payload goes there and back."""
     seen = bytearray()
-    with ParameterServer(echo, "127.0.0.1", credentials) as server, socket.socket() as proxy:
+    with ParameterServer(echo, Listener("127.0.0.1"), credentials) as server, socket.socket() as proxy:
         proxy.bind(("127.0.0.1", 0))
         proxy.listen(1)
 
@@ -448,7 +448,7 @@ def test_without_encryption_the_weights_are_in_clear_and_the_key_is_not(echo: Ec
 
 def test_without_encryption_nobody_else_gets_in_either(echo: Echo) -> None:
     open_credentials = Credentials.make(encrypt=False)
-    with ParameterServer(echo, "127.0.0.1", open_credentials) as server:
+    with ParameterServer(echo, Listener("127.0.0.1"), open_credentials) as server:
         address = "127.0.0.1", server.port
         with socket.create_connection(address, timeout=10) as plain:
             send(plain, Message(Kind.OPEN, {"run": "this"}))
@@ -471,7 +471,7 @@ def test_a_worker_that_encrypts_does_not_talk_to_a_server_that_does_not(
     monkeypatch.setattr(client_module, "SILENCE_SECONDS", 1.0)
     mixed = Credentials(CREDENTIALS.pem, encrypt=False)
     with (
-        ParameterServer(echo, "127.0.0.1", mixed) as server,
+        ParameterServer(echo, Listener("127.0.0.1"), mixed) as server,
         pytest.raises(OSError),
         ParameterClient(("127.0.0.1", server.port), CREDENTIALS) as client,
     ):
@@ -484,7 +484,7 @@ def test_the_credentials_do_not_show_in_a_repr() -> None:
 
 
 def test_a_stopped_server_has_closed_port_and_connections(echo: Echo) -> None:
-    with ParameterServer(echo, "127.0.0.1", CREDENTIALS) as server:
+    with ParameterServer(echo, Listener("127.0.0.1"), CREDENTIALS) as server:
         port = server.port
         client = ParameterClient(("127.0.0.1", port), CREDENTIALS)
         client.open({"run": "this"})
@@ -501,6 +501,6 @@ def test_without_a_free_port_the_error_says_which_were_tried(echo: Echo) -> None
         port = taken.getsockname()[1]
         with (
             pytest.raises(ClusterError, match=str(port)),
-            ParameterServer(echo, "127.0.0.1", CREDENTIALS, ports=(port,)),
+            ParameterServer(echo, Listener("127.0.0.1", (port,)), CREDENTIALS),
         ):
             pass

@@ -1,0 +1,367 @@
+"""Engine: one training run, from a compiled network to its record, wherever its workers run.
+
+It is made of parts that know nothing of each other: a launcher starts the workers, a `WorkerGroup` holds them together
+and starts them again, a parameter server passes on what they say, an `Exchange` (synchronous or asynchronous) decides
+what becomes of it, and `RunCheckpoints` keep what the next attempt needs.
+"""
+
+import logging
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Protocol
+
+import keras
+
+from seedlings_spark import fingerprint, reproducibility
+from seedlings_spark.cluster import runtime
+from seedlings_spark.errors import CorpusError, OptionError
+from seedlings_spark.training import network as carried
+from seedlings_spark.training import rules
+from seedlings_spark.training.asynchronous import AsynchronousRun, FreeRunning
+from seedlings_spark.training.checkpoint import RunIdentity
+from seedlings_spark.training.coordination import GRACE_SECONDS, RETRY_SECONDS, WorkerGroup
+from seedlings_spark.training.epochs import Epochs, Observers
+from seedlings_spark.training.launcher import Attempt, Ended, Launcher
+from seedlings_spark.training.master import Master, build_metrics, made_metrics
+from seedlings_spark.training.messages import Exchanged
+from seedlings_spark.training.progress import Progress, Silent
+from seedlings_spark.training.record import TrainingRecord, Updates
+from seedlings_spark.training.resume import RunCheckpoints, history
+from seedlings_spark.training.server import Coordinator, Listener, ParameterServer
+from seedlings_spark.training.synchronous import SynchronousRun
+from seedlings_spark.training.wire import Credentials
+from seedlings_spark.training.worker import Recipe, TrainTask
+
+_log = logging.getLogger(__name__)
+
+MODES = ("synchronous", "asynchronous", "hogwild")
+# alpha of the elastic rules, times the number of workers (beta in the paper, section 6).
+_ELASTICITY = 0.9
+# What the workers may lose within one epoch before the run is given up.
+_MAX_FAILURES = 8
+_JOIN_SECONDS = 60.0
+# How far from an even share chance may lead, in standard deviations: one run in a million.
+_DEVIATIONS = 5.0
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is led; what its workers compute is a `worker.Recipe`.
+
+    Args:
+        mode: Of `MODES`.
+        frequency: "batch", "epoch", or a number of steps between two exchanges.
+        num_epochs: Of the whole run, with those that an earlier attempt has trained.
+        rule: Of `rules.RULES`, for asynchronous modes; "" for the default.
+        elasticity: alpha of the elastic rules; 0 for 0.9 / num_workers.
+        precision: "float32", "mixed_bfloat16", or "auto".
+        class_weight: Class number -> weight; None where the workers' rows are to balance them.
+        held_out_share: Of the rows, as asked for; 0 where a column marks them.
+        checkpoint_path: Folder on any file system; "" for none.
+        has_given_weights: Whether the network's weights were given. Else they follow from the seed.
+        ports: Candidates for the parameter server; 0 lets the system choose.
+        encrypt: Whether what travels is encrypted.
+
+    Raises:
+        OptionError: A value that cannot be.
+    """
+
+    mode: str
+    frequency: str | int
+    num_epochs: int
+    rule: str = ""
+    elasticity: float = 0.0
+    precision: str = "float32"
+    class_weight: Mapping[str, float] | None = field(default_factory=dict)
+    held_out_share: float = 0.0
+    checkpoint_path: str = ""
+    has_given_weights: bool = False
+    ports: Sequence[int] = (0,)
+    encrypt: bool = True
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise OptionError(f"mode={self.mode!r}", f"one of {', '.join(MODES)}", "Set mode to one of them")
+        if self.rule and self.rule not in rules.RULES:
+            raise OptionError(
+                f"rule={self.rule!r}", f"one of {', '.join(rules.RULES)}", "Set rule to one of them"
+            )
+        if self.rule and self.mode == "synchronous":
+            raise OptionError(
+                f"rule={self.rule!r} with mode='synchronous'",
+                "a rule with mode='asynchronous' or 'hogwild' only: synchronous workers are averaged",
+                "Remove the rule, or change the mode",
+            )
+        if not 0 <= self.elasticity <= 1:
+            raise OptionError(
+                f"elasticity={self.elasticity!r}", "from 0 (for 0.9 / num_workers) to 1", "Correct elasticity"
+            )
+        if not 0 <= self.held_out_share < 1:
+            raise OptionError(
+                f"validation_split={self.held_out_share!r}", "a share from 0 up to less than 1", "Correct it"
+            )
+        runtime.resolve_precision(self.precision)
+
+    @property
+    def is_synchronous(self) -> bool:
+        """Whether the workers meet once a round."""
+        return self.mode == "synchronous"
+
+    @property
+    def exchanged(self) -> Exchanged:
+        """What travels between workers and master."""
+        return Exchanged.of(self.mode, self.frequency, self.rule)
+
+
+class Exchange(Protocol):
+    """How what the workers make enters the master model: what the engine asks of a mode."""
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """What workers say is passed to it."""
+
+    def begin(self, header: Mapping[str, Any], epochs: Epochs) -> None:
+        """Tell all workers what holds for the whole run, once they are there."""
+
+    def train(self, epochs: Epochs, observers: Observers) -> None:
+        """Train these epochs."""
+
+    def updates(self) -> Updates | None:
+        """What was applied, where that is counted."""
+
+
+class Engine:
+    """A training run.
+
+    Args:
+        options: How it is led.
+        recipe: What the workers compute.
+        network: The compiled network of the recipe, with its metrics built. It is trained.
+        launcher: Starts the workers.
+        identity: What a checkpoint must agree in with this run.
+        callbacks: Of Keras; they run here, at epoch level, on `network`.
+        progress: Hears how far it is.
+    """
+
+    def __init__(
+        self,
+        options: RunOptions,
+        recipe: Recipe,
+        network: Any,
+        launcher: Launcher,
+        *,
+        identity: RunIdentity | None = None,
+        callbacks: Sequence[Any] = (),
+        progress: Progress | None = None,
+    ) -> None:
+        self._options, self._recipe = options, recipe
+        self._network, self._launcher = network, launcher
+        self._identity = identity or RunIdentity({})
+        self._progress = progress or Silent()
+        self._callbacks = keras.callbacks.CallbackList(
+            list(callbacks), add_history=True, model=network, epochs=options.num_epochs, verbose=0
+        )
+        self.master = Master(self._network_of_master())
+
+    def run(self) -> TrainingRecord:
+        """Train.
+
+        Raises:
+            OptionError: A checkpoint of another run is in the way.
+            CorpusError: There are too few rows.
+            TrainingError: The run cannot go on.
+        """
+        options, master = self._options, self.master
+        identity = self._identity.text(master.weights() if options.has_given_weights else None)
+        checkpoints = RunCheckpoints(
+            options.checkpoint_path, identity, master, self._network, self._callbacks
+        )
+        self._network.stop_training = False
+        self._callbacks.on_train_begin()
+        checkpoints.take_up(with_slots=options.exchanged != Exchanged.WEIGHTS)
+        record = self._serve(checkpoints)
+        self._callbacks.on_train_end()
+        return replace(record, history=history(self._callbacks))
+
+    def _network_of_master(self) -> Any:
+        """The network that updates are applied to.
+
+        Of an asynchronous run callbacks look at snapshots in `network`, while gradients are applied to a network of
+        the master's own. Both have one optimizer, so that a callback's learning rate counts.
+        """
+        recipe, network = self._recipe, self._network
+        if self._options.is_synchronous or self._options.exchanged != Exchanged.GRADIENT:
+            return network
+        live = carried.from_bytes(recipe.network, recipe.custom_objects)
+        with runtime.float_type_of(live):
+            metrics = made_metrics(recipe.metrics, recipe.custom_objects)
+            live.compile(loss=recipe.loss, metrics=metrics, optimizer=network.optimizer)
+            build_metrics(live, recipe.example_labels(live.outputs[0].dtype))
+        return live
+
+    def _serve(self, checkpoints: RunCheckpoints) -> TrainingRecord:
+        """Start the workers and be their master."""
+        options, recipe = self._options, self._recipe
+        bind, host = self._launcher.addresses
+        with Listener(bind, options.ports) as listener:
+            task = TrainTask(
+                run=uuid.uuid4().hex,
+                generation=0,
+                address=(host, listener.port),
+                credentials=Credentials.make(encrypt=options.encrypt),
+                recipe=recipe,
+            )
+            group = WorkerGroup(
+                task.run,
+                recipe.num_workers,
+                partial(_launch, self._launcher, task),
+                _MAX_FAILURES,
+                GRACE_SECONDS if options.is_synchronous else RETRY_SECONDS,
+            )
+            exchange = self._exchange(group, checkpoints.next_updates)
+            try:
+                with ParameterServer(exchange.coordinator, listener, task.credentials):
+                    try:
+                        record = self._train(group, exchange, checkpoints)
+                        exchange.coordinator.stop()
+                        group.join(_JOIN_SECONDS)
+                    finally:
+                        exchange.coordinator.stop()
+            finally:
+                group.cancel()
+        workers = sorted(map(dict, group.summaries), key=lambda each: int(each["rank"]))
+        return replace(record, updates=exchange.updates(), stage_failures=group.num_failures, workers=workers)
+
+    def _exchange(self, group: WorkerGroup, next_updates: Sequence[int]) -> Exchange:
+        options = self._options
+        if options.is_synchronous:
+            return SynchronousRun(group, self.master, options.exchanged)
+        running = FreeRunning(
+            group,
+            self.master,
+            rule=options.rule or rules.DEFAULT,
+            elasticity=options.elasticity or _ELASTICITY / self._recipe.num_workers,
+            local=options.exchanged != Exchanged.GRADIENT,
+            locked=options.mode != "hogwild",
+        )
+        running.resume(next_updates)
+        return AsynchronousRun(self._network, self.master, running, options.exchanged)
+
+    def _train(self, group: WorkerGroup, exchange: Exchange, checkpoints: RunCheckpoints) -> TrainingRecord:
+        """Gather the workers, tell them what holds for all of them, and train; what they said of themselves."""
+        workers = group.gather()
+        record = self._gathered(workers)
+        checkpoints.check(record.rows_fingerprint, record.precision)
+        num_epochs = self._options.num_epochs
+        epochs = Epochs(
+            rows=record.rows,
+            held_out_rows=record.held_out_rows,
+            batch_size=self._recipe.batch_size,
+            frequency=self._options.frequency,
+            first=checkpoints.first_epoch(num_epochs),
+            end=num_epochs,
+        )
+        weights = self._options.class_weight
+        if weights is None:
+            counts = [worker["weight_of_class"] for worker in workers]
+            weights = balanced_class_weights(counts, self._recipe.num_classes)
+        exchange.begin({"precision": record.precision, "class_weight": weights}, epochs)
+        exchange.train(epochs, Observers(self._callbacks, self._progress, checkpoints.save))
+        return record
+
+    def _gathered(self, workers: Sequence[Mapping[str, Any]]) -> TrainingRecord:
+        """What is known of a run when its workers are there, after a look at whether they fit together."""
+        rows = [int(worker["rows"]) for worker in workers]
+        held_out = [int(worker["held_out_rows"]) for worker in workers]
+        if sum(rows) < len(workers):
+            raise CorpusError(
+                f"{sum(rows)} rows to train on ({sum(held_out)} held out) for {len(workers)} workers",
+                "at least one row for each worker",
+                "Give more rows, or fewer workers (--num-workers)",
+            )
+        for text in uneven_shares(rows, held_out, self._options.held_out_share):
+            _log.warning("%s", text)
+        environments = [worker["environment"] for worker in workers]
+        differences = reproducibility.differences(environments)
+        if differences:
+            _log.warning(
+                "the workers differ, so that this run cannot be repeated bit for bit: %s",
+                "; ".join(differences),
+            )
+        precisions = {
+            runtime.resolve_precision(self._options.precision, tuple(environment["cpu_features"]))
+            for environment in environments
+        }
+        fingerprints = " ".join(str(worker["rows_fingerprint"]) for worker in workers)
+        return TrainingRecord(
+            mode=self._options.mode,
+            rows=rows,
+            held_out_rows=sum(held_out),
+            rows_fingerprint=fingerprint.content_hash(fingerprints.encode()),
+            precision=precisions.pop() if len(precisions) == 1 else "float32",
+            environment=environments[0],
+            environment_differences=differences,
+        )
+
+
+def _launch(launcher: Launcher, task: TrainTask, generation: int, ended: Ended) -> Attempt:
+    return launcher.launch(replace(task, generation=generation), ended)
+
+
+def balanced_class_weights(counts: Sequence[Mapping[str, int]], num_classes: int) -> dict[str, float]:
+    """Class number -> weight with which all classes weigh alike.
+
+    Args:
+        counts: Of each worker the rows of each class that it has, by the class' number.
+        num_classes: Of the problem; one without a row gets no weight.
+    """
+    totals: dict[str, int] = {}
+    for of_worker in counts:
+        for name, count in of_worker.items():
+            totals[name] = totals.get(name, 0) + int(count)
+    num_rows = sum(totals.values())
+    absent = [str(number) for number in range(num_classes) if str(number) not in totals]
+    if absent:
+        _log.warning(
+            "no row to train on of class%s %s: the others' weights are balanced among themselves",
+            "es" * (len(absent) != 1),
+            ", ".join(absent),
+        )
+    return {name: num_rows / (len(totals) * count) for name, count in sorted(totals.items())}
+
+
+def uneven_shares(rows: Sequence[int], held_out: Sequence[int], share: float) -> list[str]:
+    """What to say where rows were dealt far from evenly, as happens where many of them are equal.
+
+    Equal rows fall on one side and to one worker, as copies of a picture have to.
+
+    Args:
+        rows: To train on, of each worker.
+        held_out: Of each worker.
+        share: That was to be held out; 0 where a column says which rows are.
+
+    Returns:
+        Sentences with numbers; none where chance explains the difference.
+    """
+
+    def is_far(found: int, total: int, expected: float) -> bool:
+        deviation = math.sqrt(max(1.0, total * expected * (1 - expected)))
+        return abs(found - total * expected) > _DEVIATIONS * deviation
+
+    said = []
+    total, held = sum(rows) + sum(held_out), sum(held_out)
+    if share and is_far(held, total, share):
+        said.append(
+            f"{held:,} of {total:,} rows are held out, {held / total:.1%} where {share:.1%} were asked for: many rows"
+            " are equal, and equal ones fall on one side. Mark rows by validationIndicatorCol for another share"
+        )
+    uneven = [rank for rank, count in enumerate(rows) if is_far(count, sum(rows), 1 / len(rows))]
+    if uneven:
+        said.append(
+            f"the workers have {', '.join(f'{count:,}' for count in rows)} rows: many are equal, and equal ones go to"
+            " one worker. The one with the most sets the pace; fewer workers waste less"
+        )
+    return said

@@ -1,0 +1,79 @@
+"""What an epoch is: its steps, its rounds, and who hears of its end."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from seedlings_spark.training.progress import Progress
+from seedlings_spark.training.weights import Vector
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """The epochs that are to be trained, and the rows that they go through.
+
+    Args:
+        rows: To train on, of each worker.
+        held_out_rows: Of all workers together.
+        batch_size: Rows of one worker at one step, at most.
+        frequency: "batch", "epoch" or a number of steps between two exchanges.
+        first: From 0; others have been trained before.
+        end: The epoch after the last one.
+    """
+
+    rows: Sequence[int]
+    held_out_rows: int
+    batch_size: int
+    frequency: str | int
+    first: int
+    end: int
+
+    @property
+    def num_rows(self) -> int:
+        """To train on, of all workers together."""
+        return sum(self.rows)
+
+    @property
+    def num_steps(self) -> int:
+        """Of an epoch in which all workers take the same number of steps."""
+        return steps_of_epoch(self.rows, self.batch_size)
+
+    def rounds(self) -> list[tuple[int, int]]:
+        """Of such an epoch the (first, last) steps of its rounds."""
+        return rounds_of_epoch(self.num_steps, self.frequency)
+
+    def rounds_of(self, rank: int) -> list[tuple[int, int]]:
+        """The rounds of an epoch of one worker's own; none without a row."""
+        return rounds_of_epoch(steps_of_epoch([self.rows[rank]], self.batch_size), self.frequency)
+
+
+@dataclass(frozen=True)
+class Observers:
+    """Who hears of each epoch.
+
+    Args:
+        callbacks: A `keras.callbacks.CallbackList`, told that training begins.
+        progress: Hears of every round.
+        checkpoint: Called with an epoch that has ended, after its callbacks, with the master's state and, in
+            asynchronous modes, of each rank the first update that is not in it.
+    """
+
+    callbacks: Any
+    progress: Progress
+    checkpoint: Callable[[int, Vector, Sequence[int]], None]
+
+
+def steps_of_epoch(rows: Sequence[int], batch_size: int) -> int:
+    """Steps in which every worker goes once through its rows, with batches of at most batch_size rows."""
+    return -(-max(rows) // batch_size)
+
+
+def rounds_of_epoch(num_steps: int, frequency: str | int) -> list[tuple[int, int]]:
+    """The (first, last) steps of an epoch's rounds; `last` is the step after.
+
+    Args:
+        num_steps: Of the epoch.
+        frequency: "batch", "epoch", or a number of steps; a last, shorter round takes what is left.
+    """
+    length = {"batch": 1, "epoch": max(1, num_steps)}.get(str(frequency)) or int(frequency)
+    return [(first, min(first + length, num_steps)) for first in range(0, num_steps, length)]

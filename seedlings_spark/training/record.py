@@ -1,0 +1,66 @@
+"""What is worth recording of a training run: what `SeedlingsModel.record` gives and a version's manifest keeps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Updates:
+    """What an asynchronous run has applied.
+
+    Args:
+        rule: How updates entered the model.
+        updates: All that were applied.
+        updates_of_rank: Of each rank.
+        rank_switches: How often an update was another rank's than the one before.
+        staleness: `mean`, `max` and `histogram` of how many updates of others came between pull and push.
+    """
+
+    rule: str
+    updates: int
+    updates_of_rank: Mapping[str, int]
+    rank_switches: int
+    staleness: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """A run that has ended.
+
+    Args:
+        mode: "synchronous", "asynchronous" or "hogwild".
+        rows: To train on, of each worker.
+        held_out_rows: Of all workers together.
+        rows_fingerprint: Of all rows, with labels, weights and what is held out.
+        precision: That the workers computed in.
+        environment: Of the first worker.
+        environment_differences: In what the others differ.
+        updates: Of an asynchronous run.
+        history: For each metric its values, one an epoch.
+        stage_failures: How often the workers' stage was started again.
+        workers: What each worker has left behind, by rank.
+    """
+
+    mode: str
+    rows: Sequence[int]
+    held_out_rows: int
+    rows_fingerprint: str
+    precision: str
+    environment: Mapping[str, Any]
+    environment_differences: Sequence[str]
+    updates: Updates | None = None
+    history: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    stage_failures: int = 0
+    workers: Sequence[Mapping[str, Any]] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values by name; those of `updates` among the others, or not at all."""
+        found: dict[str, Any] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name != "updates":
+                found[each.name] = list(value) if isinstance(value, tuple) else value
+            elif value is not None:
+                found |= vars(value)
+        return found

@@ -1,0 +1,133 @@
+"""A run's checkpoints: one is taken up at its beginning, and each epoch that ends leaves one."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from seedlings_spark.errors import OptionError
+from seedlings_spark.training import optimizer as optimizers
+from seedlings_spark.training.checkpoint import Checkpoints, TrainState, callback_state, restore_callbacks
+from seedlings_spark.training.master import Master
+from seedlings_spark.training.weights import Vector
+
+_log = logging.getLogger(__name__)
+# Among a checkpoint's arrays.
+_COUNTERS = "optimizer counters"
+
+
+class RunCheckpoints:
+    """The checkpoints of a run that is under way.
+
+    Args:
+        directory: On any file system; "" for none.
+        identity: Of the run; see `checkpoint.RunIdentity`.
+        master: Whose state is kept.
+        network: That callbacks see.
+        callbacks: A `keras.callbacks.CallbackList`.
+
+    Raises:
+        OptionError: The folder holds those of a run with other options.
+    """
+
+    def __init__(self, directory: str, identity: str, master: Master, network: Any, callbacks: Any) -> None:
+        self._directory, self._identity = directory, identity
+        self._checkpoints = Checkpoints(directory) if directory else None
+        self._master, self._network, self._optimizer = master, network, network.optimizer
+        self._callbacks = callbacks
+        self._data: Mapping[str, str] = {}
+        self._taken = self._checkpoints.latest(identity) if self._checkpoints else None
+
+    def take_up(self, *, with_slots: bool) -> None:
+        """Go on where the latest checkpoint stands, if there is one; after `on_train_begin`, where callbacks forget.
+
+        Args:
+            with_slots: Whether the state that is saved holds optimizer slots.
+        """
+        state, master = self._taken, self._master
+        if state is None:
+            return
+        (master.set_state if with_slots else master.set_weights)(state.state)
+        master.show(self._network, state.state[: master.model_layout.size])
+        if _COUNTERS in state.arrays:
+            master.held.set_counters(state.arrays[_COUNTERS].tolist())
+        else:
+            master.held.set_steps(state.iterations)
+        if state.learning_rate is not None:
+            self._optimizer.learning_rate = state.learning_rate
+        restore_callbacks(self._callbacks.callbacks, state)
+        for callback in self._callbacks.callbacks:
+            if isinstance(callback, keras.callbacks.History):
+                callback.history = {name: list(values) for name, values in state.history.items()}
+        _log.info("going on after epoch %d, from %s", state.epoch, self._directory)
+
+    def check(self, rows: str, precision: str) -> None:
+        """Refuse to go on from a checkpoint with other rows, or in another precision.
+
+        Args:
+            rows: Fingerprint of the rows of all workers, with labels, weights and what is held out.
+            precision: That the workers train in.
+
+        Raises:
+            OptionError: The run that left the checkpoint had others.
+        """
+        found = {"rows": rows, "precision": precision}
+        differing = [
+            name
+            for name, value in found.items()
+            if self._taken is not None and self._taken.data.get(name, value) != value
+        ]
+        if differing:
+            raise OptionError(
+                f"checkpoints in {self._directory} of a run with other {' and '.join(differing)}",
+                "the features, labels, weights and held-out rows that the run was started with",
+                "Give a folder of its own for another training, or the same table",
+            )
+        self._data = found
+
+    @property
+    def next_updates(self) -> Sequence[int]:
+        """Of each rank the next update, in asynchronous modes; empty at the beginning of a run."""
+        return () if self._taken is None else self._taken.next_updates
+
+    def first_epoch(self, num_epochs: int) -> int:
+        """The first epoch to train; `num_epochs` when nothing is left to do."""
+        if self._taken is None:
+            return 0
+        return num_epochs if self._taken.stopped else self._taken.epoch
+
+    def save(self, epoch: int, state: Vector, next_updates: Sequence[int] = ()) -> None:
+        """Write a checkpoint of an epoch that has ended."""
+        if self._checkpoints is None:
+            return
+        values, arrays = callback_state(self._callbacks.callbacks)
+        has_schedule = optimizers.has_schedule(self._optimizer)
+        arrays = {**arrays, _COUNTERS: np.asarray(self._master.held.counters())}
+        self._checkpoints.save(
+            TrainState(
+                epoch=epoch + 1,
+                identity=self._identity,
+                data=self._data,
+                iterations=int(np.asarray(self._optimizer.iterations)),
+                learning_rate=None if has_schedule else float(np.asarray(self._optimizer.learning_rate)),
+                stopped=bool(self._network.stop_training),
+                history=history(self._callbacks),
+                callbacks=values,
+                next_updates=list(next_updates),
+                state=state,
+                arrays=arrays,
+            )
+        )
+
+
+def history(callbacks: Any) -> dict[str, list[Any]]:
+    """For each metric its values, one an epoch; of one that gives several numbers lists of them."""
+    for callback in callbacks.callbacks:
+        if isinstance(callback, keras.callbacks.History):
+            return {
+                name: [np.asarray(value, np.float64).tolist() for value in values]
+                for name, values in callback.history.items()
+            }
+    return {}

@@ -1,0 +1,186 @@
+"""The engine with workers that are threads: what a killed worker costs, and what it must not change."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from seedlings_spark.errors import CorpusError, OptionError
+from seedlings_spark.training.engine import RunOptions, balanced_class_weights, uneven_shares
+from seedlings_spark.training.launcher import ThreadLauncher
+from seedlings_spark.training.progress import Silent
+from tests.keras.test_synchronous import _noisy_network, _rows
+from tests.keras.training import Rows, launcher, train
+
+EPOCHS = 6
+
+
+class Kill(Silent):
+    """Cuts off a worker once, in the midst of an epoch, and another one at the end of the next."""
+
+    def __init__(self, workers: ThreadLauncher) -> None:
+        self._workers, self._left = workers, [0, 1]
+
+    def step(
+        self, epoch: int, images: int, images_of_epoch: int, logs: Callable[[], Mapping[str, float]]
+    ) -> None:
+        if epoch == 1 and images < images_of_epoch and 1 in self._left:
+            self._left.remove(1)
+            self._workers.kill(1)
+
+    def epoch(self, epoch: int, seconds: float, images: int, logs: Mapping[str, float]) -> None:
+        if epoch == 2 and 0 in self._left:
+            self._left.remove(0)
+            self._workers.kill(0)
+
+
+@pytest.mark.parametrize("frequency", ["batch", 2])
+def test_killed_workers_change_no_bit_of_a_synchronous_run(frequency: str | int) -> None:
+    rows, optimizer = _rows([13, 10]), {"class_name": "Adam", "config": {"learning_rate": 0.01}}
+
+    def run(**given: Any) -> Any:
+        return train(
+            _noisy_network(),
+            rows,
+            optimizer=keras.optimizers.deserialize(optimizer),
+            epochs=EPOCHS,
+            frequency=frequency,
+            **given,
+        )
+
+    calm, workers = run(), launcher(rows)
+    killed = run(launch=workers, progress=Kill(workers))
+    assert calm.record.stage_failures == 0 and killed.record.stage_failures == 2
+    assert killed.master.weights().tobytes() == calm.master.weights().tobytes()
+    assert killed.record.history == calm.record.history
+
+
+def _of_weight(labels: Any, outputs: Any) -> Any:
+    return outputs
+
+
+@pytest.mark.parametrize("retries", [3, 0], ids=["one alone", "all of them"])
+@pytest.mark.parametrize("frequency", ["batch", 2])
+def test_after_killed_workers_each_asynchronous_update_has_been_applied_once(
+    frequency: str | int, retries: int
+) -> None:
+    """The loss is the one weight itself, so that each step takes 0.5 from it, whoever takes it and when."""
+    zeros = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
+    network = keras.Sequential([keras.Input((1,)), zeros])
+    rows = [Rows(np.ones((size, 1)), np.zeros(size)) for size in (22, 17)]
+    steps = [6, 5]  # of at most 4 rows
+    workers = launcher(rows, retries)
+    outcome = train(
+        network,
+        rows,
+        optimizer=keras.optimizers.SGD(0.5),
+        loss=_of_weight,
+        labels="number",
+        mode="asynchronous",
+        rule="downpour",
+        frequency=frequency,
+        epochs=EPOCHS,
+        launch=workers,
+        progress=Kill(workers),
+    )
+    assert float(outcome.network.get_weights()[0].item()) == -0.5 * EPOCHS * sum(steps)
+    updates, record = outcome.record.updates, outcome.record
+    assert updates is not None
+    expected = steps if frequency == "batch" else [3, 3]
+    assert updates.updates_of_rank == {str(rank): EPOCHS * count for rank, count in enumerate(expected)}
+    assert record.stage_failures == (0 if retries else 2)
+    # A summary is the last attempt's: the killed ones had trained on some rows before.
+    assert all(
+        worker["images"] < EPOCHS * len(one.labels) for worker, one in zip(record.workers, rows, strict=True)
+    )
+
+
+def test_callbacks_hear_once_that_training_begins_and_ends_with_its_last_weights() -> None:
+    heard: list[Any] = []
+
+    class Listening(keras.callbacks.Callback):
+        def on_train_begin(self, logs: Any = None) -> None:
+            heard.append("begin")
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            heard.append(epoch)
+
+        def on_train_end(self, logs: Any = None) -> None:
+            heard.append(self.model.get_weights()[0].tobytes())
+
+    optimizer = keras.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.7)
+    for mode in ("synchronous", "asynchronous"):
+        heard.clear()
+        outcome = train(
+            _noisy_network(), _rows([9, 8]), optimizer=optimizer, mode=mode, callbacks=[Listening()]
+        )
+        # Averages have taken the place of the weights by then.
+        assert heard == ["begin", 0, 1, 2, outcome.network.get_weights()[0].tobytes()]
+        optimizer = keras.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.7)
+
+
+def test_a_run_that_is_taken_up_ends_with_the_bits_of_one_that_was_not_interrupted(tmp_path: Path) -> None:
+    rows = _rows([13, 10])
+
+    def run(epochs: int, folder: str) -> Any:
+        options = {"checkpoint_path": folder, "has_given_weights": True}
+        return train(_noisy_network(), rows, optimizer=keras.optimizers.Adam(0.01), epochs=epochs, **options)
+
+    whole = run(4, "")
+    run(2, str(tmp_path))
+    taken_up = run(4, str(tmp_path))
+    assert taken_up.master.weights().tobytes() == whole.master.weights().tobytes()
+    assert taken_up.record.history == whole.record.history
+    assert [worker["images"] for worker in taken_up.record.workers] == [2 * 13, 2 * 10]
+
+
+def test_a_record_is_plain_and_has_what_an_asynchronous_run_counts_among_the_rest() -> None:
+    rows = _rows([9, 8])
+    for mode, more in (("synchronous", []), ("asynchronous", ["rule", "staleness", "updates"])):
+        record = train(_noisy_network(), rows, optimizer=keras.optimizers.SGD(0.1), mode=mode).record
+        plain = record.as_dict()
+        assert json.loads(json.dumps(plain)) == plain
+        assert set(more) <= set(plain) and ("updates" in plain) == bool(more)
+        assert plain["mode"] == mode and plain["rows"] == [9, 8]
+
+
+def test_fewer_rows_than_workers_are_refused_before_training() -> None:
+    with pytest.raises(CorpusError, match=r"1 rows to train on \(0 held out\) for 2 workers"):
+        train(_noisy_network(), _rows([1, 0]), optimizer=keras.optimizers.SGD(0.1))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"mode": "fast"}, "mode='fast'"),
+        ({"rule": "upstream", "mode": "asynchronous"}, "rule='upstream'"),
+        ({"rule": "adag"}, "rule='adag' with mode='synchronous'"),
+        ({"elasticity": 1.5}, r"elasticity=1\.5"),
+        ({"held_out_share": 1.0}, r"validation_split=1\.0"),
+    ],
+)
+def test_options_look_at_themselves(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        RunOptions(**{"mode": "synchronous", "frequency": "batch", "num_epochs": 1, **given})
+
+
+def test_shares_far_from_what_was_asked_are_said_with_their_numbers() -> None:
+    assert uneven_shares([350, 360], [140, 150], 0.3) == []
+    assert uneven_shares([7, 0], [0, 0], 0.0) == []  # chance
+    (held_out,) = uneven_shares([250, 250], [0, 500], 0.3)
+    assert "500 of 1,000 rows are held out, 50.0% where 30.0% were asked for" in held_out
+    (workers,) = uneven_shares([750, 250], [0, 0], 0.0)
+    assert "750, 250 rows" in workers
+
+
+def test_balanced_class_weights_are_those_of_scikit_learn() -> None:
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = np.repeat([0, 1, 2], [5, 2, 13])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    found = balanced_class_weights([{"0": 5, "2": 3}, {"1": 2, "2": 10}], 3)
+    assert [found[str(number)] for number in range(3)] == pytest.approx(expected.tolist(), rel=1e-15)
