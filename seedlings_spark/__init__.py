@@ -75,10 +75,16 @@ The map, room by room, in the order of imports: a module may import those of its
       stages        which stages a saved pipeline may have, and which params each of them
       store         model versions: publish, list, resolve, promote, roll back
 
-    columns         what the columns of a table to train on must hold
-    features        Spark ML stages: class indices, mean and std of pixels
-    estimator       SeedlingsEstimator and SeedlingsModel
-    elephas         drop-in for Elephas' own estimator and transformer, with its conventions
+    estimator       Spark ML's face of training
+      columns       what the columns of a table to train on must hold
+      features      Spark ML stages: class indices, mean and std of pixels
+      params        the params of our stages, and their values as JSON
+      rows          which columns are trained on, and which worker gets which rows
+      model         SeedlingsModel: a trained network as a transformer
+      estimator     SeedlingsEstimator
+      elephas       drop-in for Elephas' own estimator and transformer, with its conventions
+    elephas         the public path of the drop-in
+    features        the path under which saved pipelines name the stages of `estimator.features`
 
     reports         what a model is worth
       evaluation    predictions -> numbers

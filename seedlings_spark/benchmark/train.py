@@ -25,10 +25,11 @@ from pyspark.ml.functions import array_to_vector
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import benchmark, features, files, schema
+from seedlings_spark import benchmark, files, schema
 from seedlings_spark.benchmark import MEAN, NUM_CLASSES, STD, aligned, speeds, spread
 from seedlings_spark.cluster import runtime, session
 from seedlings_spark.errors import ClusterError, OptionError, TrainingError
+from seedlings_spark.estimator import features
 from seedlings_spark.training.epochs import steps_of_epoch
 from seedlings_spark.training.progress import Silent
 

@@ -16,11 +16,11 @@ from pyspark.ml import Pipeline, PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import elephas, features, files, fingerprint, problems, reproducibility, schema, scoring
+from seedlings_spark import files, fingerprint, problems, reproducibility, schema, scoring
 from seedlings_spark.cluster import runtime, session
 from seedlings_spark.corpus import Corpus, look_alikes
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError, StoreError
-from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, keep_network_once
+from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, elephas, features, keep_network_once
 from seedlings_spark.models import networks, prediction, stages
 from seedlings_spark.models.store import PROFILE, ModelStore, ModelVersion
 from seedlings_spark.reports import drift, evaluation

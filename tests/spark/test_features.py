@@ -12,8 +12,8 @@ from pyspark.ml.linalg import Vectors
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import features
 from seedlings_spark.errors import CorpusError, OptionError, SeedlingsError
+from seedlings_spark.estimator import features
 from seedlings_spark.features import ImageStandardizer, ImageStandardizerModel
 
 SIZE = (5, 4)
@@ -269,7 +269,7 @@ def test_large_images_in_many_rows_take_little_memory_at_a_time(spark: SparkSess
 
 
 def test_fitting_says_of_how_many_images(table: DataFrame, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="seedlings_spark.features"):
+    with caplog.at_level(logging.INFO, logger="seedlings_spark.estimator.features"):
         standardizer(heldOutCol="is_validation").fit(table)
     assert [record.getMessage() for record in caplog.records] == [
         "mean and std of 45 images, one for each channel"

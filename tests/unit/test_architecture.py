@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -53,9 +54,11 @@ GROUPS = [
     # models
     ["models", "models.networks", "models.prediction", "models.stages", "models.store"],
     # estimator
-    ["columns", "features"],
-    ["estimator"],
-    ["elephas"],
+    ["estimator.columns", "estimator.features", "estimator.params"],
+    ["estimator.rows", "estimator.model"],
+    ["estimator.estimator"],
+    ["estimator.elephas", "estimator"],
+    ["elephas", "features"],
     # reports
     ["reports", "reports.drift", "reports.evaluation"],
     ["reports.page"],
@@ -84,7 +87,14 @@ DOORS = {
     "imagecodecs": {"images"},
     "simplejpeg": {"images"},
     "matplotlib": {"reports.page"},
-    "elephas": {"estimator", "elephas", "benchmark.train", "benchmark.score"},
+    "elephas": {
+        "estimator.params",
+        "estimator.model",
+        "estimator.estimator",
+        "estimator.elephas",
+        "benchmark.train",
+        "benchmark.score",
+    },
     "socket": {"training.wire", "training.server", "training.client", "cluster.doctor"},
     "ssl": {"training.wire", "training.server"},
     "cryptography": {"training.wire", "models.store"},
@@ -106,7 +116,7 @@ DOORS = {
         "training.worker",
         "training.resume",
         "training.engine",
-        "estimator",
+        "estimator.params",
         "workflow.pipeline",
         "benchmark.train",
         "benchmark.score",
@@ -218,6 +228,13 @@ for name in ss.__all__:
     assert list(_imports(PACKAGE / "training" / "__init__.py")) == []
 
 
+def test_parts_of_the_estimators_room_are_imported_in_executors_without_keras() -> None:
+    """Functions of theirs travel to executors by name, which imports their package first."""
+    program = "import sys, seedlings_spark.estimator.features, seedlings_spark.features\n"
+    program += "sys.exit('keras' in sys.modules or 'elephas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
 @pytest.mark.parametrize("start", WITHOUT_TENSORFLOW)
 def test_no_tensorflow_where_none_is_needed(start: str) -> None:
     seen, waiting = set(), [start]
@@ -238,3 +255,17 @@ def test_jobs_are_short_and_without_loops() -> None:
         text = file.read_text(encoding="utf-8")
         assert not any(isinstance(node, ast.For | ast.While) for node in ast.walk(ast.parse(text))), file.name
         assert len(text.splitlines()) <= 50, file.name
+
+
+def test_what_saved_pipelines_name_is_there_under_these_names() -> None:
+    for path in (
+        "estimator.SeedlingsEstimator",
+        "estimator.SeedlingsModel",
+        "elephas.ElephasEstimator",
+        "elephas.ElephasTransformer",
+        "features.ImageStandardizer",
+        "features.ImageStandardizerModel",
+    ):
+        module, _, name = path.rpartition(".")
+        found = getattr(importlib.import_module(f"seedlings_spark.{module}"), name)
+        assert f"{found.__module__}.{found.__name__}" == f"seedlings_spark.{path}"

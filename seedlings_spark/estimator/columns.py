@@ -7,10 +7,11 @@ how many rows are wrong, of how many, and what one of them holds.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pyspark.ml.functions import vector_to_array
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
-from pyspark.sql.types import ArrayType, BooleanType, NumericType
+from pyspark.sql.types import ArrayType, BinaryType, BooleanType, NumericType
 
 from seedlings_spark import schema
 from seedlings_spark.errors import CorpusError
@@ -92,6 +93,49 @@ def label_type(dataset: DataFrame, name: str) -> str:
         "class numbers, numbers to predict, or vectors of numbers",
         "Index the names of classes with StringIndexer, and give its outputCol as labelCol",
     )
+
+
+def feature_column(dataset: DataFrame, name: str) -> Column:
+    """The features as Spark hands them to Python: bytes, or an array of numbers."""
+    if name not in dataset.columns:
+        raise CorpusError(
+            f"no column {name!r} among {', '.join(dataset.columns)}",
+            "the features column",
+            "Set featuresCol to the name of the column",
+        )
+    kind = dataset.schema[name].dataType
+    if isinstance(kind, BinaryType):
+        return schema.column(name)
+    if isinstance(kind, VectorUDT):
+        return vector_to_array(schema.column(name))
+    if isinstance(kind, ArrayType) and isinstance(kind.elementType, NumericType):
+        return schema.column(name).cast("array<double>")
+    raise CorpusError(
+        f"a column {name!r} of type {kind.simpleString()}",
+        "binary (pixels), a vector or an array of numbers",
+        "Assemble the features with VectorAssembler, or prepare the images with `prepare`",
+    )
+
+
+def label_names(dataset: DataFrame, column: str) -> list[str]:
+    """The names that StringIndexer left in the label column's metadata, in order."""
+    if column not in dataset.columns:
+        raise CorpusError(
+            f"no column {column!r} among {', '.join(dataset.columns)}",
+            "the label column",
+            "Set labelCol to its name",
+        )
+    names = dataset.schema[column].metadata.get("ml_attr", {}).get("vals", [])
+    return [str(name) for name in names]
+
+
+def label_column(dataset: DataFrame, name: str) -> Column:
+    """The label as the engine takes it: a double, or an array of them."""
+    if label_type(dataset, name) == NUMBER:
+        return schema.column(name).cast("double")
+    if isinstance(dataset.schema[name].dataType, VectorUDT):
+        return vector_to_array(schema.column(name))
+    return schema.column(name).cast("array<double>")
 
 
 def class_numbers(label: Column, num_classes: int, name: str) -> list[Fault]:

@@ -1,0 +1,304 @@
+"""SeedlingsModel: a trained network as a Spark ML transformer, and how it is saved."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark.ml.functions import array_to_vector
+from pyspark.ml.param import Param, Params, TypeConverters
+from pyspark.ml.util import (
+    DefaultParamsReader,
+    DefaultParamsWriter,
+    MLReadable,
+    MLReader,
+    MLWritable,
+    MLWriter,
+)
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+from pyspark.sql.pandas.functions import pandas_udf
+
+from seedlings_spark import files, fingerprint, schema
+from seedlings_spark.cluster import runtime, session
+from seedlings_spark.errors import NetworkError
+from seedlings_spark.estimator.columns import feature_column
+from seedlings_spark.estimator.params import SeedlingsParams, SparkColumns, plain
+from seedlings_spark.models import prediction
+from seedlings_spark.training import network as carried
+
+with runtime.quiet_import():
+    from elephas.ml_model import ElephasTransformer
+
+    from seedlings_spark import problems
+    from seedlings_spark.models import networks
+
+# Of which function of them a model's probabilities are, by its kind.
+_LOGITS = {
+    problems.CLASSIFICATION: "softmax",
+    problems.BINARY: "sigmoid",
+    problems.MULTILABEL: "sigmoid",
+    problems.REGRESSION: "",
+}
+# In the metadata of a stage: the SHA-256 of its network.
+NETWORK_HASH = "network_sha256"
+
+
+class SeedlingsModel(  # type: ignore[misc]
+    SparkColumns, ElephasTransformer, SeedlingsParams, MLWritable, MLReadable["SeedlingsModel"]
+):
+    """A trained network as a Spark ML transformer.
+
+    It adds `prediction` (double: the class number, or the value of a regression), and for a classifier
+    `probability` (vector, in the order of the classes), `predicted_species` (the class' name) and `rawPrediction`
+    (vector: logits, of which `probability` is the softmax). A column whose name is "" is not added.
+
+    Of more than one value (a regression of several outputs, the classes that a row has at 0.5 or more in a problem of
+    "multilabel") `prediction` and `predicted_species` are arrays.
+
+    Params as for `SeedlingsEstimator`; `labels` are the classes' names in order, `kind` is the kind of problem:
+    "classification", "binary" (one output, the probability of class 1), "multilabel" or "regression".
+    """
+
+    __module__ = "seedlings_spark.estimator"  # as saved pipelines name it
+
+    labels: Param[list[str]] = Param(
+        Params._dummy(), "labels", "names of the classes, in order", TypeConverters.toListString
+    )
+    kind: Param[str] = Param(
+        Params._dummy(), "kind", "classification, binary, multilabel or regression", TypeConverters.toString
+    )
+
+    num_outputs: Param[int] = Param(
+        Params._dummy(), "num_outputs", "values that the network gives for a row", TypeConverters.toInt
+    )
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._content = b""
+        self._record: dict[str, Any] = {}
+        super().__init__(**kwargs)
+        self._setDefault(
+            outputCol=schema.PREDICTION,
+            predicted_species_col=schema.PREDICTED_SPECIES,
+            labels=[],
+            kind="classification",
+            num_outputs=1,
+            precision="float32",
+            threads=0,
+            inference_batch_size=64,
+        )
+
+    @classmethod
+    def from_network(
+        cls, network: Any, classes: Sequence[str], *, features_col: str = schema.IMAGE, loss: Any = None
+    ) -> "SeedlingsModel":
+        """A model of a network that was trained elsewhere, over raw pixels.
+
+        Args:
+            network: A `keras.Model` with an output for each class: probabilities or logits.
+            classes: Names, in the order of its outputs.
+            features_col: Column of images.
+            loss: That it was trained with, which tells whether its outputs are logits; without it the last
+                activation does.
+        """
+        model = cls(featuresCol=features_col, labelCol=schema.LABEL, labels=list(classes))
+        known = None if loss is None else problems.resolve_loss(loss)
+        head = problems.head_of(problems.CLASSIFICATION, known, network)
+        model._take(networks.to_bytes(problems.with_head(network, head)), {}, {})
+        return model
+
+    def setWeightCol(self, value: str) -> "SeedlingsModel":
+        """Set `weightCol`, which evaluators look for."""
+        return self._set(weightCol=value)
+
+    def _take(
+        self, content: bytes, history: Mapping[str, Sequence[float]], record: Mapping[str, Any]
+    ) -> None:
+        self._content = content
+        self._history = dict(history)
+        self._record = dict(record)
+
+    @property
+    def network_bytes(self) -> bytes:
+        """The content of the network's `.keras` file; a classifier's gives probabilities, also if trained on logits."""
+        return self._content
+
+    @property
+    def numClasses(self) -> int:
+        """Number of classes; as in Spark's models only of a classifier."""
+        kind = self.getOrDefault("kind")
+        if kind == problems.REGRESSION:
+            raise AttributeError("a regression has no classes")
+        return 2 if kind == problems.BINARY else int(self.get_model().output_shape[-1])
+
+    @property
+    def numFeatures(self) -> int:
+        """Values of one row's features."""
+        return int(np.prod(self.get_model().input_shape[1:], dtype=np.int64))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What was recorded of the training: rows of each worker, precision, environment, failures."""
+        return dict(self._record)
+
+    @property
+    def weights(self) -> list[NDArray[Any]]:
+        """The network's weights, in Keras' order."""
+        weights: list[NDArray[Any]] = self.get_model().get_weights()
+        return weights
+
+    def get_model(self) -> Any:
+        """The trained Keras network, over raw features; its outputs are logits where it was trained on such."""
+        return problems.without_head(carried.from_bytes(self._content, self.get_custom_objects()))
+
+    def _objects(self, content: bytes) -> dict[str, Any]:
+        """The classes and functions of one's own that a network names."""
+        return {**carried.registered_in(carried.to_json(content)), **(self.get_custom_objects() or {})}
+
+    def write(self) -> MLWriter:
+        """Spark ML's writer."""
+        return _ModelWriter(self)
+
+    def save(self, path: str) -> None:
+        """Save as a Spark ML stage."""
+        self.write().save(path)
+
+    @classmethod
+    def read(cls) -> "MLReader[SeedlingsModel]":
+        """Spark ML's reader."""
+        return _ModelReader()
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        spark = dataset.sparkSession
+        column = feature_column(dataset, self.getFeaturesCol())
+        task = prediction.ForwardTask(
+            network=self.network_bytes,
+            precision=self.getOrDefault("precision"),
+            batch_size=self.get_inference_batch_size(),
+            threads=self.getOrDefault("threads") or session.task_cpus(spark),
+            custom_objects=self._objects(self._content),
+        )
+        kind = self.getOrDefault("kind")
+        outputs = network_outputs(spark, replace(task, logits=_LOGITS[kind]), column)
+        kept = f"outputs_{uuid.uuid4().hex[:8]}"
+        table = dataset.withColumn(kept, outputs)
+        added = {name: column for name, column in self._columns(F.col(kept), kind).items() if name}
+        return table.withColumns(added).drop(kept)
+
+    def _columns(self, outputs: Column, kind: str) -> dict[str, Column]:
+        """The columns that are added, of an array of the network's outputs and, for a classifier, their logits."""
+        species = self.getOrDefault("predicted_species_col")
+        names = [self.getPredictionCol(), self.getProbabilityCol(), species, self.getRawPredictionCol()]
+        first = F.element_at(outputs, 1)
+        if kind == problems.REGRESSION:
+            return {names[0]: first if self.getOrDefault("num_outputs") == 1 else outputs}
+        half = (F.size(outputs) / 2).cast("int")
+        probabilities, logits = F.slice(outputs, F.lit(1), half), F.slice(outputs, half + 1, half)
+        if kind == problems.BINARY:
+            logit = F.element_at(outputs, 2)
+            probabilities, logits = F.array(1.0 - first, first), F.array(-logit, logit)
+        vectors = [array_to_vector(probabilities), array_to_vector(logits)]
+        labels = self.getOrDefault("labels")
+        classes = F.array(*[F.lit(name) for name in labels]) if labels else None
+
+        def name_of(number: Column) -> Column:
+            number = number.cast("int")
+            return number.cast("string") if classes is None else F.element_at(classes, number + 1)
+
+        if kind == problems.MULTILABEL:
+            places = F.transform(
+                probabilities, lambda value, place: F.when(value >= 0.5, place.cast("double"))
+            )
+            chosen = F.array_compact(places)
+            found = [chosen, vectors[0], F.transform(chosen, name_of), vectors[1]]
+        else:
+            best = F.array_position(probabilities, F.array_max(probabilities)) - 1
+            found = [best.cast("double"), vectors[0], name_of(best), vectors[1]]
+        return dict(zip(names, found, strict=True))
+
+
+class _ModelWriter(MLWriter):
+    """Metadata, and the network beside it, whose hash they hold."""
+
+    def __init__(self, instance: SeedlingsModel) -> None:
+        super().__init__()
+        self._instance = instance
+
+    def saveImpl(self, path: str) -> None:
+        instance = self._instance
+        content = instance.network_bytes
+        extra = {
+            "history": instance.history,
+            "record": instance.record,
+            NETWORK_HASH: fingerprint.content_hash(content),
+        }
+        DefaultParamsWriter.saveMetadata(plain(instance), path, self.sparkSession, extraMetadata=extra)
+        files.write_bytes(files.join(path, networks.FILE), content)
+
+
+class _ModelReader(MLReader[SeedlingsModel]):
+    """The counterpart of `_ModelWriter`."""
+
+    def load(self, path: str) -> SeedlingsModel:
+        metadata = DefaultParamsReader.loadMetadata(path, self.sparkSession)
+        model = SeedlingsModel()
+        model._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(model, metadata)
+        content = read_network(path, metadata)
+        model._take(content, metadata["history"], metadata["record"])
+        return model
+
+
+def keep_network_once(version: str, uid: str) -> None:
+    """Move the network out of a saved pipeline to where a version of the store has it, so that it is stored once.
+
+    Args:
+        version: Folder of the version, with the pipeline in `model`.
+        uid: Of the stage with the network, the last one of the pipeline.
+    """
+    stages = files.join(version, "model", "stages")
+    name = next(name for name in files.list_names(stages) if name.partition("_")[2] == uid)
+    files.rename(files.join(stages, name, networks.FILE), files.join(version, networks.FILE))
+
+
+def read_network(path: str, metadata: Mapping[str, Any]) -> bytes:
+    """The network of a saved stage: in its folder, or where `keep_network_once` has put it.
+
+    Args:
+        path: Of the stage.
+        metadata: Of the stage; what an earlier release wrote has no hash, and its network in the folder.
+
+    Raises:
+        NetworkError: It is not there, or is not the one that was saved.
+    """
+    own, recorded = files.join(path, networks.FILE), metadata.get(NETWORK_HASH)
+    place = own
+    if recorded and not files.exists(own):
+        # VERSION/model/stages/STAGE
+        place = files.join(files.parent(files.parent(files.parent(path))), networks.FILE)
+    remedy = "Copy the whole version, of which model/ is a part, or save the loaded pipeline anew"
+    try:
+        content = files.read_bytes(place)
+    except FileNotFoundError:
+        raise NetworkError(f"no {own} and no {place}", "the network of the stage", remedy) from None
+    if recorded and fingerprint.content_hash(content) != recorded:
+        raise NetworkError(f"{place}, whose SHA-256 is not {recorded}", "the network of the stage", remedy)
+    return content
+
+
+def network_outputs(spark: SparkSession, task: prediction.ForwardTask, features: Column) -> Column:
+    """The network's outputs for a column of features, an array of doubles."""
+    from collections.abc import Iterator
+
+    import pandas as pd
+
+    def predict(parts: Iterator[pd.Series]) -> Iterator[pd.Series]:
+        return prediction.predict_rows(task, parts)
+
+    with session.python_environment(spark, runtime.worker_environment(task.threads)):
+        # Not deterministic, so that Spark never evaluates it twice for one row.
+        udf = pandas_udf(predict, "array<double>").asNondeterministic()  # type: ignore[call-overload]
+        column: Column = udf(features)
+    return column

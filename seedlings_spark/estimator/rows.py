@@ -1,0 +1,103 @@
+"""Which columns of a table are trained on, and which worker gets which rows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+
+from seedlings_spark import fingerprint, problems, schema
+from seedlings_spark.cluster import session
+from seedlings_spark.estimator import columns
+from seedlings_spark.estimator.columns import feature_column, label_column
+from seedlings_spark.problems import Problem
+from seedlings_spark.training.worker import FEATURES, HELD_OUT, LABEL, RANK, WEIGHT, Recipe
+
+_KEY = "key"
+
+
+@dataclass(frozen=True)
+class TrainingColumns:
+    """The columns of a table that are trained on, by name.
+
+    Args:
+        features: Images, vectors or arrays.
+        label: Class numbers, values or vectors.
+        weight: Sample weights; "" for none.
+        held_out: What marks the rows that are held out; "" for none.
+    """
+
+    features: str
+    label: str
+    weight: str = ""
+    held_out: str = ""
+
+    def check(self, dataset: DataFrame, recipe: Recipe, problem: Problem) -> None:
+        """Look at labels, weights, features and what is held out, in one pass over the rows.
+
+        Raises:
+            CorpusError: Some rows are wrong.
+        """
+        label = label_column(dataset, self.label)
+        if problem.labels == "vector":
+            faults = columns.vectors(
+                label,
+                problem.num_outputs,
+                self.label,
+                sums_to_one=problem.kind == problems.CLASSIFICATION,
+                at_most_one=problem.kind in (problems.CLASSIFICATION, problems.MULTILABEL),
+            )
+        elif problem.num_classes:
+            faults = columns.class_numbers(label, problem.num_classes, self.label)
+        else:
+            faults = columns.numbers(label, self.label)
+        weight = None
+        if self.weight:
+            weight = schema.column(self.weight).cast("double")
+            faults += columns.weights(weight, self.weight)
+        if self.held_out:
+            faults += columns.held_out(dataset, self.held_out)
+        faults += columns.features(
+            feature_column(dataset, self.features),
+            int(np.prod(recipe.row_shape, dtype=np.int64)),
+            recipe.row_shape,
+            self.features,
+            is_image=recipe.row_dtype == "uint8",
+        )
+        columns.check(dataset, faults, weight)
+
+    def deal(self, dataset: DataFrame, num_workers: int, held_out_share: float) -> DataFrame:
+        """The rows of all workers: partition r holds those of rank r, in the order of their hashes.
+
+        Args:
+            dataset: With these columns.
+            num_workers: Ranks.
+            held_out_share: Of the rows, chosen by their hashes, where no column marks them.
+        """
+        weight = schema.column(self.weight).cast("double") if self.weight else F.lit(1.0)
+        by_content = schema.has_content_hash(dataset)
+        chosen = dataset.select(
+            feature_column(dataset, self.features).alias(FEATURES),
+            label_column(dataset, self.label).alias(LABEL),
+            weight.alias(WEIGHT),
+            *([F.col(schema.CONTENT_HASH).alias(_KEY)] if by_content else []),
+            *([schema.column(self.held_out).alias(HELD_OUT)] if self.held_out else []),
+        )
+        if not by_content:
+            hashed = F.sha2(F.xxhash64(FEATURES, LABEL, WEIGHT).cast("string").cast("binary"), 256)
+            chosen = chosen.withColumn(_KEY, hashed)
+        if not self.held_out:
+            digits = F.conv(F.substring(_KEY, 20, fingerprint.DIGITS), 16, 10).cast("double")
+            position = digits / 16.0**fingerprint.DIGITS
+            chosen = chosen.withColumn(HELD_OUT, position < F.lit(float(held_out_share)))
+        rank = F.pmod(
+            F.conv(F.right(F.col(_KEY), F.lit(fingerprint.DIGITS)), 16, 10).cast("long"),
+            F.lit(num_workers),
+        )
+        partition = session.partition_key(dataset.sparkSession, F.col(RANK), num_workers)
+        return (
+            chosen.withColumn(RANK, rank.cast("int"))
+            .repartition(num_workers, partition)
+            .sortWithinPartitions(_KEY, LABEL, WEIGHT, HELD_OUT)
+            .select(RANK, FEATURES, LABEL, WEIGHT, HELD_OUT)
+        )
