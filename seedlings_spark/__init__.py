@@ -57,8 +57,8 @@ The map, room by room, in the order of imports: a module may import those of its
       progress      what a person sees while it trains
       record        what is worth recording of a run
       epochs        steps and rounds of an epoch, and who hears of its end
-      master        the one model and optimizer of a run
       messages      what workers and master say to each other
+      master        the one model and optimizer of a run
       worker        what one Spark task does
       checkpoint    a run between two epochs, on disk
       resume        a run's checkpoints: taken up, and left behind

@@ -189,14 +189,7 @@ def decide(
         OptionError: They do not tell, or contradict each other.
         NetworkError: The network does not give one vector a row.
     """
-    shape = network.output_shape
-    if len(shape) != 2 or shape[-1] is None:
-        raise NetworkError(
-            f"a network that gives {tuple(shape)[1:]} for each row",
-            "one vector a row, of fixed length",
-            "End it with a Dense layer over flattened or pooled features",
-        )
-    outputs = int(shape[-1])
+    outputs = _num_outputs(network)
     family = family_of(loss)
     what = (
         f"{name_of(loss)} with {outputs} output{'s' * (outputs != 1)} and"
@@ -214,22 +207,11 @@ def decide(
             f"{' or '.join(_POSSIBLE[family])} with this loss",
             "Change the loss or the problem",
         )
-    several = "one" if outputs == 1 else "several"
-    kind = problem or _INFERRED.get((family, several, label), "")
+    kind = problem or _INFERRED.get((family, "one" if outputs == 1 else "several", label), "")
     if kind == REGRESSION and has_names and not problem:
         kind, what = "", f"{what}, which numbers classes"
     if not kind:
-        fitting = [each for each in _POSSIBLE[family] if _misfit(each, family, outputs, label) is None]
-        if not fitting:
-            raise OptionError(
-                what,
-                *(_misfit(_POSSIBLE[family][0], family, outputs, label) or ("another loss", "Change it")),
-            )
-        raise OptionError(
-            what,
-            "loss, label and outputs that tell which kind of problem it is",
-            f"Say it: set problem to {' or '.join(map(repr, fitting))}, or use a loss that is made for it",
-        )
+        raise _untold(what, family, outputs, label)
     misfit = _misfit(kind, family, outputs, label)
     if misfit is not None:
         raise OptionError(f"{what}, as a problem of {kind}", *misfit)
@@ -241,6 +223,31 @@ def decide(
         labels = "number"
     classes = {CLASSIFICATION: (nb_classes if labels == "one_hot" else 0) or outputs, BINARY: 2}
     return Problem(kind, labels, outputs, classes.get(kind, 0), head_of(kind, loss, network))
+
+
+def _num_outputs(network: Any) -> int:
+    """Numbers that a network gives for each row."""
+    shape = network.output_shape
+    if len(shape) != 2 or shape[-1] is None:
+        raise NetworkError(
+            f"a network that gives {tuple(shape)[1:]} for each row",
+            "one vector a row, of fixed length",
+            "End it with a Dense layer over flattened or pooled features",
+        )
+    return int(shape[-1])
+
+
+def _untold(what: str, family: str, outputs: int, label: str) -> OptionError:
+    """Loss, label and outputs do not tell the kind of problem."""
+    fitting = [each for each in _POSSIBLE[family] if _misfit(each, family, outputs, label) is None]
+    if fitting:
+        return OptionError(
+            what,
+            "loss, label and outputs that tell which kind of problem it is",
+            f"Say it: set problem to {' or '.join(map(repr, fitting))}, or use a loss that is made for it",
+        )
+    found = _misfit(_POSSIBLE[family][0], family, outputs, label) or ("another loss", "Change it")
+    return OptionError(what, *found)
 
 
 def _misfit(kind: str, family: str, outputs: int, label: str) -> tuple[str, str] | None:

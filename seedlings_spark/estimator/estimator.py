@@ -34,7 +34,6 @@ from seedlings_spark.training import network as carried
 from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training.checkpoint import RunIdentity
 from seedlings_spark.training.master import build_metrics, check_metrics_add_up, made_metrics, metric_recipes
-from seedlings_spark.training.messages import Exchanged
 from seedlings_spark.training.progress import Progress, ProgressLine
 from seedlings_spark.training.stage import StageLauncher
 from seedlings_spark.training.worker import Recipe
@@ -317,7 +316,7 @@ class SeedlingsEstimator(  # type: ignore[misc]
         optimizers.check_exchange(
             network.optimizer,
             is_synchronous=options.is_synchronous,
-            is_local=options.exchanged != Exchanged.GRADIENT,
+            is_local=options.exchanged.is_local,
             rule=options.rule,
         )
         return network

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,13 @@ import numpy as np
 from seedlings_spark.errors import TrainingError
 from seedlings_spark.training import rules
 from seedlings_spark.training.capacity import ExchangeWatch
-from seedlings_spark.training.coordination import Result, Sums, WorkerGroup, check_finite, parse
+from seedlings_spark.training.coordination import Sums, WorkerGroup, check_finite
 from seedlings_spark.training.epochs import Epochs, Observers
-from seedlings_spark.training.messages import Exchanged
+from seedlings_spark.training.messages import Begin, Open, Result, Steps, Work
 from seedlings_spark.training.optimizer import keeps_averages
 from seedlings_spark.training.record import Updates
 from seedlings_spark.training.server import Superseded
-from seedlings_spark.training.weights import Vector
+from seedlings_spark.training.weights import Layout, Vector
 from seedlings_spark.training.wire import Kind, Message
 
 
@@ -53,6 +53,11 @@ class Snapshot:
     seconds: float
     parts: dict[int, Result] = field(default_factory=dict)
 
+    @property
+    def number(self) -> str:
+        """Of its evaluation, as a piece of work."""
+        return f"snapshot {self.epoch}"
+
     def held_out(self) -> Sums:
         """The evaluation of all ranks, summed in their order."""
         sums = Sums()
@@ -60,76 +65,282 @@ class Snapshot:
         return sums
 
 
+class Center:
+    """The master model that updates enter, one at a time unless it is hogwild's.
+
+    Args:
+        master: Whose optimizer applies gradients; where workers take steps of their own it only lends its layout.
+        rule: Of `rules.RULES`.
+        elasticity: alpha of the elastic rules.
+        local: Whether workers take steps of their own.
+        locked: Whether one update at a time is applied (asynchronous) or not (hogwild).
+    """
+
+    def __init__(self, master: Any, *, rule: str, elasticity: float, local: bool, locked: bool) -> None:
+        self.lock: Any = threading.Lock() if locked else _NoLock()
+        self.rule = rule
+        self.weights: Vector = master.weights()  # never changed in place
+        self._master = master
+        self._elasticity, self._local = elasticity, local
+        self._num_trainable = sum(master.model_layout.sizes[: len(master.vectors.trainable)])
+        self._starts: dict[int, Vector] = {}  # elastic rules: where each worker goes on
+
+    @property
+    def layout(self) -> Layout:
+        """Of what workers send."""
+        layout: Layout = self._master.model_layout
+        return layout
+
+    def start_of(self, rank: int) -> Vector:
+        """The weights that a worker's next work starts from."""
+        return self._starts.get(rank, self.weights)
+
+    def forget(self, rank: int | None = None) -> None:
+        """Let a new worker, or all of them, start from the master."""
+        if rank is None:
+            self._starts.clear()
+        else:
+            self._starts.pop(rank, None)
+
+    def work(self, number: str, steps: Steps | None, iterations: int | None = None) -> Work:
+        """A piece of work; see `Master.work`."""
+        work: Work = self._master.work(number, steps, iterations)
+        return work
+
+    # With the lock held, unless hogwild.
+
+    def apply(self, rank: int, result: Result, update: "Update") -> None:
+        """Let an update enter."""
+        cut, pushed = self._num_trainable, result.vector
+        others = rules.statistics(self.weights[cut:], pushed[cut:], update.staleness)
+        if self._local:
+            push = rules.Push(
+                center=self.weights[:cut],
+                pulled=update.pulled[:cut],
+                pushed=pushed[:cut],
+                num_steps=update.steps.last - update.steps.first,
+                staleness=update.staleness,
+                elasticity=self._elasticity,
+            )
+            center, start = rules.RULES[self.rule](push)
+            self.weights = np.concatenate([center, others])
+            if self.rule in rules.ELASTIC:
+                self._starts[rank] = np.concatenate([start, others])
+        else:
+            factor = self.weights.dtype.type(rules.gradient_factor(self.rule, update.staleness))
+            self.weights = self._master.apply_gradient(np.concatenate([pushed[:cut] * factor, others]))
+        self._master.take_counts([self._master.vectors.get_counts(), result.counts])
+
+    def state(self) -> Vector:
+        """What a checkpoint keeps: with the optimizer's slots where the master makes the steps."""
+        state: Vector = self.weights if self._local else self._master.state()
+        return state
+
+    # Without it.
+
+    def set_weights(self, weights: Vector) -> None:
+        """Go on from other weights, which a callback has set."""
+        with self.lock:
+            self.weights = weights
+            self._starts.clear()
+            self._master.set_weights(weights)
+
+    def finalized(self, state: Vector | None) -> Vector:
+        """The weights that the optimizer ends with, from a snapshot's state or, without one, from the master's."""
+        with self.lock:
+            if state is not None:
+                self._master.set_state(state)
+            weights: Vector = self._master.finalize()
+            return weights
+
+
+@dataclass(frozen=True)
+class Update:
+    """An update that was taken and is to be applied.
+
+    Args:
+        steps: That the worker has trained.
+        pulled: The weights that it started from.
+        staleness: Updates taken since then.
+    """
+
+    steps: Steps
+    pulled: Vector
+    staleness: int
+
+
+class Turns:
+    """Which update of each rank is the next, and what was taken so far. Used with the condition held.
+
+    Args:
+        rounds: Of each rank's epoch: (first, last) steps.
+        next_updates: Of each rank, where an earlier attempt has taken some; else empty.
+    """
+
+    def __init__(
+        self, rounds: Sequence[Sequence[tuple[int, int]]] = (), next_updates: Sequence[int] = ()
+    ) -> None:
+        self._rounds = rounds
+        self._next = list(next_updates) or [0] * len(rounds)
+        self.applied = list(self._next)  # of each rank, the first update that is not applied yet
+        self._pulled: dict[int, tuple[Vector, int]] = {}
+        self._version = 0
+        self._last_rank = -1
+        self._num_switches = 0
+        self._staleness: Counter[int] = Counter()
+        self._updates_of_rank: Counter[int] = Counter()
+
+    def number(self, rank: int) -> str:
+        """Of the next update of a rank."""
+        return f"update {self._next[rank]}"
+
+    def steps(self, rank: int) -> Steps:
+        """Of the next update of a rank, within its own epoch."""
+        epoch, position = divmod(self._next[rank], len(self._rounds[rank]))
+        return Steps(epoch, *self._rounds[rank][position])
+
+    def steps_of_epoch(self, rank: int) -> int:
+        """Of a rank."""
+        return self._rounds[rank][-1][1] if self._rounds[rank] else 0
+
+    def is_done(self, rank: int, num_epochs: int) -> bool:
+        """Whether a rank has no update left."""
+        return self._next[rank] >= num_epochs * len(self._rounds[rank])
+
+    def give(self, rank: int, weights: Vector) -> None:
+        """A rank begins its next update from these weights."""
+        self._pulled[rank] = weights, self._version
+
+    def is_given(self, rank: int) -> bool:
+        """Whether a rank is at work on its next update."""
+        return rank in self._pulled
+
+    def forget(self, rank: int | None = None) -> None:
+        """A worker, or all of them, will begin anew what they were given."""
+        if rank is None:
+            self._pulled.clear()
+        else:
+            self._pulled.pop(rank, None)
+
+    def take(self, rank: int) -> Update:
+        """Count the update that a rank was given: whoever holds the rank then goes on after it."""
+        steps = self.steps(rank)
+        pulled, version = self._pulled.pop(rank)
+        staleness = self._version - version
+        self._next[rank] += 1
+        self._version += 1
+        self._staleness[staleness] += 1
+        self._updates_of_rank[rank] += 1
+        self._num_switches += self._last_rank not in (-1, rank)
+        self._last_rank = rank
+        return Update(steps, pulled, staleness)
+
+    def updates(self, rule: str) -> Updates:
+        """What was taken, for the run's record."""
+        total = sum(self._staleness.values())
+        mean = sum(count * value for value, count in self._staleness.items()) / max(1, total)
+        return Updates(
+            rule=rule,
+            updates=total,
+            updates_of_rank={str(rank): count for rank, count in sorted(self._updates_of_rank.items())},
+            rank_switches=self._num_switches,
+            staleness={
+                "mean": mean,
+                "max": max(self._staleness, default=0),
+                "histogram": {str(value): count for value, count in sorted(self._staleness.items())},
+            },
+        )
+
+
+class Snapshots:
+    """The epochs of the run, each a corpus' worth of samples applied. Used with the condition held.
+
+    Args:
+        num_rows: Of the corpus.
+        first_epoch: From 0.
+        has_held_out: Whether snapshots are evaluated.
+    """
+
+    def __init__(self, num_rows: int = 0, first_epoch: int = 0, *, has_held_out: bool = False) -> None:
+        self.has_held_out = has_held_out
+        self.sums = Sums()  # of the current epoch
+        self._num_rows, self._first_epoch = num_rows, first_epoch
+        self._samples = first_epoch * num_rows
+        self._started = time.perf_counter()
+        self._taken: list[Snapshot] = []
+
+    def add(self, result: Result) -> bool:
+        """Count an update that was applied; whether it is the last one of an epoch, of which `cut` is due."""
+        self.sums.add([result])
+        self._samples += result.samples
+        return self._samples >= (self._first_epoch + len(self._taken) + 1) * self._num_rows
+
+    def cut(self, weights: Vector, state: Vector, applied: Sequence[int]) -> None:
+        """End the epoch with this master."""
+        now, epoch = time.perf_counter(), self._first_epoch + len(self._taken)
+        self._taken.append(Snapshot(epoch, weights, state, list(applied), self.sums, now - self._started))
+        self.sums, self._started = Sums(), now
+
+    def of(self, epoch: int, num_workers: int) -> Snapshot | None:
+        """An epoch's snapshot, once it is evaluated."""
+        if len(self._taken) <= epoch - self._first_epoch:
+            return None
+        found = self._taken[epoch - self._first_epoch]
+        return found if not self.has_held_out or len(found.parts) == num_workers else None
+
+    def to_evaluate(self, rank: int) -> Snapshot | None:
+        """The first one that a rank has not evaluated."""
+        if not self.has_held_out:
+            return None
+        return next((snapshot for snapshot in self._taken if rank not in snapshot.parts), None)
+
+
 class FreeRunning:
     """Takes updates as they come. A `server.Coordinator`.
 
     Args:
         group: The workers.
-        master: Whose optimizer applies gradients; at other frequencies it only lends its layout.
-        rule: Of `rules.RULES`.
-        elasticity: alpha of the elastic rules.
-        local: Whether workers take steps of their own.
-        locked: Whether one update at a time is applied (asynchronous) or not (hogwild).
+        center: What updates enter.
+        next_updates: Of each rank, where the run goes on from a checkpoint; else empty.
 
     Attributes:
         watch: Told of every update, if there is one.
     """
 
-    def __init__(
-        self, group: WorkerGroup, master: Any, *, rule: str, elasticity: float, local: bool, locked: bool
-    ) -> None:
-        self._group, self._master = group, master
-        self._rule, self._elasticity, self._local = rule, elasticity, local
-        self._apply_lock: Any = threading.Lock() if locked else _NoLock()
+    def __init__(self, group: WorkerGroup, center: Center, next_updates: Sequence[int] = ()) -> None:
+        self._group, self._center, self._next_updates = group, center, next_updates
         self._condition = group.condition
-        self._num_trainable = sum(master.model_layout.sizes[: len(master.vectors.trainable)])
-        self._center = master.weights()
-        self._starts: dict[int, Vector] = {}  # elastic rules: where each worker goes on
-        self._pulled: dict[int, tuple[Vector, int]] = {}
         self._queues: dict[int, queue.SimpleQueue[Message]] = {}
-        self._begin: Message | None = None
-        self._rounds: list[list[tuple[int, int]]] = []
-        self._next: list[int] = []  # of each rank, the next update to take
-        self._applied: list[int] = []  # and the first that is not applied yet
-        self._rows: Sequence[int] = ()
-        self._resumed: list[int] = []
-        self._first_epoch = self._num_epochs = 0
+        self._begin: Begin | None = None
+        self._turns, self._snapshots = Turns(), Snapshots()
+        self._num_epochs = 0  # until `start`
         self._stopping = False
-        self._version = 0
-        self._sums = Sums()
-        self._applied_samples = 0
-        self._epoch_started = time.perf_counter()
-        self._snapshots: list[Snapshot] = []
-        self._has_held_out = False
-        self.staleness: Counter[int] = Counter()
-        self.updates_of_rank: Counter[int] = Counter()
-        self._last_rank = -1
-        self.num_switches = 0
         self.watch: ExchangeWatch | None = None
         group.on_restart = self._forget
 
     @property
     def max_payload_bytes(self) -> int:
         """The longest vector."""
-        return int(self._master.model_layout.nbytes)
+        return self._center.layout.nbytes
 
     # What the server's threads call.
 
     def open(self, header: Mapping[str, Any]) -> tuple[object, "queue.SimpleQueue[Message]"]:
         """A worker says who it is; it takes the place of an earlier one of its rank."""
         with self._condition:
-            holder = self._group.enter(header, replace=True)
-            if holder.rank in self._queues:
-                self._queues.pop(holder.rank).put(
+            holder = self._group.enter(Open.parse(header), replace=True)
+            rank = holder.rank
+            if rank in self._queues:
+                self._queues.pop(rank).put(
                     Message(Kind.REFUSED, {"text": "another worker has this one's place"})
                 )
-            self._pulled.pop(holder.rank, None)
-            self._starts.pop(holder.rank, None)  # a new worker starts from the master
+            self._turns.forget(rank)
+            self._center.forget(rank)
             answer: queue.SimpleQueue[Message] = queue.SimpleQueue()
-            if self._begin is not None:
-                answer.put(self._begin_of(holder.rank))
+            if self._begin is not None or self._stopping:
+                answer.put(self._begin_of(rank))
             else:
-                self._queues[holder.rank] = answer
+                self._queues[rank] = answer
             return holder, answer
 
     def ready(self, ticket: object) -> "queue.SimpleQueue[Message]":
@@ -143,46 +354,21 @@ class FreeRunning:
         """A worker hands in an update, or its part of a snapshot's evaluation."""
         with self._condition:
             rank = self._group.holder(ticket).rank
-            if header.get("number") != self._number(rank):
-                raise Superseded(f"work {header.get('number')!r} is not what this worker was given")
-            layout = self._master.model_layout
-            result = parse(header, payload, layout.dtype, layout.size)
-            if rank not in self._pulled:
-                snapshot = self._to_evaluate(rank)
-                assert snapshot is not None
-                snapshot.parts[rank] = result
-                if self.watch is not None:
-                    self.watch.pause(rank)
-                self._condition.notify_all()
-                return self._hand_out(rank)
-            epoch, first, last = self._position(rank)
-            try:
-                check_finite(result, epoch, first, rank)
-            except TrainingError as error:
-                self._group.fail(error)
-                raise Superseded("the run is over") from None
-            if self.watch is not None:
-                self.watch.result(rank, result.seconds)
-            pulled, version = self._pulled.pop(rank)
-            staleness = self._version - version
-            # From here on the update counts as applied: whoever takes this rank's place goes on after it.
-            self._next[rank] += 1
-            self._version += 1
-            self.staleness[staleness] += 1
-            self.updates_of_rank[rank] += 1
-            self.num_switches += self._last_rank not in (-1, rank)
-            self._last_rank = rank
+            result = Result.parse(header, payload, self._center.layout)
+            if not self._turns.is_given(rank):
+                return self._take_part(rank, result)
+            update = self._take(rank, result)
         # Applied and counted under one lock, so that a snapshot holds exactly the updates that it says; not in
         # hogwild mode, where there is none.
-        with self._apply_lock:
+        with self._center.lock:
             if result.samples:
-                self._apply(rank, result.vector, pulled, last - first, staleness)
-                self._master.take_counts([self._master.vectors.get_counts(), result.counts])
+                self._center.apply(rank, result, update)
             with self._condition:
-                self._applied[rank] += 1
-                self._sums.add([result])
-                self._applied_samples += result.samples
-                self._cut_epoch()
+                self._turns.applied[rank] += 1
+                if self._snapshots.add(result):
+                    self._snapshots.cut(self._center.weights, self._center.state(), self._turns.applied)
+                    for waiting in list(self._queues):
+                        self._give(waiting)
                 self._condition.notify_all()
                 return self._hand_out(rank)
 
@@ -196,37 +382,25 @@ class FreeRunning:
 
     # What the master calls.
 
-    def begin(
-        self, header: Mapping[str, Any], rows: Sequence[int], rounds: Sequence[list[tuple[int, int]]]
-    ) -> None:
+    def begin(self, begin: Begin, rounds: Sequence[Sequence[tuple[int, int]]]) -> None:
         """Tell all workers what holds for the whole run.
 
         Args:
-            header: The same for all, but for `steps`, which is added.
-            rows: Of each worker.
+            begin: The same for all, but for `steps`, which are each worker's own.
             rounds: Of each worker's epoch: (first, last) steps.
         """
         with self._condition:
-            self._rows, self._rounds = rows, [list(each) for each in rounds]
-            self._next = list(self._resumed) or [0] * len(rows)
-            self._begin = Message(Kind.BEGIN, header)
-            self._applied = list(self._next)
+            self._turns = Turns(rounds, self._next_updates)
+            self._begin = begin
             self._group.has_begun = True
             for rank, answer in self._queues.items():
                 answer.put(self._begin_of(rank))
             self._queues.clear()
 
-    def resume(self, next_updates: Sequence[int]) -> None:
-        """Go on from the master as it is now and from these updates of the ranks; before `begin`."""
-        self._resumed = list(next_updates)
-        self._center = self._master.weights()
-
-    def start(self, first_epoch: int, num_epochs: int, *, has_held_out: bool) -> None:
+    def start(self, snapshots: Snapshots, num_epochs: int) -> None:
         """Let the workers train."""
         with self._condition:
-            self._first_epoch, self._num_epochs, self._has_held_out = first_epoch, num_epochs, has_held_out
-            self._applied_samples = first_epoch * sum(self._rows)
-            self._epoch_started = time.perf_counter()
+            self._snapshots, self._num_epochs = snapshots, num_epochs
             for rank in list(self._queues):
                 self._give(rank)
 
@@ -238,55 +412,28 @@ class FreeRunning:
             report: Called now and then with the samples of the current epoch and their sums.
         """
         self._group.new_epoch()
+        found: list[Snapshot] = []
 
         def over() -> bool:
-            report(self._sums.samples, self._sums)
-            if len(self._snapshots) <= epoch - self._first_epoch:
-                return False
-            found = self._snapshots[epoch - self._first_epoch]
-            return not self._has_held_out or len(found.parts) == self._group.num_workers
+            report(self._snapshots.sums.samples, self._snapshots.sums)
+            snapshot = self._snapshots.of(epoch, self._group.num_workers)
+            found.extend([] if snapshot is None else [snapshot])
+            return snapshot is not None
 
         self._group.wait(over)
-        return self._snapshots[epoch - self._first_epoch]
-
-    def set_weights(self, weights: Vector) -> None:
-        """Go on from other weights, which a callback has set."""
-        with self._apply_lock:
-            self._center = weights
-            self._starts.clear()
-            self._master.set_weights(weights)
-
-    def finalized(self, state: Vector | None) -> Vector:
-        """The weights that the optimizer ends with, from a snapshot's state or, without one, from the master's."""
-        with self._apply_lock:
-            if state is not None:
-                self._master.set_state(state)
-            return self._master.finalize()  # type: ignore[no-any-return]
+        return found[0]
 
     def stop(self) -> None:
         """Tell all workers that there is no more work."""
         with self._condition:
             self._stopping = True
-            self._begin = Message(Kind.STOP)
             for rank in list(self._queues):
                 self._give(rank)
         self._group.close()
 
     def updates(self) -> Updates:
-        """What has been applied, and its staleness, for the run's record."""
-        total = sum(self.staleness.values())
-        mean = sum(count * value for value, count in self.staleness.items()) / max(1, total)
-        return Updates(
-            rule=self._rule,
-            updates=total,
-            updates_of_rank={str(rank): count for rank, count in sorted(self.updates_of_rank.items())},
-            rank_switches=self.num_switches,
-            staleness={
-                "mean": mean,
-                "max": max(self.staleness, default=0),
-                "histogram": {str(value): count for value, count in sorted(self.staleness.items())},
-            },
-        )
+        """What has been applied, for the run's record."""
+        return self._turns.updates(self._center.rule)
 
     # With the condition held.
 
@@ -294,32 +441,46 @@ class FreeRunning:
         for answer in self._queues.values():
             answer.put(Message(Kind.REFUSED, {"text": "the workers were started again"}))
         self._queues.clear()
-        self._pulled.clear()
-        self._starts.clear()
+        self._turns.forget()
+        self._center.forget()
 
     def _begin_of(self, rank: int) -> Message:
-        assert self._begin is not None
-        if self._begin.kind != Kind.BEGIN:
-            return self._begin
-        steps = self._rounds[rank][-1][1] if self._rounds[rank] else 0
-        return Message(Kind.BEGIN, {**self._begin.header, "steps": max(1, steps)})
+        if self._begin is None or self._stopping:
+            return Message(Kind.STOP)
+        steps = max(1, self._turns.steps_of_epoch(rank))
+        return Message(Kind.BEGIN, replace(self._begin, steps=steps).header())
 
-    def _position(self, rank: int) -> tuple[int, int, int]:
-        """The epoch of this rank's own, and the steps, of its next update."""
-        epoch, place = divmod(self._next[rank], len(self._rounds[rank]))
-        return (epoch, *self._rounds[rank][place])
+    def _take(self, rank: int, result: Result) -> Update:
+        """Count the update that a rank was given.
 
-    def _is_done(self, rank: int) -> bool:
-        return self._next[rank] >= self._num_epochs * len(self._rounds[rank])
+        Raises:
+            Superseded: It is another one, or not finite, which ends the run.
+        """
+        if result.number != self._turns.number(rank):
+            raise Superseded(f"work {result.number!r} is not what this worker was given")
+        try:
+            check_finite(result, self._turns.steps(rank), rank)
+        except TrainingError as error:
+            self._group.fail(error)
+            raise Superseded("the run is over") from None
+        if self.watch is not None:
+            self.watch.result(rank, result.seconds)
+        return self._turns.take(rank)
 
-    def _to_evaluate(self, rank: int) -> Snapshot | None:
-        if not self._has_held_out:
-            return None
-        return next((snapshot for snapshot in self._snapshots if rank not in snapshot.parts), None)
+    def _take_part(self, rank: int, result: Result) -> "queue.SimpleQueue[Message]":
+        """Take a rank's part of a snapshot's evaluation.
 
-    def _number(self, rank: int) -> str:
-        snapshot = self._to_evaluate(rank) if rank not in self._pulled else None
-        return f"snapshot {snapshot.epoch}" if snapshot is not None else f"update {self._next[rank]}"
+        Raises:
+            Superseded: It was given none.
+        """
+        snapshot = self._snapshots.to_evaluate(rank)
+        if snapshot is None or result.number != snapshot.number:
+            raise Superseded(f"work {result.number!r} is not what this worker was given")
+        snapshot.parts[rank] = result
+        if self.watch is not None:
+            self.watch.pause(rank)
+        self._condition.notify_all()
+        return self._hand_out(rank)
 
     def _hand_out(self, rank: int) -> "queue.SimpleQueue[Message]":
         self._queues[rank] = queue.SimpleQueue()
@@ -333,60 +494,16 @@ class FreeRunning:
         if self._stopping:
             self._queues.pop(rank).put(Message(Kind.STOP))
             return
-        snapshot = self._to_evaluate(rank)
+        snapshot = self._snapshots.to_evaluate(rank)
         if snapshot is not None:
-            header: dict[str, Any] = {
-                "number": self._number(rank),
-                "task": "evaluate",
-                **self._master.work(),
-            }
-            self._queues.pop(rank).put(Message(Kind.WORK, header, snapshot.weights))
-        elif not self._is_done(rank):
-            vector = self._starts.get(rank, self._center)  # neither is ever changed in place
-            epoch, first, last = self._position(rank)
-            self._pulled[rank] = vector, self._version
-            steps = self._rounds[rank][-1][1]
-            header = {
-                "number": self._number(rank),
-                "task": "train",
-                "epoch": epoch,
-                "first": first,
-                "last": last,
-                **self._master.work(),
-                "iterations": epoch * steps + first,
-            }
-            self._queues.pop(rank).put(Message(Kind.WORK, header, vector))
-
-    def _cut_epoch(self) -> None:
-        """Take a snapshot when a corpus' worth of samples has been applied."""
-        epoch = self._first_epoch + len(self._snapshots)
-        if self._applied_samples < (epoch + 1) * sum(self._rows):
-            return
-        now = time.perf_counter()
-        state = self._center if self._local else self._master.state()
-        self._snapshots.append(
-            Snapshot(epoch, self._center, state, list(self._applied), self._sums, now - self._epoch_started)
-        )
-        self._sums, self._epoch_started = Sums(), now
-        for rank in list(self._queues):
-            self._give(rank)
-
-    # With the apply lock held, unless hogwild.
-
-    def _apply(self, rank: int, pushed: Vector, pulled: Vector, num_steps: int, staleness: int) -> None:
-        cut = self._num_trainable
-        others = rules.statistics(self._center[cut:], pushed[cut:], staleness)
-        if not self._local:
-            factor = self._center.dtype.type(rules.gradient_factor(self._rule, staleness))
-            self._center = self._master.apply_gradient(np.concatenate([pushed[:cut] * factor, others]))
-            return
-        push = rules.Push(
-            self._center[:cut], pulled[:cut], pushed[:cut], num_steps, staleness, self._elasticity
-        )
-        center, start = rules.RULES[self._rule](push)
-        self._center = np.concatenate([center, others])
-        if self._rule in rules.ELASTIC:
-            self._starts[rank] = np.concatenate([start, others])
+            work = self._center.work(snapshot.number, None)
+            self._queues.pop(rank).put(Message(Kind.WORK, work.header(), snapshot.weights))
+        elif not self._turns.is_done(rank, self._num_epochs):
+            start, steps = self._center.start_of(rank), self._turns.steps(rank)
+            self._turns.give(rank, start)
+            iterations = steps.epoch * self._turns.steps_of_epoch(rank) + steps.first
+            work = self._center.work(self._turns.number(rank), steps, iterations)
+            self._queues.pop(rank).put(Message(Kind.WORK, work.header(), start))
 
 
 class _NoLock:
@@ -401,25 +518,28 @@ class AsynchronousRun:
     """A run whose workers push when they are ready. An `engine.Exchange`.
 
     Args:
+        group: The workers.
+        master: Whose optimizer applies gradients. Its network is another one than `network` then.
         network: What callbacks see; it holds the last snapshot when training is over.
-        master: Whose optimizer applies gradients. Its network is another one then.
-        running: Takes the workers' updates.
-        exchanged: Gradients, or weights after local steps.
+        center: What updates enter.
+        next_updates: Of each rank, where the run goes on from a checkpoint; else empty.
     """
 
-    def __init__(self, network: Any, master: Any, running: FreeRunning, exchanged: Exchanged) -> None:
-        self._network, self._master, self.coordinator = network, master, running
-        self._exchanged = exchanged
+    def __init__(
+        self, group: WorkerGroup, master: Any, network: Any, center: Center, next_updates: Sequence[int] = ()
+    ) -> None:
+        self._master, self._network, self._center = master, network, center
+        self.coordinator = FreeRunning(group, center, next_updates)
 
-    def begin(self, header: Mapping[str, Any], epochs: Epochs) -> None:
-        """Tell all workers what holds for the whole run."""
+    def begin(self, begin: Begin, epochs: Epochs) -> None:
+        """Tell all workers what holds for the whole run; `steps` are added."""
         rounds = [epochs.rounds_of(rank) for rank in range(len(epochs.rows))]
         longest = max((each for each in rounds if each), key=lambda each: each[-1][1])
         first, last = longest[0]
         self.coordinator.watch = ExchangeWatch(
             len(epochs.rows), self.coordinator.max_payload_bytes, last - first, longest[-1][1]
         )
-        self.coordinator.begin({**header, "vector": self._exchanged}, epochs.rows, rounds)
+        self.coordinator.begin(begin, rounds)
 
     def train(self, epochs: Epochs, observers: Observers) -> None:
         """Let the workers train, and show each epoch's snapshot to the callbacks.
@@ -429,7 +549,8 @@ class AsynchronousRun:
         """
         if epochs.first < epochs.end:
             observers.callbacks.on_epoch_begin(epochs.first)
-            self.coordinator.start(epochs.first, epochs.end, has_held_out=epochs.held_out_rows > 0)
+            snapshots = Snapshots(epochs.num_rows, epochs.first, has_held_out=epochs.held_out_rows > 0)
+            self.coordinator.start(snapshots, epochs.end)
         state: Vector | None = None
         for epoch in range(epochs.first, epochs.end):
             state = self._epoch(epoch, epochs, observers).state
@@ -438,7 +559,7 @@ class AsynchronousRun:
             if epoch + 1 < epochs.end:
                 observers.callbacks.on_epoch_begin(epoch + 1)
         if keeps_averages(self._master.optimizer):
-            self._master.show(self._network, self.coordinator.finalized(state))
+            self._master.show(self._network, self._center.finalized(state))
 
     def updates(self) -> Updates | None:
         """What has been applied."""
@@ -461,7 +582,7 @@ class AsynchronousRun:
         observers.callbacks.on_epoch_end(epoch, logs)
         changed = master.shown(network)
         if not np.array_equal(changed, snapshot.weights):
-            self.coordinator.set_weights(changed)
+            self._center.set_weights(changed)
         observers.checkpoint(epoch, snapshot.state, snapshot.next_updates)
         observers.progress.epoch(epoch, snapshot.seconds, epochs.num_rows, logs)
         return snapshot

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from seedlings_spark.errors import TrainingError, in_brief
 from seedlings_spark.training.launcher import Attempt, Ended
+from seedlings_spark.training.messages import Open, Result, Steps
 from seedlings_spark.training.server import Superseded
-from seedlings_spark.training.weights import Vector
 
 _log = logging.getLogger(__name__)
 # Seconds that Spark is given to notice by itself that a task of a barrier stage has died, before the stage is
@@ -31,74 +31,15 @@ class RankHolder:
     """The worker that holds a rank: the ticket of its connection."""
 
     rank: int
-    header: Mapping[str, Any]
+    opened: Open
 
 
-@dataclass(frozen=True)
-class Result:
-    """What one worker has made of one piece of work.
-
-    Args:
-        samples: Rows it looked at.
-        loss: Sum over them.
-        seconds: That the worker computed for it.
-        metrics: Sums of the metrics' variables.
-        bad_step: The first step whose loss was not finite, or None.
-        vector: Gradient or weights; empty after an evaluation.
-        counters: What its optimizer has counted, after steps of its own.
-        counts: What its network's layers have counted: of each variable its numbers.
-    """
-
-    samples: int
-    loss: float
-    seconds: float
-    metrics: NDArray[np.float64]
-    bad_step: int | None
-    vector: Vector
-    counters: tuple[float, ...] = ()
-    counts: tuple[tuple[int, ...], ...] = ()
-
-
-def parse(header: Mapping[str, Any], payload: memoryview, dtype: str, size: int) -> Result:
-    """A worker's message as a result; the vector is a view of the payload.
-
-    Raises:
-        Superseded: It is not the result of a worker of this run.
-    """
-    try:
-        bad = header["bad_step"]
-        vector: Vector = np.frombuffer(payload, dtype)
-        metrics = np.asarray(header["metrics"], np.float64)
-        samples, loss = int(header["samples"]), float("nan") if bad is not None else float(header["loss"])
-        seconds = seconds_of(header)
-        counters = tuple(float(value) for value in header.get("counters", ()))
-        counts = tuple(tuple(int(value) for value in values) for values in header.get("counts", ()))
-    except (KeyError, TypeError, ValueError) as error:
-        raise Superseded(f"a result that cannot be read: {error}") from None
-    if samples < 0 or metrics.ndim != 1 or vector.size not in (0, size):
-        raise Superseded(f"a result of {vector.size} numbers for {samples} samples, expected {size} numbers")
-    return Result(samples, loss, seconds, metrics, bad, vector, counters, counts)
-
-
-def seconds_of(header: Mapping[str, Any]) -> float:
-    """How long a worker says that it has computed for a result.
-
-    Raises:
-        Superseded: It does not say so.
-    """
-    seconds = header.get("seconds")
-    if not isinstance(seconds, int | float):
-        raise Superseded(f"a result that took {seconds!r} seconds")
-    return float(seconds)
-
-
-def check_finite(result: Result, epoch: int, first: int, rank: int, *, may_overflow: bool = False) -> None:
+def check_finite(result: Result, steps: Steps, rank: int, *, may_overflow: bool = False) -> None:
     """Refuse a result that would spoil the model.
 
     Args:
         result: Of a worker.
-        epoch: Of the result.
-        first: Its first step.
+        steps: That it was to train.
         rank: Of the worker.
         may_overflow: Whether the optimizer itself leaves out a gradient that is not finite.
 
@@ -111,9 +52,9 @@ def check_finite(result: Result, epoch: int, first: int, rank: int, *, may_overf
         and (may_overflow or np.isfinite(result.vector).all())
     ):
         return
-    step = first if result.bad_step is None else result.bad_step
+    step = steps.first if result.bad_step is None else result.bad_step
     raise TrainingError(
-        f"a loss or gradient that is not finite, in epoch {epoch + 1}, step {step + 1}, worker {rank}",
+        f"a loss or gradient that is not finite, in epoch {steps.epoch + 1}, step {step + 1}, worker {rank}",
         "finite numbers",
         "Lower the learning rate (--learning-rate), or clip gradients (clipnorm of the optimizer)",
     )
@@ -179,29 +120,25 @@ class WorkerGroup:
 
     # With the condition held.
 
-    def enter(self, header: Mapping[str, Any], *, replace: bool) -> RankHolder:
+    def enter(self, opened: Open, *, replace: bool) -> RankHolder:
         """Let a worker hold its rank.
 
         Args:
-            header: Of its first message.
+            opened: Its first message.
             replace: Whether it may follow on another one, as a retried task does.
 
         Raises:
             Superseded: It is not a worker of this run and generation, or its rank is taken.
         """
-        rank = header.get("rank")
-        if header.get("run") != self._run or header.get("generation") != self._generation:
+        rank = opened.rank
+        if opened.run != self._run or opened.generation != self._generation:
             raise Superseded("this run or attempt is over")
-        if "error" in header:
-            self.fail(_own_words(f"worker {rank}: {header['error']}"))
+        if opened.error:
+            self.fail(_own_words(f"worker {rank}: {opened.error}"))
             raise Superseded("the run is over")
-        if (
-            not isinstance(rank, int)
-            or not 0 <= rank < self.num_workers
-            or (rank in self._holders and not replace)
-        ):
-            raise Superseded(f"rank {rank!r} is not free")
-        self._holders[rank] = RankHolder(rank, header)
+        if not 0 <= rank < self.num_workers or (rank in self._holders and not replace):
+            raise Superseded(f"rank {rank} is not free")
+        self._holders[rank] = RankHolder(rank, opened)
         self._lost_at = None
         self.condition.notify_all()
         return self._holders[rank]
@@ -226,15 +163,13 @@ class WorkerGroup:
     def error(self, ticket: object, text: str) -> None:
         """A worker's own computation failed: it would fail again."""
         with self.condition:
-            if self._holds(ticket):
-                assert isinstance(ticket, RankHolder)
+            if isinstance(ticket, RankHolder) and self._holds(ticket):
                 self.fail(_own_words(f"an exception in worker {ticket.rank}:\n{text.rstrip()}\n"))
 
     def lost(self, ticket: object, why: str) -> None:
         """A connection broke. Spark is given some time to notice that the task is gone."""
         with self.condition:
-            if self._holds(ticket):
-                assert isinstance(ticket, RankHolder)
+            if isinstance(ticket, RankHolder) and self._holds(ticket):
                 _log.warning("lost worker %d: %s", ticket.rank, why)
                 self._lost_at = time.monotonic()
                 self.condition.notify_all()
@@ -249,11 +184,11 @@ class WorkerGroup:
             generation = self._generation
         self._attempts.append(self._launch(generation, partial(self._ended, generation)))
 
-    def gather(self) -> list[Mapping[str, Any]]:
-        """Start the workers and wait until each of them has said who it is; their headers, by rank."""
+    def gather(self) -> list[Open]:
+        """Start the workers and wait until each of them has said who it is; what they said, by rank."""
         self.start()
         self.wait(lambda: len(self._holders) == self.num_workers)
-        return [self._holders[rank].header for rank in range(self.num_workers)]
+        return [self._holders[rank].opened for rank in range(self.num_workers)]
 
     def new_epoch(self) -> None:
         """Give the workers their full budget of failures again."""
@@ -299,8 +234,8 @@ class WorkerGroup:
                 self._count_failure(error)
                 self.start()
 
-    def _holds(self, ticket: object) -> bool:
-        return isinstance(ticket, RankHolder) and self._holders.get(ticket.rank) is ticket
+    def _holds(self, ticket: RankHolder) -> bool:
+        return self._holders.get(ticket.rank) is ticket
 
     def _ended(
         self, generation: int, summaries: Sequence[Mapping[str, Any]], error: BaseException | None

@@ -20,13 +20,13 @@ from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import CorpusError, OptionError
 from seedlings_spark.training import network as carried
 from seedlings_spark.training import rules
-from seedlings_spark.training.asynchronous import AsynchronousRun, FreeRunning
+from seedlings_spark.training.asynchronous import AsynchronousRun, Center
 from seedlings_spark.training.checkpoint import RunIdentity
 from seedlings_spark.training.coordination import GRACE_SECONDS, RETRY_SECONDS, WorkerGroup
 from seedlings_spark.training.epochs import Epochs, Observers
 from seedlings_spark.training.launcher import Attempt, Ended, Launcher
 from seedlings_spark.training.master import Master, build_metrics, made_metrics
-from seedlings_spark.training.messages import Exchanged
+from seedlings_spark.training.messages import Begin, Exchanged, Open
 from seedlings_spark.training.progress import Progress, Silent
 from seedlings_spark.training.record import TrainingRecord, Updates
 from seedlings_spark.training.resume import RunCheckpoints, history
@@ -123,8 +123,8 @@ class Exchange(Protocol):
     def coordinator(self) -> Coordinator:
         """What workers say is passed to it."""
 
-    def begin(self, header: Mapping[str, Any], epochs: Epochs) -> None:
-        """Tell all workers what holds for the whole run, once they are there."""
+    def begin(self, begin: Begin, epochs: Epochs) -> None:
+        """Tell all workers what holds for the whole run, once they are there; `steps` are added."""
 
     def train(self, epochs: Epochs, observers: Observers) -> None:
         """Train these epochs."""
@@ -193,7 +193,7 @@ class Engine:
         the master's own. Both have one optimizer, so that a callback's learning rate counts.
         """
         recipe, network = self._recipe, self._network
-        if self._options.is_synchronous or self._options.exchanged != Exchanged.GRADIENT:
+        if self._options.is_synchronous or self._options.exchanged.is_local:
             return network
         live = carried.from_bytes(recipe.network, recipe.custom_objects)
         with runtime.float_type_of(live):
@@ -239,16 +239,14 @@ class Engine:
         options = self._options
         if options.is_synchronous:
             return SynchronousRun(group, self.master, options.exchanged)
-        running = FreeRunning(
-            group,
+        center = Center(
             self.master,
             rule=options.rule or rules.DEFAULT,
             elasticity=options.elasticity or _ELASTICITY / self._recipe.num_workers,
-            local=options.exchanged != Exchanged.GRADIENT,
+            local=options.exchanged.is_local,
             locked=options.mode != "hogwild",
         )
-        running.resume(next_updates)
-        return AsynchronousRun(self._network, self.master, running, options.exchanged)
+        return AsynchronousRun(group, self.master, self._network, center, next_updates)
 
     def _train(self, group: WorkerGroup, exchange: Exchange, checkpoints: RunCheckpoints) -> TrainingRecord:
         """Gather the workers, tell them what holds for all of them, and train; what they said of themselves."""
@@ -266,16 +264,16 @@ class Engine:
         )
         weights = self._options.class_weight
         if weights is None:
-            counts = [worker["weight_of_class"] for worker in workers]
+            counts = [worker.weight_of_class for worker in workers]
             weights = balanced_class_weights(counts, self._recipe.num_classes)
-        exchange.begin({"precision": record.precision, "class_weight": weights}, epochs)
+        exchange.begin(Begin(0, record.precision, self._options.exchanged, weights), epochs)
         exchange.train(epochs, Observers(self._callbacks, self._progress, checkpoints.save))
         return record
 
-    def _gathered(self, workers: Sequence[Mapping[str, Any]]) -> TrainingRecord:
+    def _gathered(self, workers: Sequence[Open]) -> TrainingRecord:
         """What is known of a run when its workers are there, after a look at whether they fit together."""
-        rows = [int(worker["rows"]) for worker in workers]
-        held_out = [int(worker["held_out_rows"]) for worker in workers]
+        rows = [worker.rows for worker in workers]
+        held_out = [worker.held_out_rows for worker in workers]
         if sum(rows) < len(workers):
             raise CorpusError(
                 f"{sum(rows)} rows to train on ({sum(held_out)} held out) for {len(workers)} workers",
@@ -284,7 +282,7 @@ class Engine:
             )
         for text in uneven_shares(rows, held_out, self._options.held_out_share):
             _log.warning("%s", text)
-        environments = [worker["environment"] for worker in workers]
+        environments = [worker.environment for worker in workers]
         differences = reproducibility.differences(environments)
         if differences:
             _log.warning(
@@ -295,7 +293,7 @@ class Engine:
             runtime.resolve_precision(self._options.precision, tuple(environment["cpu_features"]))
             for environment in environments
         }
-        fingerprints = " ".join(str(worker["rows_fingerprint"]) for worker in workers)
+        fingerprints = " ".join(worker.rows_fingerprint for worker in workers)
         return TrainingRecord(
             mode=self._options.mode,
             rows=rows,

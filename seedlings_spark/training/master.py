@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seedlings_spark.errors import OptionError
+from seedlings_spark.training.messages import Steps, Work
 from seedlings_spark.training.optimizer import OptimizerState
 from seedlings_spark.training.weights import Layout, Vector
 
@@ -277,15 +278,23 @@ class Master:
         vectors = self.vectors if network is self.network else Vectors(network)
         return self.model_layout.flatten([_numpy(weight) for weight in vectors.trainable + vectors.other])
 
-    def work(self) -> dict[str, Any]:
-        """What workers need beside a vector of weights or state, for the header of their work."""
-        found = {
-            "rates": self.held.rates(),
-            "counters": self.held.counters(),
-            "loss_scale": self.held.loss_scale,
-            "counts": self.vectors.get_counts(),
-        }
-        return {name: value for name, value in found.items() if value}
+    def work(self, number: int | str, steps: Steps | None, iterations: int | None = None) -> Work:
+        """A piece of work, with what workers need beside a vector of weights or state.
+
+        Args:
+            number: Tells it from all others.
+            steps: To train, or None for an evaluation.
+            iterations: See `messages.Work`.
+        """
+        return Work(
+            number,
+            steps,
+            rates=self.held.rates(),
+            counters=self.held.counters(),
+            loss_scale=self.held.loss_scale or 1.0,
+            counts=self.vectors.get_counts(),
+            iterations=iterations,
+        )
 
     @property
     def iterations(self) -> int:

@@ -220,24 +220,8 @@ class ParameterServer:
             ticket, answer = self._coordinator.open(first.header)
             connection.settimeout(SILENCE_SECONDS)
             self._answer(connection, answer)
-            buffer = bytearray(self._coordinator.max_payload_bytes)
-            while True:
-                message = receive(connection, buffer)
-                if message.kind == Kind.ALIVE:
-                    continue
-                if message.kind == Kind.READY:
-                    answer = self._coordinator.ready(ticket)
-                elif message.kind == Kind.RESULT:
-                    answer = self._coordinator.result(ticket, message.header, message.payload)
-                elif message.kind == Kind.ERROR:
-                    self._coordinator.error(ticket, str(message.header.get("text", "")))
-                    ticket = None
-                    return
-                else:
-                    raise ProtocolError(f"{message.kind.name} from a worker")
-                if self._answer(connection, answer) == Kind.STOP:
-                    ticket = None
-                    return
+            self._converse(connection, ticket)
+            ticket = None
         except Superseded as why:
             ticket = None
             with contextlib.suppress(OSError):
@@ -256,6 +240,25 @@ class ParameterServer:
                 self._connections.discard(connection)
             connection.close()
             stranger.connection.close()
+
+    def _converse(self, connection: socket.socket, ticket: object) -> None:
+        """Pass on what a worker says until it is done: told to stop, or failed in its own computation."""
+        buffer = bytearray(self._coordinator.max_payload_bytes)
+        while True:
+            message = receive(connection, buffer)
+            if message.kind == Kind.ALIVE:
+                continue
+            if message.kind == Kind.READY:
+                answer = self._coordinator.ready(ticket)
+            elif message.kind == Kind.RESULT:
+                answer = self._coordinator.result(ticket, message.header, message.payload)
+            elif message.kind == Kind.ERROR:
+                self._coordinator.error(ticket, str(message.header.get("text", "")))
+                return
+            else:
+                raise ProtocolError(f"{message.kind.name} from a worker")
+            if self._answer(connection, answer) == Kind.STOP:
+                return
 
     def _answer(self, connection: socket.socket, answer: "queue.SimpleQueue[Message]") -> Kind:
         while True:

@@ -12,12 +12,13 @@ worker has changed stay what they are, to the bit. Of what a layer counts in int
 import queue
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from seedlings_spark.training.capacity import ExchangeWatch
-from seedlings_spark.training.coordination import Result, Sums, WorkerGroup, check_finite, parse, seconds_of
+from seedlings_spark.training.coordination import Sums, WorkerGroup, check_finite
 from seedlings_spark.training.epochs import Epochs, Observers
-from seedlings_spark.training.messages import Exchanged
+from seedlings_spark.training.messages import Begin, Exchanged, Open, Result, Steps, Work
 from seedlings_spark.training.optimizer import has_dynamic_scale
 from seedlings_spark.training.record import Updates
 from seedlings_spark.training.server import Superseded
@@ -40,9 +41,10 @@ class Rendezvous:
         self._group, self._layout = group, layout
         self._condition = group.condition
         self._queues: dict[int, queue.SimpleQueue[Message]] = {}
-        self._results: dict[int, tuple[Mapping[str, Any], memoryview]] = {}
+        self._results: dict[int, Result] = {}
+        self._work: Work | None = None
         self._begin: Message | None = None
-        self._work: Message | None = None
+        self._message: Message | None = None  # of the work
         self.watch: ExchangeWatch | None = None
         group.on_restart = self._forget
 
@@ -56,13 +58,13 @@ class Rendezvous:
     def open(self, header: Mapping[str, Any]) -> tuple[object, "queue.SimpleQueue[Message]"]:
         """A worker says who it is."""
         with self._condition:
-            holder = self._group.enter(header, replace=False)
+            holder = self._group.enter(Open.parse(header), replace=False)
             return holder, self._answer(holder.rank, self._begin)
 
     def ready(self, ticket: object) -> "queue.SimpleQueue[Message]":
         """A worker wants its first work."""
         with self._condition:
-            return self._answer(self._group.holder(ticket).rank, self._work)
+            return self._answer(self._group.holder(ticket).rank, self._message)
 
     def result(
         self, ticket: object, header: Mapping[str, Any], payload: memoryview
@@ -70,11 +72,12 @@ class Rendezvous:
         """A worker hands in its part of the round."""
         with self._condition:
             rank = self._group.holder(ticket).rank
-            if self._work is None or header.get("number") != self._work.header.get("number"):
-                raise Superseded(f"work {header.get('number')!r} is not what this worker was given")
-            self._results[rank] = header, payload
-            if self.watch is not None and self._work.header["task"] == "train":
-                self.watch.result(rank, seconds_of(header))
+            result = Result.parse(header, payload, self._layout)
+            if self._work is None or result.number != self._work.number:
+                raise Superseded(f"work {result.number!r} is not what this worker was given")
+            self._results[rank] = result
+            if self.watch is not None and self._work.steps is not None:
+                self.watch.result(rank, result.seconds)
             self._condition.notify_all()
             return self._answer(rank, None)
 
@@ -88,18 +91,18 @@ class Rendezvous:
 
     # What the master calls.
 
-    def begin(self, header: Mapping[str, Any]) -> None:
+    def begin(self, begin: Begin) -> None:
         """Tell all workers, and those that will replace them, what holds for the whole run."""
         with self._condition:
-            self._begin = Message(Kind.BEGIN, header)
+            self._begin = Message(Kind.BEGIN, begin.header())
             self._group.has_begun = True
             self._tell_all(self._begin)
 
-    def perform(self, header: Mapping[str, Any], vector: Vector) -> list[Result]:
+    def perform(self, work: Work, vector: Vector) -> list[Result]:
         """Let all workers do one piece of work.
 
         Args:
-            header: What to do; `number` tells it from all others.
+            work: What to do.
             vector: The weights or state to start from. It must not be changed afterwards.
 
         Returns:
@@ -110,21 +113,19 @@ class Rendezvous:
         """
         with self._condition:
             self._results.clear()
-            if self.watch is not None and not header.get("first"):
+            if self.watch is not None and (work.steps is None or not work.steps.first):
                 self.watch.pause()  # between epochs the master has other things to do
-            self._work = Message(Kind.WORK, header, vector)
-            self._tell_all(self._work)
+            self._work, self._message = work, Message(Kind.WORK, work.header(), vector)
+            self._tell_all(self._message)
         self._group.wait(lambda: len(self._results) == self._group.num_workers)
-        return [
-            parse(*self._results[rank], self._layout.dtype, self._layout.size)
-            for rank in range(self._group.num_workers)
-        ]
+        return [self._results[rank] for rank in range(self._group.num_workers)]
 
     def stop(self) -> None:
         """Tell all workers that there is no more work."""
         with self._condition:
-            self._begin = self._work = Message(Kind.STOP)
-            self._tell_all(self._work)
+            self._work = None
+            self._begin = self._message = Message(Kind.STOP)
+            self._tell_all(self._message)
         self._group.close()
 
     def _answer(self, rank: int, message: Message | None) -> "queue.SimpleQueue[Message]":
@@ -156,18 +157,17 @@ class SynchronousRun:
 
     def __init__(self, group: WorkerGroup, master: Any, exchanged: Exchanged) -> None:
         self._group, self._master = group, master
-        self._is_local = exchanged != Exchanged.GRADIENT
-        self._exchanged = exchanged
+        self._is_local = exchanged.is_local
         self._number = 0
         self.coordinator = Rendezvous(group, master.state_layout if self._is_local else master.model_layout)
 
-    def begin(self, header: Mapping[str, Any], epochs: Epochs) -> None:
-        """Tell all workers what holds for the whole run."""
+    def begin(self, begin: Begin, epochs: Epochs) -> None:
+        """Tell all workers what holds for the whole run; `steps` are added."""
         first, last = epochs.rounds()[0]
         self.coordinator.watch = ExchangeWatch(
             self._group.num_workers, self.coordinator.max_payload_bytes, last - first, epochs.num_steps
         )
-        self.coordinator.begin({**header, "steps": epochs.num_steps, "vector": self._exchanged})
+        self.coordinator.begin(replace(begin, steps=epochs.num_steps))
 
     def train(self, epochs: Epochs, observers: Observers) -> None:
         """Train the master model.
@@ -192,7 +192,7 @@ class SynchronousRun:
         sums = Sums()
         vector = self._master.state() if self._is_local else self._master.weights()
         for first, last in epochs.rounds():
-            vector = self._round(epoch, first, last, vector, sums)
+            vector = self._round(Steps(epoch, first, last), vector, sums)
             observers.progress.step(epoch, sums.samples, epochs.num_rows, lambda: sums.logs(self._master))
         seconds = time.perf_counter() - started
         logs = sums.logs(self._master)
@@ -205,14 +205,13 @@ class SynchronousRun:
         observers.checkpoint(epoch, self._master.state(), ())
         observers.progress.epoch(epoch, seconds, epochs.num_rows, logs)
 
-    def _round(self, epoch: int, first: int, last: int, vector: Vector, sums: Sums) -> Vector:
+    def _round(self, steps: Steps, vector: Vector, sums: Sums) -> Vector:
         """Let all workers train some steps, and take what they make of it; what the next round starts from."""
         master = self._master
         may_overflow = not self._is_local and has_dynamic_scale(master.optimizer)
-        work = {"task": "train", "epoch": epoch, "first": first, "last": last}
-        results = self._perform(work, vector)
+        results = self._perform(steps, vector)
         for rank, result in enumerate(results):
-            check_finite(result, epoch, first, rank, may_overflow=may_overflow)
+            check_finite(result, steps, rank, may_overflow=may_overflow)
         mean = weighted_mean(
             [result.vector for result in results], [result.samples for result in results], master.constants
         )
@@ -229,9 +228,9 @@ class SynchronousRun:
     def _evaluate(self) -> dict[str, float]:
         """Loss and metrics of the rows that are held out."""
         held_out = Sums()
-        held_out.add(self._perform({"task": "evaluate"}, self._master.weights()))
+        held_out.add(self._perform(None, self._master.weights()))
         return held_out.logs(self._master)
 
-    def _perform(self, work: Mapping[str, Any], vector: Vector) -> list[Result]:
+    def _perform(self, steps: Steps | None, vector: Vector) -> list[Result]:
         self._number += 1
-        return self.coordinator.perform({"number": self._number, **work, **self._master.work()}, vector)
+        return self.coordinator.perform(self._master.work(self._number, steps), vector)

@@ -7,8 +7,8 @@ until it says stop.
 import hashlib
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,10 @@ from seedlings_spark.training import network as carried
 from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training.client import ParameterClient, RefusedError
 from seedlings_spark.training.master import Vectors, build_metrics, made_metrics
+from seedlings_spark.training.messages import Begin, Exchanged, Open, Result, Steps, Work
 from seedlings_spark.training.shard import Batch, Shard, batch_edges, epoch_order
-from seedlings_spark.training.wire import Credentials, Kind, Message, ProtocolError
+from seedlings_spark.training.weights import Layout, Vector
+from seedlings_spark.training.wire import Credentials, Kind, ProtocolError
 
 # Columns of the rows that a worker is fed.
 RANK, FEATURES, LABEL, WEIGHT, HELD_OUT = "rank", "features", "label", "weight", "held_out"
@@ -152,49 +154,37 @@ def work(
         connect: Opens the connection to the parameter server.
     """
     recipe = task.recipe
-    started = time.perf_counter()
-    who = {"run": task.run, "generation": task.generation, "rank": rank, "attempt": attempt}
+    clock = _Clock()
+    opened = Open(task.run, task.generation, rank, attempt)
     try:
         train, held_out, rows_fingerprint = _read_shards(recipe, rank, batches)
     except CorpusError as error:
         with connect(task.address, task.credentials) as client:
-            client.open({**who, "error": str(error)})
+            client.open(replace(opened, error=str(error)).header())
         raise
-    clock = {"input": time.perf_counter() - started, "compute": 0.0, "outside": 0.0}
-    clock |= {"compute_first": 0.0, "outside_first": 0.0}
-    images = 0
-    first_epoch: int | None = None
+    clock.has_read()
+    opened = replace(
+        opened,
+        rows=len(train),
+        held_out_rows=len(held_out),
+        rows_fingerprint=rows_fingerprint,
+        weight_of_class=_weight_of_class(train) if recipe.num_classes else {},
+        environment=reproducibility.environment(recipe.threads),
+    )
     with connect(task.address, task.credentials) as client:
         try:
-            begin = client.open(
-                {
-                    **who,
-                    "rows": len(train),
-                    "held_out_rows": len(held_out),
-                    "rows_fingerprint": rows_fingerprint,
-                    "weight_of_class": _weight_of_class(train) if recipe.num_classes else {},
-                    "environment": reproducibility.environment(recipe.threads),
-                }
-            ).header
+            begin = Begin.parse(client.open(opened.header()).header)
             computation = Computation(recipe, rank, begin, tf)
             client.expect(computation.max_bytes)
-            mark = time.perf_counter()
+            clock.waits()
             message = client.ready()
             while message.kind == Kind.WORK:
-                outside = time.perf_counter() - mark
-                mark = time.perf_counter()
-                header, payload = computation.do(message, train, held_out)
-                mark, compute = time.perf_counter(), time.perf_counter() - mark
-                header["seconds"] = compute
-                clock["outside"] += outside
-                clock["compute"] += compute
-                images += int(header["samples"]) if message.header["task"] == "train" else 0
-                epoch = message.header.get("epoch", first_epoch)
-                first_epoch = epoch if first_epoch is None else first_epoch
-                if epoch == first_epoch:
-                    clock["outside_first"] += outside
-                    clock["compute_first"] += compute
-                message = client.result(header, payload)
+                work = Work.parse(message.header)
+                clock.begins(work)
+                result = computation.do(work, message.payload, train, held_out)
+                seconds = clock.has_done(work, result.samples)
+                vector = result.vector if result.vector.size else b""
+                message = client.result(replace(result, seconds=seconds).header(), vector)
         except (RefusedError, ProtocolError, OSError):
             raise  # the connection's doing, not the computation's: the master decides whether to try again
         except Exception:
@@ -203,7 +193,55 @@ def work(
         finally:
             train.close()
             held_out.close()
-    return {"rank": rank, "images": images, **{f"seconds_{name}": value for name, value in clock.items()}}
+    return {"rank": rank, **clock.summary()}
+
+
+class _Clock:
+    """What a worker's time goes into, in seconds, and how many images it has trained on."""
+
+    def __init__(self) -> None:
+        self._mark = time.perf_counter()
+        self._seconds = {"input": 0.0, "compute": 0.0, "outside": 0.0}
+        self._seconds |= {"compute_first": 0.0, "outside_first": 0.0}
+        self._images = 0
+        self._first_epoch: int | None = None
+        self._is_in_first = False
+
+    def has_read(self) -> None:
+        """The rows are here."""
+        self._seconds["input"] = self._lap()
+
+    def waits(self) -> None:
+        """From now on it is outside until there is work."""
+        self._mark = time.perf_counter()
+
+    def begins(self, work: Work) -> None:
+        """There is work."""
+        epoch = self._first_epoch if work.steps is None else work.steps.epoch
+        if self._first_epoch is None:
+            self._first_epoch = epoch
+        self._is_in_first = epoch == self._first_epoch
+        self._add("outside", self._lap())
+
+    def has_done(self, work: Work, samples: int) -> float:
+        """A piece of work is done; how long it took."""
+        seconds = self._lap()
+        self._add("compute", seconds)
+        self._images += 0 if work.steps is None else samples
+        return seconds
+
+    def summary(self) -> dict[str, float]:
+        """The values of `SUMMARY` but for the rank."""
+        return {"images": self._images, **{f"seconds_{name}": value for name, value in self._seconds.items()}}
+
+    def _add(self, name: str, seconds: float) -> None:
+        self._seconds[name] += seconds
+        if self._is_in_first:
+            self._seconds[f"{name}_first"] += seconds
+
+    def _lap(self) -> float:
+        before, self._mark = self._mark, time.perf_counter()
+        return self._mark - before
 
 
 class Computation:
@@ -212,20 +250,18 @@ class Computation:
     Args:
         recipe: Of the run.
         rank: Of the worker.
-        begin: What the master said holds for the whole run: `steps` an epoch, `precision`, `vector` (what is
-            exchanged: "gradient", or after steps of the worker's own "weights" or, with optimizer slots, "state"),
-            `class_weight`.
+        begin: What the master said holds for the whole run.
         tf: The module `tensorflow`.
     """
 
-    def __init__(self, recipe: Recipe, rank: int, begin: Mapping[str, Any], tf: Any) -> None:
+    def __init__(self, recipe: Recipe, rank: int, begin: Begin, tf: Any) -> None:
         import keras
 
         self._recipe, self._rank, self._tf = recipe, rank, tf
-        self._steps, self._vector = int(begin["steps"]), str(begin["vector"])
-        self._class_weight = {int(key): float(value) for key, value in begin["class_weight"].items()}
+        self._steps, self._exchanged = begin.steps, begin.exchanged
+        self._class_weight = {int(key): float(value) for key, value in begin.class_weight.items()}
         self.network = carried.from_bytes(recipe.network, recipe.custom_objects)
-        runtime.set_precision(self.network, begin["precision"])
+        runtime.set_precision(self.network, begin.precision)
         with runtime.float_type_of(self.network):
             self._compile(recipe)
         self._augment = (
@@ -235,9 +271,13 @@ class Computation:
         )
         self.vectors = Vectors(self.network)
         self._seeds = _seed_states(self.network) + (_seed_states(self._augment) if self._augment else [])
-        self._gradient = tf.function(self._gradient_step, autograph=False, reduce_retracing=True)
-        self._update = tf.function(self._local_step, autograph=False, reduce_retracing=True)
-        self._forward = tf.function(self._evaluate_step, autograph=False, reduce_retracing=True)
+        signature = self._signature()
+        scale = tf.TensorSpec((), "float32")
+        self._gradient = tf.function(
+            self._gradient_step, autograph=False, input_signature=[*signature, scale]
+        )
+        self._update = tf.function(self._local_step, autograph=False, input_signature=signature)
+        self._forward = tf.function(self._evaluate_step, autograph=False, input_signature=signature[:3])
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def _compile(self, recipe: Recipe) -> None:
@@ -248,54 +288,86 @@ class Computation:
             jit_compile=False,
         )
         build_metrics(self.network, self._labels(np.zeros((2, *recipe.label_shape))))
-        if self._vector != "gradient":
+        if self._exchanged.is_local:
             self.network.optimizer.build(self.network.trainable_variables)
+
+    def _signature(self) -> list[Any]:
+        """Of features, labels, weights and seeds, for batches of any size.
+
+        TensorFlow would trace a function anew for a second size of batches, and optimises one of a known size
+        differently: then a gradient would depend, in its last bit, on which batches a worker has seen before.
+        """
+        tf, recipe = self._tf, self._recipe
+        labels = self._labels(np.zeros((1, *recipe.label_shape)))
+        return [
+            tf.TensorSpec((None, *recipe.row_shape), recipe.row_dtype),
+            tf.TensorSpec((None, *labels.shape[1:]), labels.dtype),
+            tf.TensorSpec((None,), "float64"),
+            tf.TensorSpec((len(self._seeds), 2), "int64"),
+        ]
 
     @property
     def max_bytes(self) -> int:
         """The longest payload that the master may send."""
         return self.vectors.state_layout.nbytes
 
-    def do(self, message: Message, train: Shard, held_out: Shard) -> tuple[dict[str, Any], Any]:
-        """Do one piece of work; returns the result's header and payload."""
-        header = message.header
-        if header["task"] == "evaluate":
-            self._assign(message, self.vectors.trainable + self.vectors.other, self.vectors.model_layout)
-            return self._sums(header, self._evaluate(held_out)), b""
+    def do(self, work: Work, payload: Any, train: Shard, held_out: Shard) -> Result:
+        """Do one piece of work.
+
+        Args:
+            work: What to do.
+            payload: Bytes of the weights or state to start from.
+            train: Rows to train on.
+            held_out: Rows to evaluate.
+        """
+        vectors = self.vectors
+        variables, layout = vectors.trainable + vectors.other, vectors.model_layout
+        if work.steps is None:
+            self._assign(work, payload, variables, layout)
+            return self._evaluate(held_out).result(work, self._counts(), np.zeros(0, layout.dtype))
         edges = batch_edges(len(train), self._steps)
-        epoch, first, last = int(header["epoch"]), int(header["first"]), int(header["last"])
-        batches = train.batches(self._epoch_order(epoch, train), edges, first, last)
-        if self._vector != "gradient":
-            variables, layout = self.vectors.trainable + self.vectors.other, self.vectors.model_layout
-            if self._vector == "state":
-                variables, layout = variables + self.vectors.slots, self.vectors.state_layout
-            self._assign(message, variables, layout)
-            held = self.vectors.optimizer
-            assert held is not None
-            held.set_rates(header.get("rates", ()))
-            if "iterations" in header:  # without waiting for others each worker counts by itself
-                held.set_steps(int(header["iterations"]))
-            else:
-                held.set_counters(header["counters"])
-            sums = _Sums()
-            for step, batch in enumerate(batches, first):
-                if len(batch):
-                    loss, metrics = self._update(*self._inputs(batch, epoch, step))
-                    sums.add(len(batch), loss, metrics, step)
-            return {**self._sums(header, sums), "counters": held.counters()}, layout.flatten(
-                [np.asarray(variable.value) for variable in variables]
-            )
-        self._assign(message, self.vectors.trainable + self.vectors.other, self.vectors.model_layout)
-        sums = _Sums()
-        batch = next(batches)
+        order = self._epoch_order(work.steps.epoch, train)
+        batches = train.batches(order, edges, work.steps.first, work.steps.last)
+        if not self._exchanged.is_local:
+            self._assign(work, payload, variables, layout)
+            return self._one_gradient(work, work.steps, next(batches))
+        if self._exchanged == Exchanged.STATE:
+            variables, layout = variables + vectors.slots, vectors.state_layout
+        self._assign(work, payload, variables, layout)
+        sums = self._own_steps(work, work.steps, batches)
+        vector = layout.flatten([np.asarray(variable.value) for variable in variables])
+        held = vectors.optimizer
+        return sums.result(work, self._counts(), vector, held.counters() if held is not None else ())
+
+    def _one_gradient(self, work: Work, steps: Steps, batch: Batch) -> Result:
+        """The gradient of one batch."""
+        sums, layout = _Sums(), self.vectors.model_layout
         if not len(batch):
-            return self._sums(header, sums), np.zeros(
-                self.vectors.model_layout.size, self.vectors.model_layout.dtype
-            )
-        scale = self._tf.constant(header.get("loss_scale", 1.0), "float32")
-        vector, loss, metrics = self._gradient(*self._inputs(batch, epoch, first), scale)
-        sums.add(len(batch), loss, metrics, first)
-        return self._sums(header, sums), vector.numpy()
+            return sums.result(work, self._counts(), np.zeros(layout.size, layout.dtype))
+        scale = self._tf.constant(work.loss_scale, "float32")
+        vector, loss, metrics = self._gradient(*self._inputs(batch, steps.epoch, steps.first), scale)
+        sums.add(len(batch), loss, metrics, steps.first)
+        return sums.result(work, self._counts(), vector.numpy())
+
+    def _own_steps(self, work: Work, steps: Steps, batches: Iterator[Batch]) -> "_Sums":
+        """Steps of the worker's own optimizer."""
+        held = self.vectors.optimizer
+        if held is None:
+            raise RuntimeError("steps of a worker's own without an optimizer")
+        held.set_rates(work.rates)
+        if work.iterations is not None:  # without waiting for others each worker counts by itself
+            held.set_steps(work.iterations)
+        else:
+            held.set_counters(work.counters)
+        sums = _Sums()
+        for step, batch in enumerate(batches, steps.first):
+            if len(batch):
+                loss, metrics = self._update(*self._inputs(batch, steps.epoch, step))
+                sums.add(len(batch), loss, metrics, step)
+        return sums
+
+    def _counts(self) -> list[list[int]]:
+        return self.vectors.get_counts()
 
     def _epoch_order(self, epoch: int, train: Shard) -> NDArray[np.int64]:
         if self._order is None or self._order[0] != epoch:
@@ -305,12 +377,12 @@ class Computation:
             )
         return self._order[1]
 
-    def _assign(self, message: Message, variables: list[Any], layout: Any) -> None:
-        vector = np.frombuffer(message.payload, layout.dtype)
+    def _assign(self, work: Work, payload: Any, variables: list[Any], layout: Layout) -> None:
+        vector = np.frombuffer(payload, layout.dtype)
         for variable, value in zip(variables, layout.split(vector), strict=True):
             variable.assign(value)
         if self.vectors.counts:
-            self.vectors.set_counts(message.header["counts"])
+            self.vectors.set_counts(work.counts)
 
     def _evaluate(self, held_out: Shard) -> "_Sums":
         sums = _Sums()
@@ -348,10 +420,6 @@ class Computation:
         if not class_weight:
             return batch.weights
         return batch.weights * np.array([class_weight.get(label, 1.0) for label in _classes(batch.labels)])
-
-    def _sums(self, header: Mapping[str, Any], sums: "_Sums") -> dict[str, Any]:
-        counts = {"counts": self.vectors.get_counts()} if self.vectors.counts else {}
-        return {"number": header["number"], **sums.header(), **counts}
 
     # The traced functions.
 
@@ -438,14 +506,20 @@ class _Sums:
         found = np.asarray(metrics, np.float64)
         self._metrics = found if self._metrics is None else self._metrics + found
 
-    def header(self) -> dict[str, Any]:
+    def result(
+        self, work: Work, counts: Sequence[Sequence[int]], vector: Vector, counters: Sequence[float] = ()
+    ) -> Result:
         bad = self._bad_step is not None
-        return {
-            "samples": self._samples,
-            "loss": None if bad else self._loss,
-            "bad_step": self._bad_step,
-            "metrics": [] if self._metrics is None or bad else self._metrics.tolist(),
-        }
+        return Result(
+            number=work.number,
+            samples=self._samples,
+            loss=float("nan") if bad else self._loss,
+            metrics=np.zeros(0) if self._metrics is None or bad else self._metrics,
+            bad_step=self._bad_step,
+            vector=vector,
+            counters=counters,
+            counts=counts,
+        )
 
 
 def _read_shards(recipe: Recipe, rank: int, batches: Iterator[pa.RecordBatch]) -> tuple[Shard, Shard, str]:

@@ -14,10 +14,11 @@ import keras
 import numpy as np
 import pytest
 
-from seedlings_spark.training.asynchronous import FreeRunning
+from seedlings_spark.training.asynchronous import Center, FreeRunning, Snapshots
 from seedlings_spark.training.client import ParameterClient, RefusedError
 from seedlings_spark.training.coordination import WorkerGroup
 from seedlings_spark.training.master import Master, build_metrics
+from seedlings_spark.training.messages import Begin, Exchanged, Steps, Work
 from seedlings_spark.training.server import Listener, ParameterServer
 from seedlings_spark.training.wire import Credentials, Kind, Message, send
 
@@ -66,9 +67,8 @@ class Bench:
         self.master = Master(network)
         self.credentials = Credentials.make()
         self.group = WorkerGroup(RUN, 1, lambda generation, ended: NoWorkers(), 0)
-        self.running = FreeRunning(
-            self.group, self.master, rule="downpour", elasticity=0.5, local=True, locked=True
-        )
+        center = Center(self.master, rule="downpour", elasticity=0.5, local=True, locked=True)
+        self.running = FreeRunning(self.group, center)
         self.port = 0
 
     @contextlib.contextmanager
@@ -77,8 +77,8 @@ class Bench:
             self.port = server.port
             self.group.start()
             rounds = [[(number, number + 1) for number in range(NUM_UPDATES)]]
-            self.running.begin({"precision": "float32"}, [4 * NUM_UPDATES], rounds)
-            self.running.start(0, 1, has_held_out=False)
+            self.running.begin(Begin(0, "float32", Exchanged.WEIGHTS), rounds)
+            self.running.start(Snapshots(4 * NUM_UPDATES), 1)
             try:
                 yield self
             finally:
@@ -92,7 +92,7 @@ class Bench:
 
     def applied(self) -> int:
         with self.group.condition:
-            return sum(self.running._applied)
+            return sum(self.running._turns.applied)
 
 
 @pytest.fixture
@@ -131,7 +131,8 @@ def test_a_worker_killed_between_push_and_acknowledgement_is_followed_by_the_nex
     with bench.worker() as successor:
         work = successor.ready()
         # The update that was pushed counts, though nobody was told.
-        assert work.header["number"] == f"update {steps}" and work.header["first"] == steps
+        found = Work.parse(work.header)
+        assert found.number == f"update {steps}" and found.steps == Steps(0, steps, steps + 1)
         while work.kind == Kind.WORK and bench.applied() < NUM_UPDATES - 1:
             work = successor.result(_result(work), bytes(work.payload))
         assert bench.applied() == NUM_UPDATES - 1
@@ -182,3 +183,72 @@ def test_half_an_update_is_none(bench: Bench) -> None:
     with bench.worker() as successor:
         assert successor.ready().header["number"] == "update 0"
     assert bench.applied() == 0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"samples": -1},
+        {"samples": "4"},
+        {"samples": True},
+        {"seconds": None},
+        {"seconds": "long"},
+        {"loss": "small"},
+        {"metrics": [[1.0]]},
+        {"metrics": "none"},
+        {"bad_step": "first"},
+        {"counters": 3},
+        {"counts": [["many"]]},
+        {"number": "update 1"},
+        {"number": ["update 0"]},
+        {"payload": 5},
+        {"payload": 8},
+    ],
+    ids=str,
+)
+def test_a_result_that_is_none_is_refused_and_the_next_worker_goes_on(
+    bench: Bench, changed: dict[str, Any]
+) -> None:
+    with bench.worker() as worker:
+        work = worker.ready()
+        payload = bytes(changed["payload"]) if "payload" in changed else _plus_one(work)
+        with pytest.raises((RefusedError, OSError)):
+            worker.result({**_result(work), **changed}, payload)
+    for missing in ("number", "samples", "loss", "seconds", "metrics", "bad_step"):
+        with bench.worker() as worker:
+            header = _result(worker.ready())
+            del header[missing]
+            with pytest.raises((RefusedError, OSError)):
+                worker.result(header, bytes(8 * 4))
+    with bench.worker() as successor:
+        assert successor.ready().header["number"] == "update 0"
+    assert bench.applied() == 0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"run": "another"},
+        {"run": None},
+        {"generation": 1},
+        {"generation": "0"},
+        {"rank": 1},
+        {"rank": -1},
+        {"rank": "0"},
+        {"rank": True},
+        {"rows": "all"},
+        {"environment": "mine"},
+        {"weight_of_class": {"0": "all"}},
+    ],
+    ids=str,
+)
+def test_who_says_something_else_than_a_worker_of_this_run_is_refused(
+    bench: Bench, changed: dict[str, Any]
+) -> None:
+    with (
+        ParameterClient(("127.0.0.1", bench.port), bench.credentials) as client,
+        pytest.raises(RefusedError),
+    ):
+        client.open({"run": RUN, "generation": 0, "rank": 0, **changed})
+    with bench.worker() as worker:
+        assert worker.ready().header["number"] == "update 0"
