@@ -758,9 +758,10 @@ def _write(
         with_split = accepted.join(_stratified(accepted, shares), [schema.CONTENT_HASH, schema.SPECIES])
     count = accepted.count()
     num_files = max(1, -(-count * height * width * 3 // _FILE_BYTES), min(8, count // 200))
+    laid_out = with_split.withColumns({schema.HEIGHT: F.lit(height), schema.WIDTH: F.lit(width)})
     (
-        with_split.withColumns({schema.HEIGHT: F.lit(height), schema.WIDTH: F.lit(width)})
-        .select(*schema.CORPUS.names)
+        # The mark goes into the files: who reads them without us gets the same shards.
+        schema.with_content_hash(laid_out.select(*schema.CORPUS.names))
         .repartition(num_files, schema.CONTENT_HASH)
         .sortWithinPartitions(schema.SPLIT, schema.CONTENT_HASH, schema.PATH)
         .write.options(**_parquet_options(task))

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F  # noqa: N812
 
 from seedlings_spark import corpus, files, fingerprint, images, schema
 from seedlings_spark.corpus import Corpus, reading
@@ -217,6 +218,17 @@ def test_the_tables_have_the_layouts_of_the_contract(spark: SparkSession, mixed:
     assert visible(folder / "images") == ["_SUCCESS", "split=test", "split=train", "split=validation"]
     for each in mixed.images(spark).schema:
         assert mixed.images(spark).where(f"{each.name} IS NULL").count() == 0
+
+
+def test_who_reads_the_files_without_us_gets_the_mark_of_our_hashes(
+    spark: SparkSession, mixed: Corpus
+) -> None:
+    # By which a table is dealt to workers, and rows are held out: the same as those of `Corpus.images`.
+    read = spark.read.parquet(reading.literal(mixed.images_path))
+    assert read.schema["content_hash"].metadata == mixed.images(spark).schema["content_hash"].metadata
+    assert schema.has_content_hash(read.where("split = 'train'").select("species", "content_hash"))
+    # A column of somebody's own in its place is not ours.
+    assert not schema.has_content_hash(read.withColumn("content_hash", F.upper("content_hash")))
 
 
 def test_an_images_split_follows_from_its_bytes_alone(spark: SparkSession, mixed: Corpus) -> None:
