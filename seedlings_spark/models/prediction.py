@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pyspark import cloudpickle
 
 from seedlings_spark.cluster import runtime
-from seedlings_spark.errors import CorpusError
+from seedlings_spark.errors import CorpusError, NetworkError
 from seedlings_spark.training import network
 
 # Networks kept by this process; a scoring job has one, CrossValidator has many in turn.
@@ -137,6 +137,20 @@ def forward(task: ForwardTask) -> Forward:
         _kept.pop(next(iter(_kept)))
     _kept[task.key] = found
     return found
+
+
+def check_finite(outputs: NDArray[Any]) -> None:
+    """Refuse the outputs of a network for images of which no species can be chosen.
+
+    Raises:
+        NetworkError: One of them is not finite.
+    """
+    if not np.isfinite(outputs).all():
+        raise NetworkError(
+            "probabilities that are not finite",
+            "numbers from 0 to 1",
+            "The network is damaged or badly trained: choose another --model-version",
+        )
 
 
 def _gpus() -> tuple[str, ...]:

@@ -9,12 +9,13 @@ which the split has no image costs nothing until an image is mistaken for it.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pyspark.ml.functions import vector_to_array
 from pyspark.sql import Column, DataFrame, functions
 
 from seedlings_spark import schema
@@ -124,6 +125,7 @@ def confusion_matrix(
     *,
     truth: str = schema.SPECIES,
     predicted: str = schema.PREDICTED_SPECIES,
+    probability: str = "",
 ) -> npt.NDArray[np.int64]:
     """Count how often each species was taken for which.
 
@@ -135,6 +137,7 @@ def confusion_matrix(
         classes: The species, in the order wanted; no duplicates.
         truth: The column of the true species.
         predicted: The column of the predicted species.
+        probability: The column of the vectors that the predicted species were chosen by, if these are to be looked at.
 
     Returns:
         int64 array of shape (classes, classes): rows are true, columns predicted species. All 0 if the table
@@ -142,7 +145,7 @@ def confusion_matrix(
 
     Raises:
         CorpusError: There is no column `truth`, or it has a null or a species outside of `classes`.
-        SeedlingsError: The same of `predicted`.
+        SeedlingsError: The same of `predicted`; or a probability is not a number, of which any species could be chosen.
     """
     _check_classes(classes)
     for column, error in ((truth, CorpusError), (predicted, SeedlingsError)):
@@ -153,19 +156,26 @@ def confusion_matrix(
                 "Give a table with labels that a model has transformed",
             )
     # Names become places before anything is grouped: 1 to len(classes), and 0 for whatever is none of them.
-    # One example of that is all that is kept.
+    # A column that holds no text is compared as it prints.
     names = functions.array(*[functions.lit(name) for name in classes])
+    is_no_number = functions.lit(False)
+    if probability:
+        values = vector_to_array(schema.column(probability))
+        is_no_number = functions.exists(values, lambda value: functions.isnan(value) | value.isNull())
+    rows = predictions.select(
+        schema.column(truth).cast("string").alias("truth"),
+        schema.column(predicted).cast("string").alias("predicted"),
+        is_no_number.cast("int").alias("no_number"),
+    )
 
     def place(column: str) -> Column:
         return functions.coalesce(functions.array_position(names, functions.col(column)), functions.lit(0))
 
     counted = (
-        predictions.select(schema.column(truth).alias("truth"), schema.column(predicted).alias("predicted"))
-        .groupBy(place("truth").alias("row"), place("predicted").alias("column"))
+        rows.groupBy(place("truth").alias("row"), place("predicted").alias("column"))
         .agg(
             functions.count(functions.lit(1)).alias("num_images"),
-            functions.min("truth").alias("truth"),
-            functions.min("predicted").alias("predicted"),
+            functions.sum("no_number").alias("num_no_numbers"),
         )
         .collect()
     )
@@ -173,18 +183,23 @@ def confusion_matrix(
     for group in counted:
         counts[group["row"], group["column"]] = group["num_images"]
     if counts[0].any():
-        examples = (group["truth"] for group in counted if group["row"] == 0)
         raise CorpusError(
-            _found(truth, int(counts[0].sum()), int(counts.sum()), examples),
+            _found(truth, counts[0].sum(), counts.sum(), _most_frequent(rows, "truth", place)),
             f"one of {_listed(classes)}",
             "Evaluate on a corpus of the species that the model was trained on, or train a model on this one",
         )
     if counts[:, 0].any():
-        examples = (group["predicted"] for group in counted if group["column"] == 0)
         raise SeedlingsError(
-            _found(predicted, int(counts[:, 0].sum()), int(counts.sum()), examples),
+            _found(predicted, counts[:, 0].sum(), counts.sum(), _most_frequent(rows, "predicted", place)),
             f"one of {_listed(classes)}",
             "Give the species of the model that made these predictions",
+        )
+    if num_no_numbers := sum(int(group["num_no_numbers"] or 0) for group in counted):
+        raise SeedlingsError(
+            f"probabilities that are not numbers in column {probability!r} of {num_no_numbers} of {counts.sum()} rows",
+            "numbers from 0 to 1",
+            "The network is damaged or badly trained, or its input has values that are not numbers: choose another"
+            " --model-version",
         )
     return counts[1:, 1:].copy()
 
@@ -286,10 +301,18 @@ def _check_classes(classes: Sequence[str]) -> None:
         raise ValueError(f"classes {list(classes)}, expected at least one and no duplicates")
 
 
-def _found(column: str, num_unknown: int, num_rows: int, examples: Iterable[str | None]) -> str:
-    names = sorted(example for example in examples if example is not None)
-    what = f"such as {names[0]!r}" if names else "null"
-    return f"{num_unknown} of {num_rows} rows have no known species in column {column!r}, {what}"
+def _most_frequent(rows: DataFrame, column: str, place: Callable[[str], Column]) -> tuple[str | None, int]:
+    """Of what is no class the value that occurs most often, and how often."""
+    strange = rows.where(place(column) == 0).groupBy(column).agg(functions.count("*").alias("num_images"))
+    first = strange.orderBy(functions.desc("num_images"), functions.asc_nulls_last(column)).first()
+    return (None, 0) if first is None else (first[column], int(first["num_images"]))
+
+
+def _found(column: str, num_unknown: int, num_rows: int, most_frequent: tuple[str | None, int]) -> str:
+    value, count = most_frequent
+    what = "null" if value is None else repr(value)
+    often = f"{count} row{'s' * (count != 1)}"
+    return f"{num_unknown} of {num_rows} rows have no known species in column {column!r}, such as {what} ({often})"
 
 
 def _listed(classes: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ from pyspark.sql.types import ArrayType, FloatType, IntegerType, StringType, Str
 from seedlings_spark import display, files, fingerprint, images, schema
 from seedlings_spark.cluster import runtime, session
 from seedlings_spark.corpus import reading
-from seedlings_spark.errors import InputError, NetworkError, StoreError
+from seedlings_spark.errors import InputError, StoreError
 from seedlings_spark.lock import Lock
 from seedlings_spark.models import prediction
 from seedlings_spark.models.store import CURRENT, NETWORK, PROFILE, ModelStore, ModelVersion
@@ -715,12 +715,7 @@ def _predict(network: prediction.Forward, batch: pa.RecordBatch) -> pa.RecordBat
     contents = batch.column(schema.IMAGE)
     pixels = np.frombuffer(b"".join(contents.drop_null().to_pylist()), np.uint8)
     outputs = network.predict(pixels.reshape(-1, *network.row_shape)).astype(np.float32)
-    if not np.isfinite(outputs).all():
-        raise NetworkError(
-            "probabilities that are not finite",
-            "numbers from 0 to 1",
-            "The network is damaged or badly trained: choose another --model-version",
-        )
+    prediction.check_finite(outputs)
     # A null list has no values: its row begins and ends where the one before it ends.
     offsets = np.zeros(len(contents) + 1, np.int32)
     np.cumsum(np.asarray(contents.is_valid()) * outputs.shape[1], out=offsets[1:])

@@ -100,6 +100,7 @@ def predict(
     }
     if pixels:
         outputs = network.predict(np.stack(pixels)).astype(np.float32)
+        prediction.check_finite(outputs)
         for place, probabilities in zip(places, outputs, strict=True):
             best = int(np.argmax(probabilities))
             found[schema.PREDICTED_SPECIES][place] = classes[best]

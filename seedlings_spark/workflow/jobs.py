@@ -15,7 +15,6 @@ from seedlings_spark.config import EvaluateOptions, ModelsOptions, PrepareOption
 from seedlings_spark.corpus import Corpus, reading
 from seedlings_spark.lock import Lock
 from seedlings_spark.models.store import ModelStore, ModelVersion, table
-from seedlings_spark.reports import evaluation
 from seedlings_spark.reports import page as report
 from seedlings_spark.reports.evaluation import Evaluation
 from seedlings_spark.scoring import ScoreRun
@@ -197,7 +196,7 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
     prepared = corpus.load(options.corpus)
     version = ModelStore(options.store, options.name, options.require_signature).verify(options.model_version)
     predictions = pipeline.predictions(spark, version, prepared, options.split)
-    numbers = evaluation.evaluate(evaluation.confusion_matrix(predictions, version.classes), version.classes)
+    numbers = pipeline.evaluated(predictions, prepared, options.split, version.classes)
     kept: Mapping[str, Any] = version.manifest.get("kept") or {}
     report.write(
         options.report,

@@ -19,7 +19,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from seedlings_spark import files, fingerprint, problems, reproducibility, schema, scoring
 from seedlings_spark.cluster import runtime, session
 from seedlings_spark.corpus import Corpus, look_alikes
-from seedlings_spark.errors import CorpusError, NetworkError, OptionError, StoreError
+from seedlings_spark.errors import CorpusError, NetworkError, OptionError, SeedlingsError, StoreError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, elephas, features, keep_network_once
 from seedlings_spark.models import networks, prediction, stages
 from seedlings_spark.models.store import PROFILE, ModelStore, ModelVersion
@@ -296,6 +296,32 @@ def predictions(spark: SparkSession, version: ModelVersion, corpus: Corpus, spli
     return model.transform(corpus.images(spark, split))
 
 
+def evaluated(
+    predicted: DataFrame, corpus: Corpus, split: str, classes: Sequence[str]
+) -> evaluation.Evaluation:
+    """The numbers of a model on a split of a corpus, of which each image counts once.
+
+    Args:
+        predicted: As `predictions` gives it.
+        corpus: That the images are of.
+        split: Of the corpus.
+        classes: Of the model.
+
+    Raises:
+        SeedlingsError: The model leaves out images, or gives probabilities that are not numbers.
+    """
+    probability = schema.PROBABILITY if schema.PROBABILITY in predicted.columns else ""
+    matrix = evaluation.confusion_matrix(predicted, classes, probability=probability)
+    if int(matrix.sum()) != corpus.num_images(split):
+        raise SeedlingsError(
+            f"predictions for {matrix.sum():,} images",
+            f"one for each of the {corpus.num_images(split):,} in the split {split!r} of {corpus.path}",
+            "A stage of the model's pipeline leaves rows out or doubles them (see its handleInvalid): publish one that"
+            " does not",
+        )
+    return evaluation.evaluate(matrix, classes)
+
+
 def load(version: ModelVersion) -> PipelineModel:
     """The fitted pipeline of a version.
 
@@ -420,19 +446,19 @@ def promotion(
     classes = model.stages[-1].getOrDefault("labels")
     if others := sorted({*classes} ^ {*version.classes}):
         return Promotion(False, f"{version.version} has other classes; not in both are {', '.join(others)}")
+
+    def accuracy(predicted: DataFrame) -> float:
+        return evaluated(predicted, corpus, schema.VALIDATION, classes).accuracy
+
     try:
-        theirs = _accuracy(predictions(spark, version, corpus, schema.VALIDATION), classes)
-    except (CorpusError, NetworkError, StoreError) as error:
+        theirs = accuracy(predictions(spark, version, corpus, schema.VALIDATION))
+    except SeedlingsError as error:
         return Promotion(False, f"{version.version} cannot be compared with: {error}")
-    ours = _accuracy(model.transform(corpus.images(spark, schema.VALIDATION)), classes)
+    ours = accuracy(model.transform(corpus.images(spark, schema.VALIDATION)))
     return Promotion(
         ours > theirs,
         f"accuracy {ours:.4f} on the validation images, {theirs:.4f} of {version.version}",
     )
-
-
-def _accuracy(predicted: DataFrame, classes: Sequence[str]) -> float:
-    return evaluation.evaluate(evaluation.confusion_matrix(predicted, classes), classes).accuracy
 
 
 def publish(

@@ -1,7 +1,9 @@
+import math
 import random
 
 import numpy as np
 import pytest
+from pyspark.ml.linalg import Vectors
 from pyspark.sql import functions
 from sklearn import metrics
 
@@ -25,16 +27,16 @@ def test_an_empty_table_counts_nothing(spark):
 
 @pytest.mark.parametrize("strange", ["Thistle", "", "maïs", "Maïs "])
 def test_a_species_outside_of_the_classes_is_refused_by_name(spark, strange):
-    predictions = table(spark, [("Maïs", "Maïs"), (strange, "Maïs"), (None, "Sugar beet")])
+    rows = [("Maïs", "Maïs"), (strange, "Maïs"), (strange, "Sugar beet"), (None, "Sugar beet"), ("~", "Maïs")]
     with pytest.raises(CorpusError) as caught:
-        evaluation.confusion_matrix(predictions, CLASSES)
-    assert caught.value.found.startswith("2 of 3 rows")
-    assert repr(strange) in caught.value.found
+        evaluation.confusion_matrix(table(spark, rows), CLASSES)
+    assert caught.value.found.startswith("4 of 5 rows")
+    assert caught.value.found.endswith(f"such as {strange!r} (2 rows)")
     assert "Sugar beet" in caught.value.expected
 
 
 def test_a_null_species_is_refused(spark):
-    with pytest.raises(CorpusError, match=r"1 of 2 rows .* 'species', null"):
+    with pytest.raises(CorpusError, match=r"1 of 2 rows .* 'species', such as null \(1 row\)"):
         evaluation.confusion_matrix(table(spark, [("Maïs", "Maïs"), (None, "Maïs")]), CLASSES)
 
 
@@ -49,9 +51,29 @@ def test_any_number_of_strange_names_comes_to_the_driver_as_one(spark):
         functions.concat(functions.lit("x"), functions.format_string("%04d", "id")).alias(schema.SPECIES),
         functions.lit("Maïs").alias(schema.PREDICTED_SPECIES),
     )
-    with pytest.raises(CorpusError, match=r"5000 of 5000 rows .* such as 'x0000'") as caught:
+    with pytest.raises(CorpusError, match=r"5000 of 5000 rows .* such as 'x0000' \(1 row\)") as caught:
         evaluation.confusion_matrix(many, CLASSES)
     assert "x0001" not in str(caught.value)
+
+
+def test_labels_that_are_numbers_are_no_species_unless_they_print_alike(spark):
+    numbers = spark.createDataFrame(
+        [(float("nan"), 1), (float("nan"), 0), (0.0, 0)], "species double, predicted_species int"
+    )
+    with pytest.raises(CorpusError, match=r"3 of 3 rows .* such as 'NaN' \(2 rows\)"):
+        evaluation.confusion_matrix(numbers, ["0", "1"])
+    matrix = evaluation.confusion_matrix(numbers.withColumn("species", functions.lit(1)), ["0", "1"])
+    assert matrix.tolist() == [[0, 0], [2, 1]]
+
+
+def test_predictions_by_probabilities_that_are_not_numbers_are_refused(spark):
+    numbers = [[0.5, 0.5], [math.nan, 0.5], [0.5, math.nan]]
+    rows = [("Maïs", "Maïs", Vectors.dense(each)) for each in numbers]
+    predictions = spark.createDataFrame(rows, ["species", "predicted_species", "probability"])
+    with pytest.raises(SeedlingsError, match=r"'probability' of 2 of 3 rows"):
+        evaluation.confusion_matrix(predictions, ["Maïs"], probability="probability")
+    good = predictions.limit(1)
+    assert evaluation.confusion_matrix(good, ["Maïs"], probability="probability").tolist() == [[1]]
 
 
 def test_a_table_without_true_species_is_refused(spark):

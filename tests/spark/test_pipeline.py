@@ -15,6 +15,7 @@ from keras import layers
 from pyspark.ml import Pipeline, PipelineModel, feature
 from pyspark.ml.linalg import Vectors
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F  # noqa: N812
 
 from seedlings_spark import config, corpus, features, files, fingerprint, images, schema, scoring
 from seedlings_spark.corpus import Corpus, reading
@@ -686,6 +687,21 @@ def test_predictions_stand_beside_the_true_species(
     about = pipeline.about_evaluation(version, prepared, "test")
     assert about["corpus_fingerprint"] == prepared.fingerprint
     assert about["trained_on_this_corpus"] is False
+
+
+def test_each_image_of_a_split_counts_once_or_nothing_is_said(
+    spark: SparkSession, prepared: Corpus, version: ModelVersion
+) -> None:
+    predicted = pipeline.predictions(spark, version, prepared, "test").cache()
+    rows = predicted.collect()
+    right = sum(row.species == row.predicted_species for row in rows)
+    numbers = pipeline.evaluated(predicted, prepared, "test", version.classes)
+    assert (numbers.num_images, numbers.accuracy) == (9, pytest.approx(right / 9))
+    # As a stage of somebody's own leaves them that skips what it does not know, or doubles them.
+    for other in (predicted.where(F.col("path") != rows[0].path), predicted.union(predicted)):
+        with pytest.raises(SeedlingsError, match="one for each of the 9 in the split 'test'"):
+            pipeline.evaluated(other, prepared, "test", version.classes)
+    predicted.unpersist()
 
 
 def test_every_refusal_has_three_parts(prepared: Corpus, tmp_path: Path) -> None:
