@@ -11,14 +11,18 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
+import scipy.special
+from keras import layers
+from pyspark.ml import Pipeline, PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
 from seedlings_spark import files, images, lock, schema, scoring
-from seedlings_spark.errors import InputError, OptionError, OutputInUseError
-from seedlings_spark.estimator import SeedlingsModel
+from seedlings_spark.errors import InputError, OptionError, OutputInUseError, StoreError
+from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, features
 from seedlings_spark.models.store import ModelStore, ModelVersion
 from seedlings_spark.reports import drift
 from seedlings_spark.scoring import ScoreRun, progress, sources
@@ -854,6 +858,75 @@ def test_a_fitted_model_transforms_a_stream(spark: SparkSession, tmp_path: Path)
     table.where("number >= 4").coalesce(1).write.mode("append").parquet(str(tmp_path / "arriving"))
     assert run() == expected
     assert spark.read.parquet(str(tmp_path / "out")).count() == 6  # the first four were not done again
+
+
+@pytest.mark.parametrize("outputs", [1, len(CLASSES)])
+def test_what_was_trained_on_logits_gives_probabilities_in_sql_and_in_a_stream(
+    spark: SparkSession, tmp_path: Path, outputs: int
+) -> None:
+    classes = CLASSES if outputs > 1 else CLASSES[:2]
+    contents = {number: picture(number, SIZE) for number in range(8)}  # which are scored as they are
+    pixels = np.stack(
+        [images.decode(each, SIZE, aspect="stretch", formats=images.FORMATS) for each in contents.values()]
+    )
+    rows = [
+        (number, bytearray(contents[number]), bytearray(each.tobytes()), classes[number % len(classes)])
+        for number, each in enumerate(pixels)
+    ]
+    table = spark.createDataFrame(rows, "number int, content binary, image binary, species string")
+    scaled = layers.Rescaling(1 / 128, -1)
+    made = keras.Sequential([keras.Input((*SIZE, 3)), scaled, layers.Flatten(), layers.Dense(outputs)])
+    of_kind = keras.losses.BinaryCrossentropy if outputs == 1 else keras.losses.SparseCategoricalCrossentropy
+    estimator = SeedlingsEstimator(
+        keras_model_config=made.to_json(),
+        loss=of_kind(from_logits=True),
+        featuresCol="image",
+        num_workers=1,
+        epochs=1,
+        batch_size=4,
+    )
+    model = Pipeline(stages=[features.species_indexer(), estimator]).fit(table)
+    logits = model.stages[-1].get_model().predict(pixels.astype("float32"), verbose=0).astype(np.float64)
+    if outputs == 1:
+        logits = np.hstack([np.zeros_like(logits), logits])
+    expected = scipy.special.softmax(logits, axis=1)
+    assert np.abs(logits.sum(axis=1) - 1).max() > 0.1  # what would be seen if they were taken as they are
+
+    table.write.parquet(str(tmp_path / "arriving"))
+    arriving = spark.readStream.schema(table.schema).parquet(str(tmp_path / "arriving"))
+    name = f"probabilities_of_{outputs}"
+    stream = model.transform(arriving).select("number", "prediction", "probability")
+    query = stream.writeStream.format("memory").queryName(name).trigger(availableNow=True).start()
+    assert query.awaitTermination(120)
+    found = spark.table(name).orderBy("number").collect()
+    np.testing.assert_allclose([row.probability.toArray() for row in found], expected, atol=1e-6)
+    assert [row.prediction for row in found] == expected.argmax(axis=1).tolist()
+
+    about = {"image_size": list(SIZE), "aspect": "stretch"}
+    store = ModelStore(files.qualify(str(tmp_path / "store")), "logits")
+    if outputs == 1:  # a version gives each image one of its species: no network of one output can be one
+        with pytest.raises(StoreError, match="'binary'"):
+            pipeline.publish(store, model, about=about, promote=True)
+        return
+    pipeline.publish(store, model, about=about, promote=True)
+    scoring.register(spark, "trained_on_logits", store.directory, model="logits")
+    details = table.select("number", F.expr("trained_on_logits_details(content) AS details"))
+    of = {row.number: row.details for row in details.collect()}
+    np.testing.assert_allclose([of[number].probabilities for number in range(8)], expected, atol=1e-6)
+    names = [sorted(CLASSES)[place] for place in expected.argmax(axis=1)]
+    assert [of[number].predicted_species for number in range(8)] == names
+
+
+def test_no_species_is_chosen_by_what_is_no_number(spark: SparkSession, tmp_path: Path) -> None:
+    broken = tiny_network()
+    broken.layers[-1].bias.assign([0.0, np.nan, 0.0, 0.0])
+    model = PipelineModel([SeedlingsModel.from_network(broken, CLASSES, loss="categorical_crossentropy")])
+    store = ModelStore(files.qualify(str(tmp_path / "store")), "broken")
+    pipeline.publish(store, model, about={"image_size": list(SIZE), "aspect": "stretch"}, promote=True)
+    scoring.register(spark, "broken", store.directory, model="broken")
+    table = spark.createDataFrame([(bytearray(picture(1)),)], "content binary")
+    with pytest.raises(Exception, match="probabilities that are not finite"):
+        table.selectExpr("broken(content)").collect()
 
 
 # --- What a person sees
