@@ -174,7 +174,7 @@ def walk(directory: str, *, closed: Callable[[str], bool] = lambda name: False) 
         OSError: The folder itself cannot be listed.
     """
     place = _place(directory)
-    return _walk(place, directory, place.entries(), place.identity(), closed)
+    return _walk(place, directory, list(place.entries()), place.identity(), closed)
 
 
 def tree_size(path: str) -> int:
@@ -188,21 +188,21 @@ def left_behind(directory: str) -> list[str]:
     return [join(directory, name) for name in names if name.startswith(_TEMPORARY)]
 
 
-def children(directory: str) -> list[FileStatus]:
+def children(directory: str) -> Iterator[FileStatus]:
     """What is in a folder itself, as `walk` says it of files; a folder has the `error` that it is one.
+
+    It is given as the file system tells it, so that somebody can see that this still answers.
 
     Raises:
         FileNotFoundError: There is no such folder.
         NotADirectoryError: It is a file.
     """
-    found = []
     for entry in _place(directory).entries():
         path = join(directory, entry.name)
         shown = _printable(path)
         error = "a folder" if entry.is_directory else entry.error
         error = error if shown == path else "the name is not UTF-8"
-        found.append(FileStatus(shown, entry.length, entry.modified, error))
-    return found
+        yield FileStatus(shown, entry.length, entry.modified, error)
 
 
 def status(path: str) -> FileStatus:
@@ -333,7 +333,7 @@ class _Place(Protocol):
     def size(self) -> int: ...
     def list_names(self) -> list[str]: ...
     def status(self, path: str) -> FileStatus: ...
-    def entries(self) -> "list[_Entry]": ...
+    def entries(self) -> "Iterator[_Entry]": ...
     def identity(self) -> "_Identity | None": ...
     def child(self, relative: str) -> "_Place": ...
     def make_directory(self) -> None: ...
@@ -486,9 +486,9 @@ class _LocalPlace:
         status = self._path.stat()
         return status.st_dev, status.st_ino
 
-    def entries(self) -> list[_Entry]:
+    def entries(self) -> Iterator[_Entry]:
         with os.scandir(self._path) as found:
-            return [self._entry(each) for each in found]
+            yield from map(self._entry, found)
 
     def status(self, path: str) -> FileStatus:
         shown = _printable(path)
@@ -687,24 +687,20 @@ class _HadoopPlace:
     def identity(self) -> _Identity | None:
         return None  # Hadoop's file systems have no links, or follow them without telling
 
-    def entries(self) -> list[_Entry]:
+    def entries(self) -> Iterator[_Entry]:
         # A listing of a file is the file itself, so ask first.
         if not self._status().isDirectory():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.path)
-        entries = []
         with _java_errors(self.path):
             statuses = self._file_system.listStatusIterator(self._path)
             while statuses.hasNext():
                 status = statuses.next()
-                entries.append(
-                    _Entry(
-                        name=status.getPath().getName(),
-                        is_directory=bool(status.isDirectory()),
-                        length=int(status.getLen()),
-                        modified=status.getModificationTime() / 1000,
-                    )
+                yield _Entry(
+                    name=status.getPath().getName(),
+                    is_directory=bool(status.isDirectory()),
+                    length=int(status.getLen()),
+                    modified=status.getModificationTime() / 1000,
                 )
-        return entries
 
     def make_directory(self) -> None:
         with _java_errors(self.path):

@@ -18,11 +18,12 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
-from typing import Any
+from itertools import chain, islice
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +39,7 @@ from seedlings_spark.cluster import runtime, session
 from seedlings_spark.errors import ImageError, InputError, in_brief
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 # Listed paths that travel to the JVM at once.
 _LISTING_CHUNK = 100_000
@@ -191,20 +193,26 @@ def listed(status: files.FileStatus, species: str | None = None) -> Listed:
 
 def listing_table(spark: SparkSession, listing: Iterable[Listed]) -> DataFrame:
     """A listing as a table of `schema.LISTING`."""
+    return _as_table(spark, _in_columns(listing))
+
+
+def _in_columns(listing: Iterable[Listed]) -> Iterator[pa.Table]:
+    """A listing in parts of `schema.LISTING`, which take less memory than its entries."""
     entries = iter(listing)
-    tables = []
     while chunk := list(islice(entries, _LISTING_CHUNK)):
-        tables.append(
-            pa.table(
-                {
-                    schema.PATH: pa.array([entry.path for entry in chunk], pa.string()),
-                    schema.LENGTH: pa.array([entry.length for entry in chunk], pa.int64()),
-                    schema.MODIFIED: pa.array([entry.modified for entry in chunk], pa.int64()),
-                    schema.SPECIES: pa.array([entry.species for entry in chunk], pa.string()),
-                    schema.DETAIL: pa.array([entry.error for entry in chunk], pa.string()),
-                }
-            )
+        yield pa.table(
+            {
+                schema.PATH: pa.array([entry.path for entry in chunk], pa.string()),
+                schema.LENGTH: pa.array([entry.length for entry in chunk], pa.int64()),
+                schema.MODIFIED: pa.array([entry.modified for entry in chunk], pa.int64()),
+                schema.SPECIES: pa.array([entry.species for entry in chunk], pa.string()),
+                schema.DETAIL: pa.array([entry.error for entry in chunk], pa.string()),
+            }
         )
+
+
+def _as_table(spark: SparkSession, parts: Iterable[pa.Table]) -> DataFrame:
+    tables = list(parts)
     if not tables:
         return spark.createDataFrame([], schema.LISTING)
     return spark.createDataFrame(pa.concat_tables(tables), schema.LISTING)
@@ -247,21 +255,22 @@ def listing_of_given_paths(
     if not folders:
         return resolved, (base,)
     places = _places(folders, limits)
-    errors: dict[str, str] = {}
-    there = [place.qualified for place in places if place.error is None]
-    # One by one: a wrong row must not have a whole file system listed.
-    statuses = listing_table(spark, _listed_in(there, errors))
-    roots = topmost(each for each in there if each not in errors)
+    roots = topmost(each.qualified for each in places if each.error is None)
     names = spark.createDataFrame(
-        [(each.folder, each.qualified, each.error or errors.get(each.qualified)) for each in places],
+        [(each.folder, each.qualified, each.error) for each in places],
         "folder string, qualified string, error string",
     )
-    found = statuses.select(
-        schema.PATH,
-        F.col(schema.LENGTH).alias("found_length"),
-        F.col(schema.MODIFIED).alias("found_modified"),
-        F.col(schema.DETAIL).alias("found_detail"),
-    ).dropDuplicates([schema.PATH])
+    statuses = chain.from_iterable(each.listings for each in places)
+    found = (
+        _as_table(spark, statuses)
+        .select(
+            schema.PATH,
+            F.col(schema.LENGTH).alias("found_length"),
+            F.col(schema.MODIFIED).alias("found_modified"),
+            F.col(schema.DETAIL).alias("found_detail"),
+        )
+        .dropDuplicates([schema.PATH])
+    )
     name = F.regexp_extract(schema.PATH, r"(?s)([^/]*)\z", 1)
     remote = (
         resolved.where(is_remote)
@@ -284,6 +293,10 @@ def listing_of_given_paths(
     )
     local = resolved.where(~is_remote)
     return local.union(remote), ((*roots, base) if files.is_local(base) else roots)
+
+
+# What Spark raises where it cannot read what it is given.
+_NOT_READABLE = (AnalysisException, Py4JJavaError, IllegalArgumentException, SparkRuntimeException)
 
 
 def read_table(spark: SparkSession, table: str, kind: str, expected: str) -> DataFrame:
@@ -310,7 +323,7 @@ def read_table(spark: SparkSession, table: str, kind: str, expected: str) -> Dat
         if kind == "text":  # a file may begin with a mark
             return rows.select(F.regexp_replace("value", "^\ufeff", "").alias("value"))
         return rows
-    except (AnalysisException, Py4JJavaError, IllegalArgumentException, SparkRuntimeException) as error:
+    except _NOT_READABLE as error:
         raise InputError(
             f"{table}, which Spark cannot read as {kind} ({in_brief(error)})",
             expected,
@@ -706,7 +719,8 @@ def _is_worth_reading(task: DecodeTask) -> Column:
 
 def _contents(spark: SparkSession, readable: DataFrame, roots: Sequence[str], task: DecodeTask) -> DataFrame:
     """The files of a listing with their bytes: `_CONTENTS`, one row a path, where they can be read."""
-    source = _binary_files(spark, roots).where(F.col(schema.LENGTH) <= task.max_bytes)  # longer: not read
+    source, silent = _binary_files(spark, roots)
+    source = source.where(F.col(schema.LENGTH) <= task.max_bytes)  # longer: not read
     key = F.xxhash64(schema.PATH)
     # Of a sample or a table other files lie in the same folders. Eight bytes a path are broadcast; another
     # file with the same key costs its decoding and is dropped by the caller's join.
@@ -714,15 +728,29 @@ def _contents(spark: SparkSession, readable: DataFrame, roots: Sequence[str], ta
     contents = source.withColumn("key", key).join(wanted, "key", "left_semi").select(*_CONTENTS.names)
     left_out = readable.select(schema.PATH, schema.LENGTH).distinct()
     left_out = left_out.join(source.select(schema.PATH), schema.PATH, "left_anti").orderBy(schema.PATH)
-    by_driver = _read_by_driver(left_out, task)
+    by_driver = _read_by_driver(left_out, task, silent)
     if by_driver.num_rows:
         contents = contents.union(spark.createDataFrame(by_driver, _CONTENTS))
     return contents
 
 
-def _binary_files(spark: SparkSession, roots: Sequence[str]) -> DataFrame:
-    """What Spark's `binaryFile` source finds below these folders, as `_CONTENTS`."""
-    folders = [literal(root) for root in roots if files.is_directory(root)]
+def _binary_files(spark: SparkSession, roots: Sequence[str]) -> tuple[DataFrame, set[str]]:
+    """What Spark's `binaryFile` source finds below these folders, as `_CONTENTS`, and where it cannot."""
+    questions = {system: partial(_load, spark, its) for system, its in _by_system(roots).items()}
+    answers, errors = _told(questions)
+    found = spark.createDataFrame([], _CONTENTS)
+    for source in answers.values():
+        found = source if len(answers) == 1 else found.union(source)
+    return found, set(errors)
+
+
+def _load(spark: SparkSession, roots: Sequence[str], answered: Callable[[], None]) -> DataFrame:
+    """What `binaryFile` finds below these folders of one file system."""
+    folders = []
+    for root in roots:
+        if files.is_directory(root):
+            folders.append(literal(root))
+        answered()
     if not folders:
         return spark.createDataFrame([], _CONTENTS)
     source = (
@@ -733,22 +761,59 @@ def _binary_files(spark: SparkSession, roots: Sequence[str]) -> DataFrame:
         .option("ignoreMissingFiles", "true")
         .option("ignoreCorruptFiles", "true")
     )
-    return source.load(folders).select(*_CONTENTS.names)
+    try:
+        with _heard_meanwhile(roots[0], answered):
+            return source.load(folders).select(*_CONTENTS.names)
+    except _NOT_READABLE as error:
+        raise OSError(in_brief(error)) from error
 
 
-def _read_by_driver(left_out: DataFrame, task: DecodeTask) -> pa.Table:
-    """What `binaryFile` leaves out (names that begin with `_` or `.`), as `_CONTENTS`, within the budget."""
+@contextlib.contextmanager
+def _heard_meanwhile(folder: str, answered: Callable[[], None]) -> Iterator[None]:
+    """Ask a file system again and again while Spark lists it, of which nobody sees how far that is."""
+    is_done = threading.Event()
+
+    def ask() -> None:
+        while not is_done.wait(_ANSWER_SECONDS / 4):
+            with contextlib.suppress(OSError, ValueError):
+                next(iter(files.children(folder)), None)
+            answered()
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        yield
+    finally:
+        is_done.set()
+
+
+def _read_blocks(path: str, answered: Callable[[], None]) -> bytes:
+    blocks = []
+    for block in files.read_blocks(path):
+        blocks.append(block)
+        answered()
+    return b"".join(blocks)
+
+
+def _read_by_driver(left_out: DataFrame, task: DecodeTask, silent: set[str]) -> pa.Table:
+    """What `binaryFile` leaves out (names that begin with `_` or `.`), as `_CONTENTS`, within the budget.
+
+    Nothing is read of file systems that are `silent`, which those become that fall silent here.
+    """
     rows: list[tuple[str, bytes]] = []
     num_bytes, num_files = 0, 0
     for path, length in left_out.toLocalIterator():
         num_files += 1
-        if num_bytes + length > _DRIVER_BYTES:
+        system = _system_of(path)
+        if num_bytes + length > _DRIVER_BYTES or system in silent:
             continue
-        with contextlib.suppress(OSError, ValueError):
-            content = files.read_bytes(path)
-            if 0 < len(content) <= task.max_bytes:
-                num_bytes += len(content)
-                rows.append((path, content))
+        answers, errors = asked({system: partial(_read_blocks, path)})
+        content = answers.get(system, b"")
+        if isinstance(errors.get(system), TimeoutError):
+            silent.add(system)
+            _log.warning("%s cannot be used: %s", system, _words(errors[system]))
+        if 0 < len(content) <= task.max_bytes:
+            num_bytes += len(content)
+            rows.append((path, content))
     if num_files:
         _log.info(
             "the driver has read %d of %d files that Spark's binaryFile source leaves out (%.1f MB)",
@@ -866,81 +931,137 @@ def _full(base: str, path: str, species: str | None, allowed: Allowed) -> Listed
 
 @dataclass(frozen=True)
 class _Place:
-    """A folder that a table names, as Hadoop calls it, or why there is none."""
+    """A folder that a table names, as Hadoop calls it, and what is in it, or why there is none."""
 
     folder: str
     qualified: str
     error: str | None = None
+    listings: tuple[pa.Table, ...] = ()
 
 
-def _places(folders: Sequence[str], allowed: Allowed) -> list[_Place]:
+def _places(folders: Iterable[str], allowed: Allowed) -> list[_Place]:
     """The folders of a table on other file systems; those of one that does not answer have an error."""
-    systems = {each: _file_system(each) for each in folders}
-    errors = _unanswered(sorted(set(systems.values())))
-    places = []
-    for folder in sorted(folders):
-        error = errors.get(systems[folder])
-        qualified = folder
-        if error is None:
-            try:
-                qualified = files.qualify(folder + "/").rstrip("/")
-                error = allowed.error(qualified)
-            except (OSError, ValueError) as cause:
-                error = getattr(cause, "strerror", None) or str(cause)
-        places.append(_Place(folder, qualified, error))
-    return places
+    of_system = _by_system(sorted(folders))
+    questions = {system: partial(_look_into, system, its, allowed) for system, its in of_system.items()}
+    answers, errors = _told(questions)
+    lost = [_Place(each, each, errors[system]) for system in errors for each in of_system[system]]
+    return [*lost, *chain.from_iterable(answers.values())]
 
 
-def _file_system(folder: str) -> str:
-    root = _SCHEME_AND_AUTHORITY.match(folder + "/")
-    return root.group() if root else folder
+def _by_system(folders: Iterable[str]) -> dict[str, list[str]]:
+    """File system -> those of these folders that are on it."""
+    found: dict[str, list[str]] = {}
+    for folder in folders:
+        found.setdefault(_system_of(folder), []).append(folder)
+    return found
 
 
-def _unanswered(systems: Sequence[str]) -> dict[str, str]:
-    """Of these file systems those that cannot be used, with the cause; each is asked for a limited time."""
-    errors: dict[str, str] = {}
+def _system_of(path: str) -> str:
+    root = _SCHEME_AND_AUTHORITY.match(path + "/")
+    return root.group() if root else path
 
-    def ask(system: str) -> None:
-        try:
-            files.exists(f"{system}/")
-        except PermissionError:
-            pass  # it is there; a bucket need not show its root
-        except (OSError, ValueError) as cause:
-            errors[system] = getattr(cause, "strerror", None) or str(cause)
-        answered.add(system)
 
-    for start in range(0, len(systems), _AT_ONCE):
-        chunk, answered = systems[start : start + _AT_ONCE], set[str]()
-        # Of those that do not answer the threads are left to Hadoop, which gives up at last.
-        threads = [threading.Thread(target=ask, args=(each,), daemon=True) for each in chunk]
-        for thread in threads:
-            thread.start()
-        deadline = time.monotonic() + _ANSWER_SECONDS
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        for each in chunk:
-            if each not in answered:
-                errors[each] = f"{each} does not answer within {_ANSWER_SECONDS:.0f} s"
-    known = dict(errors)  # a late one may still come
-    for system, error in known.items():
+def _told(
+    questions: Mapping[str, Callable[[Callable[[], None]], _T]],
+) -> tuple[dict[str, _T], dict[str, str]]:
+    """`asked`, with the causes in words, which are told."""
+    answers, errors = asked(questions)
+    words = {system: _words(error) for system, error in errors.items()}
+    for system, error in words.items():
         _log.warning("%s cannot be used: %s", system, error)
-    return known
+    return answers, words
 
 
-def _listed_in(folders: Iterable[str], errors: dict[str, str]) -> Iterator[Listed]:
-    """What is in these folders; of those without a file, or that cannot be listed, the cause goes into `errors`."""
-    for folder in sorted(set(folders)):
+def _look_into(
+    system: str, folders: Iterable[str], allowed: Allowed, answered: Callable[[], None]
+) -> list[_Place]:
+    """What is in these folders of one file system."""
+    with contextlib.suppress(PermissionError):  # it is there; a bucket need not show its root
+        files.exists(f"{system}/")
+    answered()
+    # One by one: a wrong row must not have a whole file system listed.
+    return [_looked_into(folder, allowed, answered) for folder in folders]
+
+
+def _looked_into(folder: str, allowed: Allowed, answered: Callable[[], None]) -> _Place:
+    qualified = folder
+    try:
+        qualified = files.qualify(folder + "/").rstrip("/")
+        if error := allowed.error(qualified):
+            return _Place(folder, qualified, error)
+        has_files = False
+
+        def found() -> Iterator[Listed]:
+            nonlocal has_files
+            for status in files.children(qualified + "/"):
+                answered()
+                has_files |= not status.error
+                yield listed(status)
+
+        listings = tuple(_in_columns(found()))
+        return _Place(folder, qualified, None if has_files else os.strerror(errno.ENOENT), listings)
+    except FileNotFoundError:
+        return _Place(folder, qualified, os.strerror(errno.ENOENT))
+    except (OSError, ValueError) as cause:
+        return _Place(folder, qualified, _words(cause))
+    finally:
+        answered()
+
+
+def asked(
+    questions: Mapping[str, Callable[[Callable[[], None]], _T]], silence_seconds: float | None = None
+) -> tuple[dict[str, _T], dict[str, OSError | ValueError]]:
+    """What file systems answer, each in a thread of its own; one that falls silent does not hold up the others.
+
+    Hadoop's own clients try for up to an hour, and some for ever. The thread of a question that is not answered is
+    left to them.
+
+    Args:
+        questions: File system -> what to ask it. It is given a function to call whenever an answer has come.
+        silence_seconds: Without an answer after which the file system is given up; by default `_ANSWER_SECONDS`.
+
+    Returns:
+        The answers, and of the other file systems the causes: `TimeoutError` of one that was given up.
+    """
+    limit = _ANSWER_SECONDS if silence_seconds is None else silence_seconds
+    answers: dict[str, _T] = {}
+    errors: dict[str, OSError | ValueError] = {}
+    heard: dict[str, float] = {}
+
+    def ask(system: str, answer: "Future[_T]") -> None:
+        def answered() -> None:
+            heard[system] = time.monotonic()
+
         try:
-            found = files.children(folder + "/")
-        except FileNotFoundError:
-            errors[folder] = os.strerror(errno.ENOENT)
-            continue
-        except OSError as cause:
-            errors[folder] = cause.strerror or str(cause)
-            continue
-        yield from map(listed, found)
-        if all(status.error for status in found):
-            errors[folder] = os.strerror(errno.ENOENT)
+            answer.set_result(questions[system](answered))
+        except BaseException as cause:
+            answer.set_exception(cause)
+
+    names = list(questions)
+    for start in range(0, len(names), _AT_ONCE):
+        waiting = {system: Future[_T]() for system in names[start : start + _AT_ONCE]}
+        for system, answer in waiting.items():
+            heard[system] = time.monotonic()
+            threading.Thread(target=ask, args=(system, answer), daemon=True).start()
+        while waiting:
+            wait(waiting.values(), min(1.0, limit), FIRST_COMPLETED)
+            for system, answer in list(waiting.items()):
+                if answer.done():
+                    try:
+                        answers[system] = answer.result()
+                    except (OSError, ValueError) as cause:
+                        errors[system] = cause
+                elif time.monotonic() - heard[system] > limit:
+                    errors[system] = TimeoutError(f"{system} does not answer within {limit:.0f} s")
+                else:
+                    continue
+                del waiting[system]
+    return answers, errors
+
+
+def _words(cause: BaseException) -> str:
+    """What an exception says, which is never nothing."""
+    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
 
 
 def _looked_at(path: str, species: str | None) -> Listed:

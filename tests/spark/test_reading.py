@@ -7,9 +7,11 @@ import os
 import pickle
 import socket
 import threading
+import urllib.parse
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -621,6 +623,66 @@ def test_what_a_table_names_in_vain_is_a_reject_with_the_cause(
         reason, detail = found[path]
         assert reason == (None if cause is None else "unreadable"), (path, detail)
         assert cause is None or cause.lower() in detail.lower(), (path, detail)
+
+
+def test_a_file_system_that_falls_silent_after_some_answers_makes_rejects(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One does where it is to list a folder, the other one when Spark has begun to read."""
+    monkeypatch.setattr(reading, "_ANSWER_SECONDS", 8.0)
+    write(tmp_path, "1.png", png(1))
+    ended, num_listings = threading.Event(), Counter[int]()
+
+    class WebHdfs(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            address = urllib.parse.urlsplit(self.path)
+            (operation,) = urllib.parse.parse_qs(address.query)["op"]
+            kind = "FILE" if address.path.endswith(".png") else "DIRECTORY"
+            status = {"type": kind, "length": 300, "permission": "755", "owner": "o", "group": "g"}
+            status |= dict.fromkeys(("accessTime", "modificationTime", "blockSize", "replication"), 0)
+            answer: dict[str, Any] = {"FileStatus": {**status, "pathSuffix": ""}}
+            if operation.startswith("LIST"):
+                port = int(self.server.server_address[1])
+                num_listings[port] += 1
+                if num_listings[port] > most[port]:
+                    ended.wait()
+                entries = {
+                    "FileStatuses": {"FileStatus": [{**status, "type": "FILE", "pathSuffix": "2.png"}]}
+                }
+                answer = {"DirectoryListing": {"partialListing": entries, "remainingEntries": 0}}
+            if operation == "GETHOMEDIRECTORY":
+                answer = {"Path": "/"}
+            content = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), WebHdfs) for _ in range(2)]
+    most = {int(server.server_address[1]): number for number, server in enumerate(servers)}
+    for server in servers:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    places = [f"webhdfs://127.0.0.1:{port}" for port in most]
+    local = f"file://{tmp_path}"
+    try:
+        paths = [f"{local}/1.png", *(f"{place}/Maize/2.png" for place in places)]
+        table = spark.createDataFrame([(path, None) for path in paths], "path string, species string")
+        listing, roots = reading.listing_of_paths(spark, table, local, [local, *places])
+        rows = reading.decode_all(spark, listing, roots, TASK).collect()
+    finally:
+        ended.set()
+        for server in servers:
+            server.shutdown()
+            server.server_close()
+    found = {row[schema.PATH]: (row[schema.REASON], row[schema.DETAIL]) for row in rows}
+    assert len(rows) == 3 and found[paths[0]] == (None, None)
+    assert found[paths[1]] == ("unreadable", f"{places[0]} does not answer within 8 s")
+    assert found[paths[2]][0] == "unreadable" and num_listings[list(most)[1]] > 1
 
 
 def test_a_table_names_only_files_below_the_allowed_roots(
