@@ -1,4 +1,4 @@
-"""Remove what is no longer needed of an output of scores, of a run, or of a model in a store."""
+"""Remove what is no longer needed of an output of scores, of a run, of a corpus, or of a model in a store."""
 
 import sys
 
@@ -16,6 +16,8 @@ def main(spark: SparkSession, options: CleanOptions) -> None:
         removed = clean.clean_output(spark, options.output, age, dry=dry)
     elif options.run:
         removed = clean.clean_run(options.run, age, dry=dry)
+    elif options.corpus:
+        removed = clean.clean_corpus(options.corpus, age, dry=dry)
     else:
         removed = clean.clean_store(ModelStore(options.store, options.name), age, dry=dry)
     print(cli.table(clean.summary(removed, dry=dry)))

@@ -713,20 +713,25 @@ class BenchmarkOptions(Options):
 
 @dataclass(frozen=True)
 class CleanOptions(Options):
-    """Remove what is no longer needed of an output of scores, of a run of train, or of a model in the store."""
+    """Remove what is no longer needed of an output of scores, a run of train, a corpus, or a model in the store."""
 
     output: str = option(
         "",
         "folder of scores: runs go that have no newest prediction, reject or ledger entry of any file",
-        reason="one of output, run and store is given",
+        reason="one of output, run, corpus and store is given",
     )
     run: str = option(
-        "", "folder of a run of train: checkpoints go but the last", reason="one of the three is given"
+        "", "folder of a run of train: checkpoints go but the last", reason="one of the four is given"
+    )
+    corpus: str = option(
+        "",
+        "folder of a corpus: what runs of prepare that died were building goes",
+        reason="one of the four is given",
     )
     store: str = option(
         "",
         "folder of the model store: versions go but the current, the one before it, and the newest",
-        reason="one of the three is given",
+        reason="one of the four is given",
     )
     name: str = option("seedlings", "with --store: name of the model", reason="the example's")
     older_than: str = option(
@@ -740,10 +745,10 @@ class CleanOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = [flag_of(name) for name in ("output", "run", "store") if getattr(self, name)]
+        given = [flag_of(name) for name in ("output", "run", "corpus", "store") if getattr(self, name)]
         if len(given) != 1:
             raise OptionError(
-                f"clean with {' and '.join(given) or 'none of --output, --run and --store'}",
+                f"clean with {' and '.join(given) or 'none of --output, --run, --corpus and --store'}",
                 "one of them",
                 "Call it once for each folder",
             )

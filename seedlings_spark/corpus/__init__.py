@@ -25,6 +25,7 @@ from seedlings_spark import files, fingerprint, schema
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import reading
 from seedlings_spark.errors import CorpusError, InputError, OptionError, OutputInUseError
+from seedlings_spark.lock import Lock, is_held
 
 _log = logging.getLogger(__name__)
 FORMAT = 1
@@ -68,6 +69,7 @@ _MANIFEST_KEYS: Mapping[str, type] = {
 # What corpora of earlier releases do not have.
 _LATER_KEYS: Mapping[str, type] = {"files": dict}
 _REJECTS = "rejects"
+_BUILDING = ".building-"
 
 
 @dataclass(frozen=True)
@@ -326,46 +328,68 @@ def prepare(
     images, corpus = _qualified(images), _qualified(corpus)
     is_new = not files.exists(corpus)
     _check_target(images, corpus, overwrite)
-    building = files.join(corpus, f".building-{uuid.uuid4().hex[:12]}")
+    building = files.join(corpus, f"{_BUILDING}{uuid.uuid4().hex[:12]}")
     listing, roots, hidden = _listing(spark, images)
     try:
-        num_found = listing.count() + len(hidden)
-        _log.info("listed %d files of %s", num_found, images)
-        decoded, num_listed = _decode(spark, listing, roots, task, sample, building)
-        if sample == 1:  # of which only what can be read is chosen
-            decoded, num_listed = decoded.union(_hidden(spark, hidden)), num_listed + len(hidden)
-        _log.info("read and decoded %d of %d files", num_listed, num_found)
-        rows = _with_reasons(decoded, conflicts)
-        _check_species(rows, images)
-        _write(rows, building, split_policy, shares, task)
-        written = _manifest(spark, building, num_listed, shares, task.size)
-        manifest = {
-            "format": FORMAT,
-            **written,
-            "image_size": list(task.size),
-            "aspect": task.aspect,
-            "formats": list(task.formats),
-            "max_pixels": task.max_pixels,
-            "max_bytes": task.max_bytes,
-            "split_policy": split_policy,
-            "split_shares": dict(shares),
-            "seed": None,  # nothing is drawn: splits and samples follow from the content
-            "sample": sample,
-            "found": num_found,
-        }
-        _log.info(
-            "wrote %d images of %d species (%d duplicates) and %d rejects",
-            manifest["accepted"],
-            len(manifest["images_of_species"]),
-            manifest["duplicates"],
-            manifest["rejected"],
-        )
-        _publish(building, corpus, manifest, overwrite)
-        _log.info("published %s, fingerprint %s", corpus, manifest["fingerprint"])
+        # By its lock `clean` knows whether somebody is building here.
+        with Lock(building, "prepare"):
+            num_found = listing.count() + len(hidden)
+            _log.info("listed %d files of %s", num_found, images)
+            decoded, num_listed = _decode(spark, listing, roots, task, sample, building)
+            if sample == 1:  # of which only what can be read is chosen
+                decoded, num_listed = decoded.union(_hidden(spark, hidden)), num_listed + len(hidden)
+            _log.info("read and decoded %d of %d files", num_listed, num_found)
+            rows = _with_reasons(decoded, conflicts)
+            _check_species(rows, images)
+            _write(rows, building, split_policy, shares, task)
+            written = _manifest(spark, building, num_listed, shares, task.size)
+            manifest = {
+                "format": FORMAT,
+                **written,
+                "image_size": list(task.size),
+                "aspect": task.aspect,
+                "formats": list(task.formats),
+                "max_pixels": task.max_pixels,
+                "max_bytes": task.max_bytes,
+                "split_policy": split_policy,
+                "split_shares": dict(shares),
+                "seed": None,  # nothing is drawn: splits and samples follow from the content
+                "sample": sample,
+                "found": num_found,
+            }
+            _log.info(
+                "wrote %d images of %d species (%d duplicates) and %d rejects",
+                manifest["accepted"],
+                len(manifest["images_of_species"]),
+                manifest["duplicates"],
+                manifest["rejected"],
+            )
+            _publish(building, corpus, manifest, overwrite)
+            _log.info("published %s, fingerprint %s", corpus, manifest["fingerprint"])
     finally:
         listing.unpersist()
         _clear(building, corpus if is_new else None)
     return load(corpus)
+
+
+def left_behind(path: str) -> list[str]:
+    """The folders in which runs of `prepare` that are dead were building a corpus, and that nothing needs.
+
+    Raises:
+        CorpusError: A run that died between two renames has left the tables of the former corpus in one of them.
+    """
+    names = files.list_names(path) if files.is_directory(path) else []
+    found = [files.join(path, name) for name in names if name.startswith(_BUILDING)]
+    found = [each for each in found if not is_held(each)]
+    for each in [] if "manifest.json" in names else found:
+        old = files.join(each, "old")
+        if files.exists(files.join(old, "manifest.json")):
+            raise CorpusError(
+                f"{path} without a manifest.json, and in {old} the corpus that was there before",
+                "a corpus",
+                f"Move what is in {old} back into {path}, the manifest last, or run prepare again: then call clean",
+            )
+    return found
 
 
 def corpus_fingerprint(images: DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""What is no longer needed of an output of scores, of a run's folder, or of a model in a store.
+"""What is no longer needed of an output of scores, of a run's folder, of a corpus, or of a model in a store.
 
 Nothing is removed that a result still depends on. Of an output these are the newest run, those with the newest
 prediction or reject of any file, and those with an entry of the ledger that counts: an old run whose files no later
@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import StructType
 
-from seedlings_spark import files, lock, schema
+from seedlings_spark import corpus, files, lock, schema
 from seedlings_spark.errors import InputError
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.scoring import ledger
@@ -105,6 +105,22 @@ def clean_run(run: str, age: datetime.timedelta, *, dry: bool) -> list[Superfluo
             return []
         checkpoints = Checkpoints(files.join(run, runs.CHECKPOINTS)).superfluous(has_published=has_published)
         return _remove([path for path in checkpoints if _is_old(path, age)], dry=dry)
+
+
+def clean_corpus(path: str, age: datetime.timedelta, *, dry: bool) -> list[Superfluous]:
+    """Remove what runs of `prepare` that died have left in the folder of a corpus.
+
+    Args:
+        path: Of the corpus, which may be half-written.
+        age: What is younger stays.
+        dry: As for `clean_output`.
+
+    Raises:
+        CorpusError: There is no such folder, or the only corpus in it is what such a run was about to replace.
+    """
+    if not files.is_directory(path):
+        corpus.load(path)  # says what is missing
+    return _remove([each for each in corpus.left_behind(path) if _is_old(each, age)], dry=dry)
 
 
 def clean_store(store: ModelStore, age: datetime.timedelta, *, dry: bool) -> list[Superfluous]:

@@ -1,6 +1,7 @@
 """From image files to a corpus, and what becomes of everything that can be wrong with them."""
 
 import csv
+import datetime
 import hashlib
 import json
 import logging
@@ -24,6 +25,8 @@ from pyspark.sql import functions as F  # noqa: N812
 from seedlings_spark import corpus, files, fingerprint, images, schema
 from seedlings_spark.corpus import Corpus, reading
 from seedlings_spark.errors import CorpusError, OptionError, OutputInUseError, SeedlingsError
+from seedlings_spark.lock import Lock
+from seedlings_spark.workflow import clean
 from tests.conftest import shared_data
 
 TASK = reading.DecodeTask((8, 8), "crop", images.FORMATS, images.MAX_PIXELS, 5_000)
@@ -796,6 +799,8 @@ def test_of_two_runs_that_write_one_corpus_the_second_says_so(
     manifest = corpus._manifest
 
     def overtaken(*arguments: Any) -> Any:
+        assert any(each.name.startswith(".building-") for each in (tmp_path / "corpus").iterdir())
+        assert corpus.left_behind(str(tmp_path / "corpus")) == []  # this run lives
         for each in small.iterdir():
             if each.is_dir():
                 shutil.copytree(each, tmp_path / "corpus" / each.name)
@@ -821,6 +826,30 @@ def test_a_corpus_that_a_killed_run_has_left_is_not_read_and_is_written_anew(
     assert_three_parts(caught.value)
     assert "half-written" in caught.value.remedy
     assert prepare(spark, small_images, half).manifest["accepted"] == 7
+
+
+def test_what_dead_runs_were_building_is_cleaned_away_and_no_more(small: Path, tmp_path: Path) -> None:
+    place = shutil.copytree(small, tmp_path / "corpus")
+    names = visible(place)
+    now, day = datetime.timedelta(0), datetime.timedelta(days=1)
+    for name in (".building-dead", ".building-living"):
+        write(place, f"{name}/decoded/part", b"pixels")
+    with Lock(str(place / ".building-living"), "prepare"):
+        assert clean.clean_corpus(str(place), day, dry=False) == []
+        for dry in (True, False):
+            (removed,) = clean.clean_corpus(str(place), now, dry=dry)
+            assert (removed.path, removed.num_bytes) == (str(place / ".building-dead"), 6)
+        assert visible(place) == [".building-living", *names]
+    assert len(clean.clean_corpus(str(place), now, dry=False)) == 1 and visible(place) == names
+    # Killed between two renames: the only corpus that there is.
+    for name in names:
+        target = place / ".building-dead" / "old" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (place / name).rename(target)
+    with pytest.raises(CorpusError, match=r"\.building-dead/old the corpus that was there before"):
+        clean.clean_corpus(str(place), now, dry=False)
+    with pytest.raises(CorpusError, match="no folder"):
+        clean.clean_corpus(str(tmp_path / "none"), now, dry=True)
 
 
 # --- loading --------------------------------------------------------------------------------------------
