@@ -15,7 +15,6 @@ import logging
 import os
 import platform
 import re
-import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from typing import Any
 
 from seedlings_spark import display, files
 from seedlings_spark.errors import OutputInUseError
+from seedlings_spark.progress import Repeated
 
 _log = logging.getLogger(__name__)
 NAME = ".lock"
@@ -63,8 +63,7 @@ class Lock:
             **_attempt(),
         }
         self._signs = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="seedlings-lock", daemon=True)
+        self._renewals = Repeated(self._renew, _RENEW_SECONDS, "seedlings-lock")
 
     def __enter__(self) -> "Lock":
         files.make_directory(self._folder)
@@ -94,14 +93,13 @@ class Lock:
                 why,
             )
             self._remove(held)
-        self._thread.start()
+        self._renewals.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._renewals.__exit__(kind, error, trace)
         held = _read(self._path)
         if held is not None and held.content.get("id") == self._content["id"]:
             files.delete(self._path)
@@ -140,15 +138,15 @@ class Lock:
                     files.rename(aside, self._path)
             files.delete(aside)
 
-    def _renew(self) -> None:
-        while not self._stop.wait(_RENEW_SECONDS):
-            try:
-                self.check()
-                self._write(self._path)
-            except OutputInUseError:
-                return  # `check` tells the owner when it matters
-            except OSError as error:
-                _log.warning("the lock on %s could not be renewed (%s)", self._folder, error)
+    def _renew(self) -> bool:
+        try:
+            self.check()
+            self._write(self._path)
+        except OutputInUseError:
+            return False  # `check` tells the owner when it matters
+        except OSError as error:
+            _log.warning("the lock on %s could not be renewed (%s)", self._folder, error)
+        return True
 
     def _write(self, path: str) -> None:
         # Whoever watches compares nothing but whether this changes; the time is for a person.

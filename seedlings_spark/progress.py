@@ -9,6 +9,7 @@ import os
 import threading
 import time
 import unicodedata
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -142,6 +143,36 @@ class Pace:
         return max(0.0, (total - self._last[1]) / speed - (now - self._last[0]))
 
 
+class Repeated:
+    """Does something now and then, in a thread of its own, while it is entered; a context manager.
+
+    Args:
+        do: What; ends it by `False`.
+        every: Seconds before and between.
+        name: Of the thread.
+    """
+
+    def __init__(self, do: Callable[[], bool | None], every: float, name: str) -> None:
+        self._do, self._every, self._name = do, every, name
+        self._stop = threading.Event()
+
+    def __enter__(self) -> "Repeated":
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every):
+            if self._do() is False:
+                return
+
+
 class Heartbeat:
     """Says in the log what Spark is at, where nothing has been said for a while; a context manager.
 
@@ -152,29 +183,26 @@ class Heartbeat:
 
     def __init__(self, spark: Any, every: float = LOG_SECONDS) -> None:
         self._spark, self._every = spark, every
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="seedlings-heartbeat", daemon=True)
+        self._looks = Repeated(self._look, every / 10, "seedlings-heartbeat")
 
     def __enter__(self) -> "Heartbeat":
         self._started = _signs.last = time.monotonic()
         logging.getLogger("seedlings_spark").addHandler(_signs)
-        self._thread.start()
+        self._looks.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._looks.__exit__(kind, error, trace)
         logging.getLogger("seedlings_spark").removeHandler(_signs)
 
-    def _watch(self) -> None:
-        while not self._stop.wait(self._every / 10):
-            now = time.monotonic()
-            if now - _signs.last >= self._every:
-                with contextlib.suppress(Exception):  # a session that ends meanwhile
-                    _log.info("at work for %s: %s", duration(now - self._started), self._state())
-                _signs.last = now
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - _signs.last >= self._every:
+            with contextlib.suppress(Exception):  # a session that ends meanwhile
+                _log.info("at work for %s: %s", duration(now - self._started), self._state())
+            _signs.last = now
 
     def _state(self) -> str:
         tracker = self._spark.sparkContext.statusTracker()

@@ -6,14 +6,13 @@ are for looking at only. The manifest's numbers are counted on what was written.
 
 import logging
 import sys
-import threading
 import time
 from types import TracebackType
 from typing import Any, TextIO
 
 from pyspark.sql import SparkSession
 
-from seedlings_spark.progress import Line, Pace, duration
+from seedlings_spark.progress import Line, Pace, Repeated, duration
 
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.25
@@ -49,33 +48,30 @@ class Watch:
     def __init__(self, spark: SparkSession, num_files: int, stream: TextIO | None = None) -> None:
         self._line = Line(stream or sys.stderr, _log)
         self._num_files = num_files
-        self._stop = threading.Event()
         context = spark.sparkContext
         self._done, self._rejected = context.accumulator(0), context.accumulator(0)
         self.tally = Tally(self._done, self._rejected)
-        self._thread = threading.Thread(target=self._show, name="seedlings-progress", daemon=True)
+        self._looks = Repeated(self._show, _LOOK_SECONDS, "seedlings-progress")
 
     def __enter__(self) -> "Watch":
         self._started = time.monotonic()
-        self._thread.start()
+        self._pace = Pace(self._started)
+        self._looks.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._looks.__exit__(kind, error, trace)
         self._line.clear()
 
     def _show(self) -> None:
-        pace = Pace(self._started)
-        while not self._stop.wait(_LOOK_SECONDS):
-            now, done = time.monotonic(), int(self._done.value)
-            pace.reached(done, now)
-            if self._line.is_due:
-                speed = pace.speed() or done / max(1e-9, now - self._started)
-                left = pace.left(self._num_files, now)
-                self._line.show(line(done, self._num_files, self._rejected.value, speed, left))
+        now, done = time.monotonic(), int(self._done.value)
+        self._pace.reached(done, now)
+        if self._line.is_due:
+            speed = self._pace.speed() or done / max(1e-9, now - self._started)
+            left = self._pace.left(self._num_files, now)
+            self._line.show(line(done, self._num_files, self._rejected.value, speed, left))
 
 
 def line(done: int, num_files: int, num_rejected: int, speed: float, left: float | None) -> str:
