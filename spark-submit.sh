@@ -37,7 +37,7 @@ usage: ./spark-submit.sh [spark-submit options] JOB [job options]
   evaluate     model version + corpus -> numbers and plots
   score        model version + image files -> predictions
   models       list, promote, roll back, import, delete model versions
-  clean        remove what is no longer needed of scores, a run or the store: --older-than 30d [--dry-run]
+  clean        remove what is no longer needed of scores, a run, a corpus or the store: --older-than 30d [--dry-run]
   benchmark    how fast this machine or cluster trains and scores, and how that would scale
   status       how far a run of train is: RUN
   doctor       what on this machine or cluster is in the way of the other jobs
