@@ -8,15 +8,15 @@ import logging
 import os
 import threading
 import time
-import unicodedata
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TextIO
 
+from seedlings_spark import display
+
 _log = logging.getLogger(__name__)
 # Between two states of a live line, and between two lines of a log.
 REFRESH_SECONDS, LOG_SECONDS = 0.5, 30.0
-_USUAL_COLUMNS = 80
 # Results that come so soon after the first one, in seconds and as a share of the time until then, come from tasks that
 # began together with that one's.
 _TOGETHER_SECONDS, _TOGETHER_SHARE = 2.0, 0.2
@@ -30,23 +30,8 @@ def can_rewrite(stream: TextIO) -> bool:
 def columns_of(stream: TextIO) -> int:
     """The width of a terminal, as it is now."""
     with contextlib.suppress(OSError, ValueError):
-        return os.get_terminal_size(stream.fileno()).columns or _USUAL_COLUMNS
-    return _USUAL_COLUMNS
-
-
-def cut(text: str, columns: int) -> str:
-    """As much of a text as takes up no more columns of a terminal: wide characters take two, combining ones none."""
-    width, kept = 0, []
-    for character in text:
-        category = unicodedata.category(character)
-        if category == "Cc":
-            continue
-        if category not in ("Mn", "Me", "Cf"):
-            width += 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        if width > columns:
-            break
-        kept.append(character)
-    return "".join(kept)
+        return os.get_terminal_size(stream.fileno()).columns or display.COLUMNS
+    return display.COLUMNS
 
 
 def duration(seconds: float) -> str:
@@ -83,7 +68,7 @@ class Line:
         if self.is_live:
             _signs.last = self._shown
             # The last column stays free: a character there would begin the next line on some terminals.
-            self._write(f"\r\x1b[K{cut(text, columns_of(self._stream) - 1)}")
+            self._write(f"\r\x1b[K{display.cut(text, columns_of(self._stream) - 1)}")
         else:
             self._log.info("%s", text)
 

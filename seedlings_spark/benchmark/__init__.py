@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
-from seedlings_spark import files, reproducibility
+from seedlings_spark import display, files, reproducibility
 from seedlings_spark.cluster import session
 from seedlings_spark.errors import ClusterError
 
@@ -64,11 +64,9 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def aligned(rows: Sequence[Sequence[str]], sides: str) -> str:
-    """Columns, each to the left (`<`) or to the right (`>`)."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [[f"{text:{side}{width}}" for text, side, width in zip(row, sides, widths)] for row in rows]  # noqa: B905
-    return "\n".join("  ".join(line).rstrip() for line in lines)
+def prose(text: str) -> str:
+    """Lines of text as a terminal shows them whole."""
+    return "\n".join(line for each in text.split("\n") for line in display.wrapped(each, display.COLUMNS))
 
 
 def speeds(contestants: Mapping[str, Any], names: Mapping[str, str]) -> list[list[str]]:

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from pyspark.sql import SparkSession
 
-from seedlings_spark import benchmark
-from seedlings_spark.benchmark import aligned, spread, train
+from seedlings_spark import benchmark, display
+from seedlings_spark.benchmark import spread, train
 from seedlings_spark.cluster import runtime, session
 from seedlings_spark.errors import OptionError
 from seedlings_spark.training import rules
@@ -260,7 +260,7 @@ def report(found: Mapping[str, Any]) -> str:
         (_cost_rows(found["costs"]), "<>"),
         (_measured_rows(found["measured"]), ">" * 9),
         *[
-            (_predicted_rows(found["predictions"], mode), "<>" + ">" * 3)
+            (_predicted_rows(found["predictions"], mode), "<" + ">" * 3)
             for mode in ("synchronous", "asynchronous")
         ],
         (_saturation_rows(found["predictions"]), "<" + ">" * 3),
@@ -272,7 +272,7 @@ def report(found: Mapping[str, Any]) -> str:
         "Asynchronous numbers are upper bounds. The latency is assumed; compression is said to cost one more pass over"
         " each vector; what large batches or short numbers do to accuracy is not in the model."
     )
-    return "\n\n".join([opening, *[aligned(rows, sides) for rows, sides in tables], closing])
+    return "\n\n".join([benchmark.prose(opening), *[display.aligned(rows, sides) for rows, sides in tables], benchmark.prose(closing)])
 
 
 def _cost_rows(of: Mapping[str, Any]) -> list[list[str]]:
@@ -316,11 +316,11 @@ def _measured_rows(measured: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _said(one: Mapping[str, Any]) -> str:
-    return f"{one['images_per_second']:,.0f} ({one['efficiency']:.0%}, {one['bound']})"
+    return f"{one['images_per_second']:,.0f} {one['efficiency']:.0%} {one['bound']}"
 
 
 def _predicted_rows(predictions: Sequence[Mapping[str, Any]], mode: str) -> list[list[str]]:
-    rows = [[f"{mode}: images/s (of work, bound)", "workers", *(f"{gigabits} Gb/s" for gigabits in NETWORKS)]]
+    rows = [[f"{mode}: images/s, of work, bound, by workers", *(f"{gigabits} Gb/s" for gigabits in NETWORKS)]]
     chosen = {
         (one["frequency"], one["num_workers"], one["gigabits"]): one
         for one in predictions
@@ -329,7 +329,7 @@ def _predicted_rows(predictions: Sequence[Mapping[str, Any]], mode: str) -> list
     for frequency, count in product(FREQUENCIES, PREDICTED):
         name = frequency if frequency in ("batch", "epoch") else f"{frequency} steps"
         said = [_said(chosen[frequency, count, gigabits]) for gigabits in NETWORKS]
-        rows.append([name if count == PREDICTED[0] else "", str(count), *said])
+        rows.append([f"{name if count == PREDICTED[0] else '':<9}{count:>4}", *said])
     return rows
 
 
@@ -356,9 +356,9 @@ def _saturation_rows(predictions: Sequence[Mapping[str, Any]]) -> list[list[str]
 
 def _remedy_rows(remedies: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     heads = [f"{gigabits} Gb/s" for gigabits in NETWORKS]
-    rows = [[f"synchronous, batch, {_REMEDIED_WORKERS} workers: images/s (of work, bound), full at", *heads]]
+    rows = [[f"synchronous, batch, {_REMEDIED_WORKERS} workers: images/s, of work, bound, full at", *heads]]
     for text in REMEDIES:
-        said = [f"{_said(one)}, {one['saturates_at']:,.0f}" for one in remedies if one["remedy"] == text]
+        said = [f"{_said(one)} {one['saturates_at']:,.0f}" for one in remedies if one["remedy"] == text]
         rows.append([text, *said])
     return rows
 

@@ -39,11 +39,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import ArrayType, FloatType
 
-from seedlings_spark import benchmark, files, images, schema, scoring
+from seedlings_spark import benchmark, display, files, images, schema, scoring
 from seedlings_spark.models import prediction
 from seedlings_spark.corpus import reading
 from seedlings_spark.cluster import runtime, session
-from seedlings_spark.benchmark import NUM_CLASSES, aligned, speeds, spread, train
+from seedlings_spark.benchmark import NUM_CLASSES, speeds, spread, train
 from seedlings_spark.errors import ImageError, InputError, OptionError
 from seedlings_spark.models.store import ModelStore, ModelVersion
 
@@ -340,7 +340,7 @@ def report(found: Mapping[str, Any]) -> str:
         f"{setting['master']}: {setting['cores']} cores; the driver's machine: {setting['driver_cores']} cores,"
         f" {setting['driver']['cpu']}"
     )
-    names = aligned([[name, numbers["text"]] for name, numbers in contestants.items()], "<<")
+    names = display.aligned([[name, numbers["text"]] for name, numbers in contestants.items()], "<<")
     tables = [
         (speeds(contestants, {STEADY: "steady", WHOLE: "whole call"}), "<<" + ">" * 6),
         (_parts(contestants), "<>>>"),
@@ -352,8 +352,8 @@ def report(found: Mapping[str, Any]) -> str:
         " a quarter.\n"
         "whole call: fresh Python processes; stock's is scaled to as many images as the others'."
     )
-    shown = [aligned(rows, sides) for rows, sides in tables if len(rows) > 1]
-    return "\n\n".join([opening, names, *shown, closing])
+    shown = [display.aligned(rows, sides) for rows, sides in tables if len(rows) > 1]
+    return "\n\n".join([benchmark.prose(opening), names, *shown, benchmark.prose(closing)])
 
 
 def _parts(contestants: Mapping[str, Any]) -> list[list[str]]:

@@ -25,8 +25,8 @@ from pyspark.ml.functions import array_to_vector
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import benchmark, files, schema
-from seedlings_spark.benchmark import MEAN, NUM_CLASSES, STD, aligned, speeds, spread
+from seedlings_spark import benchmark, display, files, schema
+from seedlings_spark.benchmark import MEAN, NUM_CLASSES, STD, speeds, spread
 from seedlings_spark.cluster import runtime, session
 from seedlings_spark.errors import ClusterError, OptionError, TrainingError
 from seedlings_spark.estimator import features
@@ -304,15 +304,15 @@ def report(found: Mapping[str, Any]) -> str:
         f" {rounds} round{'s' * (rounds != 1)}\n"
         f"{setting['master']}; the driver's machine: {setting['driver_cores']} cores, {setting['driver']['cpu']}"
     )
-    names = aligned([[name, numbers["text"]] for name, numbers in contestants.items()], "<<")
+    names = display.aligned([[name, numbers["text"]] for name, numbers in contestants.items()], "<<")
     closing = (
         "steady: from the end of the first epoch to that of the last.\n"
         "whole fit: from call to return; ours and stock start Python and TensorFlow in it and read the images,"
         " plain has done both before."
     )
     tables = (speeds(contestants, _NAMES), _shares(contestants), _ratios(found["ratios"]))
-    shown = [aligned(rows, "<<" + ">" * 6) for rows in tables if len(rows) > 1]
-    return "\n\n".join([opening, names, *shown, closing])
+    shown = [display.aligned(rows, "<<" + ">" * 6) for rows in tables if len(rows) > 1]
+    return "\n\n".join([benchmark.prose(opening), names, *shown, benchmark.prose(closing)])
 
 
 def _shares(contestants: Mapping[str, Any]) -> list[list[str]]:

@@ -121,13 +121,12 @@ def is_fit(checks: Sequence[Check]) -> bool:
 
 def table(checks: Sequence[Check]) -> str:
     """The rows for a person to read, each remedy below its row."""
-    width = max(len(check.name) for check in checks)
-    lines = []
+    rows = []
     for check in checks:
-        lines.append(f"{check.verdict:<4}  {check.name:<{width}}  {display.shown(check.found)}")
+        rows.append((check.verdict, check.name, display.shown(check.found)))
         if check.remedy and check.verdict != GOOD:
-            lines.append(f"{'':<4}  {'':<{width}}  -> {display.shown(check.remedy)}")
-    return "\n".join(lines)
+            rows.append(("", "", f"-> {display.shown(check.remedy)}"))
+    return display.aligned(rows)
 
 
 # --- the driver -------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import files, fingerprint, schema
+from seedlings_spark import display, files, fingerprint, schema
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import reading
 from seedlings_spark.errors import CorpusError, InputError, OptionError, OutputInUseError
@@ -415,7 +415,7 @@ def summary(corpus: Corpus) -> list[tuple[str, object]]:
     splits = ", ".join(f"{count:,} {split}" for split, count in manifest["images_of_split"].items())
     sampled = f" (a sample of {manifest['found']:,})" if manifest.get("sample", 1) < 1 else ""
     return [
-        ("corpus", corpus.path),
+        ("corpus", display.Whole(corpus.path)),
         ("listed", f"{manifest['listed']:,}{sampled}"),
         ("accepted", f"{manifest['accepted']:,} of {len(corpus.classes)} species ({splits})"),
         ("rejected", f"{manifest['rejected']:,}" + (f" ({reasons})" if reasons else "")),

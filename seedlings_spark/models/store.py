@@ -639,10 +639,7 @@ def table(store: ModelStore) -> str:
                 *(["yes" if store.is_signed(version) else "no"] if store.require_signature else []),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return display.aligned(rows)
 
 
 def names(directory: str) -> list[str]:

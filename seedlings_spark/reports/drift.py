@@ -81,7 +81,8 @@ _WHITE = 255 * 32
 # Pixels at once, so that a block's 64-bit copy stays in the processor's cache.
 _PIXELS_AT_ONCE = 1 << 15
 
-_TABLE_TEXT = 60
+# Columns of the largest difference, and of the shares at its end, which stay.
+_TABLE_TEXT, _SHARES = 42, 24
 
 _Counts = npt.NDArray[np.float64]
 
@@ -351,7 +352,7 @@ def table(drifts: Sequence[Drift]) -> str:
     lines = [f"{'':<{width}}     PSI   noise  {'verdict':<8}  largest difference"]
     lines += [
         f"{drift.name:<{width}}  {_number(drift.psi):>6}  {_number(drift.noise):>6}  {drift.verdict:<8}  "
-        f"{_cut(display.shown(drift.largest))}"
+        f"{display.abridged(display.shown(drift.largest), _TABLE_TEXT, _SHARES)}"
         for drift in drifts
     ]
     return "\n".join(line.rstrip() for line in lines)
@@ -450,8 +451,3 @@ def _count(count: object) -> int:
 
 def _number(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "-"
-
-
-def _cut(text: str) -> str:
-    """Cut in the middle: a species' shares are at the end."""
-    return text if len(text) <= _TABLE_TEXT else f"{text[: _TABLE_TEXT - 32]}..{text[-30:]}"

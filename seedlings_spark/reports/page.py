@@ -15,6 +15,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import matplotlib
@@ -38,7 +39,7 @@ PER_SPECIES = "per_species.png"
 LEARNING_CURVES = "learning_curves.png"
 
 # The terminal's table: no line is longer than this, names are cut to that.
-TABLE_WIDTH = 120
+TABLE_WIDTH = display.COLUMNS
 _NAME_WIDTH = 28
 _NUM_WORST = 15
 _HEADS = ("images", "predicted", "precision", "recall", "F1", "FPR", "FNR")
@@ -67,22 +68,21 @@ def table(evaluation: Evaluation) -> str:
 
     First a line for each species, then the averages, then the confusion matrix; where that is wider than
     `TABLE_WIDTH`, the worst confusions instead. Columns of the matrix carry the short names that stand
-    before the species in its rows. "-" is what is undefined.
+    before the species in its rows, or in a list below it. "-" is what is undefined.
     """
-    names = [_cut(display.shown(species), _NAME_WIDTH) for species in evaluation.classes]
-    width = max(len(name) for name in [*names, "weighted average"])
     images = max(6, len(str(evaluation.num_images)))
     widths = (images, max(9, images), 9, 6, 6, 6, 6)
+    room = TABLE_WIDTH - sum(widths) - len(widths)
+    names = [display.wrapped(display.shown(each), room, in_words=True) for each in evaluation.classes]
+    width = max(map(display.width, ["weighted average", *chain.from_iterable(names)]))
 
     def line(name: str, *cells: str) -> str:
-        aligned = [f"  {cell:>{wide}}" for cell, wide in zip(cells, widths, strict=False)]
-        return (f"{name:<{width}}" + "".join(aligned)).rstrip()
+        aligned = [f" {cell:>{wide}}" for cell, wide in zip(cells, widths, strict=False)]
+        return (display.padded(name, width) + "".join(aligned)).rstrip()
 
     lines = [line("species", *_HEADS)]
-    lines += [
-        line(name, *_score_cells(scores)[1:])
-        for name, scores in zip(names, evaluation.per_species, strict=True)
-    ]
+    for name, scores in zip(names, evaluation.per_species, strict=True):
+        lines += [line(name[0], *_score_cells(scores)[1:]), *name[1:]]
     macro = (evaluation.macro_precision, evaluation.macro_recall, evaluation.macro_f1)
     lines += [
         "",
@@ -92,8 +92,8 @@ def table(evaluation: Evaluation) -> str:
         f"accuracy {_number(evaluation.accuracy)} on {evaluation.num_images} images (micro F1 is the same)",
         "",
     ]
-    matrix = _text_matrix(evaluation, names)
-    if max(len(each) for each in matrix) <= TABLE_WIDTH:
+    matrix = _text_matrix(evaluation)
+    if max(map(display.width, matrix)) <= TABLE_WIDTH:
         return "\n".join(lines + matrix)
     return "\n".join(lines + _text_confusions(evaluation))
 
@@ -184,7 +184,7 @@ def confusion_matrix(evaluation: Evaluation) -> bytes:
                 fontsize=font,
                 color=colour if counts[row, column] else "#c4c4c4",
             )
-    names = [_cut(display.shown(species), _NAME_WIDTH) for species in evaluation.classes]
+    names = [display.abridged(display.shown(species), _NAME_WIDTH) for species in evaluation.classes]
     supported = [f"{name} ({int(support)})" for name, support in zip(names, supports[:, 0], strict=True)]
     label_font = min(font, 11) if with_counts else max(2.0, min(7.0, cell * 72 * 0.8))
     places = np.arange(num_classes) + 0.5
@@ -340,7 +340,7 @@ def contact_sheet(tiles: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str
             text = axes.text(
                 left,
                 bottom + place * _CAPTION_LINE,
-                _cut_middle(display.shown(line), _CAPTION_WIDTH),
+                display.abridged(display.shown(line), _CAPTION_WIDTH, _CAPTION_WIDTH // 2),
                 ha="left",
                 va="baseline",
                 fontsize=_CAPTION_FONT,
@@ -355,7 +355,7 @@ def contact_sheet(tiles: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str
     heading = axes.text(
         0,
         -0.12,
-        _cut(display.shown(title), _TITLE_WIDTH),
+        display.abridged(display.shown(title), _TITLE_WIDTH),
         ha="left",
         va="baseline",
         fontsize=11,
@@ -550,16 +550,24 @@ def _score_cells(scores: SpeciesScores) -> list[str]:
     ]
 
 
-def _text_matrix(evaluation: Evaluation, names: Sequence[str]) -> list[str]:
+def _text_matrix(evaluation: Evaluation) -> list[str]:
     """The confusion matrix as text; lines may be longer than a terminal is wide."""
     short = _short_names(evaluation.classes)
-    cell = max(4, *(len(str(count)) for row in evaluation.confusion for count in row))
-    width = max(len(name) for name in names)
+    names = [display.shown(species) for species in evaluation.classes]
+    first = max(map(display.width, short))
+    cell = max(first, *(len(str(count)) for row in evaluation.confusion for count in row))
+    beside = first + 1 + max(map(display.width, names))
+    is_beside = beside + len(names) * (cell + 1) <= TABLE_WIDTH
+    width = beside if is_beside else first
     lines = ["confusion matrix: rows are true, columns predicted species"]
-    lines.append(" " * (5 + width) + "".join(f" {name:>{cell}}" for name in short))
+    lines.append(" " * width + "".join(f" {display.padded(name, cell, '>')}" for name in short))
     for name, full, row in zip(short, names, evaluation.confusion, strict=True):
+        head = f"{display.padded(name, first)} {full}" if is_beside else name
         # A dot keeps the eye on what is not zero.
-        lines.append(f"{name:<4} {full:<{width}}" + "".join(f" {count or '.':>{cell}}" for count in row))
+        lines.append(display.padded(head, width) + "".join(f" {count or '.':>{cell}}" for count in row))
+    if not is_beside:
+        listed = ", ".join(f"{name} {full}" for name, full in zip(short, names, strict=True))
+        lines += ["", *display.wrapped(listed, TABLE_WIDTH, in_words=True)]
     return lines
 
 
@@ -568,19 +576,18 @@ def _text_confusions(evaluation: Evaluation) -> list[str]:
     if not worst:
         return ["no image was taken for another species"]
     rows = [
-        (_cut(display.shown(each.truth), _NAME_WIDTH), _cut(display.shown(each.predicted), _NAME_WIDTH), each)
+        (
+            display.abridged(display.shown(each.truth), _NAME_WIDTH),
+            display.abridged(display.shown(each.predicted), _NAME_WIDTH),
+            str(each.num_images),
+            f"{each.share:.1%}",
+        )
         for each in worst
     ]
-    first = max(len(truth) for truth, _, _ in rows)
-    second = max(len("taken for"), *(len(predicted) for _, predicted, _ in rows))
-    return [
-        f"the {len(rows)} worst confusions (the whole matrix is in the report)",
-        f"{'true species':<{first}}  {'taken for':<{second}}  images  share",
-        *(
-            f"{truth:<{first}}  {predicted:<{second}}  {each.num_images:>6}  {each.share:>5.1%}"
-            for truth, predicted, each in rows
-        ),
-    ]
+    table = display.aligned(
+        [("true species", "taken for", "images", "share"), *rows], "<<>>", columns=TABLE_WIDTH
+    )
+    return [f"the {len(rows)} worst confusions (the whole matrix is in the report)", *table.split("\n")]
 
 
 def _short_names(species: Sequence[str]) -> list[str]:
@@ -607,20 +614,11 @@ def _headline(evaluation: Evaluation) -> str:
 
 
 def _supported(scores: SpeciesScores) -> str:
-    return f"{_cut(display.shown(scores.species), _NAME_WIDTH)} ({scores.support})"
+    return f"{display.abridged(display.shown(scores.species), _NAME_WIDTH)} ({scores.support})"
 
 
 def _number(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "-"
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 2] + ".."
-
-
-def _cut_middle(text: str, width: int) -> str:
-    tail = width // 2
-    return text if len(text) <= width else f"{text[: width - 2 - tail]}..{text[-tail:]}"
 
 
 def _escaped(text: str) -> str:

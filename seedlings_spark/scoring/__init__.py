@@ -619,7 +619,7 @@ def summary(run: ScoreRun) -> list[tuple[str, object]]:
     verdict = manifest["drift"]["verdict"]
     return [
         ("model", f"{manifest['model_name']} {manifest['model_version']}"),
-        ("run", run.path or "none, since nothing is new"),
+        ("run", display.Whole(run.path or "none, since nothing is new")),
         ("listed", f"{manifest['listed']:,}"),
         ("scored", f"{manifest['scored']:,}"),
         ("rejected", f"{manifest['rejected']:,}" + (f" ({reasons})" if reasons else "")),

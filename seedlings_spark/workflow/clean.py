@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import StructType
 
-from seedlings_spark import corpus, files, lock, schema
+from seedlings_spark import corpus, display, files, lock, schema
 from seedlings_spark.errors import InputError
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.scoring import ledger
@@ -154,7 +154,7 @@ def clean_store(store: ModelStore, age: datetime.timedelta, *, dry: bool) -> lis
 
 def summary(removed: Sequence[Superfluous], *, dry: bool) -> list[tuple[str, object]]:
     """What was removed, as rows of a table."""
-    rows = [(f"{each.num_bytes / 1e6:,.1f} MB", each.path) for each in removed]
+    rows = [(f"{each.num_bytes / 1e6:,.1f} MB", display.Whole(each.path)) for each in removed]
     freed = sum(each.num_bytes for each in removed) / 1e6
     word = "would be freed" if dry else "freed"
     return [*rows, (f"{freed:,.1f} MB", f"{word} by the removal of {len(removed)} folders and files")]

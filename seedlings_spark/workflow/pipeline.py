@@ -16,7 +16,7 @@ from pyspark.ml import Pipeline, PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import files, fingerprint, problems, reproducibility, schema, scoring
+from seedlings_spark import display, files, fingerprint, problems, reproducibility, schema, scoring
 from seedlings_spark.cluster import runtime, session
 from seedlings_spark.corpus import Corpus, look_alikes
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError, SeedlingsError, StoreError
@@ -375,8 +375,8 @@ def summary(version: ModelVersion, run: str, promotion: Promotion) -> list[tuple
         ("version", f"{version.name} {version.version} ({promoted})"),
         *([("compared", promotion.reason)] if promotion.reason else []),
         ("epoch", f"{kept['epoch']}, the {kept['keep']} one"),
-        ("stored in", version.path),
-        ("run", run),
+        ("stored in", display.Whole(version.path)),
+        ("run", display.Whole(run)),
         ("precision", version.manifest["precision"]),
         *[(name, _shown(value)) for name, value in metrics.items()],
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from seedlings_spark import config, files
+from seedlings_spark import config, display, files
 from seedlings_spark.corpus import synthetic
 from seedlings_spark.errors import CorpusError, OptionError, TrainingError
 
@@ -95,12 +95,12 @@ class Places:
     def summary(self, accuracy: float) -> list[tuple[str, object]]:
         """What was made, and where."""
         return [
-            ("images", self.images),
-            ("corpus", self.corpus),
-            ("model store", self.store),
-            ("training run", self.run),
-            ("report", files.join(self.report, "index.html")),
-            ("scores", self.scores),
+            ("images", display.Whole(self.images)),
+            ("corpus", display.Whole(self.corpus)),
+            ("model store", display.Whole(self.store)),
+            ("training run", display.Whole(self.run)),
+            ("report", display.Whole(files.join(self.report, "index.html"))),
+            ("scores", display.Whole(self.scores)),
             ("test accuracy", f"{accuracy:.3f}"),
         ]
 

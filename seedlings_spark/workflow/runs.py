@@ -139,7 +139,7 @@ def status(run: str, now: datetime.datetime | None = None) -> list[tuple[str, ob
     last, found = attempts[-1], state(record, is_held=lock.is_held(run))
     epochs = _epochs(run)
     total = record.get("options", {}).get("epochs")
-    rows: list[tuple[str, object]] = [("run", run), ("state", _in_words(found, last))]
+    rows: list[tuple[str, object]] = [("run", display.Whole(run)), ("state", _in_words(found, last))]
     rows.append(("epochs", f"{len(epochs)} of {total}" if total else len(epochs)))
     if epochs:
         numbers = {name: value for name, value in epochs[-1].items() if isinstance(value, float)}
@@ -153,7 +153,7 @@ def status(run: str, now: datetime.datetime | None = None) -> list[tuple[str, ob
     if record.get("version"):
         rows.append(("version", record["version"]))
     if files.exists(files.join(run, LOG)):
-        rows.append(("log", files.join(run, LOG)))
+        rows.append(("log", display.Whole(files.join(run, LOG))))
     return rows
 
 

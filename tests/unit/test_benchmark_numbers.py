@@ -180,7 +180,8 @@ def test_predictions_name_a_bound_for_every_mode_network_and_number_of_workers()
     # Four workers on two cores take turns: 2 x 104 ms, 4 x 1 ms to take on two cores, 4 ms to merge, 3 ms.
     assert by_workers[4]["model"] == pytest.approx(4 * 32 / (0.208 + 0.004 + 0.004 + 0.003))
     text = scale.report(found)
-    assert "more workers than the 2 cores" in text and "a ring of the workers" in text
+    assert "more workers than the 2 cores" in text and "a ring of the" in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_an_epoch_is_shared_by_all_workers() -> None:

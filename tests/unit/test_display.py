@@ -6,6 +6,7 @@ import json
 import logging
 import unicodedata
 
+import numpy as np
 import pytest
 
 from seedlings_spark import cli, display, errors
@@ -113,3 +114,102 @@ def test_no_printer_lets_it_through(text: str, capsys: pytest.CaptureFixture[str
 )
 def test_a_spreadsheet_finds_no_formula(text: str, expected: str) -> None:
     assert display.cell(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("Maize", 5),
+        ("\u9ea6", 2),
+        ("e\u0301", 1),
+        ("\N{SEEDLING}", 2),
+        ("\uff21", 2),
+        ("\ud55c", 2),
+        ("\u1112\u1161\u11ab", 2),
+    ],
+)
+def test_characters_take_the_columns_that_a_terminal_gives_them(text: str, columns: int) -> None:
+    assert display.width(text) == columns
+    assert display.padded(text, 8) == text + " " * (8 - columns)
+    assert display.padded(text, 8, ">") == " " * (8 - columns) + text
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "tail", "expected"),
+    [
+        ("Maize", 5, 0, "Maize"),
+        ("Sugar beet", 8, 0, "Sugar .."),
+        ("Sugar beet", 8, 4, "Su..beet"),
+        ("\u9ea6\u9ea6\u9ea6\u9ea6", 7, 2, "\u9ea6..\u9ea6"),
+        ("abcdefe\u0301", 6, 1, "abc..e\u0301"),
+    ],
+)
+def test_what_is_abridged_keeps_its_beginning_and_its_end(
+    text: str, columns: int, tail: int, expected: str
+) -> None:
+    assert display.abridged(text, columns, tail) == expected
+
+
+def test_a_table_wraps_words_and_leaves_paths_whole() -> None:
+    path = "file:///data/" + "a folder/" * 8 + "0001.png"
+    rows = [
+        ("accepted", "1,000 of 3 species: 700 of them to train on, 150 to validate with, 150 to test"),
+        ("\u9ea6", "wide"),
+        ("corpus", display.Whole(path)),
+        ("run", "x" * 90 + " and more"),
+    ]
+    assert cli.table(rows).split("\n") == [
+        "accepted  1,000 of 3 species: 700 of them to train on, 150 to validate with, 150",
+        "          to test",
+        "\u9ea6        wide",
+        "corpus",
+        f"  {path}",
+        "run",
+        "  " + "x" * 90,
+        "          and more",
+    ]
+
+
+def test_a_table_of_many_columns_wraps_the_widest_first() -> None:
+    rows = [("what is measured", "in images", "number"), ("a", "b", "1,000")]
+    assert display.aligned(rows, "<>>", columns=24).split("\n") == [
+        "what is       in  number",
+        "measured  images",
+        "a              b   1,000",
+    ]
+    assert display.aligned([], "<") == ""
+    path = "/a/long/path/" + "x" * 80
+    doubtful = doctor.table(
+        [doctor.Check("Spark", "4.0.0 on local[2], mode client"), doctor.Check(f"writing to {path}", "done")]
+    )
+    assert doubtful.split("\n") == [
+        "ok  Spark       4.0.0 on local[2], mode client",
+        "ok  writing to  done",
+        f"  {path}",
+    ]
+
+
+def test_the_tables_of_the_jobs_fit_a_terminal() -> None:
+    species = [
+        "Small-flowered Cranesbill",
+        "\u9ea6" * 30,
+        "Mai\u0308s",
+        *(f"a species {number}" for number in range(9)),
+    ]
+    counts = np.arange(144).reshape(12, 12)
+    told = "3.0 MB/s between the driver and its executors, at least 10 of them where a network has 4 M parameters"
+    for text in (
+        report.table(evaluate(counts, species)),
+        report.table(
+            evaluate(
+                np.tile(np.arange(40), (40, 1)),
+                [f"a long name of the species {number}" for number in range(40)],
+            )
+        ),
+        doctor.table([doctor.Check("an exchange with the executors", told, doctor.BAD, told)]),
+        drift.table([drift.Drift("species", 0.1, 0.0, "stable", "\u9ea6" * 40 + " 10.0% -> 20.0%")]),
+    ):
+        assert max(map(display.width, text.split("\n"))) <= 80, text
+        assert len(text.split("\n")) > 1
+    matrix = report.table(evaluate(counts, species))
+    assert matrix.count("\u9ea6") >= 30  # in two lines

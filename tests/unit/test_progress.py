@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from seedlings_spark import progress
+from seedlings_spark import display, progress
 from seedlings_spark.training.progress import ProgressLine
 
 
@@ -94,7 +94,7 @@ def test_a_long_epoch_is_a_line_of_the_log_now_and_then(
     ],
 )
 def test_a_line_is_cut_by_the_columns_that_it_takes_up(text: str, columns: int, kept: str) -> None:
-    assert progress.cut(text, columns) == kept
+    assert display.cut(text, columns) == kept
 
 
 def test_the_live_line_has_the_width_that_the_terminal_has_now(monkeypatch: pytest.MonkeyPatch) -> None:
