@@ -21,6 +21,9 @@ _MOST_COLOURS = 65_536  # that a palette may say to have; more than its pixels c
 _DEPTHS = (1, 2, 4, 8, 16, 24, 32)
 # Ends of lines, jumps and runs of unequal pixels, of which each costs some microseconds. Real files have a few a row.
 _MAX_ESCAPES = 500_000
+# Share of the pixels that a file of run lengths has to hold. What it leaves out is meant to be seen through, where it
+# was not lost; of a picture that is to be recognised there is more.
+_LEAST_GIVEN = 0.5
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def _unpacked(packed: Indices, depth: int) -> Indices:
 
 
 def _run_lengths(content: bytes, header: Header) -> Indices:
-    """Pixels in the order of the file; those that a file skips are of the first colour.
+    """Pixels in the order of the file; those that a file skips are of the first colour, and less than half of all.
 
     Runs of equal pixels are taken a row at a time: what is looked at one by one are escapes, whose number is limited.
     """
@@ -144,7 +147,7 @@ def _run_lengths(content: bytes, header: Header) -> Indices:
     data = np.frombuffer(content, np.uint8, offset=min(header.pixels_at, len(content)))
     pairs = data[: len(data) // 2 * 2].reshape(-1, 2)
     escapes = np.flatnonzero(pairs[:, 0] == 0)
-    at, x, y = 0, 0, 0
+    at, x, y, num_given = 0, 0, 0, 0
     for _ in range(_MAX_ESCAPES):
         place = int(np.searchsorted(escapes, at))
         if place == len(escapes):
@@ -154,7 +157,7 @@ def _run_lengths(content: bytes, header: Header) -> Indices:
             runs = pairs[at : min(escape, at + width - x)]  # each has a pixel at least
             row = _expanded(runs, of_four)[: width - x]
             found[y, x : x + len(row)] = row
-            x += len(row)
+            x, num_given = x + len(row), num_given + len(row)
         code, at = int(pairs[escape, 1]), escape + 1
         if code == 0:
             x, y = 0, y + 1
@@ -171,18 +174,20 @@ def _run_lengths(content: bytes, header: Header) -> Indices:
                 break
             row = (_unpacked(literal[None], 4)[0] if of_four else literal)[: min(code, width - x)]
             found[y, x : x + len(row)] = row
-            x, at = x + len(row), at + (num_bytes + 1) // 2
+            x, at, num_given = x + len(row), at + (num_bytes + 1) // 2, num_given + len(row)
         if y >= height:
-            return found
+            break
     else:
         raise ImageError("too_large", f"the picture is in more than {_MAX_ESCAPES:,} parts")
     # Runs behind the last escape, where the mark of the end is missing.
-    if place == len(escapes) and at < len(pairs) and x < width:
+    if y < height and place == len(escapes) and at < len(pairs) and x < width:
         row = _expanded(pairs[at : at + width - x], of_four)[: width - x]
         found[y, x : x + len(row)] = row
-        x += len(row)
-    if y < height - 1 or (place == len(escapes) and x < width):
+        x, num_given = x + len(row), num_given + len(row)
+    if y < height - 1 or (y < height and place == len(escapes) and x < width):
         raise ImageError("truncated", f"the pixels end in row {y + 1:,} of {height:,}")
+    if num_given < _LEAST_GIVEN * width * height:
+        raise ImageError("truncated", f"{num_given:,} of {width * height:,} pixels")
     return found
 
 

@@ -33,7 +33,7 @@ _TYPE_LENGTHS = {
     18: 8,
 }
 _WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES = 256, 257, 258, 259, 262, 277
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, SAMPLES = 256, 257, 258, 259, 262, 266, 277
 STRIP_OFFSETS, ROWS_PER_STRIP, STRIP_LENGTHS, PLANAR = 273, 278, 279, 284
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_LENGTHS = 322, 323, 324, 325
 SUBSAMPLING, XMP = 530, 700
@@ -64,7 +64,11 @@ _DECISIVE = frozenset(
 _MAX_VALUE = 1 << 20  # bytes of an entry that is not a table of strips: a colour map of 16 bits has 400 kB
 # 8000 x 8000 pixels in tiles of 16 x 16. Pillow makes 257 bytes of each.
 _MAX_STRIPS = 250_000
-_UNCOMPRESSED, _OLD_JPEG, _JPEG = 1, 6, 7
+_UNCOMPRESSED, _FAX_3, _FAX_4, _OLD_JPEG, _JPEG = 1, 3, 4, 6, 7
+# Bits of T.4's mark at the end of a line: eleven zeros or more and a one. Bytes in which a strip's last two marks
+# are; bytes that are looked at together, of which each bit takes a byte and each one eight.
+_END_OF_LINE, _FAX_TAIL, _FAX_BLOCK = 12, 4, 1 << 18
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _YCBCR = 6
 
 
@@ -131,6 +135,16 @@ def essence(content: bytes, max_pixels: int) -> tuple[bytes, int]:
         if compression == _UNCOMPRESSED:
             needed = _needed(values, part, (height, down, across), samples, is_planar, is_tiled, num_parts)
         _check_parts(content, kind, offsets, lengths, needed)
+        if compression in (_FAX_3, _FAX_4) and lengths is not None:
+            rows = _rows_of_parts(part[1], (height, down, across), num_parts, is_tiled=is_tiled)
+            is_reversed = number(FILL_ORDER, 1) == 2
+            for start, length, count in zip(offsets, lengths, rows, strict=True):
+                data = content[int(start) : int(start + length)]
+                data = data.translate(_REVERSED) if is_reversed else data
+                fax = np.frombuffer(data.rstrip(b"\0"), np.uint8)
+                ends = _ends_as_fax_4(fax) if compression == _FAX_4 else _lines_of_fax_3(fax) >= count - 1
+                if not ends:
+                    raise ImageError("truncated", f"a fax without its end in one of {num_parts:,} {kind}")
         if compression == _JPEG and lengths is not None:
             for start, length in zip(
                 offsets, lengths, strict=True
@@ -225,7 +239,6 @@ def _needed(
 ) -> "np.ndarray[Any, Any]":
     """Bytes that each part of an uncompressed picture has to have."""
     width, rows = part
-    height, down, across = grid
     declared = values.get(BITS)
     bits = [int(value) for value in declared[:64]] if declared is not None and len(declared) else [1]
     pixel = bits[0] if is_planar else sum(bits[:samples]) if len(bits) >= samples else bits[0] * samples
@@ -236,9 +249,37 @@ def _needed(
         raise ImageError(
             "unsupported_format", "an uncompressed TIFF with fewer samples of colour than of brightness"
         )
+    return _rows_of_parts(rows, grid, num_parts, is_tiled=is_tiled) * float(row)
+
+
+def _rows_of_parts(
+    rows: int, grid: tuple[int, int, int], num_parts: int, *, is_tiled: bool
+) -> "np.ndarray[Any, Any]":
+    """Rows of each strip or tile."""
+    height, down, across = grid
     in_last = rows if is_tiled else height - (down - 1) * rows
     column = np.repeat([*[rows] * (down - 1), in_last], across)
-    return np.tile(column, num_parts // len(column)) * float(row)
+    return np.tile(column, num_parts // len(column))
+
+
+def _ends_as_fax_4(fax: "np.ndarray[Any, Any]") -> bool:
+    """Whether a strip ends with the two marks that T.6 has there. libtiff takes whatever there is."""
+    bits = np.unpackbits(fax[-_FAX_TAIL:])
+    ones = np.flatnonzero(bits)
+    return len(ones) > 1 and int(ones[-1] - ones[-2]) == _END_OF_LINE
+
+
+def _lines_of_fax_3(fax: "np.ndarray[Any, Any]") -> int:
+    """How many lines T.4's marks in a strip stand before: marks with another one right behind them end the page."""
+    num_lines, last, mark = 0, -1, -1
+    for start in range(0, len(fax), _FAX_BLOCK):
+        ones = np.flatnonzero(np.unpackbits(fax[start : start + _FAX_BLOCK])) + 8 * start
+        if not len(ones):
+            continue
+        marks = ones[np.diff(ones, prepend=last) >= _END_OF_LINE]
+        num_lines += int(np.count_nonzero(np.diff(marks, prepend=mark) > _END_OF_LINE + 1))
+        last, mark = int(ones[-1]), int(marks[-1]) if len(marks) else mark
+    return num_lines + (last > mark)
 
 
 def _check_parts(

@@ -326,6 +326,8 @@ def test_what_pillow_decodes_of_an_accepted_format_is_predicted(
             expected[row["path"]] = "truncated"  # it has no end
         elif row["path"] == "pillow/crash-74d2a78403a5a59db1fb0a2b8735ac068a75f6e3.tif":
             expected[row["path"]] = "corrupt"  # libtiff says so, Pillow does not listen
+        elif row["path"] == "pillow/bmp__b__badrle.bmp":
+            expected[row["path"]] = "truncated"  # it has 3,058 of 8,128 pixels
         else:
             expected[row["path"]] = PREDICTED
     assert list(expected.values()).count(PREDICTED) > 300

@@ -362,6 +362,16 @@ def test_a_bmp_of_run_lengths_is_whole_or_none(depth):
     assert np.array_equal(as_it_is(bmp(values, depth, palette, compression=compression, data=data)), expected)
     for half in (data[: len(data) // 2], data[: len(data) // 2 // 2 * 2] + b"\0\1"):
         assert rejected(bmp(values, depth, palette, compression=compression, data=half))[0] == "truncated"
+    # Rows of which the file has half, or less, and the others are left out.
+    for given, is_whole in ((WIDTH - WIDTH // 2, True), (WIDTH // 2 - 1, False)):
+        rows = (bytes([given, 1 if depth == 8 else 0x11]) + b"\0\0") * HEIGHT + b"\0\1"
+        content = bmp(values, depth, palette, compression=compression, data=rows)
+        if is_whole:
+            assert np.array_equal(
+                as_it_is(content)[0, given - 2 :], np.array(palette)[[1, 1] + [0] * (WIDTH - given)]
+            )
+        else:
+            assert rejected(content) == ("truncated", f"{given * HEIGHT:,} of {WIDTH * HEIGHT:,} pixels")
     alternating = bmp(np.zeros((1, 5), int), 4, palette[:16], compression=2, data=b"\5\x12\0\1")
     assert np.array_equal(as_it_is(alternating, 1, 5)[0], np.array(palette, np.uint8)[[1, 2, 1, 2, 1]])
 
@@ -454,8 +464,11 @@ def test_a_tiff_is_whole_or_none(name, capfd):
         "a strip behind the end": patched(content, places[3], {3: "H", 4: "I"}[places[1]], len(content) - 3),
         "no table": patched(content, places[0], "H", 60_000),
     }
-    if not name.startswith("group"):  # of a fax libtiff does not tell whether it ends early
-        short["half the bytes of a strip"] = patched(content, lengths[3], letter, first // 2)
+    short["half the bytes of a strip"] = patched(content, lengths[3], letter, first // 2)
+    (start,) = struct.unpack_from("<I", content, places[3])
+    lost = bytes(first - first // 2)
+    if name not in ("raw", "jpeg"):  # zeros are pixels there
+        short["half a strip lost"] = content[: start + first // 2] + lost + content[start + first :]
     if places[2] > 1:
         for entry in (places, lengths):
             short[f"half of table {entry[0]}"] = patched(content, entry[0] + 4, "I", entry[2] // 2)
