@@ -26,5 +26,8 @@ work; a new worker of the rank begins without them, from the master's weights. T
 is promised to the bit.
 
 An exception in a worker's own computation travels to the master in its own words and ends the run: it would
-happen again. A worker that vanishes is replaced.
+happen again. So does what is wrong with a worker's rows, before it says who it is. A worker that vanishes is replaced.
+
+Batches have any size to TensorFlow: a function that was traced for those that a worker happens to have seen would give
+another last bit than the same function in a worker that was replaced.
 """

@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 FORMAT = 2
 _KEPT = 2
 _HASH_MARK = b"sha256"
+# Characters of an option that a checkpoint keeps as it is, and that a message shows.
+_MOST_SHOWN, _MOST_WORDS = 1000, 40
 # What Keras' own callbacks count and compare from epoch to epoch. They have no interface for it. All else that they
 # hold is what the user set, which may have changed since, or follows from it.
 _STATE_OF_KERAS: dict[str, tuple[str, ...]] = {
@@ -59,6 +61,9 @@ class TrainState:
         arrays: Further arrays by name: what callbacks hold, such as the best weights.
         data: What is known when the workers are there, by name: the fingerprint of their rows, and their precision.
             Earlier releases wrote none.
+        parts: What the identity is of, by name: short texts as they are, of long ones the hash. Earlier releases wrote
+            none.
+        versions: Of packages that results depend on, by name. The same holds.
     """
 
     epoch: int
@@ -72,6 +77,8 @@ class TrainState:
     state: Vector
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,20 +87,29 @@ class RunIdentity:
 
     Args:
         parts: Texts by name. Their order counts.
+        weights: That the run starts from, where they do not follow from its seed.
     """
 
     parts: Mapping[str, str]
 
-    def text(self, weights: Vector | None) -> str:
-        """What a checkpoint keeps of it.
+    weights: Vector | None = None
 
-        Args:
-            weights: That the run starts from, where they do not follow from its seed.
-        """
-        # The numbers that Keras gives to things without a name count what was made before, not what is made.
-        content = re.sub(r'_\d+(?=")', "", "\n".join(self.parts.values()))
+    def text(self) -> str:
+        """What a checkpoint must hold to be taken up."""
+        content = "\n".join(map(_without_counts, self.parts.values()))
         found = fingerprint.content_hash(content.encode())
-        return found if weights is None else found + fingerprint.content_hash(weights.tobytes())
+        return found if self.weights is None else found + fingerprint.content_hash(self.weights.tobytes())
+
+    def shown(self) -> dict[str, str]:
+        """The parts as a checkpoint keeps them beside, to name the one that differs."""
+        texts = {name: _without_counts(text) for name, text in self.parts.items()}
+        found = {
+            name: text if len(text) <= _MOST_SHOWN else fingerprint.content_hash(text.encode())
+            for name, text in texts.items()
+        }
+        if self.weights is not None:
+            found["initial weights"] = fingerprint.content_hash(self.weights.tobytes())
+        return found
 
 
 class Checkpoints:
@@ -118,8 +134,12 @@ class Checkpoints:
         for epoch in self._epochs()[:-_KEPT]:
             files.delete(self._path(epoch))
 
-    def latest(self, identity: str) -> TrainState | None:
+    def latest(self, identity: str, parts: Mapping[str, str] | None = None) -> TrainState | None:
         """The newest checkpoint that can be read, or None.
+
+        Args:
+            identity: Of the run.
+            parts: Of the identity, as `RunIdentity.shown` gives them, to name what differs.
 
         Raises:
             OptionError: It is that of a run with other options.
@@ -137,7 +157,7 @@ class Checkpoints:
                 continue
             if state.identity != identity:
                 raise OptionError(
-                    f"checkpoints in {self.directory} of a run with other options, network or features",
+                    f"checkpoints in {self.directory} of a run with {_differing(state.parts, parts or {})}",
                     "those of the same run",
                     "Give a folder of its own, or the options that the run was started with",
                 )
@@ -160,6 +180,24 @@ class Checkpoints:
     def _epochs(self) -> list[int]:
         names = files.list_names(self.directory) if files.exists(self.directory) else []
         return sorted(int(match.group(1)) for name in names if (match := _NAME.fullmatch(name)))
+
+
+def _without_counts(text: str) -> str:
+    """Without the numbers that Keras gives to things without a name: they count what was made before."""
+    return re.sub(r'_\d+(?=")', "", text)
+
+
+def _differing(kept: Mapping[str, str], asked: Mapping[str, str]) -> str:
+    """In which options two runs differ."""
+    names = [name for name in {**asked, **kept} if kept.get(name) != asked.get(name)]
+    if not kept or not names:  # of an earlier release
+        return "other options, network or features"
+    said = []
+    for name in names:
+        before, now = kept.get(name, ""), asked.get(name, "")
+        is_short = max(len(before), len(now)) <= _MOST_WORDS
+        said.append(f"{name} {before or 'none'} instead of {now or 'none'}" if is_short else name)
+    return f"other options: {', '.join(said)}"
 
 
 def declared_state(callback: Any) -> tuple[str, ...] | None:

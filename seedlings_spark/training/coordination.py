@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seedlings_spark.errors import TrainingError, in_brief
+from seedlings_spark.errors import SeedlingsError, TrainingError, from_worker, in_brief, recognized
 from seedlings_spark.training.launcher import Attempt, Ended
 from seedlings_spark.training.messages import Open, Result, Steps
 from seedlings_spark.training.server import Superseded
@@ -133,8 +133,8 @@ class WorkerGroup:
         rank = opened.rank
         if opened.run != self._run or opened.generation != self._generation:
             raise Superseded("this run or attempt is over")
-        if opened.error:
-            self.fail(_own_words(f"worker {rank}: {opened.error}"))
+        if opened.failure is not None:
+            self.fail(opened.failure.error(rank))
             raise Superseded("the run is over")
         if not 0 <= rank < self.num_workers or (rank in self._holders and not replace):
             raise Superseded(f"rank {rank} is not free")
@@ -252,11 +252,7 @@ class WorkerGroup:
         self._failures_of_epoch += 1
         reason = in_brief(error)
         if not self.has_begun:
-            raise TrainingError(
-                f"workers that failed before they could begin: {reason}",
-                "workers that start, with the packages and rows that they need",
-                "Mend what it names; where an executor was lost, give it more memory (spark.executor.memoryOverhead)",
-            ) from error
+            raise _before_the_beginning(error) from error
         if self._failures_of_epoch > self._max_failures:
             raise TrainingError(
                 f"the workers' stage failed {self._failures_of_epoch} times in one epoch, at last with: {reason}",
@@ -265,6 +261,21 @@ class WorkerGroup:
                 " most frequent cause",
             ) from error
         _log.warning("the workers' stage failed (%s); starting it again where it was", reason)
+
+
+def _before_the_beginning(error: BaseException) -> SeedlingsError:
+    """What ended the workers before they had begun, in the words of whoever knows most of it."""
+    if isinstance(error, SeedlingsError):
+        return error
+    return (
+        from_worker(error)
+        or recognized(error)
+        or TrainingError(
+            f"workers that failed before they could begin: {in_brief(error)}",
+            "workers that start, with the packages and rows that they need",
+            "Mend what it names; where an executor was lost, give it more memory (spark.executor.memoryOverhead)",
+        )
+    )
 
 
 def _own_words(found: str) -> TrainingError:

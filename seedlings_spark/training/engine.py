@@ -175,7 +175,9 @@ class Engine:
             TrainingError: The run cannot go on.
         """
         options, master = self._options, self.master
-        identity = self._identity.text(master.weights() if options.has_given_weights else None)
+        identity = self._identity
+        if options.has_given_weights:
+            identity = replace(identity, weights=master.weights())
         checkpoints = RunCheckpoints(
             options.checkpoint_path, identity, master, self._network, self._callbacks
         )

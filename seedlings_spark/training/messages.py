@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from seedlings_spark import errors
+from seedlings_spark.errors import SeedlingsError, TrainingError
 from seedlings_spark.training import rules
 from seedlings_spark.training.server import Superseded
 from seedlings_spark.training.weights import Layout, Vector
@@ -47,6 +49,39 @@ class Exchanged(enum.StrEnum):
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why a worker cannot begin, in the three parts of our errors.
+
+    Args:
+        kind: The class of the error.
+        found: See `errors.SeedlingsError`.
+        expected: The same.
+        remedy: The same.
+    """
+
+    kind: str
+    found: str
+    expected: str
+    remedy: str
+
+    @classmethod
+    def of(cls, error: SeedlingsError) -> "Failure":
+        """As it travels."""
+        return cls(type(error).__name__, error.found, error.expected, error.remedy)
+
+    def error(self, rank: int) -> SeedlingsError:
+        """The error as the driver raises it.
+
+        Args:
+            rank: Of the worker.
+        """
+        kind = getattr(errors, self.kind, None)
+        is_ours = isinstance(kind, type) and issubclass(kind, SeedlingsError)
+        made = kind if is_ours else TrainingError
+        return made(f"worker {rank}: {self.found}", self.expected, self.remedy)  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
 class Open:
     """A worker says who it is.
 
@@ -60,7 +95,7 @@ class Open:
         rows_fingerprint: Of all its rows, with labels, weights and marks.
         weight_of_class: Rows of each class, by its number; empty without classes.
         environment: What its results depend on.
-        error: Why it cannot begin, if it cannot.
+        failure: Why it cannot begin, if it cannot.
     """
 
     run: str
@@ -72,7 +107,7 @@ class Open:
     rows_fingerprint: str = ""
     weight_of_class: Mapping[str, int] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
-    error: str = ""
+    failure: Failure | None = None
 
     def header(self) -> dict[str, Any]:
         """As it travels."""
@@ -85,10 +120,15 @@ class Open:
         Raises:
             Superseded: It is none.
         """
-        found = cls(**_known(cls, header))
+        given = _known(cls, header)
+        if given.get("failure") is not None:
+            _check("failure", isinstance(given["failure"], Mapping))
+            given["failure"] = Failure(**_known(Failure, given["failure"]))
+            _check("failure", all(isinstance(text, str) for text in vars(given["failure"]).values()))
+        found = cls(**given)
         for name in ("generation", "rank", "attempt", "rows", "held_out_rows"):
             _check(name, _is_whole(getattr(found, name)))
-        for name in ("run", "rows_fingerprint", "error"):
+        for name in ("run", "rows_fingerprint"):
             _check(name, isinstance(getattr(found, name), str))
         _check("environment", isinstance(found.environment, Mapping))
         _check("weight_of_class", isinstance(found.weight_of_class, Mapping))

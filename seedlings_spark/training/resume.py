@@ -7,13 +7,22 @@ from typing import Any
 import keras
 import numpy as np
 
+from seedlings_spark import reproducibility
 from seedlings_spark.errors import OptionError
 from seedlings_spark.training import optimizer as optimizers
-from seedlings_spark.training.checkpoint import Checkpoints, TrainState, callback_state, restore_callbacks
+from seedlings_spark.training.checkpoint import (
+    Checkpoints,
+    RunIdentity,
+    TrainState,
+    callback_state,
+    restore_callbacks,
+)
 from seedlings_spark.training.master import Master
 from seedlings_spark.training.weights import Vector
 
 _log = logging.getLogger(__name__)
+# Whose version can change a trained weight.
+_PACKAGES = ("keras", "tensorflow", "numpy")
 # Among a checkpoint's arrays.
 _COUNTERS = "optimizer counters"
 
@@ -23,7 +32,7 @@ class RunCheckpoints:
 
     Args:
         directory: On any file system; "" for none.
-        identity: Of the run; see `checkpoint.RunIdentity`.
+        identity: Of the run.
         master: Whose state is kept.
         network: That callbacks see.
         callbacks: A `keras.callbacks.CallbackList`.
@@ -32,13 +41,17 @@ class RunCheckpoints:
         OptionError: The folder holds those of a run with other options.
     """
 
-    def __init__(self, directory: str, identity: str, master: Master, network: Any, callbacks: Any) -> None:
+    def __init__(
+        self, directory: str, identity: RunIdentity, master: Master, network: Any, callbacks: Any
+    ) -> None:
         self._directory, self._identity = directory, identity
         self._checkpoints = Checkpoints(directory) if directory else None
         self._master, self._network, self._optimizer = master, network, network.optimizer
         self._callbacks = callbacks
         self._data: Mapping[str, str] = {}
-        self._taken = self._checkpoints.latest(identity) if self._checkpoints else None
+        self._taken = (
+            self._checkpoints.latest(identity.text(), identity.shown()) if self._checkpoints else None
+        )
 
     def take_up(self, *, with_slots: bool) -> None:
         """Go on where the latest checkpoint stands, if there is one; after `on_train_begin`, where callbacks forget.
@@ -61,6 +74,18 @@ class RunCheckpoints:
         for callback in self._callbacks.callbacks:
             if isinstance(callback, keras.callbacks.History):
                 callback.history = {name: list(values) for name, values in state.history.items()}
+        here = _versions()
+        others = [
+            f"{name} {state.versions[name]} instead of {here.get(name)}"
+            for name in state.versions
+            if state.versions[name] != here.get(name)
+        ]
+        if others:
+            _log.warning(
+                "the checkpoint in %s was written with %s: what follows is no bit-for-bit repetition",
+                self._directory,
+                ", ".join(others),
+            )
         _log.info("going on after epoch %d, from %s", state.epoch, self._directory)
 
     def check(self, rows: str, precision: str) -> None:
@@ -108,8 +133,10 @@ class RunCheckpoints:
         self._checkpoints.save(
             TrainState(
                 epoch=epoch + 1,
-                identity=self._identity,
+                identity=self._identity.text(),
                 data=self._data,
+                parts=self._identity.shown(),
+                versions=_versions(),
                 iterations=int(np.asarray(self._optimizer.iterations)),
                 learning_rate=None if has_schedule else float(np.asarray(self._optimizer.learning_rate)),
                 stopped=bool(self._network.stop_training),
@@ -120,6 +147,12 @@ class RunCheckpoints:
                 arrays=arrays,
             )
         )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        name: version for name, version in reproducibility.package_versions().items() if name in _PACKAGES
+    }
 
 
 def history(callbacks: Any) -> dict[str, list[Any]]:

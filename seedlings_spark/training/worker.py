@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from seedlings_spark import reproducibility
 from seedlings_spark.cluster import runtime
-from seedlings_spark.errors import CorpusError
+from seedlings_spark.errors import CorpusError, SeedlingsError
 from seedlings_spark.reproducibility import seed_for
 from seedlings_spark.training import network as carried
 from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training.client import ParameterClient, RefusedError
 from seedlings_spark.training.master import Vectors, build_metrics, made_metrics
-from seedlings_spark.training.messages import Begin, Exchanged, Open, Result, Steps, Work
+from seedlings_spark.training.messages import Begin, Exchanged, Failure, Open, Result, Steps, Work
 from seedlings_spark.training.shard import Batch, Shard, batch_edges, epoch_order
 from seedlings_spark.training.weights import Layout, Vector
 from seedlings_spark.training.wire import Credentials, Kind, ProtocolError
@@ -158,9 +158,9 @@ def work(
     opened = Open(task.run, task.generation, rank, attempt)
     try:
         train, held_out, rows_fingerprint = _read_shards(recipe, rank, batches)
-    except CorpusError as error:
+    except SeedlingsError as error:  # another one may be the machine's: Spark tries again, and tells of it
         with connect(task.address, task.credentials) as client:
-            client.open(replace(opened, error=str(error)).header())
+            client.open(replace(opened, failure=Failure.of(error)).header())
         raise
     clock.has_read()
     opened = replace(

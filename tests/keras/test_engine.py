@@ -1,5 +1,6 @@
 """The engine with workers that are threads: what a killed worker costs, and what it must not change."""
 
+import errno
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,7 +10,8 @@ import keras
 import numpy as np
 import pytest
 
-from seedlings_spark.errors import CorpusError, OptionError
+from seedlings_spark import reproducibility
+from seedlings_spark.errors import ClusterError, CorpusError, OptionError, StorageError, TrainingError
 from seedlings_spark.training.engine import RunOptions, balanced_class_weights, uneven_shares
 from seedlings_spark.training.launcher import ThreadLauncher
 from seedlings_spark.training.progress import Silent
@@ -138,6 +140,28 @@ def test_a_run_that_is_taken_up_ends_with_the_bits_of_one_that_was_not_interrupt
     assert [worker["images"] for worker in taken_up.record.workers] == [2 * 13, 2 * 10]
 
 
+def test_a_checkpoint_of_another_keras_is_taken_up_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(epochs: int) -> Any:
+        return train(
+            _noisy_network(),
+            _rows([9, 8]),
+            optimizer=keras.optimizers.SGD(0.1),
+            epochs=epochs,
+            checkpoint_path=str(tmp_path),
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reproducibility, "package_versions", lambda: {"keras": "3.0.1", "pillow": "1"})
+        run(1)
+    assert len(run(2).record.history["loss"]) == 2
+    assert f"with keras 3.0.1 instead of {keras.__version__}: what follows" in caplog.text
+    caplog.clear()
+    run(3)
+    assert "instead of" not in caplog.text
+
+
 def test_a_record_is_plain_and_has_what_an_asynchronous_run_counts_among_the_rest() -> None:
     rows = _rows([9, 8])
     for mode, more in (("synchronous", []), ("asynchronous", ["rule", "staleness", "updates"])):
@@ -151,6 +175,42 @@ def test_a_record_is_plain_and_has_what_an_asynchronous_run_counts_among_the_res
 def test_fewer_rows_than_workers_are_refused_before_training() -> None:
     with pytest.raises(CorpusError, match=r"1 rows to train on \(0 held out\) for 2 workers"):
         train(_noisy_network(), _rows([1, 0]), optimizer=keras.optimizers.SGD(0.1))
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (
+            CorpusError("rows of clay", "rows of numbers", "Take others"),
+            CorpusError,
+            "worker 1: rows of clay",
+        ),
+        (OSError(errno.ENOSPC, "no space"), StorageError, "No space left on device"),
+        (MemoryError("all of it"), ClusterError, "MemoryError: all of it"),
+        (
+            ZeroDivisionError("by a row"),
+            TrainingError,
+            "before they could begin: ZeroDivisionError: by a row",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_what_goes_wrong_before_a_worker_connects_is_told_in_its_own_words(
+    error: Exception, kind: type[Exception], words: str, mode: str
+) -> None:
+    rows = _rows([9, 8])
+
+    def failing() -> Any:
+        raise error
+        yield
+
+    workers = ThreadLauncher(
+        [lambda: rows[0].batches(0), failing], retries=1 if mode == "asynchronous" else 0
+    )
+    with pytest.raises(kind, match=words) as caught:
+        train(_noisy_network(), rows, optimizer=keras.optimizers.SGD(0.1), mode=mode, launch=workers)
+    assert type(caught.value) is kind
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from seedlings_spark.errors import TrainingError
+from seedlings_spark.errors import CorpusError, TrainingError
 from seedlings_spark.training.epochs import rounds_of_epoch, steps_of_epoch
 from seedlings_spark.training.shard import batch_edges, epoch_order
 from tests.keras.training import Rows, train
@@ -306,5 +306,5 @@ def test_every_row_is_trained_on_in_every_epoch() -> None:
 def test_a_label_outside_of_the_classes_is_refused() -> None:
     rows = _rows([8, 8])
     rows[0].labels[3] = 3
-    with pytest.raises(TrainingError, match=r"labels from 0 to 3"):
+    with pytest.raises(CorpusError, match=r"worker 0: labels from 0 to 3"):
         train(_network(), rows, optimizer=keras.optimizers.SGD(0.1))

@@ -10,6 +10,7 @@ from seedlings_spark.errors import OptionError
 from seedlings_spark.training import checkpoint
 from seedlings_spark.training.checkpoint import (
     Checkpoints,
+    RunIdentity,
     TrainState,
     callback_state,
     declared_state,
@@ -82,6 +83,23 @@ def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
     checkpoints.save(STATE)
     with pytest.raises(OptionError, match="other options"):
         checkpoints.latest("another run")
+
+
+def test_a_refused_checkpoint_names_the_options_that_differ(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(str(tmp_path))
+    identity = RunIdentity({"batch_size": "8", "seed": "0", "network": '{"name": "dense_3"}' + "a" * 2000})
+    checkpoints.save(replace(STATE, identity=identity.text(), parts=identity.shown()))
+    again = RunIdentity({**identity.parts, "network": '{"name": "dense_7"}' + "a" * 2000})
+    assert checkpoints.latest(again.text(), again.shown()) is not None  # the number counts objects
+    for parts, weights, words in (
+        ({"batch_size": "16"}, None, "other options: batch_size 8 instead of 16. "),
+        ({"seed": "1", "network": "b" * 2000}, None, "other options: seed 0 instead of 1, network. "),
+        ({}, np.ones(2), "other options: initial weights. "),
+    ):
+        other = RunIdentity({**identity.parts, **parts}, weights)
+        with pytest.raises(OptionError) as caught:
+            checkpoints.latest(other.text(), other.shown())
+        assert words in str(caught.value)
 
 
 def test_the_last_two_are_kept_and_strangers_left_alone(tmp_path: Path) -> None:
