@@ -158,7 +158,7 @@ class Engine:
         progress: Progress | None = None,
     ) -> None:
         self._options, self._recipe = options, recipe
-        self._network, self._launcher = network, launcher
+        self.network, self._launcher = network, launcher
         self._identity = identity or RunIdentity({})
         self._progress = progress or Silent()
         self._callbacks = keras.callbacks.CallbackList(
@@ -178,10 +178,8 @@ class Engine:
         identity = self._identity
         if options.has_given_weights:
             identity = replace(identity, weights=master.weights())
-        checkpoints = RunCheckpoints(
-            options.checkpoint_path, identity, master, self._network, self._callbacks
-        )
-        self._network.stop_training = False
+        checkpoints = RunCheckpoints(options.checkpoint_path, identity, master, self.network, self._callbacks)
+        self.network.stop_training = False
         self._callbacks.on_train_begin()
         checkpoints.take_up(with_slots=options.exchanged != Exchanged.WEIGHTS)
         record = self._serve(checkpoints)
@@ -194,7 +192,7 @@ class Engine:
         Of an asynchronous run callbacks look at snapshots in `network`, while gradients are applied to a network of
         the master's own. Both have one optimizer, so that a callback's learning rate counts.
         """
-        recipe, network = self._recipe, self._network
+        recipe, network = self._recipe, self.network
         if self._options.is_synchronous or self._options.exchanged.is_local:
             return network
         live = carried.from_bytes(recipe.network, recipe.custom_objects)
@@ -248,7 +246,7 @@ class Engine:
             local=options.exchanged.is_local,
             locked=options.mode != "hogwild",
         )
-        return AsynchronousRun(group, self.master, self._network, center, next_updates)
+        return AsynchronousRun(group, self.master, self.network, center, next_updates)
 
     def _train(self, group: WorkerGroup, exchange: Exchange, checkpoints: RunCheckpoints) -> TrainingRecord:
         """Gather the workers, tell them what holds for all of them, and train; what they said of themselves."""

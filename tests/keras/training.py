@@ -66,7 +66,7 @@ def train(
     with runtime.float_type_of(network):
         engine = made(network, rows, optimizer=optimizer, epochs=epochs, launch=launch, **given)
         record = engine.run()
-    return Outcome(engine.master, engine._network, record)
+    return Outcome(engine.master, engine.network, record)
 
 
 def made(
