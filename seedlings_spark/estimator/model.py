@@ -28,6 +28,7 @@ from seedlings_spark.estimator.columns import feature_column
 from seedlings_spark.estimator.params import SeedlingsParams, SparkColumns, plain
 from seedlings_spark.models import prediction
 from seedlings_spark.training import network as carried
+from seedlings_spark.training.record import TrainingRecord
 
 with runtime.quiet_import():
     from elephas.ml_model import ElephasTransformer
@@ -140,8 +141,24 @@ class SeedlingsModel(  # type: ignore[misc]
 
     @property
     def record(self) -> dict[str, Any]:
-        """What was recorded of the training: rows of each worker, precision, environment, failures."""
+        """What was recorded of the training: rows of each worker, precision, environment, failures; see `summary`."""
         return dict(self._record)
+
+    @property
+    def hasSummary(self) -> bool:
+        """Whether anything was recorded: a network that was trained elsewhere has no record."""
+        return bool(self._record)
+
+    @property
+    def summary(self) -> TrainingRecord:
+        """What was recorded of the training, as a type.
+
+        Raises:
+            RuntimeError: There is no record, as `hasSummary` tells; Spark's own models raise the same.
+        """
+        if not self.hasSummary:
+            raise RuntimeError("no training summary: the network was trained elsewhere")
+        return TrainingRecord.of(self._record)
 
     @property
     def weights(self) -> list[NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""What is worth recording of a training run: what `SeedlingsModel.record` gives and a version's manifest keeps."""
+"""What is worth recording of a training run: what `SeedlingsModel.summary` gives and a version's manifest keeps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -53,6 +53,14 @@ class TrainingRecord:
     history: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     stage_failures: int = 0
     workers: Sequence[Mapping[str, Any]] = ()
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "TrainingRecord":
+        """The counterpart of `as_dict`; what only a later release knows is left out."""
+        found = {each.name: values[each.name] for each in fields(cls) if each.name in values}
+        of_updates = {each.name: values[each.name] for each in fields(Updates) if each.name in values}
+        found["updates"] = Updates(**of_updates) if of_updates else None
+        return cls(**found)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name; those of `updates` among the others, or not at all."""

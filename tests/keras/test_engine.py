@@ -15,6 +15,7 @@ from seedlings_spark.errors import ClusterError, CorpusError, OptionError, Stora
 from seedlings_spark.training.engine import RunOptions, balanced_class_weights, uneven_shares
 from seedlings_spark.training.launcher import ThreadLauncher
 from seedlings_spark.training.progress import Silent
+from seedlings_spark.training.record import TrainingRecord
 from tests.keras.test_synchronous import _noisy_network, _rows
 from tests.keras.training import Rows, launcher, train
 
@@ -168,6 +169,7 @@ def test_a_record_is_plain_and_has_what_an_asynchronous_run_counts_among_the_res
         record = train(_noisy_network(), rows, optimizer=keras.optimizers.SGD(0.1), mode=mode).record
         plain = record.as_dict()
         assert json.loads(json.dumps(plain)) == plain
+        assert TrainingRecord.of(plain) == record
         assert set(more) <= set(plain) and ("updates" in plain) == bool(more)
         assert plain["mode"] == mode and plain["rows"] == [9, 8]
 

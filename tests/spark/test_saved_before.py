@@ -68,4 +68,8 @@ def test_pipelines_load_and_checkpoints_go_on(
     estimator.set(estimator.checkpoint_path, f"file://{saved}/checkpoints")
     model = unfitted.fit(pipeline.training_images(spark, prepared))
     assert len(model.stages[-1].history["loss"]) == 3
+    of_model: Any = model.stages[-1]
+    assert of_model.summary.as_dict() == of_model.record
+    saved_model: Any = PipelineModel.load(f"file://{saved}/fitted").stages[-1]
+    assert saved_model.summary.as_dict() == saved_model.record and saved_model.hasSummary
     _check(model.transform(images), expected["fitted"])
