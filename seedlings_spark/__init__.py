@@ -65,6 +65,7 @@ The map, room by room, in the order of imports: a module may import those of its
       launcher      who starts the workers; threads of this process
       stage         the Spark stage of a run's workers
       coordination  who holds which rank, what has failed, sums over results
+      updates       the model that asynchronous updates enter, whose turn it is, snapshots
       synchronous   the driver's side of synchronous training
       asynchronous  the driver's side of asynchronous training
       engine        a run from a compiled network to its record

@@ -20,7 +20,7 @@ from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import CorpusError, OptionError
 from seedlings_spark.training import network as carried
 from seedlings_spark.training import rules
-from seedlings_spark.training.asynchronous import AsynchronousRun, Center
+from seedlings_spark.training.asynchronous import AsynchronousRun
 from seedlings_spark.training.checkpoint import RunIdentity
 from seedlings_spark.training.coordination import GRACE_SECONDS, RETRY_SECONDS, WorkerGroup
 from seedlings_spark.training.epochs import Epochs, Observers
@@ -32,6 +32,7 @@ from seedlings_spark.training.record import TrainingRecord, Updates
 from seedlings_spark.training.resume import RunCheckpoints, history
 from seedlings_spark.training.server import Coordinator, Listener, ParameterServer
 from seedlings_spark.training.synchronous import SynchronousRun
+from seedlings_spark.training.updates import Center
 from seedlings_spark.training.wire import Credentials
 from seedlings_spark.training.worker import Recipe, TrainTask
 

@@ -14,12 +14,13 @@ import keras
 import numpy as np
 import pytest
 
-from seedlings_spark.training.asynchronous import Center, FreeRunning, Snapshots
+from seedlings_spark.training.asynchronous import FreeRunning
 from seedlings_spark.training.client import ParameterClient, RefusedError
 from seedlings_spark.training.coordination import WorkerGroup
 from seedlings_spark.training.master import Master, build_metrics
 from seedlings_spark.training.messages import Begin, Exchanged, Steps, Work
 from seedlings_spark.training.server import Listener, ParameterServer
+from seedlings_spark.training.updates import Center, Snapshots
 from seedlings_spark.training.wire import Credentials, Kind, Message, send
 
 ROOT = Path(__file__).parents[2]

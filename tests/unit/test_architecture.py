@@ -49,6 +49,7 @@ GROUPS = [
     ["training.worker", "training.checkpoint"],
     ["training.launcher", "training.resume"],
     ["training.stage", "training.coordination"],
+    ["training.updates"],
     ["training.synchronous", "training.asynchronous"],
     ["training.engine"],
     ["training"],
