@@ -204,7 +204,8 @@ class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
 class KeptWeights(keras.callbacks.EarlyStopping):  # type: ignore[misc]
     """Gives the network the weights of its best epoch when training ends; Keras' own, for which no number is worst.
 
-    Keras takes a loss that is not a number in the first epoch for the best one, whatever follows.
+    Keras takes a loss that is not a number in the first epoch for the best one, whatever follows. With an optimizer
+    that averages weights (`use_ema`) these are the weights that the loss was measured with, as in Keras: not averages.
     """
 
     def get_monitor_value(self, logs: Mapping[str, float] | None) -> float | None:

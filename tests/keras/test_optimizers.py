@@ -10,8 +10,9 @@ import pytest
 
 from seedlings_spark.errors import OptionError
 from seedlings_spark.training import optimizer as optimizers
-from tests.keras.test_synchronous import _network, _plain_keras, _rows
-from tests.keras.training import train
+from seedlings_spark.workflow import pipeline
+from tests.keras.test_synchronous import _global_batches, _network, _plain_keras, _rows
+from tests.keras.training import Rows, train
 
 K = keras.optimizers
 EPOCHS, BATCH_SIZE = 3, 4
@@ -84,6 +85,39 @@ def test_every_optimizer_ends_where_plain_keras_does(name: str, sizes: Any, freq
         assert not np.array_equal(theirs, np.zeros_like(theirs))
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
     assert outcome.master.iterations == int(reference.optimizer.iterations)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_averaged_weights_are_those_of_the_last_epoch_and_the_best_ones_are_not_averaged(keep: str) -> None:
+    """As in Keras, where the best epoch's weights are given back after the averages have been put in place."""
+    network = _network()
+    rows = [Rows(one.features, one.labels, None, np.arange(len(one.labels)) < 4) for one in _rows((11, 10))]
+    rates = [0.05, 0.05, -0.5, -0.5]
+    kept = pipeline.KeptWeights("val_loss", patience=9, restore_best_weights=keep == "best")
+    turn = keras.callbacks.LearningRateScheduler(rates.__getitem__)
+
+    def make() -> Any:
+        return K.Adam(0.05, use_ema=True, ema_momentum=0.7)
+
+    outcome = train(network, rows, optimizer=make(), epochs=4, callbacks=[kept, turn])
+
+    trained = [Rows(one.features[4:], one.labels[4:]) for one in rows]
+    reference = _plain_keras(network, trained, make(), 0, BATCH_SIZE)
+    held_out = [np.concatenate([getattr(one, name)[:4] for one in rows]) for name in ("features", "labels")]
+    losses, weights = [], []
+    for epoch, rate in enumerate(rates):
+        reference.optimizer.learning_rate = rate
+        for features, labels, _ in _global_batches(trained, epoch, BATCH_SIZE, 40):
+            reference.train_on_batch(features, labels)
+        losses.append(reference.evaluate(*held_out, verbose=0))
+        weights.append(reference.get_weights())
+    best = int(np.argmin(losses))
+    assert best < 3
+    reference.optimizer.finalize_variable_values(reference.trainable_weights)
+    expected = weights[best] if keep == "best" else reference.get_weights()
+    for ours, theirs in zip(outcome.network.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(outcome.history["val_loss"], losses, atol=1e-10)
 
 
 @pytest.mark.parametrize("frequency", ["batch", "epoch"])

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+import subprocess
 import tarfile
 import uuid
 from collections import Counter
@@ -22,9 +23,9 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
-from seedlings_spark import corpus, files, fingerprint, images, schema
+from seedlings_spark import corpus, errors, files, fingerprint, images, schema
 from seedlings_spark.corpus import Corpus, reading
-from seedlings_spark.errors import CorpusError, OptionError, OutputInUseError, SeedlingsError
+from seedlings_spark.errors import CorpusError, OptionError, OutputInUseError, SeedlingsError, StorageError
 from seedlings_spark.lock import Lock
 from seedlings_spark.workflow import clean
 from tests.conftest import shared_data
@@ -776,6 +777,35 @@ def test_a_failure_in_the_middle_leaves_the_old_corpus_and_nothing_else(
     assert visible(old) == ["images", "manifest.json", "rejects"]
     assert corpus.load(str(old)).images(spark).count() == 7
     assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if (
+        os.getuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], check=False
+        ).returncode
+    ):
+        pytest.skip("only root mounts a disk, and not everywhere")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_disk_that_fills_up_under_sparks_tasks_is_told_as_that(
+    spark: SparkSession, tmp_path: Path, small_disk: Path
+) -> None:
+    plants(tmp_path / "images", Charlock=20, Maize=20)
+    task = reading.DecodeTask((64, 64), "crop", images.FORMATS, images.MAX_PIXELS, 5_000)  # 12 kB each
+    with pytest.raises(Exception, match=r".") as caught:
+        prepare(spark, tmp_path / "images", small_disk / "corpus", task=task)
+    known = errors.recognized(caught.value)
+    assert isinstance(known, StorageError) and "No space left on device" in known.found
+    assert_three_parts(known)
+    assert list(small_disk.iterdir()) == []
 
 
 def test_a_corpus_whose_numbers_do_not_add_up_is_never_published(

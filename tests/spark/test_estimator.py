@@ -721,6 +721,43 @@ def test_a_run_that_is_taken_up_again_ends_with_the_same_bits(
     assert _bits(run(5, str(tmp_path / "taken up"))) == _bits(straight)
 
 
+class _Dies(keras.callbacks.Callback):  # type: ignore[misc]
+    """Makes the network worse after two epochs, and ends the run in the third one where it is told to."""
+
+    checkpointed = ()
+
+    def __init__(self, dies: bool) -> None:
+        super().__init__()
+        self._dies = dies
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.model.optimizer.learning_rate = 0.02 if epoch < 2 else -0.2
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self._dies and epoch == 2:
+            raise InterruptedError("killed")
+
+
+def test_a_run_that_dies_after_its_best_epoch_keeps_that_one_all_the_same(
+    table: DataFrame, tmp_path: Path
+) -> None:
+    def run(path: str, *, dies: bool = False) -> SeedlingsModel:
+        estimator = _estimator(epochs=4, validation_split=0.2, checkpoint_path=str(tmp_path / path))
+        kept = pipeline.KeptWeights("val_loss", patience=4, restore_best_weights=True)
+        return estimator.set_callbacks([kept, _Dies(dies)]).fit(table)
+
+    straight = run("straight")
+    losses = straight.history["val_loss"]
+    assert len(losses) == 4 and min(losses) == losses[1] < losses[2] < losses[3]
+    with pytest.raises(Exception, match="killed"):
+        run("killed", dies=True)
+    resumed = run("killed")
+    assert resumed.history == straight.history
+    assert _bits(resumed) == _bits(straight)
+    two = _estimator(epochs=2, validation_split=0.2).fit(table)
+    assert _bits(straight) == _bits(two)  # the weights that the second epoch ended with
+
+
 def test_a_checkpoint_of_other_options_or_rows_is_refused(table: DataFrame, tmp_path: Path) -> None:
     _estimator(epochs=1, checkpoint_path=str(tmp_path)).fit(table)
     with pytest.raises(OptionError, match="other options"):
