@@ -23,7 +23,14 @@ export PYTHONUTF8=1
 jobs="quickstart prepare train evaluate score models clean benchmark status doctor"
 
 fail() { # found, expected, what to do, exit code
-  printf 'spark-submit.sh: %s. Expected %s. %s.\n' "$1" "$2" "$3" >&2
+  local said="$1. Expected $2. $3."
+  if [ "$(value_of --log ${given[@]+"${given[@]}"})" = json ]; then
+    said=${said//\\/\\\\} said=${said//\"/\\\"} said=${said//[[:cntrl:]]/ }
+    printf '{"ts": "%s", "level": "ERROR", "msg": "%s", "run": "", "exit_code": %d}\n' \
+      "$(date -u +%Y-%m-%dT%H:%M:%S.000+00:00)" "$said" "${4:-1}" >&2
+  else
+    printf 'spark-submit.sh: %s\n' "$said" >&2
+  fi
   exit "${4:-1}"
 }
 
@@ -299,7 +306,8 @@ else
 fi
 [ -n "$master" ] || ours+=(--master 'local[*]')
 [ "$job" != status ] || spark_options+=(--master "$master") # files are all that it needs
-[ "$(value_of --log "$@")" != json ] || ours+=(--conf spark.log.structuredLogging.enabled=true)
+log=$(value_of --log "$@")
+[ "$log" != json ] || ours+=(--conf spark.log.structuredLogging.enabled=true)
 
 # Ours for this call: deleted when it ends. The secret of a standalone cluster stands on no command line.
 shipped=''
@@ -368,7 +376,7 @@ with zipfile.ZipFile(sys.argv[1], "w", zipfile.ZIP_DEFLATED) as archive:
 fi
 
 log4j=$home/conf/log4j2.properties
-[ "$(value_of --log "$@")" != json ] || log4j=$home/conf/log4j2-json.properties
+[ "$log" != json ] || log4j=$home/conf/log4j2-json.properties
 # A site's spark-defaults.conf wins over the variables, and --conf on the command line over both.
 [ "$deploy_mode" = cluster ] || ours+=(--conf "spark.pyspark.driver.python=$driver_python")
 [ -n "$shipped" ] || ours+=(--conf "spark.pyspark.python=$on_nodes")
@@ -384,9 +392,14 @@ export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}
 #
 # Java says that it uses a module that Spark 4 always asks for, which nobody can do anything about. A Ctrl-C is for
 # the job, not for what passes on its last words.
+without_noise() { env LC_ALL=C grep -a --line-buffered -v '^WARNING: Using incubator modules: jdk\.incubator\.vector$'; }
 passed_on() {
   trap '' INT TERM HUP
-  exec env LC_ALL=C grep -a --line-buffered -v '^WARNING: Using incubator modules: jdk\.incubator\.vector$'
+  if [ "$log" = json ]; then
+    without_noise | PYTHONPATH=$home "$python" -P -m seedlings_spark.cli --json-lines
+  else
+    without_noise
+  fi
 }
 relay=
 if [ "$deploy_mode" = cluster ] && [ -n "$shipped" ]; then
@@ -395,9 +408,10 @@ if [ "$deploy_mode" = cluster ] && [ -n "$shipped" ]; then
 elif [ -e "/proc/$$/fd/2" ]; then
   exec 3>&2
   export SEEDLINGS_STDERR=/proc/$$/fd/3
-  [ ! -f "/proc/$$/fd/3" ] || export SEEDLINGS_STDERR=/proc/$$/fd/2
+  # Of a log of JSON each line is one, also those of Java, of TensorFlow and of Python's own warnings.
+  if [ -f "/proc/$$/fd/3" ] || [ "$log" = json ]; then export SEEDLINGS_STDERR=/proc/$$/fd/2 relay=yes; fi
   exec 2> >(passed_on >&3)
-  [ ! -f "/proc/$$/fd/3" ] || relay=$!
+  [ -z "$relay" ] || relay=$!
 fi
 
 submit=("$SPARK_HOME/bin/spark-submit" ${ours[@]+"${ours[@]}"} ${spark_options[@]+"${spark_options[@]}"})

@@ -92,6 +92,21 @@ class ImageError(Exception):
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
+def is_interruption(error: BaseException) -> bool:
+    """Whether a Ctrl-C is what has raised an exception, or what another one was raised in the course of.
+
+    The same Ctrl-C ends the JVM, so that what is tidied up on the way out fails too.
+    """
+    each: BaseException | None = error
+    seen: set[int] = set()
+    while each is not None and id(each) not in seen:
+        if isinstance(each, KeyboardInterrupt):
+            return True
+        seen.add(id(each))
+        each = each.__cause__ or each.__context__
+    return False
+
+
 def in_brief(error: BaseException) -> str:
     """What failed in one line: the words of the innermost exception, wherever it was raised."""
     return _innermost(causes(error))

@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import io
 import json
 import logging
 import os
@@ -30,7 +31,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 from seedlings_spark import config, display, errors, files, progress
 from seedlings_spark.cli import preflight
@@ -104,6 +105,9 @@ def run(
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     _find_stderr()
+    configure_logging(
+        "--debug" in arguments, _style(arguments)
+    )  # wrong arguments are told in that style, too
 
     def work() -> int:
         options, general = read_arguments(job, options_class, arguments)
@@ -115,7 +119,7 @@ def run(
         name_run(str(spark.sparkContext.applicationId))
         with contextlib.suppress(ValueError):  # no main thread
             # Spark's own handler asks the JVM to cancel its jobs, which the same Ctrl-C has ended by then.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, _interrupt)
         try:
             told = _exit_code_file(spark)
             if told and files.exists(told):
@@ -131,6 +135,32 @@ def run(
             _stop(spark)
 
     return exit_code_of(work, debug="--debug" in arguments)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    """End the job, of which only the last line is then to be heard.
+
+    The same Ctrl-C ends the JVM, of which py4j, Spark's servers and other threads have tracebacks to tell.
+    """
+    sys.stderr = _Hushed(sys.stderr)
+    logging.disable()
+    raise KeyboardInterrupt
+
+
+class _Hushed(io.TextIOBase):
+    """Takes what is written to it to no one.
+
+    Args:
+        stream: Where it went before.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Drop a text."""
+        return len(text)
 
 
 def _stop(spark: "SparkSession") -> None:
@@ -179,6 +209,11 @@ def check(arguments: Sequence[str]) -> int:
     one's own it can only do the first.
     """
     job, *rest = arguments
+    if job == "--json-lines":
+        for line in filter(bytes.strip, sys.stdin.buffer):
+            print(_as_json_line(line), flush=True)
+        return DONE
+    configure_logging("--debug" in rest, _style(rest))
     if job == "--version":
         from seedlings_spark import reproducibility
 
@@ -231,10 +266,11 @@ def exit_code_of(work: Callable[[], int | None], *, debug: bool = False) -> int:
     """Do some work; what it raises becomes one line on stderr and an exit code."""
     try:
         return work() or DONE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return errors.INTERRUPTED
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if errors.is_interruption(error):
+            _last_line("interrupted", errors.INTERRUPTED)
+            return errors.INTERRUPTED
+        assert isinstance(error, Exception)
         if debug:
             _log.exception("the traceback, since --debug was given")
         return fail(errors.for_user(error))
@@ -242,13 +278,16 @@ def exit_code_of(work: Callable[[], int | None], *, debug: bool = False) -> int:
 
 def fail(error: SeedlingsError) -> int:
     """Say on one line of stderr what is wrong; returns the error's exit code."""
+    _last_line(display.one_line(error), error.exit_code, message=str(error), error=type(error).__name__)
+    return error.exit_code
+
+
+def _last_line(text: str, exit_code: int, *, message: str = "", **more: str) -> None:
+    """Say how a job has ended: a text, in a log of JSON another message and more."""
     json_lines = _json_lines()
     if json_lines is not None:
-        record = {"exit_code": error.exit_code, "error": type(error).__name__}
-        print(json_lines.line("ERROR", str(error), **record), file=sys.stderr)
-    else:
-        print(display.one_line(error), file=sys.stderr)
-    return error.exit_code
+        text = json_lines.line("ERROR", message or text, exit_code=exit_code, **more)
+    print(text, file=sys.stderr.stream if isinstance(sys.stderr, _Hushed) else sys.stderr)
 
 
 def check_outputs(options: config.Options) -> None:
@@ -335,6 +374,24 @@ class _JsonLines(logging.Formatter):
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         content = {"ts": now, "level": level, "msg": message, "run": self.run, **more}
         return display.as_json(content)
+
+
+def _as_json_line(line: bytes) -> str:
+    """A line of a log of JSON as it is, and any other one as the message of such a line."""
+    text = line.decode("utf-8", "backslashreplace").rstrip("\r\n")
+    with contextlib.suppress(ValueError):
+        if isinstance(json.loads(text), dict):
+            return text
+    return _JsonLines().line("WARNING", text)
+
+
+def _style(arguments: Sequence[str]) -> str:
+    """Of `_LOGS`, as arguments ask for it that nobody has looked at yet."""
+    pairs = zip(["", *arguments], arguments, strict=False)
+    asked = any(
+        one == f"--log={JSON_LINES}" or (before, one) == ("--log", JSON_LINES) for before, one in pairs
+    )
+    return JSON_LINES if asked else PLAIN
 
 
 def _json_lines() -> _JsonLines | None:

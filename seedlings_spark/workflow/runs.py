@@ -92,7 +92,7 @@ def recorded(run: str) -> Iterator[None]:
         yield
     except BaseException as error:
         code, text = errors.INTERRUPTED, "interrupted"
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not errors.is_interruption(error):
             known = errors.for_user(error)
             code, text = known.exit_code, display.one_line(known)
         with contextlib.suppress(Exception):  # the first error is the one to tell

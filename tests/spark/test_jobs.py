@@ -23,7 +23,7 @@ from seedlings_spark import images
 from seedlings_spark.corpus import synthetic
 from seedlings_spark.lock import Lock
 from seedlings_spark.reports import drift
-from tests import readme
+from tests import hostile, readme
 
 SCRIPT = Path(__file__).parents[2] / "spark-submit.sh"
 SPARK = Path(pyspark.__file__).parent
@@ -181,6 +181,39 @@ def test_a_spark_without_a_locale_reads_no_other_folder(tmp_path: Path) -> None:
     assert ran.returncode == 1, ran.stdout
     (said,) = re.findall(r"^ClusterError: .*", ran.stdout, re.MULTILINE)
     assert THREE_PARTS.fullmatch(said) and "'feld-??'" in said and "LC_ALL=C.UTF-8" in said
+
+
+def test_each_line_of_a_json_log_is_json_whatever_the_images_are_and_also_after_ctrl_c(
+    tmp_path: Path,
+) -> None:
+    hostile.write(tmp_path / "images")
+    command = ("prepare", "--images", "images", "--corpus", "c", "--log", "json")
+    # Without job control a shell lets what it starts in the background ignore it, and so would all that this starts.
+    running = subprocess.Popen(
+        [str(SCRIPT), *command],
+        env=NO_ENVIRONMENT,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert running.stdout is not None and running.stderr is not None
+    try:
+        lines = []
+        for line in running.stderr:
+            lines.append(json.loads(line))
+            if lines[-1]["msg"].startswith("read and decoded"):  # all that the decoders have to say is said
+                os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+                break
+        lines += [json.loads(line) for line in running.stderr]
+        assert running.wait(timeout=120) == 130 and running.stdout.read() == ""
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+    assert [line["msg"].split()[0] for line in lines] == ["seedlings_spark", "listed", "read", "interrupted"]
+    assert len({line["run"] for line in lines}) == 1 and lines[-1]["exit_code"] == 130
 
 
 def test_wrong_arguments_end_with_2_before_anything_starts(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import functools
+import io
 import json
 import logging
 import os
@@ -622,6 +623,35 @@ def test_a_json_log_has_an_object_a_line_with_the_run(
     assert all(datetime.datetime.fromisoformat(line["ts"]).tzinfo for line in lines)
 
 
+@pytest.mark.parametrize("style", [["--log", "json"], ["--log=json"]])
+def test_a_mistake_and_an_interrupt_are_objects_of_a_json_log_too(
+    style: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.check(["train", "--epohcs", "3", *style]) == 2
+
+    def work() -> int:
+        raise KeyboardInterrupt
+
+    assert cli.exit_code_of(work) == 130
+    mistake, interrupt = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert (mistake["exit_code"], interrupt["exit_code"], interrupt["msg"]) == (2, 130, "interrupted")
+    assert mistake["msg"].startswith("unknown option --epohcs.")
+    cli.configure_logging(False)
+
+
+def test_what_others_write_to_a_json_log_becomes_objects_and_ours_pass(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = '{"ts": "2026-11-25T00:00:00+00:00", "level": "INFO", "msg": "\u2713", "run": "app-7"}'
+    others = ["{no object", "17", 'TIFF: "x"\\', "\x1b[31mred"]
+    given = "\n".join([ours, "", *others]).encode() + b"\n\xff\n"
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(given)))
+    assert cli.check(["--json-lines"]) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == ours
+    assert [json.loads(line)["msg"] for line in rest] == [*others, "\\xff"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "flag"),
     [
@@ -666,13 +696,21 @@ def test_a_ctrl_c_is_said_in_one_line_though_it_has_ended_the_jvm_too(
         return spark
 
     def main(spark: Any, options: config.DoctorOptions) -> int:
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(60)
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        finally:
+            print("Exception occurred during processing of request", file=sys.stderr)  # as Spark's servers
+            logging.error("KeyboardInterrupt while sending command.")
+            gone()  # as what is tidied up on the way out
         return 0
 
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
     monkeypatch.setattr("seedlings_spark.cluster.session.build", build)
     try:
         assert cli.run("doctor", config.DoctorOptions, main, []) == 130
     finally:
         signal.signal(signal.SIGINT, before)
-    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
+        logging.disable(logging.NOTSET)
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert "doctor on local[1]" in first and rest == ["interrupted"]
