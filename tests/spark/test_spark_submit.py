@@ -907,3 +907,10 @@ def test_a_json_log_is_sparks_too(machine: Machine) -> None:
     given = machine.submitted(*PREPARE, "--log", "json")
     assert "spark.log.structuredLogging.enabled=true" in given["arguments"]
     assert given["environment"]["LOG4J_CONFIGURATION_FILE"].endswith("conf/log4j2-json.properties")
+
+
+def test_what_the_script_itself_refuses_is_an_object_of_a_json_log(machine: Machine) -> None:
+    ran = machine.call('a "job" \\ \t\x1b[31m', "--log", "json")
+    said = json.loads(ran.stderr)
+    assert (ran.returncode, said["exit_code"], said["level"]) == (2, 2, "ERROR")
+    assert said["msg"].startswith("no job 'a \"job\" \\   [31m'. Expected one of: quickstart prepare")
