@@ -288,8 +288,10 @@ def predictions(spark: SparkSession, version: ModelVersion, corpus: Corpus, spli
         if images_of_split.get(split) and name not in version.classes
     ]
     if strange:
+        pair = look_alikes([*version.classes, *strange])
+        alike = f" ({pair[0]} and {pair[1]} only look alike)" if pair else ""
         raise CorpusError(
-            f"images of {', '.join(strange)} in the split {split!r} of {corpus.path}",
+            f"images of {', '.join(strange)} in the split {split!r} of {corpus.path}{alike}",
             f"species that {version.name} {version.version} knows: {', '.join(version.classes)}",
             "Choose another --model-version, or train one on this corpus",
         )

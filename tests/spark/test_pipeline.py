@@ -669,6 +669,9 @@ def test_species_that_the_model_does_not_know_are_refused_by_name(
         **prepared.manifest["images_of_species"],
         "Black-grass": {"train": 5, "validation": 1, "test": 0},
     }
+    strange = edited(prepared, images_of_species={"M\u0430ize": {"test": 1}})
+    with pytest.raises(CorpusError, match=r"\(.*Maize.* only look alike\)"):
+        pipeline.predictions(spark, version, strange, "test")
     strange = edited(prepared, images_of_species=counts)
     with pytest.raises(CorpusError, match="images of Black-grass in the split 'validation'") as caught:
         pipeline.predictions(spark, version, strange, "validation")
