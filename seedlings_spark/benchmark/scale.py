@@ -272,7 +272,13 @@ def report(found: Mapping[str, Any]) -> str:
         "Asynchronous numbers are upper bounds. The latency is assumed; compression is said to cost one more pass over"
         " each vector; what large batches or short numbers do to accuracy is not in the model."
     )
-    return "\n\n".join([benchmark.prose(opening), *[display.aligned(rows, sides) for rows, sides in tables], benchmark.prose(closing)])
+    return "\n\n".join(
+        [
+            benchmark.prose(opening),
+            *[display.aligned(rows, sides) for rows, sides in tables],
+            benchmark.prose(closing),
+        ]
+    )
 
 
 def _cost_rows(of: Mapping[str, Any]) -> list[list[str]]:
