@@ -38,19 +38,31 @@ class Fault:
     value: Column | None = None
 
 
-def check(dataset: DataFrame, faults: Sequence[Fault], weight: Column | None = None) -> None:
+def check(
+    dataset: DataFrame,
+    faults: Sequence[Fault],
+    weight: Column | None = None,
+    *,
+    suspect: Column | None = None,
+) -> int:
     """Look at all rows once.
 
     Args:
         dataset: Whose columns the faults are about.
         faults: The first that is found is told.
         weight: Sample weights, of which one at least must be above 0.
+        suspect: Rows that are no fault by themselves, and are counted.
+
+    Returns:
+        Suspect rows.
 
     Raises:
         CorpusError: Some rows are wrong.
     """
     asked = [F.count(F.lit(1)).alias("rows")]
     asked.append((F.lit(1.0) if weight is None else F.coalesce(F.sum(weight), F.lit(0.0))).alias("weight"))
+    doubt = F.lit(False) if suspect is None else F.coalesce(suspect, F.lit(True))
+    asked.append(F.coalesce(F.sum(doubt.cast("long")), F.lit(0)).alias("suspect"))
     for place, fault in enumerate(faults):
         wrong = F.coalesce(fault.wrong, F.lit(True))
         value = F.lit("") if fault.value is None else F.coalesce(fault.value.cast("string"), F.lit("NULL"))
@@ -73,6 +85,7 @@ def check(dataset: DataFrame, faults: Sequence[Fault], weight: Column | None = N
             "some weight above 0",
             "Correct weightCol, or leave it out",
         )
+    return int(found["suspect"])
 
 
 def label_type(dataset: DataFrame, name: str) -> str:

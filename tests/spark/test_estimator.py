@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -30,6 +31,8 @@ from seedlings_spark import corpus, images, schema
 from seedlings_spark.corpus import reading
 from seedlings_spark.errors import ClusterError, CorpusError, NetworkError, OptionError, TrainingError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
+from seedlings_spark.estimator.rows import TrainingColumns
+from seedlings_spark.problems import Problem
 from seedlings_spark.training.progress import Silent
 from seedlings_spark.workflow import pipeline
 from tests.spark.processes import kill_one_worker, listening_ports
@@ -665,6 +668,28 @@ def test_images_train_with_their_mean_and_std_folded_in(spark: SparkSession, pre
     found = np.stack([row.probability.toArray() for row in predicted.collect()])
     assert np.abs(found - outputs).max() < 1e-5
     assert predicted.select("predicted_species").distinct().count() >= 1
+
+
+def test_images_that_prepare_has_written_are_not_read_to_look_at_them(
+    spark: SparkSession, prepared: corpus.Corpus
+) -> None:
+    table = prepared.images(spark, schema.TRAIN).withColumn("label", F.lit(0.0))
+    unread = table.withColumn(schema.IMAGE, F.raise_error(F.lit("this image was read")).cast("binary"))
+    chosen = TrainingColumns(schema.IMAGE, "label")
+    problem = Problem("classification", "index", 2, 2)
+    recipe: Any = SimpleNamespace(row_shape=(32, 32, 3), row_dtype="uint8")
+    chosen.check(unread, recipe, problem)
+    recipe.row_shape = (33, 33, 3)
+    with pytest.raises(CorpusError, match=r"another number of values, such as 3072. Expected 3,267"):
+        chosen.check(table, recipe, problem)
+    # Cut short since, they are refused by the worker that is given them.
+    cut = table.withColumn(schema.IMAGE, F.substring(schema.IMAGE, 1, 100))
+    network = keras.Sequential(
+        [keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")]
+    )
+    estimator = _estimator(keras_model_config=network.to_json(), featuresCol=schema.IMAGE, num_workers=1)
+    with pytest.raises(CorpusError, match=r"worker 0: a row whose features have 100 values"):
+        estimator.fit(cut)
 
 
 def test_augmentation_and_dropout_repeat_bit_for_bit(spark: SparkSession, prepared: corpus.Corpus) -> None:
