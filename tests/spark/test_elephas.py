@@ -496,7 +496,8 @@ def test_optimizers_of_every_style_are_read_and_kept(table: DataFrame, tmp_path:
     )
     estimator.save(str(tmp_path / "estimator.h5"))
     for one in (estimator, ours.load_ml_estimator(str(tmp_path / "estimator.h5"))):
-        network = one._for_engine(2)._network(_with_label(table))
+        engine, data = one._for_engine(2), _with_label(table)
+        network = engine._network(data, engine._options(data))
         assert abs(float(np.asarray(network.optimizer.learning_rate)) - learning_rate) < 1e-7
     assert (json.dumps(config) if isinstance(config, dict) else config) == before
 
