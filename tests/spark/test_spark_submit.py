@@ -538,7 +538,7 @@ def test_a_program_of_ones_own_runs_as_a_job_does(machine: Machine, master: str)
     (machine.directory / "my own.py").touch()
     given = machine.submitted("--master", master, "my own.py", "--help", "--epochs", "no number")
     assert given["arguments"][-4:] == ["my own.py", "--help", "--epochs", "no number"]
-    assert ("seedlings_spark/estimator.py" in given["zip"]) == (master == "yarn")
+    assert ("seedlings_spark/estimator/__init__.py" in given["zip"]) == (master == "yarn")
     assert (str(ROOT) in given["environment"].get("PYTHONPATH", "")) == (master != "yarn")
 
 
