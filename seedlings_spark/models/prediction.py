@@ -166,6 +166,7 @@ def predict_rows(task: ForwardTask, parts: Iterator[Any]) -> Iterator[Any]:
 
     Raises:
         CorpusError: A row has another number of values than the network takes, or none.
+        NetworkError: The network gives NaN, which would become null on its way to Spark, for a row.
     """
     import pandas as pd
 
@@ -176,6 +177,12 @@ def predict_rows(task: ForwardTask, parts: Iterator[Any]) -> Iterator[Any]:
             continue
         features = _features(list(rows), network.row_shape)
         outputs = network.predict(features).astype(np.float64).reshape(len(rows), -1)
+        if count := int(np.isnan(outputs).any(axis=1).sum()):
+            raise NetworkError(
+                f"no numbers (NaN) from the network for {count:,} of {len(rows):,} rows",
+                "features that are numbers, and a network that gives numbers for them",
+                "Fill or remove rows with NaN; if there are none, the network is damaged or badly trained",
+            )
         if task.logits and not network.gives_logits:
             outputs = np.concatenate([outputs, _logits(outputs, task.logits)], axis=1)
         yield pd.Series(list(outputs), dtype=object)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.special
 from elephas.ml_model import ElephasEstimator, ElephasTransformer
+from pyspark.errors import PythonException
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.classification import OneVsRest
 from pyspark.ml.evaluation import (
@@ -623,6 +624,17 @@ def test_weights_and_callbacks_that_are_given_are_used(table: DataFrame) -> None
     )
     model = estimator.fit(table)
     assert epochs == [0, 1, 2] and not any(weight.any() for weight in model.weights)
+
+
+def test_rows_that_the_network_has_no_numbers_for_are_refused(spark: SparkSession) -> None:
+    network = keras.Sequential(
+        [keras.Input((2,)), keras.layers.Dense(3, "softmax", kernel_initializer="ones")]
+    )
+    model = SeedlingsModel.from_network(network, ["a", "b", "c"], features_col="features")
+    rows = [(Vectors.dense(1.0, 2.0),), (Vectors.dense(float("nan"), 2.0),)]
+    table = spark.createDataFrame(rows, ["features"]).coalesce(1)
+    with pytest.raises(PythonException, match=r"no numbers \(NaN\) from the network for 1 of 2 rows"):
+        model.transform(table).collect()
 
 
 @pytest.fixture(scope="module")
