@@ -190,13 +190,21 @@ def _written(output: str) -> Iterator[tuple[str, Check]]:
         files.write_text(path, "written by doctor\n")
     except OSError as error:
         remedy = "Give the user that runs the jobs the right to write there, or choose another folder"
-        yield "", Check(f"writing to {output}", error.strerror or str(error), BAD, remedy)
+        yield (
+            "",
+            Check(
+                display.Whole(f"writing to {display.shown(output)}"),
+                error.strerror or str(error),
+                BAD,
+                remedy,
+            ),
+        )
         return
     try:
         is_local = files.is_local(path)
         yield (
             (str(files.local_path(path)) if is_local else ""),
-            Check(f"writing to {output}", "done by the driver"),
+            Check(display.Whole(f"writing to {display.shown(output)}"), "done by the driver"),
         )
     finally:
         files.delete(path)
