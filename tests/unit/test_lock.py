@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +55,24 @@ ELSEWHERE: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("other", "offset"), [(other, (-86_400, 86_400)[place % 2]) for place, other in enumerate(ELSEWHERE)]
-)
+def _all_at_once(check: Callable[..., None], *cases: tuple[Any, ...]) -> None:
+    """Check cases that wait, side by side; the first that fails is raised."""
+    with ThreadPoolExecutor(len(cases)) as pool:
+        for each in [pool.submit(check, *case) for case in cases]:
+            each.result()
+
+
 @pytest.mark.usefixtures("hasty")
-def test_a_lock_that_cannot_be_looked_up_is_watched_whatever_the_clocks_say(
-    tmp_path: Path, other: dict[str, Any], offset: float
-) -> None:
+def test_a_lock_that_cannot_be_looked_up_is_watched_whatever_the_clocks_say(tmp_path: Path) -> None:
+    cases = [(tmp_path / str(number), other) for number, other in enumerate(ELSEWHERE)]
+    _all_at_once(
+        _check_that_it_is_watched,
+        *((*case, (-86_400, 86_400)[number % 2]) for number, case in enumerate(cases)),
+    )
+
+
+def _check_that_it_is_watched(tmp_path: Path, other: dict[str, Any], offset: float) -> None:
+    tmp_path.mkdir()
     held = {
         **_locked(tmp_path)._content,
         "id": "1",
@@ -122,12 +135,16 @@ def test_a_lock_that_is_renewed_while_it_is_taken_over_goes_back(tmp_path: Path)
     assert json.loads((tmp_path / lock.NAME).read_text()) == {"id": "1", "signs": 2}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"process": -1}', "\udcff"])
 @pytest.mark.usefixtures("hasty")
-def test_a_damaged_lock_does_not_stay_for_ever(tmp_path: Path, text: str) -> None:
-    (tmp_path / lock.NAME).write_bytes(os.fsencode(text))
-    with _locked(tmp_path) as taken:
-        taken.check()
+def test_a_damaged_lock_does_not_stay_for_ever(tmp_path: Path) -> None:
+    def check(folder: Path, text: str) -> None:
+        folder.mkdir()
+        (folder / lock.NAME).write_bytes(os.fsencode(text))
+        with _locked(folder) as taken:
+            taken.check()
+
+    texts = ["", "{", "[]", '{"process": -1}', "\udcff"]
+    _all_at_once(check, *((tmp_path / str(number), text) for number, text in enumerate(texts)))
 
 
 _HOLD = (
@@ -168,34 +185,33 @@ def test_a_lock_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("hasty")
-def test_of_two_that_find_a_dead_lock_one_gets_it(tmp_path: Path) -> None:
-    for _ in range(3):
-        (tmp_path / lock.NAME).write_text(json.dumps({"id": "dead", "renewed": 0}))
-        got: list[bool] = []
-        others, together = threading.Semaphore(0), threading.Barrier(3)
+def test_of_three_that_find_a_dead_lock_one_gets_it(tmp_path: Path) -> None:
+    _all_at_once(_check_that_one_gets_it, *((tmp_path / str(number),) for number in range(3)))
 
-        def take(
-            got: list[bool] = got,
-            others: threading.Semaphore = others,
-            together: threading.Barrier = together,
-        ) -> None:
-            together.wait()
-            try:
-                with _locked(tmp_path):
-                    got.append(True)
-                    assert all(
-                        others.acquire(timeout=HANG_SECONDS) for _ in range(2)
-                    )  # it is held until they have asked
-            except OutputInUseError:
-                got.append(False)
-                others.release()
 
-        threads = [threading.Thread(target=take) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(got) == [False, False, True]
+def _check_that_one_gets_it(folder: Path) -> None:
+    folder.mkdir()
+    (folder / lock.NAME).write_text(json.dumps({"id": "dead", "renewed": 0}))
+    got: list[bool] = []
+    others, together = threading.Semaphore(0), threading.Barrier(3)
+
+    def take() -> None:
+        together.wait()
+        try:
+            with _locked(folder):
+                got.append(True)
+                # It is held until they have asked.
+                assert all(others.acquire(timeout=HANG_SECONDS) for _ in range(2))
+        except OutputInUseError:
+            got.append(False)
+            others.release()
+
+    threads = [threading.Thread(target=take) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == [False, False, True]
 
 
 def test_a_lock_of_an_earlier_attempt_at_a_yarn_application_is_taken_over_at_once(
