@@ -28,9 +28,9 @@ MANIFEST: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=["store", "a store's 100% #1 \N{SEEDLING}"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ModelStore:
-    return ModelStore(str(tmp_path / request.param), "seedlings")
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(str(tmp_path / "a store's 100% #1 \N{SEEDLING}"), "seedlings")
 
 
 def build(folder: str) -> None:
