@@ -261,7 +261,7 @@ def test_a_worker_that_was_thrown_out_among_strangers_comes_again(
 
 WITHOUT_DESCRIPTORS = """
 import resource, sys
-from tests.unit.test_parameter_server import CREDENTIALS, Echo
+from tests.keras.test_parameter_server import CREDENTIALS, Echo
 from seedlings_spark.training.server import Listener, ParameterServer
 resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
 with ParameterServer(Echo(), Listener("127.0.0.1"), CREDENTIALS) as server:
