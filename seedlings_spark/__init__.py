@@ -17,12 +17,22 @@ The map, room by room, in the order of imports: a module may import those of its
 
     errors          what can go wrong for a user, one class each
     display         names that others chose, as a terminal, a log or a page may show them
-    config          options of every job: TOML and flags become frozen, validated objects
     schema          column names and layouts of our tables
-    files           paths on any Hadoop file system; a file appears whole or not at all
     fingerprint     content hash, split of a hash, shard of a hash, corpus fingerprint
     reproducibility seeds derived by name; what a result depends on
     progress        what a person sees of a job at work
+
+    files           paths on any Hadoop file system; a file appears whole or not at all
+      paths         names of paths, and what a listing says of them
+      local         paths on this machine's file system, by Python
+      hadoop        paths on any other, by the JVM of the running Spark application
+
+    config          options of every job: TOML and flags become frozen, validated objects
+      suggestions   what options and their values are called elsewhere, for mistyped ones
+      options       an option: its declaration as a field, and the checks of its value
+      jobs          the options of each job
+      __main__      prints the content of `conf/seedlings.toml`
+
     lock            one writer for one folder
 
     cluster         the machines

@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 
 from seedlings_spark import files
 from seedlings_spark.errors import StoreError
+from seedlings_spark.files.hadoop import HadoopPath
 from seedlings_spark.models.store import ModelStore, names
 
 # None with a colon: HDFS allows none, and Hadoop's own copies and listings fail on them.
@@ -99,7 +100,7 @@ def test_a_failure_in_the_middle_leaves_the_old_file_and_nothing_else(
     def fail(*_: object) -> None:
         raise OSError(5, "the connection was lost")
 
-    monkeypatch.setattr("seedlings_spark.files._HadoopPlace._rename", fail)
+    monkeypatch.setattr("seedlings_spark.files.hadoop.HadoopPath._rename", fail)
     with pytest.raises(OSError, match="connection was lost"):
         files.write_text(f"{root}/manifest.json", "new")
     with pytest.raises(OSError, match="connection was lost"):
@@ -162,7 +163,7 @@ def test_rename_refuses_whatever_is_at_the_target(root: str, source: str, target
     with pytest.raises(FileExistsError):
         files.rename(f"{root}/old", f"{root}/new")
     # What FileContext itself promises, should something have come after the look.
-    old, new = files._HadoopPlace(f"{root}/old"), files._HadoopPlace(f"{root}/new")
+    old, new = HadoopPath(f"{root}/old"), HadoopPath(f"{root}/new")
     with pytest.raises(OSError, match="new"):
         old._rename(new, "NONE")
     assert [status.path for status in files.walk(root)] == before
@@ -304,7 +305,7 @@ def test_hadoop_reads_a_qualified_local_path_as_the_same_file(
     hadoop_path = spark.sparkContext._jvm.org.apache.hadoop.fs.Path(uri)
     assert hadoop_path.toUri().getPath() == str(path)
     assert files.qualify(hadoop_path.toString()) == uri
-    assert files._HadoopPlace(uri).size() == 1
+    assert HadoopPath(uri).size() == 1
 
 
 @pytest.mark.parametrize(
@@ -324,7 +325,7 @@ def test_spark_reads_what_python_wrote_over_a_file_of_its_own(
     spark: SparkSession, tmp_path: Path, way: str
 ) -> None:
     path, other = tmp_path / "part.txt", tmp_path / "other.txt"
-    files._HadoopPlace(f"file://{path}").write_bytes(b"written by Hadoop, with checksums")
+    HadoopPath(f"file://{path}").write_bytes(b"written by Hadoop, with checksums")
     assert (tmp_path / ".part.txt.crc").exists()
     other.write_bytes(b"new")
     if way == "write_bytes":
@@ -341,10 +342,10 @@ def test_spark_reads_what_python_wrote_over_a_file_of_its_own(
 
 def test_without_care_for_checksums_spark_refuses_the_new_bytes(spark: SparkSession, tmp_path: Path) -> None:
     path = tmp_path / "part.txt"
-    files._HadoopPlace(f"file://{path}").write_bytes(b"written by Hadoop, with checksums")
+    HadoopPath(f"file://{path}").write_bytes(b"written by Hadoop, with checksums")
     path.write_bytes(b"new")
     with pytest.raises(OSError, match="Checksum"):
-        files._HadoopPlace(f"file://{path}").put(path)
+        HadoopPath(f"file://{path}").put(path)
 
 
 # --- A store there

@@ -17,7 +17,18 @@ ROOT = PACKAGE.parent
 # A module may import those of its own and of earlier groups only.
 GROUPS = [
     ["errors"],
-    ["display", "config", "schema", "files", "fingerprint", "reproducibility", "progress"],
+    ["display", "schema", "fingerprint", "reproducibility", "progress"],
+    # files
+    ["files.paths"],
+    ["files.local"],
+    ["files.hadoop"],
+    ["files"],
+    # config
+    ["config.suggestions"],
+    ["config.options"],
+    ["config.jobs"],
+    ["config"],
+    ["config.__main__"],
     ["lock"],
     # cluster
     ["cluster", "cluster.environment", "cluster.session", "cluster.runtime"],

@@ -384,7 +384,8 @@ def _raise(error: Exception) -> int:
 def test_an_unexpected_exception_names_the_line_that_raised_it(capsys: pytest.CaptureFixture[str]) -> None:
     cli.exit_code_of(lambda: config.range_of({}) and 0)
     assert re.search(
-        r"^SeedlingsError: KeyError: 'unit'\..*report it \(config\.py, line \d+\)\.$", capsys.readouterr().err
+        r"^SeedlingsError: KeyError: 'unit'\..*report it \(options\.py, line \d+\)\.$",
+        capsys.readouterr().err,
     )
 
 

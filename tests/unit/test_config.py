@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedlings_spark import config
+from seedlings_spark.config.options import toml_value
+from seedlings_spark.config.suggestions import ALSO
 from seedlings_spark.errors import OptionError
 
 ROOT = Path(__file__).parents[2]
@@ -327,7 +329,7 @@ def test_some_options_can_be_picked_by_name() -> None:
 )
 def test_values_survive_their_way_through_a_file(epochs: int, rate: float, name: str) -> None:
     text = "\n".join(
-        f"{key} = {config._as_toml(value)}"
+        f"{key} = {toml_value(value)}"
         for key, value in {"epochs": epochs, "learning_rate": rate, "name": name}.items()
     )
     made = config.make(
@@ -400,4 +402,4 @@ def test_a_choice_is_known_by_what_others_call_it(flags: dict[str, Any], meant: 
 
 def test_every_other_name_is_one_of_an_option_that_there_is() -> None:
     names = {field.name for options in config.JOBS.values() for field in dataclasses.fields(options)}
-    assert set(config._ALSO) <= names | {"debug", "log", "config"}
+    assert set(ALSO) <= names | {"debug", "log", "config"}

@@ -194,7 +194,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
         "os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
         "files.write_text(sys.argv[1], 'new' * 100_000)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[2])}
     killed = subprocess.run([sys.executable, "-c", program, str(path)], env=environment, timeout=HANG_SECONDS)
     assert killed.returncode == -9
     assert path.read_text() == "old"

@@ -320,7 +320,7 @@ def test_publishers_in_processes_each_get_a_version(store: ModelStore) -> None:
 
 
 def run(program: str, *arguments: str) -> "subprocess.Popen[bytes]":
-    environment = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[2])}
     return subprocess.Popen([sys.executable, "-c", program, *arguments], env=environment)
 
 
