@@ -1,15 +1,24 @@
-"""Jobs as a user runs them: `./spark-submit.sh JOB ...` in a process of its own, mistakes first."""
+"""Jobs as a user runs them, mistakes first.
+
+Each runs once by `./spark-submit.sh JOB ...` in a process of its own, which starts Spark and TensorFlow; what else a
+job is asked here, it is asked in this process.
+"""
 
 import contextlib
+import io
 import json
+import logging
 import os
 import re
+import runpy
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +27,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pyspark
 import pytest
+from pyspark.sql import SparkSession
 
-from seedlings_spark import images
+from seedlings_spark import cli, images
 from seedlings_spark.corpus import synthetic
 from seedlings_spark.lock import Lock
 from seedlings_spark.reports import drift
 from tests import hostile, readme
+from tests.conftest import HANG_SECONDS
 
 SCRIPT = Path(__file__).parents[2] / "spark-submit.sh"
 SPARK = Path(pyspark.__file__).parent
@@ -58,7 +69,7 @@ TINY = {
 # As cron has it: no PATH, no HOME, no locale. `SPARK_SUBMIT_OPTS` makes the tests fast.
 NO_ENVIRONMENT = {"SEEDLINGS_PYTHON": sys.executable, "SPARK_SUBMIT_OPTS": os.environ["SPARK_SUBMIT_OPTS"]}
 # Where nobody gives it a locale, the JVM reads `??cker`, and so on.
-IMAGES, CORPUS, STORE, RUN, RUN_2 = "Äcker", "Körper", "Läden ✓", "Läufe", "nächtliche Läufe"
+IMAGES, CORPUS, STORE, RUN = "Äcker", "Körper", "Läden ✓", "nächtliche Läufe"
 REPORT, SCORES = "été", "ō"
 
 
@@ -74,23 +85,74 @@ def submit(directory: Path, *arguments: str) -> "subprocess.CompletedProcess[str
 
 
 def refused(directory: Path, code: int, *arguments: str) -> str:
-    """The one line on stderr that a mistake is answered with."""
+    """The one line on stderr that a mistake is answered with, before Spark starts."""
     ran = submit(directory, *arguments)
-    lines = [line for line in ran.stderr.splitlines() if not LOG_LINE.fullmatch(line)]
-    assert ran.returncode == code, ran.stderr
-    assert ran.stdout == ""
-    assert len(lines) == 1 and THREE_PARTS.fullmatch(lines[0]), ran.stderr
-    return lines[0]
+    return _one_line(ran.returncode, ran.stdout, ran.stderr, code)
 
 
 def done(directory: Path, *arguments: str, code: int = 0) -> str:
     """What a run prints; all else that it says are lines of the log."""
     ran = submit(directory, *arguments)
-    assert ran.returncode == code, ran.stderr
-    said = ran.stderr.splitlines()
+    return _printed(ran.returncode, ran.stdout, ran.stderr, code, arguments)
+
+
+def _one_line(ended: int, out: str, err: str, code: int) -> str:
+    lines = [line for line in err.splitlines() if not LOG_LINE.fullmatch(line)]
+    assert ended == code, err
+    assert out == ""
+    assert len(lines) == 1 and THREE_PARTS.fullmatch(lines[0]), err
+    return lines[0]
+
+
+def _printed(ended: int, out: str, err: str, code: int, arguments: tuple[str, ...]) -> str:
+    assert ended == code, err
+    said = err.splitlines()
     assert [line for line in said if not LOG_LINE.fullmatch(line)] == []
     assert f" {next(a for a in arguments if a in JOBS)} on local[" in said[0]
-    return ran.stdout
+    return out
+
+
+@dataclass
+class Here:
+    """Runs jobs as the processes of `jobs/` do, in this one: in the folder of the jobs, on the session of the tests.
+
+    Args:
+        monkeypatch: Of the test.
+        folder: The jobs' working directory.
+    """
+
+    monkeypatch: pytest.MonkeyPatch
+    folder: Path
+
+    def refused(self, code: int, *arguments: str) -> str:
+        """As `refused`, by the driver."""
+        return _one_line(*self._run(*arguments), code)
+
+    def done(self, *arguments: str, code: int = 0) -> str:
+        """As `done`."""
+        return _printed(*self._run(*arguments), code, arguments)
+
+    def _run(self, job: str, *arguments: str) -> tuple[int, str, str]:
+        file = SCRIPT.parent / "jobs" / f"{job}.py"
+        logger, interrupt = logging.getLogger("seedlings_spark"), signal.getsignal(signal.SIGINT)
+        before = logger.handlers[:], logger.level, logger.propagate
+        out, err = io.StringIO(), io.StringIO()
+        try:
+            with self.monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+                patch.chdir(self.folder)
+                patch.setattr(sys, "argv", [str(file), *arguments])
+                patch.setattr(cli, "_stop", lambda spark: None)
+                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                    runpy.run_path(str(file), run_name="__main__")
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
+            logger.handlers[:], logger.level, logger.propagate = before
+        return int(ended.value.code or 0), out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def here(spark: SparkSession, place: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    return Here(monkeypatch, place)
 
 
 JOBS = ("quickstart", "prepare", "train", "evaluate", "score", "models", "clean", "status", "doctor")
@@ -139,14 +201,32 @@ def corpus(place: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def version(place: Path, corpus: Path) -> Path:
-    """A model version, trained with options from a file and from the command line."""
-    out = done(
-        place,
-        *("--master", "local[2]", "train", "--corpus", CORPUS, "--store", STORE, "--run", RUN),
-        *("--config", "options.toml", "--epochs", "2", "--seed", "5"),
-    )
-    assert re.search(r"^version +seedlings v0001 \(now current\)$", out, re.MULTILINE)
+    """A model version, trained in the background with options from a file and from the command line."""
+    train = ("train", "--corpus", CORPUS, "--store", STORE, "--run", RUN)
+    options = ("--config", "options.toml", "--epochs", "2", "--seed", "5", "--log", "json")
+    ran = submit(place, "--master", "local[2]", "--detach", *train, *options)
+    assert (ran.returncode, ran.stdout) == (0, f"{RUN}\n"), ran.stderr
+    found = re.search(r"process (\d+), log", ran.stderr)
+    assert found is not None
+    try:
+        deadline = time.monotonic() + HANG_SECONDS
+        while _is_running(int(found[1])):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        if _is_running(int(found[1])):
+            os.kill(int(found[1]), signal.SIGTERM)
+    said = (place / RUN / "train.log").read_text()
+    assert re.search(r"^version +seedlings v0001 \(now current\)$", said, re.MULTILINE), said
     return place / STORE / "seedlings" / "v0001"
+
+
+def _is_running(pid: int) -> bool:
+    """Whether a process is there and has not ended; one that nobody has waited for stays in the table."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 # --- mistakes
@@ -158,9 +238,11 @@ def test_a_folder_that_is_not_there_is_named_with_its_full_uri(tmp_path: Path) -
     assert not (tmp_path / "c").exists()
 
 
-def test_a_folder_without_files_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_files_is_named(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "images" / "Maize").mkdir(parents=True)
-    said = refused(tmp_path, 1, "prepare", "--images", "images", "--corpus", "c")
+    said = Here(monkeypatch, tmp_path).refused(1, "prepare", "--images", "images", "--corpus", "c")
     assert f"file://{tmp_path}/images" in said
     assert not (tmp_path / "c" / "manifest.json").exists()
 
@@ -236,10 +318,12 @@ def test_a_store_without_a_version_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "o").exists()
 
 
-def test_fewer_cores_than_workers_are_told_at_once_and_leave_nothing(place: Path, corpus: Path) -> None:
-    train = ("train", "--corpus", CORPUS, "--store", "other store", "--run", "other run")
-    said = refused(place, 1, "--master", "local[1]", *train)
-    assert "1 free slot (local[1], spark.task.cpus=1) for 2 workers" in said
+def test_fewer_cores_than_workers_are_told_at_once_and_leave_nothing(
+    place: Path, corpus: Path, here: Here
+) -> None:
+    folders = ("--corpus", CORPUS, "--store", "other store", "--run", "other run")
+    said = here.refused(1, "train", *folders, "--num-workers", "3")
+    assert "2 free slots (local[2], spark.task.cpus=1) for 3 workers" in said
     assert not (place / "other run").exists() and not (place / "other store").exists()
 
 
@@ -300,34 +384,22 @@ def test_what_train_leaves_says_where_it_comes_from(place: Path, corpus: Path, v
     assert not list(version.parent.glob(".building-*"))
 
 
-def test_a_run_in_the_background_says_how_it_went_in_lines_of_json(place: Path, corpus: Path) -> None:
-    command = ("train", "--corpus", CORPUS, "--store", "store of the background", "--run", RUN_2)
-    options = ("--config", "options.toml", "--epochs", "1", "--log", "json")
-    ran = submit(place, "--master", "local[2]", "--detach", *command, *options)
-    assert (ran.returncode, ran.stdout) == (0, f"{RUN_2}\n"), ran.stderr
-    found = re.search(r"process (\d+), log", ran.stderr)
-    assert found is not None
-    try:
-        deadline = time.monotonic() + 200
-        while Path(f"/proc/{found[1]}").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(found[1]), signal.SIGTERM)
-    log = (place / RUN_2 / "train.log").read_text()
+def test_a_run_in_the_background_says_how_it_went_in_lines_of_json(
+    place: Path, corpus: Path, version: Path
+) -> None:
+    log = (place / RUN / "train.log").read_text()
     lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
-    assert any(line["msg"].startswith("epoch 1/1") for line in lines), log
+    assert any(line["msg"].startswith("epoch 2/2") for line in lines), log
     (application,) = {line["run"] for line in lines}
-    record = read_json(place / RUN_2 / "run.json")
+    record = read_json(place / RUN / "run.json")
     (attempt,) = record["attempts"]
     assert (attempt["application"], attempt["exit_code"]) == (application, 0)
     assert record["corpus"]["fingerprint"] == read_json(corpus / "manifest.json")["fingerprint"]
 
-    said = re.sub(r"\n  (?=\S)", " ", done(place, "status", RUN_2))  # a long path has a line of its own
+    said = re.sub(r"\n  (?=\S)", " ", done(place, "status", RUN))  # a long path has a line of its own
     shown = dict(line.split(maxsplit=1) for line in said.splitlines())
-    assert (shown["state"], shown["epochs"], shown["version"]) == ("done", "1 of 1", "v0001")
-    assert shown["log"] == f"file://{place}/{RUN_2}/train.log"
+    assert (shown["state"], shown["epochs"], shown["version"]) == ("done", "2 of 2", "v0001")
+    assert shown["log"] == f"file://{place}/{RUN}/train.log"
 
 
 def test_evaluate_writes_numbers_and_plots_of_the_test_images(place: Path, version: Path) -> None:
@@ -342,8 +414,8 @@ def test_evaluate_writes_numbers_and_plots_of_the_test_images(place: Path, versi
     assert all(name in out for name in synthetic.SPECIES)
 
 
-def test_score_gives_every_file_a_prediction_or_a_reason(place: Path, version: Path) -> None:
-    done(place, "score", "--images", IMAGES, "--store", STORE, "--output", SCORES)
+def test_score_gives_every_file_a_prediction_or_a_reason(place: Path, version: Path, here: Here) -> None:
+    here.done("score", "--images", IMAGES, "--store", STORE, "--output", SCORES)
     manifest = read_json(place / SCORES / "manifest.json")
     assert (manifest["listed"], manifest["scored"], manifest["rejected"]) == (74, NUM_IMAGES, 2)
     assert (manifest["already_scored"], manifest["already_rejected"]) == (0, 0)
@@ -376,7 +448,7 @@ def test_score_gives_every_file_a_prediction_or_a_reason(place: Path, version: P
 
 
 def test_the_readmes_schedules_score_each_file_once(
-    place: Path, version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, version: Path, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the command line, by cron and by Airflow, one after the other."""
     shutil.copytree(place / IMAGES, tmp_path / "fields" / "2026-11")
@@ -392,13 +464,13 @@ def test_the_readmes_schedules_score_each_file_once(
     (by_hand,) = readme.commands(heading, here)
     (by_cron,) = readme.commands(heading, {**here, "/srv/seedlings": str(tmp_path), r"\%": "%"}, "")
     assert by_cron.startswith("5 * * * * cd ")
-    said = []
-    # Started a second time, a run with a name is not made again, and says the same.
-    for command in (by_hand, by_hand.rstrip() + " --summary json", by_cron.removeprefix("5 * * * * ")):
+    for command in (by_hand, by_cron.removeprefix("5 * * * * ")):
         ran = subprocess.run(["bash", "-euc", command], cwd=tmp_path, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr
-        said.append(ran.stdout)
-    again = json.loads(said[1])
+    # Started a second time, a run with a name is not made again, and says the same.
+    program, *arguments = shlex.split(by_hand)
+    assert program == "./spark-submit.sh"
+    again = json.loads(Here(monkeypatch, tmp_path).done(*arguments, "--summary", "json"))
     numbers = tuple(again[name] for name in ("run", "listed", "scored", "rejected"))
     assert numbers == ("2026-11-21T06", NUM_IMAGES + 2, NUM_IMAGES, 2)
     assert again["path"] == f"file://{tmp_path}/scores/runs/2026-11-21T06"
@@ -430,7 +502,7 @@ def test_the_readmes_schedules_score_each_file_once(
 
 
 def test_an_output_in_use_and_images_unlike_the_corpus_have_codes_of_their_own(
-    place: Path, version: Path
+    place: Path, version: Path, here: Here
 ) -> None:
     command = ("score", "--images", "bright", "--store", STORE, "--output", "scores of bright")
     (place / "bright").mkdir()
@@ -438,16 +510,16 @@ def test_an_output_in_use_and_images_unlike_the_corpus_have_codes_of_their_own(
         pixels = np.full((40, 40, 3), 215 + number, np.uint8)
         (place / "bright" / f"{number}.png").write_bytes(images.encode_png(pixels))
     with Lock(f"file://{place}/scores of bright", "run of somebody"):
-        assert "run of somebody" in refused(place, 73, *command)
+        assert "run of somebody" in here.refused(73, *command)
     with Lock(f"file://{place}/busy run", "another driver"):
         train = ("train", "--corpus", CORPUS, "--store", STORE, "--run", "busy run")
-        assert "busy run, to which another driver on" in refused(place, 73, *train)
+        assert "busy run, to which another driver on" in here.refused(73, *train)
     assert not (place / "busy run" / "run.json").exists()
-    out = done(place, *command, "--max-drift", "0.25", code=3)
+    out = here.done(*command, "--max-drift", "0.25", code=3)
     assert "brightness" in out and "shifted" in out
 
 
-def test_versions_are_imported_promoted_and_rolled_back(place: Path, version: Path) -> None:
+def test_versions_are_imported_promoted_and_rolled_back(place: Path, version: Path, here: Here) -> None:
     """The network that is imported takes other images than the corpus has, which evaluate refuses."""
     with (
         zipfile.ZipFile(version / "network.keras") as trained,
@@ -468,13 +540,13 @@ def test_versions_are_imported_promoted_and_rolled_back(place: Path, version: Pa
     imported = read_json(version.parent / "v0002" / "manifest.json")
     assert (imported["classes"], imported["image_size"]) == (classes, [48, 48])
 
-    promoted = done(place, "models", "promote", *store, "--model-version", "v0002")
+    promoted = here.done("models", "promote", *store, "--model-version", "v0002")
     assert re.search(r"^\* +v0002 ", promoted, re.MULTILINE)
     assert current.read_text() == "v0002\n"
-    said = refused(place, 1, "evaluate", "--corpus", CORPUS, *store, "--report", "no report")
+    said = here.refused(1, "evaluate", "--corpus", CORPUS, *store, "--report", "no report")
     assert "32x32" in said and "48x48" in said and not (place / "no report").exists()
 
-    assert re.search(r"^\* +v0001 ", done(place, "models", "rollback", *store), re.MULTILINE)
+    assert re.search(r"^\* +v0001 ", here.done("models", "rollback", *store), re.MULTILINE)
     assert current.read_text() == "v0001\n"
 
 
