@@ -5,6 +5,8 @@ import csv
 import datetime
 import json
 import os
+import re
+import shutil
 import sys
 import time
 from decimal import Decimal
@@ -59,6 +61,20 @@ def write(folder: Path, **contents: bytes) -> None:
         file.write_bytes(content)
 
 
+@pytest.fixture(scope="module")
+def plain(spark: SparkSession, version: ModelVersion, tmp_path_factory: pytest.TempPathFactory) -> ScoreRun:
+    """A run over the pictures 1 and 2 and a file that is none."""
+    folder = tmp_path_factory.mktemp("plain")
+    write(folder / "images", a=picture(1), b=picture(2), bad=b"no picture")
+    return score(spark, version, folder / "images", folder / "output")
+
+
+def predictions_of(spark: SparkSession, run: ScoreRun) -> dict[str, Any]:
+    """Name -> row."""
+    rows = spark.read.parquet(files.join(run.path, "predictions")).collect()
+    return {files.name(row.path).removesuffix(".png"): row for row in rows}
+
+
 def numbers(run: ScoreRun) -> tuple[int, int, int, int, int]:
     names = ("listed", "scored", "rejected", "already_scored", "already_rejected")
     listed, *rest = (run.manifest[name] for name in names)
@@ -81,36 +97,37 @@ def test_only_new_and_changed_files_are_scored(
     write(folder, a=picture(1), b=picture(2), bad=b"no picture")
     first = score(spark, version, folder, output, incremental=True)
     assert numbers(first) == (3, 2, 1, 0, 0)
-    nothing = score(spark, version, folder, output, incremental=True, keep_empty=True)
-    assert numbers(nothing) == (3, 0, 0, 2, 1)
-    assert names_in(spark, nothing) == names_in(spark, nothing, "rejects") == []
-    write(folder, c=picture(3), b=picture(40))
-    os.utime(folder / "a.png", (1_000_000_000, 1_000_000_000))  # other bytes may be as long
-    third = score(spark, version, folder, output, incremental=True)
-    assert numbers(third) == (4, 3, 0, 0, 1)
-    assert names_in(spark, third) == ["a", "b", "c"]
-    (folder / "a.png").unlink()
-    assert numbers(score(spark, version, folder, output, incremental=True)) == (3, 0, 0, 2, 1)
-
-
-def test_a_run_that_finds_nothing_new_leaves_nothing_unless_it_has_a_name(
-    spark: SparkSession, version: ModelVersion, tmp_path: Path
-) -> None:
-    folder, output = tmp_path / "images", tmp_path / "output"
-    write(folder, a=picture(1), bad=b"no picture")
-    first = score(spark, version, folder, output, incremental=True)
     before = (output / "manifest.json").read_text()
     nothing = score(spark, version, folder, output, incremental=True)
-    assert numbers(nothing) == (2, 0, 0, 1, 1) and nothing.path == ""
+    assert numbers(nothing) == (3, 0, 0, 2, 1) and nothing.path == ""
     assert dict(scoring.summary(nothing))["run"] == "none, since nothing is new"
     assert runs_of(output) == [files.name(first.path)]
     assert (output / "manifest.json").read_text() == before
-    # A scheduler that asks for a run twice gets one, whatever has come meanwhile.
-    named = score(spark, version, folder, output, incremental=True, run="06:00")
+    kept = score(spark, version, folder, output, incremental=True, keep_empty=True)
+    assert numbers(kept) == (3, 0, 0, 2, 1)
+    assert names_in(spark, kept) == names_in(spark, kept, "rejects") == []
+    write(folder, c=picture(3), b=picture(40))
+    os.utime(folder / "a.png", (1_000_000_000, 1_000_000_000))  # other bytes may be as long
+    (folder / "bad.png").unlink()
+    third = score(spark, version, folder, output, incremental=True)
+    assert numbers(third) == (3, 3, 0, 0, 0)
+    assert names_in(spark, third) == ["a", "b", "c"]
+
+
+def test_a_run_with_a_name_is_made_once(spark: SparkSession, version: ModelVersion, tmp_path: Path) -> None:
+    """A scheduler that asks for a run twice gets one, whatever has come meanwhile."""
+    folder, output = tmp_path / "images", tmp_path / "output"
+    write(folder, a=picture(1), bad=b"no picture")
+    first = score(spark, version, folder, output, incremental=True, run="2026-11-21T06:00")
+    assert files.name(first.path) == "2026-11-21T06:00" and first.is_new
+    assert numbers(first) == (2, 1, 1, 0, 0)
+    empty = score(spark, version, folder, output, incremental=True, run="07:00")
+    assert numbers(empty) == (2, 0, 0, 1, 1) and empty.is_new
     write(folder, b=picture(2))
-    again = score(spark, version, folder, output, incremental=True, run="06:00")
-    assert numbers(named) == numbers(again) == (2, 0, 0, 1, 1) and not again.is_new
-    assert numbers(score(spark, version, folder, output, incremental=True)) == (3, 1, 0, 1, 1)
+    for made in (first, empty):
+        again = score(spark, version, folder, output, incremental=True, run=files.name(made.path))
+        assert not again.is_new and dict(again.manifest) == dict(made.manifest)
+    assert names_in(spark, first) == ["a"]
 
 
 def test_runs_of_which_something_is_needed_are_not_cleaned_away(
@@ -124,7 +141,10 @@ def test_runs_of_which_something_is_needed_are_not_cleaned_away(
         write(folder, **contents)
         for file in folder.glob("*"):
             os.utime(file, (1_000_000_000, 1_000_000_000))
-        score(spark, version, folder, output, run=run)
+        made = score(spark, version, folder, output, run=run)
+        # Without `incremental` everything is scored again.
+        rejected = sum(content == b"no picture" for content in contents.values())
+        assert numbers(made) == (len(contents), len(contents) - rejected, rejected, 0, 0)
 
     one("1-again-by-4", a=picture(1), bad=b"no picture")
     one("2-only-one-with-b", a=picture(1), b=picture(2))
@@ -163,28 +183,31 @@ def test_runs_of_which_something_is_needed_are_not_cleaned_away(
     assert not (tmp_path / "none").exists()
 
 
-def test_without_incremental_everything_is_scored_again(
-    spark: SparkSession, version: ModelVersion, tmp_path: Path
-) -> None:
-    write(tmp_path / "images", a=picture(1), bad=b"no picture")
-    for _ in range(2):
-        assert numbers(score(spark, version, tmp_path / "images", tmp_path / "output")) == (2, 1, 1, 0, 0)
-    # ... and is known to an incremental run that follows.
-    again = score(spark, version, tmp_path / "images", tmp_path / "output", incremental=True)
-    assert numbers(again) == (2, 0, 0, 1, 1)
-
-
-def test_another_version_takes_up_old_files_only_if_told_to(
-    spark: SparkSession, store: ModelStore, tmp_path: Path
-) -> None:
-    folder, output = tmp_path / "images", tmp_path / "output"
-    write(folder, a=picture(1), b=picture(2), bad=b"no picture")
+@pytest.fixture(scope="module")
+def rescored(
+    spark: SparkSession, store: ModelStore, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[ScoreRun], Path]:
+    """Runs of one version and of another, and their output; a file is there for the first one only."""
+    folder = tmp_path_factory.mktemp("rescored")
+    write(folder / "images", a=picture(1), b=picture(2), bad=b"no picture")
     one, two = store.resolve("v0001"), store.resolve("v0002")
-    score(spark, one, folder, output, incremental=True)
-    assert numbers(score(spark, two, folder, output, incremental=True)) == (3, 0, 0, 2, 1)
-    rescored = score(spark, two, folder, output, incremental=True, rescore=True)
-    assert numbers(rescored) == (3, 2, 0, 0, 1)
-    assert numbers(score(spark, two, folder, output, incremental=True, rescore=True)) == (3, 0, 0, 2, 1)
+    places = folder / "images", folder / "output"
+    made = [score(spark, one, *places, incremental=True, run="z+first:06")]
+    (folder / "images" / "a.png").unlink()
+    made.append(score(spark, two, *places, incremental=True))
+    made.append(score(spark, two, *places, incremental=True, rescore=True, run="a-second"))
+    made.append(score(spark, two, *places, incremental=True, rescore=True))
+    return made, folder / "output"
+
+
+def test_another_version_takes_up_old_files_only_if_told_to(rescored: tuple[list[ScoreRun], Path]) -> None:
+    made, _ = rescored
+    assert [numbers(run) for run in made] == [
+        (3, 2, 1, 0, 0),
+        (2, 0, 0, 1, 1),
+        (2, 1, 0, 0, 1),
+        (2, 0, 0, 1, 1),
+    ]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -199,88 +222,71 @@ def test_a_file_without_permission_is_tried_again(
     assert numbers(again) == (1, 1, 0, 0, 0)
 
 
-def test_files_that_could_not_be_read_are_tried_again_and_other_rejects_are_not(
-    spark: SparkSession, version: ModelVersion, tmp_path: Path
-) -> None:
-    folder = tmp_path / "images"
-    write(folder, good=picture(1), bad=b"no picture", empty=b"")
-    (folder / "link.png").symlink_to(folder / "target")
-    assert numbers(score(spark, version, folder, tmp_path / "output")) == (4, 1, 3, 0, 0)
-    again = score(spark, version, folder, tmp_path / "output", incremental=True)
-    assert numbers(again) == (4, 0, 1, 1, 2)
-    assert names_in(spark, again, "rejects") == ["link"]
-
-
-def test_a_file_that_changes_between_listing_and_reading_is_said_to_have_changed(
+def test_files_that_could_not_be_read_or_changed_meanwhile_are_tried_again_and_other_rejects_are_not(
     spark: SparkSession, version: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "images"
-    write(folder, a=picture(1), b=picture(2))
+    write(folder, good=picture(1), other=picture(2), bad=b"no picture", empty=b"")
+    (folder / "link.png").symlink_to(folder / "target")
     scored = scoring._scored
 
     def late(*args: Any, **options: Any) -> DataFrame:
-        write(folder, b=picture(2, (30, 30)))
+        write(folder, other=picture(2, (30, 30)))
         return scored(*args, **options)
 
-    monkeypatch.setattr(scoring, "_scored", late)
-    run = score(spark, version, folder, tmp_path / "output")
-    monkeypatch.undo()
-    assert numbers(run) == (2, 1, 1, 0, 0)
-    assert run.manifest["rejected_by_reason"] == {"changed": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "_scored", late)
+        run = score(spark, version, folder, tmp_path / "output")
+    assert numbers(run) == (5, 1, 4, 0, 0)
+    reasons = {"changed": 1, "empty": 1, "not_an_image": 1, "unreadable": 1}
+    assert run.manifest["rejected_by_reason"] == reasons
     again = score(spark, version, folder, tmp_path / "output", incremental=True)
-    assert numbers(again) == (2, 1, 0, 1, 0)
+    assert numbers(again) == (5, 1, 1, 1, 2)
+    assert names_in(spark, again) == ["other"] and names_in(spark, again, "rejects") == ["link"]
 
 
 def test_the_ledger_is_written_down_as_a_whole_now_and_then(
     spark: SparkSession, version: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seedlings_spark.scoring.ledger.MOST_PARTS", 3)
+    monkeypatch.setattr("seedlings_spark.scoring.ledger.MOST_PARTS", 2)
     folder, output = tmp_path / "images", tmp_path / "output"
-    for number in range(6):
+    for number in range(4):
         write(folder, **{f"{number}": picture(number)})
         run = score(spark, version, folder, output, incremental=True)
         assert numbers(run) == (number + 1, 1, 0, number, 0)
-        assert len(run.manifest["ledger"]) <= 3
-    assert numbers(score(spark, version, folder, output, incremental=True)) == (6, 0, 0, 6, 0)
+        assert len(run.manifest["ledger"]) <= 2
     # Earlier runs are no longer needed.
     newest = json.loads((output / "manifest.json").read_text())
     for name in runs_of(output):
         if name not in newest["ledger"]:
             files.delete(str(output / "runs" / name))
-    assert numbers(score(spark, version, folder, output, incremental=True)) == (6, 0, 0, 6, 0)
+    assert numbers(score(spark, version, folder, output, incremental=True)) == (4, 0, 0, 4, 0)
 
 
-def test_a_run_that_died_before_it_could_say_that_it_is_the_newest_counts(
+def test_a_run_that_died_counts_when_it_was_published_and_is_removed_when_not(
     spark: SparkSession, version: ModelVersion, tmp_path: Path
 ) -> None:
     folder, output = tmp_path / "images", tmp_path / "output"
     write(folder, a=picture(1))
-    score(spark, version, folder, output)
+    first = score(spark, version, folder, output)
     old = (output / "manifest.json").read_text()
     write(folder, b=picture(2))
+    left = output / "runs" / ".building-dead" / "all"
+    left.mkdir(parents=True)
+    (left / "part-0.parquet").write_bytes(b"half")
     second = score(spark, version, folder, output, incremental=True)
+    assert runs_of(output) == sorted(files.name(run.path) for run in (first, second))
     (output / "manifest.json").write_text(old)
     third = score(spark, version, folder, output, incremental=True)
     assert numbers(third) == (2, 0, 0, 2, 0)
     assert third.manifest["sequence"] == second.manifest["sequence"] + 1 == 3
 
 
-def test_what_a_dead_run_left_behind_is_removed(
-    spark: SparkSession, version: ModelVersion, tmp_path: Path
-) -> None:
-    write(tmp_path / "images", a=picture(1))
-    left = tmp_path / "output" / "runs" / ".building-dead" / "all"
-    left.mkdir(parents=True)
-    (left / "part-0.parquet").write_bytes(b"half")
-    run = score(spark, version, tmp_path / "images", tmp_path / "output")
-    assert runs_of(tmp_path / "output") == [files.name(run.path)]
-
-
 def test_very_many_unchanged_files_start_no_tensorflow(
     spark: SparkSession, version: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, output = tmp_path / "images", tmp_path / "output"
-    folders, each = (100, 1_000) if os.environ.get("SEEDLINGS_TEST_ALL") else (10, 1_000)
+    folders, each = (100, 1_000) if os.environ.get("SEEDLINGS_TEST_ALL") else (10, 100)
     for number in range(folders):
         (folder / f"{number}").mkdir(parents=True)
         for other in range(each):
@@ -298,17 +304,6 @@ def test_very_many_unchanged_files_start_no_tensorflow(
 
 
 # --- Exactly once
-
-
-def test_a_finished_run_is_not_made_again(spark: SparkSession, version: ModelVersion, tmp_path: Path) -> None:
-    folder, output = tmp_path / "images", tmp_path / "output"
-    write(folder, a=picture(1))
-    first = score(spark, version, folder, output, run="2026-11-21T06:00")
-    assert files.name(first.path) == "2026-11-21T06:00" and first.is_new
-    write(folder, b=picture(2))
-    again = score(spark, version, folder, output, run="2026-11-21T06:00")
-    assert not again.is_new and dict(again.manifest) == dict(first.manifest)
-    assert names_in(spark, again) == ["a"]
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "", " ", "x" * 200])
@@ -337,13 +332,9 @@ def test_an_owner_that_has_lost_its_lock_does_not_publish(
 
 
 def test_the_latest_view_has_the_newest_prediction_of_each_path(
-    spark: SparkSession, store: ModelStore, tmp_path: Path
+    spark: SparkSession, rescored: tuple[list[ScoreRun], Path], tmp_path: Path
 ) -> None:
-    folder, output = tmp_path / "images", tmp_path / "output"
-    write(folder, a=picture(1), b=picture(2))
-    score(spark, store.resolve("v0001"), folder, output, run="z+first:06")
-    (folder / "a.png").unlink()
-    score(spark, store.resolve("v0002"), folder, output, run="a-second")
+    output = shutil.copytree(rescored[1], tmp_path / "output")
     view = scoring.latest(spark, str(output))
     found = {files.name(row.path): (row.model_version, row.run) for row in view.collect()}
     assert found == {"a.png": ("v0001", "z+first:06"), "b.png": ("v0002", "a-second")}
@@ -470,23 +461,20 @@ def test_a_column_whose_type_grows_is_read_as_the_widest_of_all_runs(
     assert sorted(again.collect()) == sorted(found.values())
 
 
-@pytest.mark.parametrize(("first", "second"), [("1", "'one'"), ("5000000000", "0.5D"), ("true", "1")])
 def test_a_column_of_a_type_that_earlier_runs_cannot_be_read_with_is_refused_before_anything_is_scored(
-    spark: SparkSession,
-    version: ModelVersion,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    first: str,
-    second: str,
+    spark: SparkSession, version: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "images", a=picture(1))
-    for name, value in (("first", first), ("second", second)):
-        rows = spark.sql(f"SELECT 'images/a.png' AS path, {value} AS `camera.id`")
-        rows.write.parquet(str(tmp_path / f"{name}.parquet"))
+    columns = "1 AS `camera.id`, 5000000000 AS number, true AS night"
+    rows = spark.sql(f"SELECT 'images/a.png' AS path, {columns}")
+    rows.write.parquet(str(tmp_path / "first.parquet"))
     score(spark, version, tmp_path / "first.parquet", tmp_path / "output")
     monkeypatch.setattr(scoring, "_scored", lambda *_, **__: pytest.fail("something was scored"))
-    with pytest.raises(InputError, match=r"the column camera\.id of type .* in earlier runs"):
-        score(spark, version, tmp_path / "second.parquet", tmp_path / "output")
+    for name, value in (("camera.id", "'one'"), ("number", "0.5D"), ("night", "1")):
+        rows = spark.sql(f"SELECT 'images/a.png' AS path, {value} AS `{name}`")
+        rows.write.parquet(str(tmp_path / f"{name}.parquet"))
+        with pytest.raises(InputError, match=rf"the column {re.escape(name)} of type .* in earlier runs"):
+            score(spark, version, tmp_path / f"{name}.parquet", tmp_path / "output")
     assert scoring.latest(spark, str(tmp_path / "output")).count() == 1
 
 
@@ -500,17 +488,21 @@ def test_a_glob_takes_files_and_folders_and_each_once(
     write(folder / "2026-01", a=picture(1), b=picture(2))
     write(folder / "2026-02", c=picture(3))
     write(folder / "2025-12", d=picture(4))
+    write(folder / "[ab]*", e=picture(5))
 
-    def scored(pattern: str) -> list[str]:
-        return names_in(spark, score(spark, version, f"{folder}/{pattern}", tmp_path / "output"))
+    def listed(pattern: str) -> list[str]:
+        rows = sources.find(spark, files.qualify(f"{folder}/{pattern}")).listing.collect()
+        return sorted(files.name(row.path).removesuffix(".png") for row in rows)
 
-    assert scored("2026-*") == ["a", "b", "c"]
-    assert scored("*/[ac].png") == ["a", "c"]
-    assert scored("{2025-12,2026-02}/*.png") == ["c", "d"]
-    assert scored("**") == ["a", "b", "c", "d"]
-    assert scored("{2026-01,2026-01/a.png,2026-0*/a.png}") == ["a", "b"]
+    assert listed("2026-*") == ["a", "b", "c"]
+    assert listed("*/[ac].png") == ["a", "c"]
+    assert listed("{2025-12,2026-02}/*.png") == ["c", "d"]
+    assert listed("**") == ["a", "b", "c", "d", "e"]
+    assert listed("[ab]*") == ["e"]  # there is a folder of that name
+    run = score(spark, version, f"{folder}/{{2026-01,2026-01/a.png,2026-0*/a.png}}", tmp_path / "output")
+    assert names_in(spark, run) == ["a", "b"]
     with pytest.raises(InputError, match="nothing that matches"):
-        scored("2027-*")
+        listed("2027-*")
 
 
 @pytest.mark.parametrize(
@@ -547,15 +539,6 @@ def test_a_list_of_what_an_earlier_run_has_written_is_refused(
     assert runs_of(tmp_path / "output") == []
 
 
-def test_a_folder_whose_name_looks_like_a_glob_is_that_folder(
-    spark: SparkSession, version: ModelVersion, tmp_path: Path
-) -> None:
-    write(tmp_path / "[ab]*", one=picture(1))
-    write(tmp_path / "a", two=picture(2))
-    run = score(spark, version, tmp_path / "[ab]*", tmp_path / "output")
-    assert names_in(spark, run) == ["one"]
-
-
 def test_a_list_of_paths_is_scored_as_it_stands(
     spark: SparkSession, version: ModelVersion, tmp_path: Path
 ) -> None:
@@ -583,6 +566,12 @@ def test_the_other_columns_of_a_table_of_paths_are_kept(
         table.toPandas().to_csv(target, index=False)
     else:
         table.write.format(kind).save(str(target))
+    if kind != "csv":  # whose cells are all texts
+        given = sources.find(spark, files.qualify(str(target)), path_column="file").extras
+        assert given is not None
+        others = sorted((files.name(row.path), *row.others) for row in given.collect())
+        assert others == [("a.png", 7, "north"), ("b.png", 7, "south"), ("bad.png", 7, "x")]
+        return
     run = score(spark, version, target, tmp_path / "output", path_column="file")
     assert numbers(run) == (3, 2, 1, 0, 0)
     predictions = spark.read.parquet(files.join(run.path, "predictions"))
@@ -593,23 +582,18 @@ def test_the_other_columns_of_a_table_of_paths_are_kept(
 
 
 def test_a_table_that_holds_the_bytes_is_scored_without_its_files(
-    spark: SparkSession, version: ModelVersion, tmp_path: Path
+    spark: SparkSession, version: ModelVersion, plain: ScoreRun, tmp_path: Path
 ) -> None:
     contents = [("one", bytearray(picture(1)), 1), ("two", bytearray(b"no picture"), 2), ("three", None, 3)]
     contents += [("four", bytearray(b""), 4), ("five", bytearray(b"x" * (MAX_BYTES + 1)), 5)]
     table = spark.createDataFrame(contents, "path string, bytes binary, plot int")
     table.write.parquet(str(tmp_path / "table"))
-    folder = tmp_path / "images"
-    write(folder, one=picture(1))
     options = {"content_column": "bytes", "incremental": True, "review": 5}
     run = score(spark, version, tmp_path / "table", tmp_path / "output", **options)
     assert numbers(run) == (5, 1, 4, 0, 0)
     row = spark.read.parquet(files.join(run.path, "predictions")).first()
     assert (row.path, row.plot) == ("one", 1)
-    of_file = score(spark, version, folder, tmp_path / "other")
-    assert (
-        row.probabilities == spark.read.parquet(files.join(of_file.path, "predictions")).first().probabilities
-    )
+    assert row.probabilities == predictions_of(spark, plain)["a"].probabilities
     rejects = spark.read.parquet(files.join(run.path, "rejects")).collect()
     assert {row.path: row.reason for row in rejects} == {
         "two": "not_an_image",
@@ -689,44 +673,42 @@ def test_a_table_that_spells_one_file_twice_is_refused(
     assert numbers(run) == (1, 1, 0, 0, 0)
 
 
-def test_the_most_likely_species_are_named_in_order(
-    spark: SparkSession, version: ModelVersion, tmp_path: Path
-) -> None:
-    write(tmp_path / "images", a=picture(1), b=picture(2))
-    run = score(spark, version, tmp_path / "images", tmp_path / "output", top_k=2)
-    for row in spark.read.parquet(files.join(run.path, "predictions")).collect():
+@pytest.fixture(scope="module")
+def much(spark: SparkSession, version: ModelVersion, tmp_path_factory: pytest.TempPathFactory) -> ScoreRun:
+    """A run that keeps much of its predictions."""
+    folder = tmp_path_factory.mktemp("much")
+    write(folder / "images", **{f"{number}": picture(number) for number in range(9)}, bad=b"no picture")
+    return score(spark, version, folder / "images", folder / "output", top_k=2, review=4)
+
+
+def test_the_most_likely_species_are_named_in_order(spark: SparkSession, much: ScoreRun) -> None:
+    for row in predictions_of(spark, much).values():
         order = np.argsort(-np.array(row.probabilities), kind="stable")[:2]
         assert [each.species for each in row.top_species] == [CLASSES[place] for place in order]
         assert [each.confidence for each in row.top_species] == [row.probabilities[place] for place in order]
         assert row.predicted_species == row.top_species[0].species
-    more = score(spark, version, tmp_path / "images", tmp_path / "output", top_k=100)
-    row = spark.read.parquet(files.join(more.path, "predictions")).first()
-    assert len(row.top_species) == len(CLASSES)
 
 
-def test_the_probabilities_can_be_left_out(
+def test_the_least_confident_images_are_laid_out_to_be_looked_at(spark: SparkSession, much: ScoreRun) -> None:
+    text = files.read_text(files.join(much.path, "review", "least_confident.csv"))
+    rows = list(csv.DictReader(text.splitlines()))
+    predictions = spark.read.parquet(files.join(much.path, "predictions")).orderBy("confidence", "path")
+    assert [row["path"] for row in rows] == [row.path for row in predictions.limit(4).collect()]
+    sheet = files.read_bytes(files.join(much.path, "review", "contact_sheet.png"))
+    assert images.decode(sheet, (50, 50)).std() > 10
+
+
+def test_the_probabilities_and_what_is_to_be_looked_at_can_be_left_out(
     spark: SparkSession, version: ModelVersion, tmp_path: Path
 ) -> None:
     write(tmp_path / "images", a=picture(1))
-    run = score(spark, version, tmp_path / "images", tmp_path / "output", probabilities=False)
-    columns = spark.read.parquet(files.join(run.path, "predictions")).columns
-    assert columns == [name for name in schema.PREDICTIONS.names if name != schema.PROBABILITIES]
-
-
-def test_the_least_confident_images_are_laid_out_to_be_looked_at(
-    spark: SparkSession, version: ModelVersion, tmp_path: Path
-) -> None:
-    folder = tmp_path / "images"
-    write(folder, **{f"{number}": picture(number) for number in range(9)}, bad=b"no picture")
-    run = score(spark, version, folder, tmp_path / "output", review=4)
-    text = files.read_text(files.join(run.path, "review", "least_confident.csv"))
-    rows = list(csv.DictReader(text.splitlines()))
-    predictions = spark.read.parquet(files.join(run.path, "predictions")).orderBy("confidence", "path")
-    assert [row["path"] for row in rows] == [row.path for row in predictions.limit(4).collect()]
-    sheet = files.read_bytes(files.join(run.path, "review", "contact_sheet.png"))
-    assert images.decode(sheet, (50, 50)).std() > 10
-    without = score(spark, version, folder, tmp_path / "output", review=0)
-    assert "review" not in files.list_names(without.path)
+    options = {"probabilities": False, "top_k": 100, "review": 0}
+    run = score(spark, version, tmp_path / "images", tmp_path / "output", **options)
+    predictions = spark.read.parquet(files.join(run.path, "predictions"))
+    expected = [name for name in schema.PREDICTIONS.names if name != schema.PROBABILITIES]
+    assert predictions.columns == [*expected, "top_species"]
+    assert len(predictions.first().top_species) == len(CLASSES)
+    assert "review" not in files.list_names(run.path)
 
 
 # --- Drift
@@ -781,30 +763,23 @@ def test_brighter_images_are_said_to_have_shifted(
     assert sum(profile.species.values()) == sum(profile.histograms["size"]) == 100
 
 
-def test_a_version_without_a_profile_leaves_drift_unknown(
-    spark: SparkSession, version: ModelVersion, tmp_path: Path
-) -> None:
-    write(tmp_path / "images", a=picture(1))
-    run = score(spark, version, tmp_path / "images", tmp_path / "output")
-    assert run.manifest["drift"] == {"verdict": "unknown", "worst": 0.0, "of": []}
-    assert str(dict(scoring.summary(run))["drift"]).startswith("unknown")
+def test_a_version_without_a_profile_leaves_drift_unknown(plain: ScoreRun) -> None:
+    assert plain.manifest["drift"] == {"verdict": "unknown", "worst": 0.0, "of": []}
+    assert str(dict(scoring.summary(plain))["drift"]).startswith("unknown")
 
 
 # --- As SQL, as a stream
 
 
 def test_a_version_is_a_function_of_spark_sql(
-    spark: SparkSession, store: ModelStore, version: ModelVersion, tmp_path: Path
+    spark: SparkSession, store: ModelStore, plain: ScoreRun
 ) -> None:
     contents = {"a": picture(1), "b": picture(2), "bad": b"no picture", "empty": b"", "null": None}
     rows = [(name, None if content is None else bytearray(content)) for name, content in contents.items()]
     spark.createDataFrame(rows, "path string, content binary").createOrReplaceTempView("photographs")
     scoring.register(spark, "species", store.directory, "v0001", model=store.name)
     found = {row[0]: row[1] for row in spark.sql("SELECT path, species(content) FROM photographs").collect()}
-    write(tmp_path / "images", a=contents["a"], b=contents["b"])
-    run = score(spark, version, tmp_path / "images", tmp_path / "output")
-    rows = spark.read.parquet(files.join(run.path, "predictions")).collect()
-    expected = {files.name(row.path).removesuffix(".png"): row for row in rows}
+    expected = predictions_of(spark, plain)
     assert found == {
         **{name: row.predicted_species for name, row in expected.items()},
         **dict.fromkeys(("bad", "empty", "null")),
@@ -966,13 +941,9 @@ def test_a_terminal_is_shown_what_the_tasks_have_done(
     assert "/3 images" in terminal.getvalue() and terminal.getvalue().endswith("\r\x1b[K")
 
 
-def test_the_summary_for_a_program_is_one_line_of_json_with_the_numbers(
-    spark: SparkSession, version: ModelVersion, tmp_path: Path
-) -> None:
-    write(tmp_path / "images", a=picture(1), bad=b"no picture")
-    run = score(spark, version, tmp_path / "images", tmp_path / "output")
-    found = json.loads(json.dumps(scoring.short_summary(run)))
-    assert (found["listed"], found["scored"], found["rejected"], found["path"]) == (2, 1, 1, run.path)
+def test_the_summary_for_a_program_is_one_line_of_json_with_the_numbers(plain: ScoreRun) -> None:
+    found = json.loads(json.dumps(scoring.short_summary(plain)))
+    assert (found["listed"], found["scored"], found["rejected"], found["path"]) == (3, 2, 1, plain.path)
     assert "profile" not in found
 
 
