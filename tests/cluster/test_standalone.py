@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from seedlings_spark.corpus import synthetic
-from tests import readme
+from tests import docs
 from tests.cluster import raising
 from tests.cluster.standalone import (
     HOSTS,
@@ -430,7 +430,7 @@ def mapped(pid: int) -> set[str]:
     }
 
 
-def test_the_readmes_commands_do_what_it_says(place: Place) -> None:
+def test_the_documented_commands_do_what_they_say(place: Place) -> None:
     shared = place.folder / "nfs"
     shutil.copytree(place.folder / "corpus", shared / "corpus")
     instead = {
@@ -440,9 +440,9 @@ def test_the_readmes_commands_do_what_it_says(place: Place) -> None:
         "-workers 8": "-workers 2",
         "/nfs": str(shared),
     }
-    (block,) = readme.commands("On a standalone cluster", instead)
+    block = docs.command("docs/clusters.md", "On a standalone cluster", instead)
     command = ["bash", "-euc", block]
-    with Session(command, place.cluster.environment(), ROOT, place.folder / "readme.log") as shell:
+    with Session(command, place.cluster.environment(), ROOT, place.folder / "docs.log") as shell:
         finish(shell)
     assert "FAIL" not in shell.said()
     assert version_of(shared / "store").exists()

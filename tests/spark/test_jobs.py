@@ -33,7 +33,7 @@ from seedlings_spark import cli, images
 from seedlings_spark.corpus import synthetic
 from seedlings_spark.lock import Lock
 from seedlings_spark.reports import drift
-from tests import hostile, readme
+from tests import docs, hostile
 from tests.conftest import HANG_SECONDS
 
 SCRIPT = Path(__file__).parents[2] / "spark-submit.sh"
@@ -155,6 +155,16 @@ def here(spark: SparkSession, place: Path, monkeypatch: pytest.MonkeyPatch) -> H
     return Here(monkeypatch, place)
 
 
+# The README's calls of the five jobs.
+README_JOBS = docs.jobs(docs.README, "The five jobs")
+
+
+def of_readme(job: str) -> list[str]:
+    """The README's call of a job, with the names that folders have here, and fewer epochs."""
+    names = {"photos": IMAGES, "corpus": CORPUS, "store": STORE, "report": REPORT, "scores": SCORES}
+    return [{**names, "100": "2"}.get(word, word) for word in README_JOBS[job]]
+
+
 JOBS = ("quickstart", "prepare", "train", "evaluate", "score", "models", "clean", "status", "doctor")
 
 
@@ -181,17 +191,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def corpus(place: Path) -> Path:
     """A corpus of which more was rejected than allowed: it is whole all the same."""
-    arguments = (
-        "--images",
-        IMAGES,
-        "--corpus",
-        CORPUS,
-        "--image-size",
-        "32",
-        "--split-policy",
-        "stratified",
-    )
-    ran = submit(place, "prepare", *arguments, "--max-reject-fraction", "0.02")
+    small = ("--image-size", "32", "--split-policy", "stratified", "--max-reject-fraction", "0.02")
+    ran = submit(place, *of_readme("prepare"), *small)
     assert ran.returncode == 3, ran.stderr
     assert "2 of 74 files were rejected, more than --max-reject-fraction 0.02" in ran.stderr
     assert "Traceback" not in ran.stderr
@@ -202,9 +203,8 @@ def corpus(place: Path) -> Path:
 @pytest.fixture(scope="module")
 def version(place: Path, corpus: Path) -> Path:
     """A model version, trained in the background with options from a file and from the command line."""
-    train = ("train", "--corpus", CORPUS, "--store", STORE, "--run", RUN)
-    options = ("--config", "options.toml", "--epochs", "2", "--seed", "5", "--log", "json")
-    ran = submit(place, "--master", "local[2]", "--detach", *train, *options)
+    options = ("--run", RUN, "--config", "options.toml", "--seed", "5", "--log", "json")
+    ran = submit(place, "--master", "local[2]", "--detach", *of_readme("train"), *options)
     assert (ran.returncode, ran.stdout) == (0, f"{RUN}\n"), ran.stderr
     found = re.search(r"process (\d+), log", ran.stderr)
     assert found is not None
@@ -403,7 +403,7 @@ def test_a_run_in_the_background_says_how_it_went_in_lines_of_json(
 
 
 def test_evaluate_writes_numbers_and_plots_of_the_test_images(place: Path, version: Path) -> None:
-    out = done(place, "evaluate", "--corpus", CORPUS, "--store", STORE, "--report", REPORT)
+    out = done(place, *of_readme("evaluate"))
     metrics = read_json(place / REPORT / "metrics.json")
     matrix = metrics["confusion_matrix"]
     assert sum(map(sum, matrix)) == 12
@@ -415,7 +415,7 @@ def test_evaluate_writes_numbers_and_plots_of_the_test_images(place: Path, versi
 
 
 def test_score_gives_every_file_a_prediction_or_a_reason(place: Path, version: Path, here: Here) -> None:
-    here.done("score", "--images", IMAGES, "--store", STORE, "--output", SCORES)
+    here.done(*of_readme("score"))
     manifest = read_json(place / SCORES / "manifest.json")
     assert (manifest["listed"], manifest["scored"], manifest["rejected"]) == (74, NUM_IMAGES, 2)
     assert (manifest["already_scored"], manifest["already_rejected"]) == (0, 0)
@@ -447,7 +447,7 @@ def test_score_gives_every_file_a_prediction_or_a_reason(place: Path, version: P
         assert row["predicted_species"] == classes[row["probabilities"].index(row["confidence"])]
 
 
-def test_the_readmes_schedules_score_each_file_once(
+def test_the_documented_schedules_score_each_file_once(
     place: Path, version: Path, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the command line, by cron and by Airflow, one after the other."""
@@ -458,11 +458,12 @@ def test_the_readmes_schedules_score_each_file_once(
     monkeypatch.setenv("SEEDLINGS_PYTHON", sys.executable)
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    heading = "Scoring on a schedule"
     here = {"/fields": f"{tmp_path}/fields"}
 
-    (by_hand,) = readme.commands(heading, here)
-    (by_cron,) = readme.commands(heading, {**here, "/srv/seedlings": str(tmp_path), r"\%": "%"}, "")
+    by_hand = docs.command("docs/scheduling.md", "By hand", here)
+    by_cron = docs.command(
+        "docs/scheduling.md", "With cron", {**here, "/srv/seedlings": str(tmp_path), r"\%": "%"}, "crontab"
+    )
     assert by_cron.startswith("5 * * * * cd ")
     program, *arguments = shlex.split(by_hand)
     assert program == "./spark-submit.sh"
@@ -484,7 +485,9 @@ def test_the_readmes_schedules_score_each_file_once(
     on_hdfs = {f"hdfs:///{name}": f"{tmp_path}/{name}" for name in ("fields", "store", "scores")}
     zipped = {"/srv/seedlings/seedlings_spark.zip": f"{tmp_path}/seedlings_spark.zip"}
     application = {"/srv/seedlings/jobs": f"{SCRIPT.parent}/jobs", "{{ ts_nodash }}": "20261121T060000"}
-    operator, *_ = readme.commands(heading, {**on_hdfs, **zipped, **application}, "python")
+    operator = docs.command(
+        "docs/scheduling.md", "With Airflow", {**on_hdfs, **zipped, **application}, "python"
+    )
     given: dict[str, Any] = {}
     exec(operator, {"SparkSubmitOperator": given.update})
     options = ["--py-files", given["py_files"]]
@@ -522,7 +525,9 @@ def test_an_output_in_use_and_images_unlike_the_corpus_have_codes_of_their_own(
     assert "brightness" in out and "shifted" in out
 
 
-def test_versions_are_imported_promoted_and_rolled_back(place: Path, version: Path, here: Here) -> None:
+def test_versions_are_imported_promoted_signed_and_rolled_back(
+    place: Path, version: Path, here: Here
+) -> None:
     """The network that is imported takes other images than the corpus has, which evaluate refuses."""
     with (
         zipfile.ZipFile(version / "network.keras") as trained,
@@ -549,8 +554,17 @@ def test_versions_are_imported_promoted_and_rolled_back(place: Path, version: Pa
     said = here.refused(1, "evaluate", "--corpus", CORPUS, *store, "--report", "no report")
     assert "32x32" in said and "48x48" in said and not (place / "no report").exists()
 
-    assert re.search(r"^\* +v0001 ", here.done("models", "rollback", *store), re.MULTILINE)
+    names = {"photos": f"'{IMAGES}'", "store store": f"store '{STORE}'", "output scores": "output signed"}
+    keys, *calls = docs.command("docs/jobs.md", "Signed versions", names).splitlines()
+    subprocess.run(["bash", "-euc", keys], cwd=place, check=True, capture_output=True)
+    for call in calls:
+        here.done(*shlex.split(call)[1:])
+    assert read_json(place / "signed" / "manifest.json")["model_version"] == "v0002"
+
+    rolled_back = here.done("models", "rollback", *store)
+    assert re.search(r"^\* +v0001 ", rolled_back, re.MULTILINE)
     assert current.read_text() == "v0001\n"
+    assert here.done(*of_readme("models")) == rolled_back
 
 
 def test_quickstart_and_doctor_need_no_locale_either(place: Path) -> None:

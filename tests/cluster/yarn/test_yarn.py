@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from seedlings_spark.corpus import synthetic
-from tests import readme
+from tests import docs
 from tests.cluster.standalone import SCRIPT, Session, wait_until
 from tests.cluster.yarn.hadoop import NoHadoopError, YarnCluster, fetch_jars
 
@@ -251,15 +251,15 @@ def test_the_packages_come_from_an_archive_that_lies_on_hdfs(place: Place, store
 
 
 @with_all
-def test_the_readmes_commands_do_what_it_says(place: Place) -> None:
+def test_the_documented_commands_do_what_they_say(place: Place) -> None:
     instead = {
         "--master yarn": " ".join(["--master", "yarn", *NODES]),
         "--num-executors 8": "",
         "--num-workers 8": "--num-workers 2",
     }
-    (block,) = readme.commands("On YARN", instead)
+    block = docs.command("docs/clusters.md", "On YARN", instead)
     command = ["bash", "-euc", block]
-    with Session(command, place.cluster.environment(), SCRIPT.parent, place.folder / "readme.log") as shell:
+    with Session(command, place.cluster.environment(), SCRIPT.parent, place.folder / "docs.log") as shell:
         said = place.finish(shell)
     assert "FAIL" not in said
     assert place.cluster.list_names(place.at("envs")) == ["environment.tar.gz"]
