@@ -63,10 +63,8 @@ def options_table(job: str) -> str:
         limits = field.metadata
         text = limits["text"][:1].upper() + limits["text"][1:] + "."
         if limits["choices"]:
-            text += " One of " + ", ".join(
-                f"`{choice}`" if choice else "none" for choice in limits["choices"]
-            )
-            text += "."
+            choices = ", ".join(f"`{choice}`" if choice else "none" for choice in limits["choices"])
+            text += f" {'Any' if isinstance(field.default, tuple) else 'One'} of {choices}."
         if bounds := options.range_of(limits):
             text += f" {bounds[:1].upper()}{bounds[1:]}."
         if limits["reason"] and not limits["required"]:
