@@ -124,7 +124,12 @@ The map, room by room, in the order of imports: a module may import those of its
 
     cli             arguments, session, logging and exit code of a job
       preflight     what can be known of a job before Spark starts
-      __main__      looks at a job's arguments before Spark starts
+      locales       a locale of UTF-8 for the JVM
+      invocation    what a command line asks for: Spark's options, a job, its arguments
+      installation  where jobs, settings, Python, Spark and Java are
+      relay         spark-submit as a process: its stderr, signals, exit code
+      submission    what spark-submit is given
+      launch        from a command line to spark-submit
 """
 
 from typing import TYPE_CHECKING, Any

@@ -5,11 +5,14 @@ line break would be two lines of a log, and one that turns the direction of writ
 """
 
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+# How the command that runs jobs was called, for what a person is told to type.
+COMMAND = "SEEDLINGS_COMMAND"
 # Of a terminal that nobody has made wider.
 COLUMNS = 80
 _BETWEEN = "  "
@@ -23,6 +26,11 @@ _PLAIN = re.compile(r"[ -\[\]-~]*")
 _AMBIGUOUS = re.compile(r"\\+(?=[xuU])")
 # What a spreadsheet takes for the beginning of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def command() -> str:
+    """The command that runs jobs: the script of the repository, or the one of an installed wheel."""
+    return os.environ.get(COMMAND) or "./spark-submit.sh"
 
 
 def shown(text: str) -> str:

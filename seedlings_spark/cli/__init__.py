@@ -10,8 +10,8 @@ exit code of its class; a traceback is shown with `--debug` only:
     73   the output is in use by another run
     130  interrupted from the keyboard
 
-`python -m seedlings_spark.cli JOB ...` reads a job's arguments and does no more, in a moment: this module imports
-neither Spark nor TensorFlow before it runs a job.
+`check` reads a job's arguments and does no more, in a moment: this module imports neither Spark nor TensorFlow
+before it runs a job.
 """
 
 import argparse
@@ -45,12 +45,11 @@ _log = logging.getLogger("seedlings_spark")
 
 DONE, FAILED, WRONG_ARGUMENTS, TOO_MANY_REJECTS = 0, 1, 2, 3
 # Of `--log`.
-_LOGS = PLAIN, JSON_LINES = "plain", "json"
-# Set by spark-submit.sh while it checks arguments, and by YARN for all attempts of an application.
-_DEPLOY_MODE, _STAGING = "SEEDLINGS_DEPLOY_MODE", "SPARK_YARN_STAGING_DIR"
-_SPARK_OPTIONS = "SEEDLINGS_SPARK_OPTIONS"
-# Where stderr really goes, as spark-submit.sh says.
-_STDERR = "SEEDLINGS_STDERR"
+LOGS = PLAIN, JSON_LINES = "plain", "json"
+# Set by YARN for all attempts of an application.
+_STAGING = "SPARK_YARN_STAGING_DIR"
+# Where stderr really goes, as the launcher says.
+STDERR = "SEEDLINGS_STDERR"
 # What is easily given to a job, and belongs before it.
 _OF_SPARK = {"--master", "--deploy-mode", "--conf", "--properties-file", "--py-files", "--num-executors"}
 _OF_SPARK |= {
@@ -106,7 +105,7 @@ def run(
     arguments = sys.argv[1:] if arguments is None else arguments
     _find_stderr()
     configure_logging(
-        "--debug" in arguments, _style(arguments)
+        "--debug" in arguments, style_of(arguments)
     )  # wrong arguments are told in that style, too
 
     def work() -> int:
@@ -202,37 +201,39 @@ def _exit_code_file(spark: "SparkSession") -> str:
     return files.join(staging, "seedlings-exit-code") if staging and _is_in_container(spark) else ""
 
 
-def check(arguments: Sequence[str]) -> int:
+def check(
+    arguments: Sequence[str], *, deploy_mode: str | None = None, spark_options: Sequence[str] = ()
+) -> int:
     """Read the arguments of a job, its name first, as `run` would, and do nothing; the exit code.
 
-    Called by spark-submit.sh, it looks at Spark's home and at the job's places on this machine, too. Of a program of
-    one's own it can only do the first.
+    Args:
+        arguments: A job's name or a program of one's own, and what follows it.
+        deploy_mode: Where the driver is going to run; then Spark's home and the job's places on this machine are looked
+            at, too. Of a program of one's own only the first can be.
+        spark_options: What spark-submit is going to be given.
     """
     job, *rest = arguments
-    if job == "--json-lines":
-        for line in filter(bytes.strip, sys.stdin.buffer):
-            print(_as_json_line(line), flush=True)
-        return DONE
-    configure_logging("--debug" in rest, _style(rest))
-    if job == "--version":
-        from seedlings_spark import reproducibility
-
-        print(table([(name, version) for name, version in _versions(reproducibility.package_versions())]))
-        return DONE
-    mode = os.environ.get(_DEPLOY_MODE)
+    configure_logging("--debug" in rest, style_of(rest))
 
     def work() -> int:
         if job in config.JOBS:
             options, _ = read_arguments(job, config.JOBS[job], rest)
-        if mode:
+        if deploy_mode:
             preflight.check_spark(os.environ)
-        if job in config.JOBS and mode == "cluster":
+        if job in config.JOBS and deploy_mode == "cluster":
             check_outputs(options)
-        elif job in config.JOBS and mode:
-            preflight.check_places(job, options, os.environ, os.environ.get(_SPARK_OPTIONS, ""))
+        elif job in config.JOBS and deploy_mode:
+            preflight.check_places(job, options, os.environ, "\n".join(spark_options))
         return DONE
 
     return exit_code_of(work, debug="--debug" in rest)
+
+
+def versions() -> str:
+    """What is installed, as a table."""
+    from seedlings_spark import reproducibility
+
+    return table([(name, version) for name, version in _versions(reproducibility.package_versions())])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,7 +269,7 @@ def exit_code_of(work: Callable[[], int | None], *, debug: bool = False) -> int:
         return work() or DONE
     except (Exception, KeyboardInterrupt) as error:
         if errors.is_interruption(error):
-            _last_line("interrupted", errors.INTERRUPTED)
+            last_line("interrupted", errors.INTERRUPTED)
             return errors.INTERRUPTED
         assert isinstance(error, Exception)
         if debug:
@@ -278,11 +279,11 @@ def exit_code_of(work: Callable[[], int | None], *, debug: bool = False) -> int:
 
 def fail(error: SeedlingsError) -> int:
     """Say on one line of stderr what is wrong; returns the error's exit code."""
-    _last_line(display.one_line(error), error.exit_code, message=str(error), error=type(error).__name__)
+    last_line(display.one_line(error), error.exit_code, message=str(error), error=type(error).__name__)
     return error.exit_code
 
 
-def _last_line(text: str, exit_code: int, *, message: str = "", **more: str) -> None:
+def last_line(text: str, exit_code: int, *, message: str = "", **more: str) -> None:
     """Say how a job has ended: a text, in a log of JSON another message and more."""
     json_lines = _json_lines()
     if json_lines is not None:
@@ -376,7 +377,7 @@ class _JsonLines(logging.Formatter):
         return display.as_json(content)
 
 
-def _as_json_line(line: bytes) -> str:
+def as_json_line(line: bytes) -> str:
     """A line of a log of JSON as it is, and any other one as the message of such a line."""
     text = line.decode("utf-8", "backslashreplace").rstrip("\r\n")
     with contextlib.suppress(ValueError):
@@ -385,8 +386,8 @@ def _as_json_line(line: bytes) -> str:
     return _JsonLines().line("WARNING", text)
 
 
-def _style(arguments: Sequence[str]) -> str:
-    """Of `_LOGS`, as arguments ask for it that nobody has looked at yet."""
+def style_of(arguments: Sequence[str]) -> str:
+    """Of `LOGS`, as arguments ask for it that nobody has looked at yet."""
     pairs = zip(["", *arguments], arguments, strict=False)
     asked = any(
         one == f"--log={JSON_LINES}" or (before, one) == ("--log", JSON_LINES) for before, one in pairs
@@ -427,12 +428,12 @@ table = display.table
 
 
 def _find_stderr() -> None:
-    """Write to the stderr of spark-submit.sh again.
+    """Write to the stderr of the launcher again.
 
     spark-submit gives a Python driver one pipe for both streams and prints what comes out on stdout
     (org.apache.spark.deploy.PythonRunner): errors would stand among results, and no progress line could be live.
     """
-    path = os.environ.pop(_STDERR, "")
+    path = os.environ.pop(STDERR, "")
     with contextlib.suppress(OSError):  # nothing is lost then: both streams stay one
         if path:
             found = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY)
@@ -460,8 +461,8 @@ def _parser(job: str, options_class: type[config.Options]) -> argparse.ArgumentP
     needed = [f"{config.flag_of(field.name)} {_metavar(field)}" for field in fields if _is_required(field)]
     action = "ACTION " if any(field.name == "action" for field in fields) else ""
     parser = _Parser(
-        prog=f"./spark-submit.sh {job}",
-        usage=f"./spark-submit.sh [spark-submit options] {job} {action}{' '.join([*needed, '[options]'])}",
+        prog=f"{display.command()} {job}",
+        usage=f"{display.command()} [spark-submit options] {job} {action}{' '.join([*needed, '[options]'])}",
         description=(options_class.__doc__ or "").strip(),
         allow_abbrev=False,
         add_help=False,
@@ -486,7 +487,7 @@ def _parser(job: str, options_class: type[config.Options]) -> argparse.ArgumentP
     general.add_argument(
         "--log",
         default=PLAIN,
-        choices=_LOGS,
+        choices=LOGS,
         help="lines of the log on stderr: plain, or JSON (default: plain)",
     )
     general.add_argument("--debug", action="store_true", help="show tracebacks and Spark's warnings")
@@ -517,7 +518,7 @@ def _add(group: Any, field: "dataclasses.Field[Any]") -> None:
 
 
 def _unknown(job: str, options_class: type[config.Options], argument: str) -> OptionError:
-    see = f"See ./spark-submit.sh {job} --help"
+    see = f"See {display.command()} {job} --help"
     if not argument.startswith("-"):
         return OptionError(f"{argument!r}, which belongs to no option", f"the options of {job}", see)
     flag = argument.partition("=")[0]
@@ -525,7 +526,7 @@ def _unknown(job: str, options_class: type[config.Options], argument: str) -> Op
         return OptionError(
             f"{flag} after the job's name",
             "Spark's own options before it",
-            f"Write ./spark-submit.sh {flag} ... {job} ...",
+            f"Write {display.command()} {flag} ... {job} ...",
         )
     flags = [config.flag_of(field.name) for field in dataclasses.fields(options_class)]
     near = config.suggestion(flag, [*flags, "--config", "--debug", "--log"])
@@ -533,7 +534,7 @@ def _unknown(job: str, options_class: type[config.Options], argument: str) -> Op
         other for other, its in config.JOBS.items() if flag in map(config.flag_of, its.__dataclass_fields__)
     ]
     if others and not near:
-        see = f"It is one of {', '.join(others)}; see ./spark-submit.sh {job} --help for those of {job}"
+        see = f"It is one of {', '.join(others)}; see {display.command()} {job} --help for those of {job}"
     return OptionError(
         f"unknown option {flag}", f"the options of {job}", f"Did you mean {near}?" if near else see
     )

@@ -14,7 +14,7 @@ import sys
 import tarfile
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -91,12 +91,12 @@ def pack(target: Path, requirements: list[str]) -> None:
         archive.replace(target)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Pack, as the command line says; the exit code."""
     parser = argparse.ArgumentParser(description="Pack the Python packages of this installation.")
     parser.add_argument("archive", type=Path)
     parser.add_argument("--gpu", action="store_true")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     try:
         pack(given.archive, pinned(gpu=given.gpu))
     except (metadata.PackageNotFoundError, subprocess.CalledProcessError) as error:

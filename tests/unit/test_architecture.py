@@ -90,7 +90,9 @@ GROUPS = [
     # cli
     ["cli.preflight"],
     ["cli"],
-    ["cli.__main__"],
+    ["cli.locales", "cli.invocation", "cli.installation", "cli.relay"],
+    ["cli.submission"],
+    ["cli.launch"],
 ]
 
 # Library -> the only modules that may import it.
@@ -140,7 +142,7 @@ DOORS = {
 WITHOUT_TENSORFLOW = [
     "corpus",
     "corpus.reading",
-    "cli",
+    "cli.launch",
     "config",
     "models.store",
     "cluster.session",

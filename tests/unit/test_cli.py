@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import functools
-import io
 import json
 import logging
 import os
@@ -193,9 +192,8 @@ def test_help_ends_with_a_call_that_works(job: str, capsys: pytest.CaptureFixtur
     )
 
 
-def test_versions_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.check(["--version"]) == 0
-    shown = dict(line.split() for line in capsys.readouterr().out.splitlines())
+def test_versions_are_shown() -> None:
+    shown = dict(line.split() for line in cli.versions().splitlines())
     assert shown["python"] == ".".join(map(str, sys.version_info[:3])) and "pyspark" in shown
 
 
@@ -640,17 +638,12 @@ def test_a_mistake_and_an_interrupt_are_objects_of_a_json_log_too(
     cli.configure_logging(False)
 
 
-def test_what_others_write_to_a_json_log_becomes_objects_and_ours_pass(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_others_write_to_a_json_log_becomes_objects_and_ours_pass() -> None:
     ours = '{"ts": "2026-11-25T00:00:00+00:00", "level": "INFO", "msg": "\u2713", "run": "app-7"}'
+    assert cli.as_json_line(f"{ours}\n".encode()) == ours
     others = ["{no object", "17", 'TIFF: "x"\\', "\x1b[31mred"]
-    given = "\n".join([ours, "", *others]).encode() + b"\n\xff\n"
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(given)))
-    assert cli.check(["--json-lines"]) == 0
-    first, *rest = capsys.readouterr().out.splitlines()
-    assert first == ours
-    assert [json.loads(line)["msg"] for line in rest] == [*others, "\\xff"]
+    given = [*(each.encode() for each in others), b"\xff\n"]
+    assert [json.loads(cli.as_json_line(line))["msg"] for line in given] == [*others, "\\xff"]
 
 
 @pytest.mark.parametrize(
@@ -663,21 +656,16 @@ def test_what_others_write_to_a_json_log_becomes_objects_and_ours_pass(
     ],
 )
 def test_nothing_is_written_into_a_container(
-    arguments: list[str],
-    flag: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str], flag: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.check(arguments) == 0
-    monkeypatch.setenv("SEEDLINGS_DEPLOY_MODE", "cluster")
-    assert flag + " with --deploy-mode cluster" in wrong(capsys, *arguments)
+    assert cli.check(arguments, deploy_mode="cluster") == 2
+    assert flag + " with --deploy-mode cluster" in capsys.readouterr().err
 
 
-def test_full_uris_and_absolute_paths_are_fine_in_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEEDLINGS_DEPLOY_MODE", "cluster")
-    assert cli.check(["prepare", "--images", "file:///nfs/i", "--corpus", "hdfs://host:8020/c"]) == 0
-    assert cli.check(["prepare", "--images", "/i", "--corpus", "/c"]) == 0
-    assert cli.check(["prepare", "--images", "/i", "--corpus", "hdfs:/c"]) == 0
+def test_full_uris_and_absolute_paths_are_fine_in_a_container() -> None:
+    for images, corpus in (("file:///nfs/i", "hdfs://host:8020/c"), ("/i", "/c"), ("/i", "hdfs:/c")):
+        assert cli.check(["prepare", "--images", images, "--corpus", corpus], deploy_mode="cluster") == 0
 
 
 def test_a_ctrl_c_is_said_in_one_line_though_it_has_ended_the_jvm_too(

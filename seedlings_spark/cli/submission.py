@@ -1,0 +1,181 @@
+"""What spark-submit is given for a job: arguments, variables, and files that live as long as it runs."""
+
+import contextlib
+import dataclasses
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from seedlings_spark import cli
+from seedlings_spark.cli.installation import Installation
+from seedlings_spark.cli.invocation import Invocation
+from seedlings_spark.errors import ClusterError
+
+_SECRET = "SEEDLINGS_SPARK_SECRET"
+# Arguments of a job that are files of this machine.
+_FILES = ("--config", "--network")
+
+
+@dataclasses.dataclass(frozen=True)
+class Submission:
+    """A job, as spark-submit is called for it.
+
+    Args:
+        installation: What it is started from.
+        call: The command line.
+        environment: Variables that the launcher was given.
+    """
+
+    installation: Installation
+    call: Invocation
+    environment: Mapping[str, str]
+
+    @property
+    def master(self) -> str:
+        """Spark's master; "" where nobody names one."""
+        if self.call.job == "status":  # files are all that it needs
+            return "local[1]"
+        given = self.call.values.get("--master") or self.call.settings.get("spark.master", "")
+        return given or _setting(r"spark\.master", self.call.values.get("--properties-file", ""))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether driver and executors are one process of this machine."""
+        return self.master in ("", "local") or self.master.startswith("local[")
+
+    @property
+    def in_container(self) -> bool:
+        """Whether the driver runs on the cluster."""
+        return self.call.deploy_mode == "cluster"
+
+    def command(self, folder: Path) -> list[str]:
+        """What to call.
+
+        Args:
+            folder: For files that have to be deleted afterwards; of what runs `is_here` there are none.
+
+        Raises:
+            ClusterError: A standalone cluster needs a secret.
+        """
+        options, arguments = list(self.call.spark_options), list(self.call.arguments)
+        files: list[str] = []
+        if self.call.job == "status":
+            options += ["--master", self.master]
+        if self.in_container:
+            arguments, files = _travelling(arguments)
+        if files:
+            given = self.call.values.get("--files", "")
+            options += ["--files", ",".join([given, *files] if given else files)]
+        if not self.is_here:
+            archive = folder / "seedlings_spark.zip"
+            self.installation.zip_package(archive)
+            # Behind all others, since it takes the place of a --py-files before it, whose files it names too.
+            given = self.call.values.get("--py-files", "")
+            options += ["--py-files", f"{archive},{given}" if given else str(archive)]
+        spark_submit = f"{self.installation.spark_home(self.environment)}/bin/spark-submit"
+        program = self.installation.program(self.call.job)
+        return [spark_submit, *self._ours(folder), *options, program, *arguments]
+
+    def variables(self) -> dict[str, str]:
+        """The environment to call it in."""
+        variables = {
+            # What a .bashrc has for notebooks is of no matter here.
+            name: value
+            for name, value in self.environment.items()
+            if name not in ("PYSPARK_DRIVER_PYTHON_OPTS", _SECRET)
+        }
+        if self.is_here and self.installation.is_checkout:
+            # Read where it stands. Of an installed wheel Python knows that itself.
+            root = str(self.installation.package.parent)
+            variables["PYTHONPATH"] = os.pathsep.join(filter(None, [root, variables.get("PYTHONPATH", "")]))
+        variables["PYSPARK_PYTHON"] = self._python_of_executors()
+        variables["PYSPARK_DRIVER_PYTHON"] = self._python_of_driver()
+        variables["SPARK_HOME"] = self.installation.spark_home(self.environment)
+        is_json = self.call.log == cli.JSON_LINES
+        log4j = self.installation.settings("log4j2-json.properties" if is_json else "log4j2.properties")
+        for name, value in (("LOG4J_CONFIGURATION_FILE", log4j), ("TF_CPP_MIN_LOG_LEVEL", "3")):
+            variables[name] = variables.get(name) or value
+        return variables
+
+    def _ours(self, folder: Path) -> list[str]:
+        """Our options. They come first: of two options the later one counts."""
+        ours: list[str] = []
+        if "--properties-file" not in self.call.values:  # settings of one's own take the place of ours
+            ours += ["--properties-file", self._settings(folder), "--load-spark-defaults"]
+        if not self.master:
+            ours += ["--master", "local[*]"]
+        if self.call.log == cli.JSON_LINES:
+            ours += ["--conf", "spark.log.structuredLogging.enabled=true"]
+        if not self.is_here and not self.call.is_secure:
+            for name in ("authenticate", "network.crypto.enabled", "io.encryption.enabled"):
+                ours += ["--conf", f"spark.{name}=false"]
+        # A site's spark-defaults.conf wins over the variables, and --conf on the command line over both.
+        if not self.in_container:
+            ours += ["--conf", f"spark.pyspark.driver.python={self._python_of_driver()}"]
+        if self.is_here:
+            ours += ["--conf", f"spark.pyspark.python={self._python_of_executors()}"]
+        return ours
+
+    def _settings(self, folder: Path) -> str:
+        """The file of Spark's settings; with a secret, which stands on no command line, a copy of it."""
+        if not self.master or self.master.startswith("local"):
+            return self.installation.settings("spark-local.conf")
+        if self.master.startswith("yarn"):
+            return self.installation.settings("spark-yarn.conf")
+        settings = self.installation.settings("spark-standalone.conf")
+        if not self.call.is_secure:
+            return settings
+        if secret := self.environment.get(_SECRET):
+            own = folder / "spark.conf"
+            own.touch(mode=0o600)
+            own.write_text(f"{Path(settings).read_text()}spark.authenticate.secret {secret}\n")
+            return str(own)
+        conf = self.environment.get("SPARK_CONF_DIR")
+        conf = conf or f"{self.installation.spark_home(self.environment)}/conf"
+        if not (
+            self.call.has_secret or _setting(r"spark\.authenticate\.secret\S*", f"{conf}/spark-defaults.conf")
+        ):
+            raise ClusterError(
+                f"no secret for Spark's connections with {self.master}",
+                "the spark.authenticate.secret of its master and workers, in SEEDLINGS_SPARK_SECRET or in"
+                f" {conf}/spark-defaults.conf",
+                "Set it; or give --insecure if the cluster has none, and nobody else is on its network",
+            )
+        return settings
+
+    def _python_of_executors(self) -> str:
+        """`PYSPARK_PYTHON` is that of other machines; an environment that travels is where containers unpack it."""
+        if any(each.endswith("#environment") for each in self.call.values.get("--archives", "").split(",")):
+            return "./environment/bin/python"
+        given = "" if self.is_here else self.environment.get("PYSPARK_PYTHON", "")
+        return given or self.installation.python
+
+    def _python_of_driver(self) -> str:
+        return self._python_of_executors() if self.in_container else self.installation.python
+
+
+def _setting(name: str, file: str) -> str:
+    """The last value of a setting, whose name is a pattern, in a file of them; "" if there is none."""
+    with contextlib.suppress(OSError):
+        text = Path(file).read_text(encoding="utf-8", errors="replace") if file else ""
+        found = re.findall(rf"^[ \t]*{name}(?:[ \t=:]+(.*))?$", text, re.MULTILINE)
+        return found[-1].strip() if found else ""
+    return ""
+
+
+def _travelling(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A job's arguments as they are in a container, and the files of this machine that have to travel there."""
+    there, files, previous = list[str](), list[str](), ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if previous in _FILES:
+            name, equals, value = "", "", argument
+        elif name not in _FILES:
+            value = ""
+        is_file = bool(value) and Path(value).is_file()
+        if is_file:
+            files.append(os.path.abspath(value))  # noqa: PTH100 (links stay what they are called)
+        there.append(f"{name}{equals}{Path(value).name}" if is_file else argument)
+        previous = argument
+    return there, files
