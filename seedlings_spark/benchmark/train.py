@@ -395,7 +395,7 @@ def check_heap_for_stock(spark: SparkSession, num_images: int, image_size: int, 
         raise ClusterError(
             f"{heap:.1f} GiB of memory for the JVM, with stock Elephas among the contestants",
             f"{needed:.1f} GiB, since it holds {num_images:,} images several times as vectors of doubles",
-            f"Call ./spark-submit.sh --driver-memory {math.ceil(needed) + 1}g benchmark {action} ...,"
+            f"Call {display.command()} --driver-memory {math.ceil(needed) + 1}g benchmark {action} ...,"
             " use fewer images, or name other contestants",
         )
 

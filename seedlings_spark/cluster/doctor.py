@@ -108,7 +108,7 @@ def examine(spark: SparkSession, *, output: str, num_workers: int, ports: Sequen
             )
             remedy = (
                 "Executors need Python 3.11 at PYSPARK_PYTHON with the packages of conf/constraints.txt, or"
-                " --archives dist/environment.tar.gz#environment; see ./spark-submit.sh pack"
+                f" --archives dist/environment.tar.gz#environment; see {display.command()} pack"
             )
             return [*checks, Check("Python on the executors", found[0] if found else text[:200], BAD, remedy)]
     return [*checks, *_executors(seen, asked, time.time(), probe)]
@@ -359,7 +359,7 @@ def _executors(seen: Sequence[Any], asked: float, answered: float, probe: Probe)
 
 def _import(name: str, seconds: float, error: str) -> Check:
     if error:
-        remedy = "Install conf/constraints.txt there, or ship an environment: ./spark-submit.sh pack"
+        remedy = f"Install conf/constraints.txt there, or ship an environment: {display.command()} pack"
         return Check(name, error, BAD, remedy)
     found = f"imported in {seconds:.1f} s"
     if seconds > _SLOW_IMPORT_SECONDS:

@@ -20,6 +20,7 @@ from pyspark import SparkConf, SparkContext
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
+from seedlings_spark import display
 from seedlings_spark.errors import ClusterError, OptionError, in_brief, recognized
 
 _log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def require_utf8(spark: SparkSession, texts: Iterable[str]) -> None:
         raise ClusterError(
             f"{lost[0]!r} where the JVM reads arguments and names of files as {encoding}",
             "UTF-8: any other letter than those of ASCII becomes a `?`, which stands for other names too",
-            "Set LC_ALL=C.UTF-8 for spark-submit, or start the job by ./spark-submit.sh, which does",
+            f"Set LC_ALL=C.UTF-8 for spark-submit, or start the job by {display.command()}, which does",
         )
 
 

@@ -573,7 +573,8 @@ class ModelStore:
                 f"{version.path}, which the owner of {self.require_signature} has not signed as {self.name}"
                 f" {version.version}",
                 "a valid signature, as --require-signature asks for",
-                f"If you trust it, sign it: ./spark-submit.sh models sign --model-version {version.version} --key FILE",
+                f"If you trust it, sign it: {display.command()} models sign --model-version {version.version}"
+                " --key FILE",
             )
         return version
 
