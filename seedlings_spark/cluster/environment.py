@@ -2,6 +2,7 @@
 
     environment.tar.gz/bin/python   finds Python 3.11 on the node's PATH and gives it the packages
     environment.tar.gz/lib/         the packages, in the very versions that are installed here
+    environment.tar.gz/LICENSES.txt their licences
 
 Spark brings pyspark itself, and the submit brings `seedlings_spark`, so neither is in it; TensorFlow is the one for
 CPUs, a third of the size, unless GPUs are wanted. `./spark-submit.sh pack` calls this; nothing of it runs in a job.
@@ -21,12 +22,21 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from seedlings_spark import display
+
 _PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 # What Spark brings along, and what TensorFlow names and does not import.
 _LEFT_OUT = {"pyspark", "py4j", "libclang"}
 _FOR_CPUS = {"tensorflow": "tensorflow-cpu"}
 # Headers for C++, and tests: nobody imports them.
 _UNUSED = ("tensorflow/include", "pandas/tests", "numpy/*/tests", "sklearn/*/tests", "pyarrow/include")
+# Before the table of licences: what no package declares.
+_BUNDLED = """\
+The packages in lib, and the licences that they declare. Their texts, and those of the libraries that the packages bring
+along, are in lib/*.dist-info and in the packages' folders. GNU's runtime libraries are among those (libgomp and
+libgfortran: GPL with the GCC Runtime Library Exception; libquadmath: LGPL), unchanged and linked dynamically.
+
+"""
 _LAUNCHER = """\
 #!/bin/sh
 # Python {version} of this node, with the packages beside this file.
@@ -64,6 +74,24 @@ def _installed(requirements: list[str], seen: set[str]) -> Iterator[tuple[str, s
             yield from _installed(metadata.requires(needed) or [], seen)
 
 
+def licences(folder: Path) -> dict[str, str]:
+    """The licence that each package in a folder declares, by the package's name and version."""
+    found = {}
+    for package in metadata.distributions(path=[str(folder)]):
+        name = f"{canonicalize_name(package.metadata['Name'])} {package.version}"
+        found[name] = _licence(package.metadata)
+    return dict(sorted(found.items()))
+
+
+def _licence(declared: "metadata.PackageMetadata") -> str:
+    """As SPDX names it, else by its trove classifiers, else in the package's words, which may be the whole text."""
+    classifiers: list[str] = declared.get_all("Classifier") or []
+    known = [each.rpartition(" :: ")[2] for each in classifiers if each.startswith("License :: ")]
+    words: list[str] = declared.get_all("License") or ["in its files only"]
+    expressions: list[str] = declared.get_all("License-Expression") or []
+    return "; ".join(expressions or known) or words[0].strip().partition("\n")[0]
+
+
 def pack(target: Path, requirements: list[str]) -> None:
     """Install packages into a folder of their own and pack it.
 
@@ -84,6 +112,8 @@ def pack(target: Path, requirements: list[str]) -> None:
         base = getattr(sys, "_base_executable", sys.executable)
         launcher.write_text(_LAUNCHER.format(version=version, here=base), encoding="utf-8")
         launcher.chmod(0o755)
+        table = display.table(list(licences(root / "lib").items()))
+        (root / "LICENSES.txt").write_text(f"{_BUNDLED}{table}\n", encoding="utf-8")
         archive = Path(folder) / target.name
         with tarfile.open(archive, "w:gz", compresslevel=6) as packed:
             for place in sorted(root.iterdir()):

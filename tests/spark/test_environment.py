@@ -30,6 +30,7 @@ def test_a_packed_environment_works_in_any_folder(tmp_path: Path) -> None:
     home.mkdir(parents=True)
     with tarfile.open(archive) as packed:
         packed.extractall(home, filter="data")
+    assert f"six {metadata.version('six')}  MIT" in (home / "LICENSES.txt").read_text()
     code = "import six, sys; print(six.__file__); print(sys.version_info[:2])"
     ran = subprocess.run(
         ["./environment/bin/python", "-c", code],
