@@ -58,9 +58,16 @@ def pinned(*, gpu: bool = False) -> list[str]:
         gpu: Whether to take the TensorFlow that also knows GPUs.
     """
     swapped = {} if gpu else _FOR_CPUS
-    direct = tomllib.loads(_PROJECT.read_text(encoding="utf-8"))["project"]["dependencies"]
-    found = dict(_installed(direct, set()))
+    found = dict(_installed(_direct(), set()))
     return [f"{swapped.get(name, name)}=={version}" for name, version in sorted(found.items())]
+
+
+def _direct() -> list[str]:
+    """What we name ourselves: in a checkout, which need not be installed, or in an installed wheel."""
+    if not _PROJECT.exists():
+        return metadata.requires("seedlings-spark") or []
+    dependencies: list[str] = tomllib.loads(_PROJECT.read_text(encoding="utf-8"))["project"]["dependencies"]
+    return dependencies
 
 
 def _installed(requirements: list[str], seen: set[str]) -> Iterator[tuple[str, str]]:

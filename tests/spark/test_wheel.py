@@ -1,5 +1,6 @@
 """`pip install seedlings-spark`: the command `seedlings` in an empty folder, without the repository."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from seedlings_spark.cluster import environment
 from seedlings_spark.corpus import synthetic
 from tests.conftest import HANG_SECONDS
 
@@ -18,10 +20,10 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ("seedlings_spark", "jobs", "conf", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 
 
-def ran(*command: str | Path, folder: Path, environment: Mapping[str, str] | None = None) -> str:
+def ran(*command: str | Path, folder: Path, variables: Mapping[str, str] | None = None) -> str:
     """What a command says on stdout; a failure tells what it said on stderr."""
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=HANG_SECONDS
+        command, cwd=folder, env=variables, capture_output=True, text=True, timeout=HANG_SECONDS
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -42,14 +44,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ran(*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "./sources", folder=folder)
     (wheel,) = folder.glob("*.whl")
     shutil.rmtree(folder / "sources")
-    environment = folder / "an environment"
-    venv.create(environment, symlinks=True)
-    (libraries,) = environment.glob("lib/python*/site-packages")
+    place = folder / "an environment"
+    venv.create(place, symlinks=True)
+    (libraries,) = place.glob("lib/python*/site-packages")
     # Of a .pth file that is itself in such a folder Python reads nothing: the checkout stays unknown.
     (libraries / "others.pth").write_text(f"{Path(pytest.__file__).parents[1]}\n")
-    python = environment / "bin" / "python"
+    python = place / "bin" / "python"
     ran(*pip, "--python", python, "install", "--no-deps", "--no-index", wheel, folder=folder)
-    return environment / "bin"
+    return place / "bin"
 
 
 def test_a_wheel_scores_images_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
@@ -58,13 +60,16 @@ def test_a_wheel_scores_images_from_an_empty_folder(installed: Path, tmp_path: P
         saved.extractall(tmp_path, [name for name in saved.namelist() if name.startswith("store/")])
     here = tmp_path / "empty"
     here.mkdir()
-    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(here)}
+    kept = {"PATH", "JAVA_HOME", "SPARK_SUBMIT_OPTS"}  # no PYTHONPATH
+    variables = {name: value for name, value in os.environ.items() if name in kept}
 
     def said(*command: str | Path) -> str:
-        return ran(*command, folder=here, environment=environment)
+        return ran(*command, folder=here, variables=variables)
 
     where = said(installed / "python", "-c", "import seedlings_spark; print(seedlings_spark.__file__)")
     assert Path(where).is_relative_to(installed.parent)
+    packed = "from seedlings_spark.cluster import environment; print(*environment.pinned())"
+    assert said(installed / "python", "-c", packed).split() == environment.pinned()
     seedlings = installed / "seedlings"
     assert "seedlings_spark" in said(seedlings, "--version")
     usage = said(seedlings, "score", "--help")
