@@ -913,8 +913,23 @@ def test_a_json_log_is_sparks_too(machine: Machine) -> None:
     assert given["environment"]["LOG4J_CONFIGURATION_FILE"].endswith("conf/log4j2-json.properties")
 
 
-def test_what_the_script_itself_refuses_is_an_object_of_a_json_log(machine: Machine) -> None:
-    ran = machine.call('a "job" \\ \t\x1b[31m', "--log", "json")
-    said = json.loads(ran.stderr)
-    assert (ran.returncode, said["exit_code"], said["level"]) == (2, 2, "ERROR")
-    assert said["msg"].startswith("no job 'a \"job\" \\ \t\x1b[31m'. Expected one of: quickstart prepare")
+@pytest.mark.parametrize(
+    ("job", "python", "code", "said"),
+    [
+        (
+            'a "job" \\ \t\x1b[31m',
+            "",
+            2,
+            "no job 'a \"job\" \\ \t\x1b[31m'. Expected one of: quickstart prepare",
+        ),
+        ("train", '/no "\\/\x1b[31m', 1, 'no program SEEDLINGS_PYTHON=/no "\\/ [31m. Expected the path'),
+    ],
+)
+def test_what_the_script_itself_refuses_is_an_object_of_a_json_log(
+    machine: Machine, job: str, python: str, code: int, said: str
+) -> None:
+    variables = {"SEEDLINGS_PYTHON": python} if python else {}
+    ran = machine.call(job, "--log", "json", **variables)
+    told = json.loads(ran.stderr)
+    assert (ran.returncode, told["exit_code"], told["level"]) == (code, code, "ERROR")
+    assert told["msg"].startswith(said)
