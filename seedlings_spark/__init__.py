@@ -50,7 +50,16 @@ The map, room by room, in the order of imports: a module may import those of its
       libtiff       what libtiff has to say about a file
 
     corpus          image files -> corpus table, rejects, manifest
-      reading       a listing of files, and of each its pixels or the reason why there are none
+      systems       file systems that are asked, and may fall silent
+      tables        tables of others and of ours, as Spark reads them: whole, or not at all
+      listings      which files there are below a folder
+      remote        bytes that no Python process of an executor can open: Spark reads them
+      decoding      of each listed file its pixels, or the reason why there are none
+      references    which files a table of paths names, and may name
+      layout        where the species stand: folders' names, or a table's column
+      splits        which image goes into which split; samples
+      manifest      a corpus on disk, and the numbers that its tables are compared with
+      preparation   from image files to a corpus that appears whole
       synthetic     draws a small corpus of species-like plants, from a seed
 
     problems        what kind of problem loss, label and outputs make; outputs -> probabilities

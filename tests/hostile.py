@@ -21,12 +21,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from seedlings_spark import images
-from seedlings_spark.corpus import reading
+from seedlings_spark.corpus import decoding, listings
 
 PREDICTED = "predicted"
 # More than any picture of the cases has in one of its dimensions, and above `images.MAX_PIXELS` in both.
 HUGE = 16_000
-TASK = reading.DecodeTask((12, 10), "stretch", images.FORMATS, images.MAX_PIXELS, 64 * 1024 * 1024)
+TASK = decoding.DecodeTask((12, 10), "stretch", images.FORMATS, images.MAX_PIXELS, 64 * 1024 * 1024)
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -759,7 +759,7 @@ def peak_memory() -> int:
 
 def _decode_folder(folder: str) -> dict[str, Any]:
     found = {}
-    for entry in reading.walk(folder, by_folder=False):
+    for entry in listings.walk(folder, by_folder=False):
         row = {
             "path": entry.path,
             "length": entry.length,
@@ -768,7 +768,7 @@ def _decode_folder(folder: str) -> dict[str, Any]:
             "detail": entry.error,
         }
         started, before = time.process_time(), peak_memory()
-        decoded = reading.read_and_decode(TASK, row)
+        decoded = decoding.read_and_decode(TASK, row)
         seconds = time.process_time() - started
         outcome = decoded.reason or PREDICTED
         found[entry.path] = [outcome, decoded.stage, seconds, peak_memory() - before]
@@ -799,7 +799,7 @@ def _decode_largest() -> dict[str, Any]:
         content = draw()
         assert len(content) <= length, name
         started = time.process_time()
-        decoded = reading.read_and_decode(TASK, {}, content)
+        decoded = decoding.read_and_decode(TASK, {}, content)
         found[name] = [decoded.reason or PREDICTED, decoded.stage, time.process_time() - started]
     return {"files": found, "peak": peak_memory()}
 

@@ -41,7 +41,9 @@ from pyspark.sql.types import ArrayType, FloatType
 
 from seedlings_spark import benchmark, display, files, images, schema, scoring
 from seedlings_spark.models import prediction
-from seedlings_spark.corpus import reading
+from seedlings_spark.corpus import decoding
+from seedlings_spark.corpus import listings
+from seedlings_spark.corpus import tables
 from seedlings_spark.cluster import runtime, session
 from seedlings_spark.benchmark import NUM_CLASSES, speeds, spread, train
 from seedlings_spark.errors import ImageError, InputError, OptionError
@@ -539,7 +541,7 @@ def _sources(folder: str, most: int) -> list[str]:
     """Paths of given pictures, evenly from all over the folder; none where they are drawn."""
     if not folder:
         return []
-    found = [listed.path for listed in reading.walk(folder, by_folder=False) if listed.length > 0]
+    found = [listed.path for listed in listings.walk(folder, by_folder=False) if listed.length > 0]
     if not found:
         raise InputError(
             f"{folder}, which is empty", "pictures", "Check --images, or leave it out to draw some"
@@ -581,7 +583,7 @@ def _decoded_rows(
         for number in batch.column(0).to_pylist():
             content = files.local_path(pictures[number % len(pictures)]).read_bytes()
             rows.append(_row(number, len(content), images.decode(content, size).tobytes()))
-        yield pa.RecordBatch.from_pylist(rows, schema=reading.arrow_schema(schema.DECODED))
+        yield pa.RecordBatch.from_pylist(rows, schema=tables.arrow_schema(schema.DECODED))
 
 
 def _row(number: int, length: int, content: bytes) -> dict[str, Any]:
@@ -737,7 +739,7 @@ def _file_by_file(spark: SparkSession) -> Iterator[None]:
 
 def _ours_from_table(stand: _Stand, precision: str) -> Callable[[str], None]:
     forward = stand.forward(precision)
-    task = scoring.ScoreTask(reading.DecodeTask(stand.size, "crop", (), 0, 0), forward)
+    task = scoring.ScoreTask(decoding.DecodeTask(stand.size, "crop", (), 0, 0), forward)
     return _over_table(
         stand,
         runtime.worker_environment(forward.threads),
@@ -850,7 +852,7 @@ def _measure_stock(stand: _Stand, number: int) -> Measurement:
 def _memory(stand: _Stand) -> dict[str, int]:
     """Peak bytes of a Python worker by the number of images in its one partition."""
     forward = stand.forward(stand.precision)
-    task = scoring.ScoreTask(reading.DecodeTask(stand.size, "crop", (), 0, 0), forward)
+    task = scoring.ScoreTask(decoding.DecodeTask(stand.size, "crop", (), 0, 0), forward)
     peaks = {}
     for number in stand.task.memory_images:
         environment = {**benchmark.fresh(), **runtime.worker_environment(forward.threads)}
@@ -882,7 +884,7 @@ def _repeated_rows(
             _row(number, len(contents[number % len(pixels)]), pixels[number % len(pixels)])
             for number in batch.column(0).to_pylist()
         ]
-        yield pa.RecordBatch.from_pylist(rows, schema=reading.arrow_schema(schema.DECODED))
+        yield pa.RecordBatch.from_pylist(rows, schema=tables.arrow_schema(schema.DECODED))
 
 
 def _peak(task: scoring.ScoreTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

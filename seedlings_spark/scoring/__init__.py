@@ -23,7 +23,7 @@ from pyspark.sql.types import ArrayType, FloatType, IntegerType, StringType, Str
 
 from seedlings_spark import display, files, fingerprint, images, schema
 from seedlings_spark.cluster import runtime, session
-from seedlings_spark.corpus import reading
+from seedlings_spark.corpus import decoding, tables
 from seedlings_spark.errors import InputError, StoreError
 from seedlings_spark.lock import Lock
 from seedlings_spark.models import prediction
@@ -66,7 +66,7 @@ class ScoreTask:
         forward: The network.
     """
 
-    decode: reading.DecodeTask
+    decode: decoding.DecodeTask
     forward: prediction.ForwardTask
 
 
@@ -188,7 +188,7 @@ class _Scoring:
         self._name = settings.run or f"{self._started:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
         self._building = runs.building_path(self._name)
         self._task = ScoreTask(
-            reading.DecodeTask(
+            decoding.DecodeTask(
                 size=version.image_size,
                 aspect=str(version.manifest.get("aspect", "crop")),
                 formats=settings.formats,
@@ -304,12 +304,12 @@ class _Scoring:
         folder = files.join(self._building, "all")
         if num_files:
             environment = runtime.worker_environment(self._task.forward.threads)
-            with reading.batches(self._spark), progress.Watch(self._spark, num_files) as watch:
+            with decoding.batches(self._spark), progress.Watch(self._spark, num_files) as watch:
                 with session.python_environment(self._spark, environment):
                     scored = _scored(self._spark, listing, source, self._task, watch.tally, is_whole=is_whole)
                 scored.write.parquet(folder)
         rows = (
-            self._spark.read.schema(_SCORED).parquet(reading.literal(folder))
+            self._spark.read.schema(_SCORED).parquet(tables.literal(folder))
             if num_files
             else self._spark.createDataFrame([], _SCORED)
         )
@@ -345,8 +345,8 @@ class _Scoring:
 
     def _check(self, new: "_Count") -> "_Numbers":
         """What lies on disk now, checked against what was to be scored."""
-        predictions = self._spark.read.parquet(reading.literal(files.join(self._building, "predictions")))
-        rejects = self._spark.read.parquet(reading.literal(files.join(self._building, "rejects")))
+        predictions = self._spark.read.parquet(tables.literal(files.join(self._building, "predictions")))
+        rejects = self._spark.read.parquet(tables.literal(files.join(self._building, "rejects")))
         numbers = _Numbers(
             {row[0]: int(row[1]) for row in predictions.groupBy(schema.PREDICTED_SPECIES).count().collect()},
             {row[0]: int(row[1]) for row in rejects.groupBy(schema.REASON).count().collect()},
@@ -368,7 +368,7 @@ class _Scoring:
         return [] if reference is None else drift.compare(reference, profile)
 
     def _write_ledger(self, listing: DataFrame, earlier: Ledger) -> None:
-        rejects = self._spark.read.parquet(reading.literal(files.join(self._building, "rejects")))
+        rejects = self._spark.read.parquet(tables.literal(files.join(self._building, "rejects")))
         reasons = rejects.select(schema.PATH, schema.REASON)
         part = (
             listing.join(reasons, schema.PATH, "left")
@@ -505,7 +505,7 @@ def profile_of_images(
     """
     nothing = F.lit(None).cast("string")
     decoded = prepared.withColumns(dict.fromkeys((schema.REASON, schema.STAGE, schema.DETAIL), nothing))
-    task = ScoreTask(reading.DecodeTask(image_size, "crop", (), 0, 0), forward)  # decoded they are already
+    task = ScoreTask(decoding.DecodeTask(image_size, "crop", (), 0, 0), forward)  # decoded they are already
     with session.python_environment(spark, runtime.worker_environment(forward.threads)):
         scored = decoded.select(*schema.DECODED.names).mapInArrow(partial(score_decoded, task), _SCORED)
     with session.arrow_batches(spark, image_size[0] * image_size[1] * 3):
@@ -589,7 +589,7 @@ def register(
         StoreError: There is no such version, or it is damaged.
     """
     resolved = ModelStore(files.qualify(store), model).verify(version, CONTENTS)
-    decode = reading.DecodeTask(
+    decode = decoding.DecodeTask(
         size=resolved.image_size,
         aspect=str(resolved.manifest.get("aspect", "crop")),
         formats=images.FORMATS,
@@ -679,7 +679,7 @@ def score_listed(
     task: ScoreTask, batches: Iterator[pa.RecordBatch], tally: "progress.Tally | None" = None
 ) -> Iterator[pa.RecordBatch]:
     """The function of a Spark task: listed files, with or without content, to rows of `_SCORED`."""
-    return score_decoded(task, reading.decode_listed(task.decode, batches), tally)
+    return score_decoded(task, decoding.decode_listed(task.decode, batches), tally)
 
 
 def score_decoded(
@@ -786,7 +786,7 @@ def _scored(
         rows = source.contents if is_whole else source.contents.join(listing, schema.PATH, "left_semi")
         return rows.mapInArrow(partial(score_listed, task, tally=tally), _SCORED)
     if all(map(files.is_local, source.roots)):
-        return reading.spread(spark, listing).mapInArrow(partial(score_listed, task, tally=tally), _SCORED)
+        return decoding.spread(spark, listing).mapInArrow(partial(score_listed, task, tally=tally), _SCORED)
     # On other file systems Spark itself reads, and a row of decoded pixels comes back into Python once more.
-    decoded = reading.decode_all(spark, listing, source.roots, task.decode)
+    decoded = decoding.decode_all(spark, listing, source.roots, task.decode)
     return decoded.mapInArrow(partial(score_decoded, task, tally=tally), _SCORED)

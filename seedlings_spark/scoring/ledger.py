@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import files, schema
-from seedlings_spark.corpus import reading
+from seedlings_spark.corpus import tables
 
 FOLDER = "ledger"
 MOST_PARTS = 24
@@ -77,7 +77,7 @@ class Ledger:
 def part_of(spark: SparkSession, output: str, run: str) -> DataFrame:
     """The entries that a run has left."""
     path = files.join(output, "runs", run, FOLDER)
-    return reading.parquet(spark, path, schema.LEDGER)
+    return tables.parquet(spark, path, schema.LEDGER)
 
 
 def newest(spark: SparkSession, parts: Sequence[DataFrame]) -> DataFrame:

@@ -7,7 +7,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import display, files, images, schema
-from seedlings_spark.corpus import reading
+from seedlings_spark.corpus import decoding, tables
 from seedlings_spark.errors import ImageError
 from seedlings_spark.reports import page as report
 from seedlings_spark.scoring.sources import Source
@@ -18,7 +18,7 @@ _TILE = (128, 128)
 _MOST_TILES = 48
 
 
-def write(spark: SparkSession, run: str, source: Source, task: reading.DecodeTask, num_images: int) -> None:
+def write(spark: SparkSession, run: str, source: Source, task: decoding.DecodeTask, num_images: int) -> None:
     """Write `least_confident.csv` and `contact_sheet.png` into a run's folder.
 
     Args:
@@ -29,7 +29,7 @@ def write(spark: SparkSession, run: str, source: Source, task: reading.DecodeTas
         num_images: To list; the sheet shows up to 48 of them. A path or class that a spreadsheet would take for a
             formula has a quote before it in the CSV.
     """
-    predictions = spark.read.parquet(reading.literal(files.join(run, "predictions")))
+    predictions = spark.read.parquet(tables.literal(files.join(run, "predictions")))
     columns = (schema.PATH, schema.PREDICTED_SPECIES, schema.CONFIDENCE)
     rows = predictions.select(*columns).orderBy(schema.CONFIDENCE, schema.PATH).limit(num_images).collect()
     text = io.StringIO()

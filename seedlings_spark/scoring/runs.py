@@ -19,7 +19,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from pyspark.sql.types import StringType, StructField, StructType
 
 from seedlings_spark import files, schema
-from seedlings_spark.corpus import reading
+from seedlings_spark.corpus import tables
 from seedlings_spark.errors import InputError, OptionError
 
 FORMAT = 1
@@ -128,7 +128,7 @@ class Runs:
         # An earlier release has not written it down.
         columns = StructType()
         for run in self.in_order():
-            path = reading.literal(files.join(self.path(run), "predictions"))
+            path = tables.literal(files.join(self.path(run), "predictions"))
             columns = with_columns(
                 columns, spark.read.parquet(path).schema, f"run {run}", "Give another --output"
             )
@@ -172,7 +172,7 @@ class Runs:
         paths = [files.join(self.path(run), table) for run in runs]
         path = StructField(schema.PATH, StringType())
         own = [schema.column(name) for name in columns.names]
-        rows = reading.parquet(spark, paths, StructType([path, *columns])).select(
+        rows = tables.parquet(spark, paths, StructType([path, *columns])).select(
             schema.PATH,
             (F.struct(*own) if own else F.lit(None)).alias("own"),
             F.regexp_extract("_metadata.file_path", rf"/runs/([^/]+)/{table}/[^/]+\z", 1).alias("folder"),

@@ -24,7 +24,7 @@ from pyspark.sql.types import (
 )
 
 from seedlings_spark import files, schema
-from seedlings_spark.corpus import reading
+from seedlings_spark.corpus import listings, references, tables
 from seedlings_spark.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Source:
 
     Args:
         listing: A table of `schema.LISTING`, one row a path.
-        roots: What `reading.decode_all` is given.
+        roots: What `decoding.decode_all` is given.
         extras: `path`, and the further columns of a table as the fields of `OTHERS`, one row a path; None where
             there are none.
         contents: The listing with the further column `content` where the table holds the bytes, else None.
@@ -83,7 +83,7 @@ def find(
         path_column: Of a table; "" for `path`.
         content_column: Of a table that holds the files' bytes; "" for none.
         table_format: Of a table, as Spark calls it; "" goes by the name.
-        allowed_roots: Folders and file systems that a list or table may name files of; see `reading.Allowed`.
+        allowed_roots: Folders and file systems that a list or table may name files of; see `references.Allowed`.
 
     Raises:
         InputError: Nothing is there, or it is not as it has to be.
@@ -94,7 +94,7 @@ def find(
             if kind:
                 path_column = path_column or schema.PATH
                 return _of_table(spark, images, kind, path_column, content_column, allowed_roots)
-            return Source(reading.listing_table(spark, reading.walk(images, by_folder=False)), (images,))
+            return Source(listings.listing_table(spark, listings.walk(images, by_folder=False)), (images,))
         if path_column or content_column or table_format or not _GLOB.search(images):
             raise InputError(
                 f"no folder {images}",
@@ -190,19 +190,19 @@ def _of_glob(spark: SparkSession, pattern: str) -> Source:
             f"nothing that matches {pattern}", _KINDS, "Check --images, and quote it for the shell"
         )
 
-    def found() -> Iterator[reading.Listed]:
+    def found() -> Iterator[listings.Listed]:
         for match in matches:
             if files.is_directory(match):
-                yield from reading.walk(match, by_folder=False)
+                yield from listings.walk(match, by_folder=False)
             else:
-                yield reading.listed(files.status(match))
+                yield listings.listed(files.status(match))
 
     folders = tuple(
         dict.fromkeys(each if files.is_directory(each) else files.parent(each) for each in matches)
     )
     # A file can be matched by itself and by its folder.
-    listing = reading.listing_table(spark, found()).dropDuplicates([schema.PATH])
-    return Source(listing, reading.topmost(folders))
+    listing = listings.listing_table(spark, found()).dropDuplicates([schema.PATH])
+    return Source(listing, listings.topmost(folders))
 
 
 def _without_braces(pattern: str) -> list[str]:
@@ -238,7 +238,7 @@ def _of_table(
     content_column: str,
     allowed_roots: Sequence[str],
 ) -> Source:
-    rows = reading.read_table(spark, table, kind, _KINDS)
+    rows = tables.read_table(spark, table, kind, _KINDS)
     if kind == "text":
         path_column = rows.columns[0]
         rows = rows.select(F.regexp_replace(path_column, r"\r\z", "").alias(path_column))
@@ -287,7 +287,7 @@ def _of_table(
         return Source(listing, (), extras, contents)
     base = files.parent(table)
     named = rows.select(F.col(_GIVEN).alias(schema.PATH), F.lit(None).cast("string").alias(schema.SPECIES))
-    resolved, roots = reading.listing_of_given_paths(spark, named, base, allowed_roots)
+    resolved, roots = references.listing_of_given_paths(spark, named, base, allowed_roots)
     listing = resolved.select(*schema.LISTING.names).dropDuplicates([schema.PATH])
     if not others:
         return Source(listing, roots)

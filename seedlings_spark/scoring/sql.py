@@ -13,7 +13,7 @@ from pyspark.sql.pandas.functions import pandas_udf
 
 from seedlings_spark import images, schema
 from seedlings_spark.cluster import runtime, session
-from seedlings_spark.corpus import reading
+from seedlings_spark.corpus import decoding
 from seedlings_spark.errors import ImageError, InputError, OptionError
 from seedlings_spark.models import prediction, store
 
@@ -28,7 +28,7 @@ def register_functions(
     name: str,
     version: store.ModelVersion,
     forward: prediction.ForwardTask,
-    decode: reading.DecodeTask,
+    decode: decoding.DecodeTask,
 ) -> None:
     """Register `name` and `name_details` for the bytes of an image file.
 
@@ -60,7 +60,7 @@ def register_functions(
 
 
 def predict(
-    network: prediction.Forward, decode: reading.DecodeTask, classes: tuple[str, ...], contents: list[Any]
+    network: prediction.Forward, decode: decoding.DecodeTask, classes: tuple[str, ...], contents: list[Any]
 ) -> dict[str, list[Any]]:
     """Bytes of image files to the columns of `DETAILS`; what is no usable picture has a reason and else None."""
     import numpy as np

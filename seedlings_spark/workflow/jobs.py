@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from seedlings_spark import config, corpus, files, schema, scoring
 from seedlings_spark.cluster import session
 from seedlings_spark.config import EvaluateOptions, ModelsOptions, PrepareOptions, ScoreOptions, TrainOptions
-from seedlings_spark.corpus import Corpus, reading
+from seedlings_spark.corpus import Corpus, decoding
 from seedlings_spark.lock import Lock
 from seedlings_spark.models.store import ModelStore, ModelVersion, table
 from seedlings_spark.reports import page as report
@@ -71,7 +71,7 @@ def prepare(spark: SparkSession, options: PrepareOptions) -> Corpus:
         OptionError: An option that cannot be.
     """
     options = config.qualified(options)
-    task = reading.DecodeTask(
+    task = decoding.DecodeTask(
         size=(options.image_size, options.image_size),
         **config.chosen(options, "aspect", "formats", "max_pixels", "max_bytes"),
     )

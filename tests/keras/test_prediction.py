@@ -12,7 +12,7 @@ import pytest
 from keras import layers
 
 from seedlings_spark import schema, scoring
-from seedlings_spark.corpus import reading
+from seedlings_spark.corpus import decoding, tables
 from seedlings_spark.errors import ClusterError, CorpusError, NetworkError
 from seedlings_spark.models import networks, prediction
 from seedlings_spark.models.prediction import ForwardTask
@@ -216,18 +216,18 @@ def decoded(places, images):
         }
         for place in places
     ]
-    return pa.RecordBatch.from_pylist(rows, reading.arrow_schema(schema.DECODED))
+    return pa.RecordBatch.from_pylist(rows, tables.arrow_schema(schema.DECODED))
 
 
 @pytest.mark.parametrize("cuts", [[0, 17], [0, 3, 3, 14, 17], list(range(18))], ids=len)
 def test_a_scoring_task_gives_each_row_its_own_prediction_in_batches_of_the_forward_pass(content, cuts):
     task = scoring.ScoreTask(
-        reading.DecodeTask((32, 32), "crop", ("png",), 10_000, 10_000), ForwardTask(content, "float32", 5, 1)
+        decoding.DecodeTask((32, 32), "crop", ("png",), 10_000, 10_000), ForwardTask(content, "float32", 5, 1)
     )
     batches = [decoded(range(start, end), IMAGES) for start, end in itertools.pairwise(cuts)]
     scored = list(scoring.score_decoded(task, iter(batches)))
     assert [batch.num_rows for batch in scored] == [5, 5, 5, 2]
-    layout = reading.arrow_schema(scoring._SCORED)
+    layout = tables.arrow_schema(scoring._SCORED)
     assert [batch.schema.names for batch in scored] == [layout.names] * 4
     assert [str(batch.schema.field(schema.PROBABILITIES).type.value_type) for batch in scored] == [
         "float"
@@ -245,7 +245,7 @@ def test_a_scoring_task_gives_each_row_its_own_prediction_in_batches_of_the_forw
 
 def test_a_scoring_task_without_a_single_image_gives_its_rejects(content):
     task = scoring.ScoreTask(
-        reading.DecodeTask((32, 32), "crop", ("png",), 10_000, 10_000), ForwardTask(content, "float32", 5, 1)
+        decoding.DecodeTask((32, 32), "crop", ("png",), 10_000, 10_000), ForwardTask(content, "float32", 5, 1)
     )
     (scored,) = scoring.score_decoded(task, iter([decoded([2, 6], IMAGES)]))
     assert scored.column(schema.PROBABILITIES).to_pylist() == [None, None]

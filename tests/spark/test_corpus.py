@@ -24,13 +24,14 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
 from seedlings_spark import corpus, errors, files, fingerprint, images, schema
-from seedlings_spark.corpus import Corpus, reading
+from seedlings_spark.corpus import Corpus, decoding, preparation, tables
+from seedlings_spark.corpus.splits import split_by_hash, stratified
 from seedlings_spark.errors import CorpusError, OptionError, OutputInUseError, SeedlingsError, StorageError
 from seedlings_spark.lock import Lock
 from seedlings_spark.workflow import clean
 from tests.conftest import shared_data
 
-TASK = reading.DecodeTask((8, 8), "crop", images.FORMATS, images.MAX_PIXELS, 5_000)
+TASK = decoding.DecodeTask((8, 8), "crop", images.FORMATS, images.MAX_PIXELS, 5_000)
 SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
 FIRST_PICTURES = {"Charlock": 0, "Maize": 1_000, "Aster": 2_000, "Fennel": 3_000}
 
@@ -228,7 +229,7 @@ def test_who_reads_the_files_without_us_gets_the_mark_of_our_hashes(
     spark: SparkSession, mixed: Corpus
 ) -> None:
     # By which a table is dealt to workers, and rows are held out: the same as those of `Corpus.images`.
-    read = spark.read.parquet(reading.literal(mixed.images_path))
+    read = spark.read.parquet(tables.literal(mixed.images_path))
     assert read.schema["content_hash"].metadata == mixed.images(spark).schema["content_hash"].metadata
     assert schema.has_content_hash(read.where("split = 'train'").select("species", "content_hash"))
     # A column of somebody's own in its place is not ours.
@@ -281,7 +282,7 @@ def test_spark_splits_at_the_edges_as_python_does(spark: SparkSession) -> None:
     hashes += [hashlib.sha256(b"%d" % number).hexdigest() for number in range(2_000)]
     for shares in (SHARES, {"train": 1.0}, {"a": 0.1, "b": 0.2, "c": 0.7}, {"a": 0.3, "b": 0.0, "c": 0.7}):
         table = spark.createDataFrame([(each,) for each in hashes], "content_hash string")
-        rows = table.select("content_hash", corpus._split_by_hash(shares)).collect()
+        rows = table.select("content_hash", split_by_hash(shares)).collect()
         assert dict(rows) == {each: fingerprint.split_of(each, shares) for each in hashes}
 
 
@@ -395,7 +396,7 @@ def test_exact_shares_are_exact_where_floats_are_not(spark: SparkSession) -> Non
     # 50 * 0.29 is 14.499999999999998 in floating point, and half of an image goes up.
     rows = [(hashlib.sha256(b"%d" % number).hexdigest(), "Maize") for number in range(50)]
     table = spark.createDataFrame(rows, "content_hash string, species string")
-    found = corpus._stratified(table, {"train": 0.29, "test": 0.71}).groupBy("split").count().collect()
+    found = stratified(table, {"train": 0.29, "test": 0.71}).groupBy("split").count().collect()
     assert dict(map(tuple, found)) == {"train": 15, "test": 35}
 
 
@@ -725,7 +726,7 @@ def test_a_failure_while_publishing_puts_the_old_corpus_back(
 
     monkeypatch.setattr(files, "rename", failing)
     with pytest.raises(OSError, match="No space left"):
-        corpus._publish(str(building), str(old), {}, True)
+        preparation._publish(str(building), str(old), {}, True)
     monkeypatch.undo()
     shutil.rmtree(building)
     assert sorted(str(path.relative_to(old)) for path in old.rglob("*")) == names
@@ -746,7 +747,7 @@ def test_publishing_takes_six_renames_of_which_the_manifests_are_first_and_last(
         rename(source, target)
 
     monkeypatch.setattr(files, "rename", noted)
-    corpus._publish(str(building), str(old), {"new": True}, True)
+    preparation._publish(str(building), str(old), {"new": True}, True)
     assert targets == [
         "/.building-1/old/manifest.json",
         "/.building-1/old/images",
@@ -799,7 +800,7 @@ def test_a_disk_that_fills_up_under_sparks_tasks_is_told_as_that(
     spark: SparkSession, tmp_path: Path, small_disk: Path
 ) -> None:
     plants(tmp_path / "images", Charlock=20, Maize=20)
-    task = reading.DecodeTask((64, 64), "crop", images.FORMATS, images.MAX_PIXELS, 5_000)  # 12 kB each
+    task = decoding.DecodeTask((64, 64), "crop", images.FORMATS, images.MAX_PIXELS, 5_000)  # 12 kB each
     with pytest.raises(Exception, match=r".") as caught:
         prepare(spark, tmp_path / "images", small_disk / "corpus", task=task)
     known = errors.recognized(caught.value)
@@ -811,12 +812,12 @@ def test_a_disk_that_fills_up_under_sparks_tasks_is_told_as_that(
 def test_a_corpus_whose_numbers_do_not_add_up_is_never_published(
     spark: SparkSession, small_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode_all = reading.decode_all
+    decode_all = decoding.decode_all
 
     def lossy(*arguments: Any) -> Any:
         return decode_all(*arguments).where("path NOT LIKE '%Maize/2.png'")
 
-    monkeypatch.setattr(reading, "decode_all", lossy)
+    monkeypatch.setattr(decoding, "decode_all", lossy)
     with pytest.raises(CorpusError, match=r"6 accepted and 0 rejected files\. Expected the 7 that") as caught:
         prepare(spark, small_images, tmp_path / "corpus")
     assert_three_parts(caught.value)
@@ -826,7 +827,7 @@ def test_a_corpus_whose_numbers_do_not_add_up_is_never_published(
 def test_of_two_runs_that_write_one_corpus_the_second_says_so(
     spark: SparkSession, small_images: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = corpus._manifest
+    manifest = preparation.numbers_on_disk
 
     def overtaken(*arguments: Any) -> Any:
         assert any(each.name.startswith(".building-") for each in (tmp_path / "corpus").iterdir())
@@ -838,7 +839,7 @@ def test_of_two_runs_that_write_one_corpus_the_second_says_so(
                 shutil.copy(each, tmp_path / "corpus" / each.name)
         return manifest(*arguments)
 
-    monkeypatch.setattr(corpus, "_manifest", overtaken)
+    monkeypatch.setattr(preparation, "numbers_on_disk", overtaken)
     with pytest.raises(OutputInUseError, match="another run has written") as caught:
         prepare(spark, small_images, tmp_path / "corpus")
     assert_three_parts(caught.value)
@@ -1106,7 +1107,7 @@ def test_row_groups_stay_small_where_images_are_large(spark: SparkSession, tmp_p
     import pyarrow.parquet as pq
 
     plants(tmp_path / "images", Charlock=30, Maize=30)
-    task = reading.DecodeTask((700, 700), "stretch", ("png",), 1_000, 5_000)  # 1.5 MB each
+    task = decoding.DecodeTask((700, 700), "stretch", ("png",), 1_000, 5_000)  # 1.5 MB each
     prepared = prepare(spark, tmp_path / "images", tmp_path / "corpus", task=task, shares={"train": 1.0})
     groups = [
         pq.ParquetFile(path).metadata.row_group(group)
@@ -1250,7 +1251,7 @@ def test_real_photographs_make_a_corpus(spark: SparkSession, tmp_path: Path) -> 
     for species in sorted(photographs.iterdir())[:4]:
         for path in sorted(species.iterdir())[:10]:
             write(tmp_path / "images", f"{species.name}/{path.name}", path.read_bytes())
-    task = reading.DecodeTask((64, 64), "crop", images.FORMATS, images.MAX_PIXELS, 64 * 1024 * 1024)
+    task = decoding.DecodeTask((64, 64), "crop", images.FORMATS, images.MAX_PIXELS, 64 * 1024 * 1024)
     prepared = prepare(spark, tmp_path / "images", tmp_path / "corpus", task=task)
     assert prepared.manifest["accepted"] == 40
     for row in prepared.images(spark).collect():
@@ -1265,7 +1266,7 @@ def test_every_hostile_file_is_an_image_or_a_reject(spark: SparkSession, tmp_pat
     root = tmp_path / "images" / "bad_images"
     listed = [path for path in root.rglob("*") if not path.is_dir()]
     plants(root, Charlock=2, Maize=2)
-    task = reading.DecodeTask((64, 64), "crop", images.FORMATS, images.MAX_PIXELS, 64 * 1024 * 1024)
+    task = decoding.DecodeTask((64, 64), "crop", images.FORMATS, images.MAX_PIXELS, 64 * 1024 * 1024)
     prepared = prepare(spark, root, tmp_path / "corpus", task=task, conflicts="drop")
     paths = [row.path for row in accepted(spark, prepared)] + [
         row.path for row in prepared.rejects(spark).collect()

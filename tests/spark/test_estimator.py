@@ -29,7 +29,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
 from seedlings_spark import corpus, images, schema
-from seedlings_spark.corpus import reading
+from seedlings_spark.corpus import decoding
 from seedlings_spark.errors import ClusterError, CorpusError, NetworkError, OptionError, TrainingError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.estimator.rows import TrainingColumns
@@ -641,7 +641,7 @@ def test_rows_that_the_network_has_no_numbers_for_are_refused(spark: SparkSessio
 def prepared(
     spark: SparkSession, drawn_images: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> corpus.Corpus:
-    task = reading.DecodeTask((32, 32), "crop", images.FORMATS, 10**6, 10**7)
+    task = decoding.DecodeTask((32, 32), "crop", images.FORMATS, 10**6, 10**7)
     return corpus.prepare(
         spark,
         drawn_images.as_uri(),

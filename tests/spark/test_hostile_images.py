@@ -22,7 +22,7 @@ from keras import layers
 from pyspark.sql import SparkSession
 
 from seedlings_spark import corpus, files, images, schema, scoring
-from seedlings_spark.corpus import Corpus, reading
+from seedlings_spark.corpus import Corpus, decoding
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.workflow import pipeline
 from tests import hostile
@@ -448,6 +448,6 @@ def test_all_parts_that_a_real_file_has_are_read() -> None:
     in_blocks = still[: start - 8] + blocks + still[end + 4 :]
     many = jpeg[:2] + b"\xff\xef\0\2" * 20_000 + b"\xff" * 20_000 + jpeg[2:]
     for content, whole in ((in_blocks, still), (many, jpeg)):
-        decoded = reading.read_and_decode(hostile.TASK, {}, content)
+        decoded = decoding.read_and_decode(hostile.TASK, {}, content)
         assert decoded.reason is None, decoded.detail
         assert np.array_equal(decoded.pixels, images.decode(whole, hostile.TASK.size, aspect="stretch"))

@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
 from seedlings_spark import config, corpus, features, files, fingerprint, images, schema, scoring
-from seedlings_spark.corpus import Corpus, reading
+from seedlings_spark.corpus import Corpus, decoding
 from seedlings_spark.errors import (
     CorpusError,
     NetworkError,
@@ -53,7 +53,7 @@ def prepared(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> C
             file = folder / "images" / species / f"{number}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(images.encode_png(draw.integers(0, 256, (9, 9, 3), dtype=np.uint8)))
-    task = reading.DecodeTask(SIZE, "stretch", images.FORMATS, 10_000, 100_000)
+    task = decoding.DecodeTask(SIZE, "stretch", images.FORMATS, 10_000, 100_000)
     return corpus.prepare(
         spark,
         files.qualify(str(folder / "images")),

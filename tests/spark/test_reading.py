@@ -22,10 +22,10 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from seedlings_spark import files, images, schema
-from seedlings_spark.corpus import reading
+from seedlings_spark.corpus import decoding, listings, references, remote, systems, tables
 from seedlings_spark.errors import InputError
 
-TASK = reading.DecodeTask((8, 8), "crop", images.FORMATS, images.MAX_PIXELS, 2_000)
+TASK = decoding.DecodeTask((8, 8), "crop", images.FORMATS, images.MAX_PIXELS, 2_000)
 # What HDFS allows, too.
 NAMES = [
     "plain.png",
@@ -103,12 +103,12 @@ def rows_below(root: str, table: DataFrame) -> dict[str, Any]:
     return {row[schema.PATH][len(root) + 1 :]: row for row in rows}
 
 
-def read(spark: SparkSession, root: str, task: reading.DecodeTask = TASK) -> dict[str, Any]:
+def read(spark: SparkSession, root: str, task: decoding.DecodeTask = TASK) -> dict[str, Any]:
     """Path below the root -> row."""
     root = files.qualify(root)
-    listing = reading.listing_table(spark, reading.walk(root, by_folder=True)).persist()
-    with reading.batches(spark):
-        return rows_below(root, reading.decode_all(spark, listing, root, task))
+    listing = listings.listing_table(spark, listings.walk(root, by_folder=True)).persist()
+    with decoding.batches(spark):
+        return rows_below(root, decoding.decode_all(spark, listing, root, task))
 
 
 def outcome(rows: dict[str, Any]) -> dict[str, tuple[str | None, str | None]]:
@@ -162,7 +162,7 @@ def test_every_listed_file_ends_as_one_row_whatever_its_name(spark: SparkSession
 def test_a_row_has_the_hash_of_the_bytes_and_the_pixels_of_the_decoder(
     spark: SparkSession, tmp_path: Path
 ) -> None:
-    task = reading.DecodeTask((4, 6), "pad", ("png",), 1_000, 2_000)
+    task = decoding.DecodeTask((4, 6), "pad", ("png",), 1_000, 2_000)
     contents = {f"Maize/{number}.png": png(number, 10 + number) for number in range(5)}
     contents["Maize/text.png"] = b"text"
     for path, content in contents.items():
@@ -183,13 +183,13 @@ def test_a_file_deleted_after_it_was_listed_is_a_reject(spark: SparkSession, tmp
     replaced = write(tmp_path, "Maize/3.png", png(3))
     shrunk = write(tmp_path, "Maize/4.png", png(4))
     root = f"file://{tmp_path}"
-    listing = reading.listing_table(spark, reading.walk(root, by_folder=True)).persist()
+    listing = listings.listing_table(spark, listings.walk(root, by_folder=True)).persist()
     assert listing.count() == 4
     gone.unlink()
     replaced.unlink()
     os.mkfifo(replaced)
     shrunk.write_bytes(b"")
-    rows = rows_below(root, reading.decode_all(spark, listing, root, TASK))
+    rows = rows_below(root, decoding.decode_all(spark, listing, root, TASK))
     assert outcome(rows) == {
         "Maize/1.png": ("Maize", None),
         "Maize/2.png": ("Maize", "unreadable"),
@@ -214,9 +214,9 @@ def test_a_file_that_is_too_long_is_not_even_opened(tmp_path: Path, monkeypatch:
         raise AssertionError("the file was opened")
 
     monkeypatch.setattr("os.open", fail)
-    assert reading.read_and_decode(TASK, row).reason == "too_large"
+    assert decoding.read_and_decode(TASK, row).reason == "too_large"
     with pytest.raises(AssertionError, match="was opened"):
-        reading.read_and_decode(TASK, {**row, schema.LENGTH: 2_000})
+        decoding.read_and_decode(TASK, {**row, schema.LENGTH: 2_000})
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_a_length_that_is_wrong_or_unknown_lets_no_long_file_through(
         schema.SPECIES: None,
         schema.DETAIL: None,
     }
-    assert reading.read_and_decode(TASK, row).reason == reason
+    assert decoding.read_and_decode(TASK, row).reason == reason
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "missing", "null byte", "device"])
@@ -254,8 +254,8 @@ def test_what_is_no_file_is_unreadable_and_does_not_block(tmp_path: Path, kind: 
         schema.SPECIES: None,
         schema.DETAIL: None,
     }
-    found: list[reading.Decoded] = []
-    thread = threading.Thread(target=lambda: found.append(reading.read_and_decode(TASK, row)), daemon=True)
+    found: list[decoding.Decoded] = []
+    thread = threading.Thread(target=lambda: found.append(decoding.read_and_decode(TASK, row)), daemon=True)
     thread.start()
     thread.join(10)
     assert [(one.reason, one.stage) for one in found] == [("unreadable", "read")]
@@ -267,9 +267,9 @@ def test_hashes_are_those_of_the_bytes_and_null_where_there_are_none(
 ) -> None:
     expected = write_hostile(tmp_path / "images", NAMES)
     for root in (f"file://{tmp_path}/images", mount(tmp_path / "images")):
-        listing = reading.listing_table(spark, reading.walk(root, by_folder=True)).persist()
-        with reading.batches(spark):
-            table = reading.hash_all(spark, listing, root, TASK)
+        listing = listings.listing_table(spark, listings.walk(root, by_folder=True)).persist()
+        with decoding.batches(spark):
+            table = decoding.hash_all(spark, listing, root, TASK)
             rows = {row[schema.PATH][len(root) + 1 :]: row for row in table.collect()}
         assert table.columns == [*schema.LISTING.names, schema.CONTENT_HASH]
         assert rows.keys() == expected.keys()
@@ -292,11 +292,11 @@ def test_large_images_leave_a_task_in_small_batches() -> None:
         schema.SPECIES: None,
         schema.DETAIL: None,
     }
-    batch = pa.RecordBatch.from_pylist([row] * 100, schema=reading.arrow_schema(schema.LISTING))
+    batch = pa.RecordBatch.from_pylist([row] * 100, schema=tables.arrow_schema(schema.LISTING))
 
     def sizes(side: int) -> list[int]:
-        task = reading.DecodeTask((side, side), "crop", ("png",), 1_000, 1_000)
-        return [each.num_rows for each in reading.decode_listed(task, iter([batch]))]
+        task = decoding.DecodeTask((side, side), "crop", ("png",), 1_000, 1_000)
+        return [each.num_rows for each in decoding.decode_listed(task, iter([batch]))]
 
     assert sizes(64) == [64, 36]
     assert sizes(2048) == [1] * 100  # 12 MB each
@@ -310,9 +310,9 @@ def test_an_empty_listing_is_an_empty_table(spark: SparkSession, tmp_path: Path)
 
 def test_a_missing_folder_and_a_file_are_no_folder_of_images(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no folder file:///.*missing\. Expected a folder of images"):
-        list(reading.walk(str(tmp_path / "missing"), by_folder=True))
+        list(listings.walk(str(tmp_path / "missing"), by_folder=True))
     with pytest.raises(InputError, match=r"1\.png, which is a file"):
-        list(reading.walk(str(write(tmp_path, "1.png", png(1))), by_folder=True))
+        list(listings.walk(str(write(tmp_path, "1.png", png(1))), by_folder=True))
 
 
 MEGA = 1024 * 1024
@@ -320,8 +320,8 @@ MEGA = 1024 * 1024
 
 def _tasks(spark: SparkSession, lengths: list[int]) -> list[list[int]]:
     """The lengths of each task's files."""
-    listing = [reading.Listed(f"file:///{at}", length, -1, None, None) for at, length in enumerate(lengths)]
-    table = reading.spread(spark, reading.listing_table(spark, listing))
+    listing = [listings.Listed(f"file:///{at}", length, -1, None, None) for at, length in enumerate(lengths)]
+    table = decoding.spread(spark, listings.listing_table(spark, listing))
     return [[row[schema.LENGTH] for row in rows] for rows in table.rdd.glom().collect()]
 
 
@@ -376,7 +376,7 @@ def test_a_neighbour_that_a_glob_would_match_is_not_read(
         write(tmp_path, f"{folder}/Maize/{number}.png", png(number))
     base = mount(tmp_path)
     for number, folder in ((0, "a*"), (2, "a?"), (3, "a[b]"), (4, "{a,ab}"), (5, "a\\*")):
-        source, silent = reading._binary_files(spark, [f"{base}/{folder}"])
+        source, silent = remote._binary_files(spark, [f"{base}/{folder}"])
         found = [row[schema.PATH] for row in source.collect()]
         assert not silent and found == [f"{base}/{folder}/Maize/{number}.png"]
 
@@ -388,11 +388,11 @@ def test_elsewhere_too_a_file_deleted_after_it_was_listed_is_a_reject(
     before = write(tmp_path, "Maize/2.png", png(2))
     after = write(tmp_path, "Maize/3.png", png(3))
     root = mount(tmp_path)
-    listing = reading.listing_table(spark, reading.walk(root, by_folder=True)).persist()
+    listing = listings.listing_table(spark, listings.walk(root, by_folder=True)).persist()
     assert listing.count() == 3
     before.unlink()
     write(tmp_path, "Maize/new.png", png(4))
-    decoded = reading.decode_all(spark, listing, root, TASK)
+    decoded = decoding.decode_all(spark, listing, root, TASK)
     after.unlink()  # Spark has listed it for itself by now
     rows = rows_below(root, decoded)
     assert outcome(rows) == {
@@ -423,7 +423,7 @@ def test_what_the_driver_reads_for_spark_stays_within_its_budget(
     for number in range(5):
         write(tmp_path, f"Maize/_{number}.png", png(number))
     write(tmp_path, "Maize/5.png", png(5))
-    monkeypatch.setattr(reading, "_DRIVER_BYTES", 3 * len(png(0)))
+    monkeypatch.setattr(remote, "_DRIVER_BYTES", 3 * len(png(0)))
     rows = read(spark, mount(tmp_path))
     assert Counter(row[schema.REASON] for row in rows.values()) == {None: 4, "unreadable": 2}
     assert rows["Maize/5.png"][schema.REASON] is None
@@ -435,7 +435,7 @@ def test_contents_enter_a_task_in_batches_of_few_bytes(
 ) -> None:
     for number in range(40):
         write(tmp_path, f"Maize/{number}.png", png(number))
-    monkeypatch.setattr(reading, "_CONTENT_BATCH_BYTES", 2_000)  # four pictures and their names
+    monkeypatch.setattr(decoding, "_CONTENT_BATCH_BYTES", 2_000)  # four pictures and their names
     root = mount(tmp_path)
 
     def count(batches: Iterator[Any]) -> Iterator[Any]:
@@ -446,7 +446,7 @@ def test_contents_enter_a_task_in_batches_of_few_bytes(
     name = "spark.sql.execution.arrow.maxRecordsPerBatch"
     before = spark.conf.get(name)
     contents = spark.read.format("binaryFile").load(f"{root}/Maize").coalesce(1).select("path", "content")
-    with reading.batches(spark):
+    with decoding.batches(spark):
         sizes = [row[0] for row in contents.mapInArrow(count, "rows long").collect()]
     assert sum(sizes) == 40
     assert max(sizes) <= 8
@@ -474,13 +474,13 @@ def test_contents_enter_a_task_in_batches_of_few_bytes(
 def test_a_path_in_a_table_is_looked_up_beside_it_or_on_its_file_system(
     base: str, path: str, expected: str
 ) -> None:
-    assert reading._full(base, path, " Maize ", reading.Allowed()) == reading.Listed(
+    assert references._full(base, path, " Maize ", references.Allowed()) == listings.Listed(
         expected, -1, -1, "Maize", None
     )
 
 
 def test_a_malformed_path_in_a_table_is_a_row_with_an_error() -> None:
-    found = reading._full("file:///tables", "file://elsewhere/1.png", "", reading.Allowed())
+    found = references._full("file:///tables", "file://elsewhere/1.png", "", references.Allowed())
     assert (found.species, found.path) == (None, "file://elsewhere/1.png")
     assert found.error is not None
     assert "names another machine" in found.error
@@ -508,8 +508,8 @@ def test_a_table_may_name_files_of_several_file_systems(
     table = spark.createDataFrame(
         [(path, "Maize") for path in [*paths, "1.png"]], "path string, species string"
     )
-    listing, roots = reading.listing_of_paths(spark, table, f"file://{tmp_path}/local")
-    rows = reading.decode_all(spark, listing.persist(), roots, TASK).collect()
+    listing, roots = references.listing_of_paths(spark, table, f"file://{tmp_path}/local")
+    rows = decoding.decode_all(spark, listing.persist(), roots, TASK).collect()
     base = f"file://{tmp_path}/local/"
     full = {
         path if "://" in path else base + path: reason for path, reason in paths.items() if ".." not in path
@@ -538,7 +538,7 @@ def test_a_csv_is_read_as_it_was_written(
     spark: SparkSession, tmp_path: Path, content: bytes, rows: list[tuple[str, ...]]
 ) -> None:
     (tmp_path / "t.csv").write_bytes(content)
-    table = reading.read_table(spark, str(tmp_path / "t.csv"), "csv", "a table")
+    table = tables.read_table(spark, str(tmp_path / "t.csv"), "csv", "a table")
     assert [tuple(row) for row in table.collect()] == rows
     assert "path" in table.columns
 
@@ -567,14 +567,14 @@ def test_a_text_that_would_be_read_as_something_else_is_refused(
     (tmp_path / name).write_bytes(content)
     kind = "csv" if name.endswith("csv") else "text"
     with pytest.raises(InputError, match=found):
-        reading.read_table(spark, str(tmp_path / name), kind, "a table").collect()
+        tables.read_table(spark, str(tmp_path / name), kind, "a table").collect()
 
 
 def test_csv_files_of_one_folder_have_one_head(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "1.csv").write_text("path,species\na.png,Maize\n")
     (tmp_path / "2.csv").write_text("species,path\nMaize,b.png\n")
     with pytest.raises(InputError, match="CSV header does not conform"):
-        reading.read_table(spark, str(tmp_path), "csv", "a table")
+        tables.read_table(spark, str(tmp_path), "csv", "a table")
 
 
 def test_what_a_table_names_in_vain_is_a_reject_with_the_cause(
@@ -584,7 +584,7 @@ def test_what_a_table_names_in_vain_is_a_reject_with_the_cause(
     free_port: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reading, "_ANSWER_SECONDS", 20.0)
+    monkeypatch.setattr(systems, "ANSWER_SECONDS", 20.0)
     configuration = spark.sparkContext._jsc.hadoopConfiguration()
     configuration.setInt("ipc.client.connect.max.retries", 0)
     write(tmp_path, "local/1.png", png(1))
@@ -614,9 +614,9 @@ def test_what_a_table_names_in_vain_is_a_reject_with_the_cause(
             f"file://{tmp_path}": "a folder",
         }
         table = spark.createDataFrame([(path, None) for path in causes], "path string, species string")
-        listing, roots = reading.listing_of_given_paths(spark, table, f"file://{tmp_path}/local")
+        listing, roots = references.listing_of_given_paths(spark, table, f"file://{tmp_path}/local")
         given = {row[schema.PATH]: row["given"] for row in listing.persist().collect()}
-        rows = reading.decode_all(spark, listing.select(*schema.LISTING.names), roots, TASK).collect()
+        rows = decoding.decode_all(spark, listing.select(*schema.LISTING.names), roots, TASK).collect()
     configuration.unset("ipc.client.connect.max.retries")
     found = {given[row[schema.PATH]]: (row[schema.REASON], row[schema.DETAIL]) for row in rows}
     assert len(rows) == len(found) == len(causes)
@@ -630,7 +630,7 @@ def test_a_file_system_that_falls_silent_after_some_answers_makes_rejects(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One does where it is to list a folder, the other one when Spark has begun to read."""
-    monkeypatch.setattr(reading, "_ANSWER_SECONDS", 8.0)
+    monkeypatch.setattr(systems, "ANSWER_SECONDS", 8.0)
     write(tmp_path, "1.png", png(1))
     ended, num_listings = threading.Event(), Counter[int]()
 
@@ -673,8 +673,8 @@ def test_a_file_system_that_falls_silent_after_some_answers_makes_rejects(
     try:
         paths = [f"{local}/1.png", *(f"{place}/Maize/2.png" for place in places)]
         table = spark.createDataFrame([(path, None) for path in paths], "path string, species string")
-        listing, roots = reading.listing_of_paths(spark, table, local, [local, *places])
-        rows = reading.decode_all(spark, listing, roots, TASK).collect()
+        listing, roots = references.listing_of_paths(spark, table, local, [local, *places])
+        rows = decoding.decode_all(spark, listing, roots, TASK).collect()
     finally:
         ended.set()
         for server in servers:
@@ -718,11 +718,11 @@ def test_a_table_names_only_files_below_the_allowed_roots(
         "http://elsewhere/1.png": "unreadable",
     }
     table = spark.createDataFrame([(path, None) for path in paths], "path string, species string")
-    listing, roots = reading.listing_of_given_paths(
+    listing, roots = references.listing_of_given_paths(
         spark, table, f"file://{tmp_path}/open", [str(tmp_path / "alias"), f"{far}/a/"]
     )
     given = {row[schema.PATH]: row["given"] for row in listing.persist().collect()}
-    rows = reading.decode_all(spark, listing.select(*schema.LISTING.names), roots, TASK).collect()
+    rows = decoding.decode_all(spark, listing.select(*schema.LISTING.names), roots, TASK).collect()
     assert {given[row[schema.PATH]]: row[schema.REASON] for row in rows} == paths
     assert {row[schema.DETAIL] for row in rows if row[schema.REASON]} == {"not below one of --allowed-roots"}
 
@@ -752,5 +752,5 @@ def test_a_table_with_a_class_in_its_metadata_runs_nothing(spark: SparkSession, 
         file = tmp_path / f"{number}.parquet"
         pq.write_table(table, file)
         with pytest.raises(InputError, match="a column of the Python class"):
-            reading.read_table(spark, f"file://{file}", "parquet", "a table")
+            tables.read_table(spark, f"file://{file}", "parquet", "a table")
     assert not mark.exists()

@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from seedlings_spark import files, images, schema, scoring
-from seedlings_spark.corpus import reading
+from seedlings_spark.corpus import listings
 from seedlings_spark.errors import InputError, OutputInUseError, StoreError
 from seedlings_spark.lock import Lock
 from seedlings_spark.models.store import ModelStore, ModelVersion
@@ -256,7 +256,9 @@ def test_every_listed_file_is_exactly_one_row(spark: SparkSession, run: ScoreRun
         for row in table(spark, run, name).select("path").collect()
     ]
     assert sorted(paths) == listed
-    assert sorted(entry.path for entry in reading.walk(files.qualify(str(folder)), by_folder=False)) == listed
+    assert (
+        sorted(entry.path for entry in listings.walk(files.qualify(str(folder)), by_folder=False)) == listed
+    )
 
 
 @pytest.mark.parametrize(

@@ -636,7 +636,7 @@ def test_a_table_that_is_not_as_it_has_to_be_is_refused(
     options: Rows,
     message: str,
 ) -> None:
-    monkeypatch.setattr(scoring.sources.reading, "read_table", lambda *_: spark.createDataFrame([], columns))
+    monkeypatch.setattr(scoring.sources.tables, "read_table", lambda *_: spark.createDataFrame([], columns))
     (tmp_path / "table.parquet").touch()
     with pytest.raises(InputError, match=message):
         score(spark, version, tmp_path / "table.parquet", tmp_path / "output", **options)

@@ -37,7 +37,11 @@ GROUPS = [
     ["images.png", "images.gif", "images.jpeg", "images.tiff", "images.bmp", "images.libtiff"],
     ["images"],
     # corpus
-    ["corpus.reading", "corpus.synthetic"],
+    ["corpus.systems", "corpus.tables", "corpus.listings", "corpus.synthetic"],
+    ["corpus.remote"],
+    ["corpus.decoding", "corpus.references"],
+    ["corpus.layout", "corpus.splits", "corpus.manifest"],
+    ["corpus.preparation"],
     ["corpus"],
     ["problems"],
     # training
@@ -141,7 +145,7 @@ DOORS = {
 # What a job without TensorFlow may reach: it costs 5 to 20 s in every Python process.
 WITHOUT_TENSORFLOW = [
     "corpus",
-    "corpus.reading",
+    "corpus.decoding",
     "cli.launch",
     "config",
     "models.store",

@@ -142,5 +142,5 @@ def test_silence_is_ended_by_what_spark_is_at(log: pytest.LogCaptureFixture) -> 
 def test_what_is_said_by_others_is_a_sign_of_life(log: pytest.LogCaptureFixture) -> None:
     with progress.Heartbeat(SimpleNamespace(), every=3600.0):
         before = progress._signs.last
-        logging.getLogger("seedlings_spark.corpus.reading").info("something")
+        logging.getLogger("seedlings_spark.corpus.decoding").info("something")
         assert progress._signs.last > before

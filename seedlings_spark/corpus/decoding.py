@@ -1,0 +1,315 @@
+"""Of each listed file its pixels or the reason why there are none: each listed path ends as exactly one row.
+
+Local files (and network file systems that are mounted alike everywhere) are read by the executors' Python. On any
+other file system, where a Python process has no way, Spark's `binaryFile` source reads, and the driver what that leaves
+out; what neither can read is rejected.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+from pyspark.sql.types import IntegerType, StringType, StructField, StructType
+
+from seedlings_spark import files, fingerprint, images, schema
+from seedlings_spark.cluster import runtime, session
+from seedlings_spark.corpus.listings import milliseconds
+from seedlings_spark.corpus.remote import LOST, contents_of, is_of_this_machine, not_local
+from seedlings_spark.corpus.tables import arrow_schema
+from seedlings_spark.errors import ImageError
+
+# Bytes of files that one task reads: some seconds of decoding.
+_TASK_BYTES = 32 * 1024 * 1024
+# What to open a file and to look at what is in it costs, in bytes; and the most that a file is taken to cost, since a
+# longer one is not read.
+_FILE_BYTES, _MOST_BYTES = 16 * 1024, 64 * 1024 * 1024
+# What a file counts for whose length the listing does not know.
+_USUAL_BYTES = 128 * 1024
+_MAX_TASKS = 4096
+# Rows, and bytes of pixels, of one Arrow batch that leaves a task.
+_ROWS = 64
+_BATCH_BYTES = 8 * 1024 * 1024
+# Bytes of one Arrow batch of file contents that enters a task, and rows: of small files.
+_CONTENT_BATCH_BYTES = 32 * 1024 * 1024
+_CONTENT_BATCH_ROWS = 1024
+_TASK = "task"
+_NUMBERED = StructType([*schema.LISTING.fields, StructField(_TASK, IntegerType(), False)])
+
+
+@dataclass(frozen=True)
+class DecodeTask:
+    """How files become pixels: the same in training and in scoring.
+
+    Args:
+        size: (height, width) of the result in pixels.
+        aspect: One of `images.ASPECTS`.
+        formats: Accepted formats.
+        max_pixels: A picture with more is rejected before it is decoded.
+        max_bytes: A longer file is rejected before it is read.
+    """
+
+    size: tuple[int, int]
+    aspect: str
+    formats: tuple[str, ...]
+    max_pixels: int
+    max_bytes: int
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What became of one file: `pixels`, or `reason`, `stage` and `detail`."""
+
+    content_hash: str | None = None
+    length: int | None = None
+    pixels: "images.Pixels | None" = None
+    reason: str | None = None
+    stage: str | None = None
+    detail: str | None = None
+
+
+@contextlib.contextmanager
+def batches(spark: SparkSession) -> Iterator[None]:
+    """Let the Arrow batches of listed files, with their contents or their pixels, stay small in what is run inside."""
+    name = "spark.sql.execution.arrow.maxBytesPerBatch"
+    before = spark.conf.get(name, None)
+    spark.conf.set(name, str(_CONTENT_BATCH_BYTES))
+    try:
+        with session.arrow_batches(spark, session.ARROW_BATCH_BYTES // _CONTENT_BATCH_ROWS):
+            yield
+    finally:
+        if before is None:
+            spark.conf.unset(name)
+        else:
+            spark.conf.set(name, before)
+
+
+def spread(spark: SparkSession, listing: DataFrame) -> DataFrame:
+    """The listing in tasks that each have about as many bytes to read, however these are dealt to files."""
+    num_bytes, num_files = _work(listing)
+    slots = session.num_slots(spark)
+    # As many for each slot, or most slots would wait for the last ones; one of 13 equal tasks runs alone on two.
+    rounds = max(2, -(-num_bytes // (_TASK_BYTES * slots)))
+    tasks = max(1, min(_MAX_TASKS, num_files, rounds * slots))
+    if tasks == 1:
+        return listing.coalesce(1)
+    numbered = listing.coalesce(1).mapInArrow(partial(_number_tasks, tasks, num_bytes), _NUMBERED)
+    return numbered.repartition(tasks, session.partition_key(spark, F.col(_TASK), tasks)).drop(_TASK)
+
+
+def _work(listing: DataFrame) -> tuple[int, int]:
+    """What a listing costs to read, in bytes, and its number of files."""
+    length = F.col(schema.LENGTH)
+    bytes_ = F.when(length < 0, _USUAL_BYTES).otherwise(F.least(length, F.lit(_MOST_BYTES))) + F.lit(
+        _FILE_BYTES
+    )
+    total = listing.agg(F.sum(bytes_), F.count("*")).first()
+    assert total is not None
+    return int(total[0] or 0), int(total[1])
+
+
+def _number_tasks(
+    num_tasks: int, num_bytes: int, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Say of each file which task reads it: neighbours stay together, and each task gets an equal share of bytes."""
+    before = 0
+    for batch in batches:
+        lengths = batch.column(schema.LENGTH).to_numpy()
+        work = np.where(lengths < 0, _USUAL_BYTES, np.minimum(lengths, _MOST_BYTES)) + _FILE_BYTES
+        ends = before + np.cumsum(work)
+        tasks = np.minimum((ends - work) * num_tasks // max(1, num_bytes), num_tasks - 1)
+        before = int(ends[-1]) if len(ends) else before
+        yield batch.append_column(_TASK, pa.array(tasks.astype(np.int32)))
+
+
+def decode_all(
+    spark: SparkSession, listing: DataFrame, roots: str | Sequence[str], task: DecodeTask
+) -> DataFrame:
+    """Read and decode every listed file.
+
+    Outside of the local file system the files that Spark's `binaryFile` source leaves out for their names are
+    read here and now by the driver, up to 256 MiB of them; further ones are rejected as `unreadable`. A file that
+    Spark may not open for lack of permission there fails the job.
+
+    Args:
+        spark: The session.
+        listing: A table of `schema.LISTING`.
+        roots: The folder that was listed, or all of them.
+        task: How to decode.
+
+    Returns:
+        A table of `schema.DECODED`, with one row for each of the listing. Run it within `batches`.
+    """
+    remote_roots = not_local(roots)
+    decode = partial(decode_listed, task)
+    if not remote_roots:
+        return spread(spark, listing).mapInArrow(decode, schema.DECODED)
+    # What the listing already knows to be a reject needs no bytes.
+    is_local = is_of_this_machine(schema.PATH)
+    is_readable = ~is_local & _is_worth_reading(task)
+    rest = spread(spark, listing.where(~is_readable)).mapInArrow(decode, schema.DECODED)
+    readable = listing.where(is_readable)
+    contents = contents_of(spark, readable, remote_roots, task.max_bytes)
+    unlabelled = contents.withColumns(
+        {
+            schema.MODIFIED: F.lit(-1).cast("long"),
+            **{name: F.lit(None).cast("string") for name in (schema.SPECIES, schema.DETAIL)},
+        }
+    )
+    decoded = unlabelled.mapInArrow(decode, schema.DECODED).drop(schema.SPECIES)
+    is_lost = F.col(schema.CONTENT_HASH).isNull() & F.col(schema.REASON).isNull()
+    listed_length = F.col("listed_length")
+    is_changed = (
+        F.col(schema.LENGTH).isNotNull() & (listed_length > 0) & (F.col(schema.LENGTH) != listed_length)
+    )
+    changed = F.format_string(
+        "%,d bytes when it was listed, %,d when it was read", listed_length, F.col(schema.LENGTH)
+    )
+    kept = [schema.CONTENT_HASH, schema.IMAGE]
+    # Pixels are joined to the labels, not the files' bytes: they are smaller.
+    found = (
+        readable.select(schema.PATH, schema.SPECIES, F.col(schema.LENGTH).alias("listed_length"))
+        .join(decoded, schema.PATH, "left")
+        .withColumns(
+            {
+                schema.DETAIL: F.when(is_changed, changed)
+                .when(is_lost, F.lit(LOST))
+                .otherwise(F.col(schema.DETAIL)),
+                schema.STAGE: F.when(is_lost | is_changed, F.lit("read")).otherwise(F.col(schema.STAGE)),
+                schema.REASON: F.when(is_changed, F.lit("changed"))
+                .when(is_lost, F.lit("unreadable"))
+                .otherwise(F.col(schema.REASON)),
+                **{name: F.when(is_changed, None).otherwise(F.col(name)) for name in kept},
+            }
+        )
+    )
+    return found.select(*schema.DECODED.names).union(rest.select(*schema.DECODED.names))
+
+
+def hash_all(
+    spark: SparkSession, listing: DataFrame, roots: str | Sequence[str], task: DecodeTask
+) -> DataFrame:
+    """The listing with each file's content hash (null where it cannot be read), without decoding."""
+    layout = StructType([*schema.LISTING.fields, StructField(schema.CONTENT_HASH, StringType(), True)])
+    remote_roots = not_local(roots)
+    hash_ = partial(_hash_listed, task)
+    if not remote_roots:
+        return spread(spark, listing).mapInArrow(hash_, layout)
+    is_readable = ~is_of_this_machine(schema.PATH) & _is_worth_reading(task)
+    rest = spread(spark, listing.where(~is_readable)).mapInArrow(hash_, layout)
+    readable = listing.where(is_readable)
+    contents = contents_of(spark, readable, remote_roots, task.max_bytes)
+    hashes = contents.select(schema.PATH, F.sha2(schema.CONTENT, 256).alias(schema.CONTENT_HASH))
+    return readable.join(hashes, schema.PATH, "left").select(*layout.names).union(rest.select(*layout.names))
+
+
+def decode_listed(task: DecodeTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The function of a Spark task: listed files, with or without their content, to rows of `schema.DECODED`."""
+    runtime.forget_archives()
+    height, width = task.size
+    num_rows = max(1, min(_ROWS, _BATCH_BYTES // (height * width * 3)))
+    for batch in batches:
+        for start in range(0, batch.num_rows, num_rows):
+            rows = batch.slice(start, num_rows).to_pylist()
+            decoded = [read_and_decode(task, row, row.get(schema.CONTENT)) for row in rows]
+            yield pa.RecordBatch.from_pydict(
+                {
+                    schema.PATH: [row[schema.PATH] for row in rows],
+                    schema.SPECIES: [row[schema.SPECIES] for row in rows],
+                    schema.CONTENT_HASH: [one.content_hash for one in decoded],
+                    schema.LENGTH: [one.length for one in decoded],
+                    schema.IMAGE: [None if one.pixels is None else one.pixels.tobytes() for one in decoded],
+                    schema.REASON: [one.reason for one in decoded],
+                    schema.STAGE: [one.stage for one in decoded],
+                    schema.DETAIL: [one.detail for one in decoded],
+                },
+                schema=arrow_schema(schema.DECODED),
+            )
+
+
+def read_and_decode(task: DecodeTask, row: Mapping[str, Any], content: bytes | None = None) -> Decoded:
+    """One listed file to its pixels, or to the reason why there are none; no file raises an exception.
+
+    Args:
+        task: How to decode.
+        row: Of `schema.LISTING`.
+        content: The file's bytes, where Spark has read them.
+    """
+    found = _read(task, row) if content is None else _given(task, content)
+    if isinstance(found, Decoded):
+        return found
+    content_hash = fingerprint.content_hash(found)
+    try:
+        pixels = images.decode(
+            found, task.size, aspect=task.aspect, formats=task.formats, max_pixels=task.max_pixels
+        )
+    except ImageError as error:
+        return Decoded(content_hash, len(found), None, error.reason, "decode", error.detail[:500])
+    return Decoded(content_hash, len(found), pixels)
+
+
+def _hash_listed(task: DecodeTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        contents = (_read(task, row) for row in batch.to_pylist())
+        hashes = [
+            None if isinstance(content, Decoded) else fingerprint.content_hash(content)
+            for content in contents
+        ]
+        yield batch.append_column(schema.CONTENT_HASH, pa.array(hashes, pa.string()))
+
+
+def _given(task: DecodeTask, content: bytes) -> bytes | Decoded:
+    if len(content) > task.max_bytes:
+        detail = f"{len(content):,} bytes, at most {task.max_bytes:,}"
+        return Decoded(reason="too_large", stage="read", detail=detail)
+    return content or Decoded(reason="empty", stage="read")
+
+
+def _read(task: DecodeTask, row: Mapping[str, Any]) -> bytes | Decoded:
+    """The bytes of a listed local file, or why there are none."""
+    length = int(row[schema.LENGTH])
+    if row[schema.DETAIL] is not None:
+        return Decoded(reason="unreadable", stage="list", detail=row[schema.DETAIL])
+    if length == 0:
+        return Decoded(reason="empty", stage="list")
+    if length > task.max_bytes:
+        detail = f"{length:,} bytes, at most {task.max_bytes:,}"
+        return Decoded(reason="too_large", stage="list", detail=detail)
+    try:
+        content, status = _read_local(row[schema.PATH], task.max_bytes)
+    except (OSError, ValueError) as error:
+        detail = getattr(error, "strerror", None) or str(error)
+        return Decoded(reason="unreadable", stage="read", detail=detail)
+    now = (status.st_size, milliseconds(status))
+    if length > 0 and int(row[schema.MODIFIED]) >= 0 and now != (length, int(row[schema.MODIFIED])):
+        detail = f"{length:,} bytes when it was listed, {status.st_size:,} when it was read"
+        return Decoded(reason="changed", stage="read", detail=detail)
+    if len(content) > task.max_bytes:
+        return Decoded(reason="too_large", stage="read", detail=f"more than {task.max_bytes:,} bytes")
+    return content or Decoded(reason="empty", stage="read")
+
+
+def _read_local(path: str, max_bytes: int) -> tuple[bytes, os.stat_result]:
+    """The bytes of a file, or the first max_bytes + 1 of them; and its status after they were read."""
+    # Not blocking: to open a pipe would wait for somebody who writes to it.
+    descriptor = os.open(files.local_path(path), os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError("a folder" if stat.S_ISDIR(mode) else "not a regular file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(max_bytes + 1), os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_worth_reading(task: DecodeTask) -> Column:
+    length = F.col(schema.LENGTH)
+    return F.col(schema.DETAIL).isNull() & (length != 0) & (length <= task.max_bytes)

@@ -1,0 +1,422 @@
+"""A corpus on disk, and the manifest that its tables are compared with."""
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+
+from seedlings_spark import display, files, fingerprint, schema
+from seedlings_spark.corpus import tables
+from seedlings_spark.errors import CorpusError
+
+FORMAT = 1
+EXAMPLES = 3
+# What every reader of a manifest may rely on.
+_MANIFEST_KEYS: Mapping[str, type] = {
+    "listed": int,
+    "accepted": int,
+    "rejected": int,
+    "rejected_by_reason": dict,
+    "duplicates": int,
+    "images_of_species": dict,
+    "images_of_split": dict,
+    "fingerprint": str,
+    "image_size": list,
+    "aspect": str,
+}
+# What corpora of earlier releases do not have.
+_LATER_KEYS: Mapping[str, type] = {"files": dict}
+REJECTS = "rejects"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus on disk.
+
+    Args:
+        path: The folder.
+        manifest: What `manifest.json` says.
+    """
+
+    path: str
+    manifest: Mapping[str, Any]
+    _compared: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+
+    @property
+    def images_path(self) -> str:
+        """Parquet of `schema.CORPUS`, partitioned by split."""
+        return files.join(self.path, "images")
+
+    @property
+    def rejects_path(self) -> str:
+        """Parquet of `schema.REJECTS`."""
+        return files.join(self.path, "rejects")
+
+    @property
+    def fingerprint(self) -> str:
+        """Of content and labels."""
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        height, width = self.manifest["image_size"]
+        return int(height), int(width)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the species, sorted."""
+        return tuple(sorted(self.manifest["images_of_species"]))
+
+    def num_images(self, split: str) -> int:
+        """Accepted images of a split."""
+        return int(self.manifest["images_of_split"].get(split, 0))
+
+    def images(self, spark: SparkSession, *splits: str) -> DataFrame:
+        """The images of these splits (all without one), as `schema.CORPUS`.
+
+        When a split is asked for the first time its files and rows are read once and compared with the manifest.
+
+        Raises:
+            CorpusError: They are not what `prepare` has written; names a file where one is to blame.
+        """
+        splits = splits or tuple(self.manifest["images_of_split"])
+        self._compare_images(spark, splits)
+        return images_of(spark, self.path, *splits)
+
+    def rejects(self, spark: SparkSession) -> DataFrame:
+        """The rejected files, as `schema.REJECTS`, compared with the manifest as the images are."""
+        if REJECTS not in self._compared:
+            self._compare_files(REJECTS)
+            with self._refusing_damage():
+                reasons, checksums = _numbers_of_rejects(spark, self.path)
+            self._compare_checksums(REJECTS, checksums)
+            expected = self.manifest["rejected_by_reason"]
+            if reasons != expected:
+                raise self._not_as_written(f"its rejects are {reasons}", str(expected))
+            self._compared.add(REJECTS)
+        return rejects_of(spark, self.path)
+
+    def _compare_images(self, spark: SparkSession, splits: Sequence[str]) -> None:
+        """Refuse images that are not those of the manifest: in part lost, twice there, damaged or of another corpus."""
+        # Without files the fingerprint tells corpora apart, which is of all splits together.
+        wanted = list(splits) if "files" in self.manifest else list(self.manifest["images_of_split"])
+        if self._compared.issuperset(wanted):
+            return
+        folders = [f"images/{schema.SPLIT}={split}" for split in wanted]
+        for folder in folders:
+            self._compare_files(folder)
+        self._compare_files("images", strangers_only=True)
+        with self._refusing_damage():
+            found = _numbers_of_images(images_of(spark, self.path, *wanted), self.image_size)
+        for split, folder in zip(wanted, folders, strict=True):
+            self._compare_checksums(folder, found.checksums)
+            self._compare_numbers(split, found)
+        if "files" not in self.manifest and found.fingerprint != self.fingerprint:
+            raise self._not_as_written(
+                f"its images have the fingerprint {found.fingerprint[:12]}...", f"{self.fingerprint[:12]}..."
+            )
+        self._compared.update(wanted)
+
+    def _compare_numbers(self, split: str, found: "_Numbers") -> None:
+        of_species = {
+            name: splits.get(split, 0) for name, splits in self.manifest["images_of_species"].items()
+        }
+        there_are = found.images_of_species(split)
+        names = sorted(
+            name for name in {*of_species, *there_are} if of_species.get(name, 0) != there_are.get(name, 0)
+        )
+        if names or sum(there_are.values()) != self.num_images(split):
+            shown = ", ".join(f"{there_are.get(name, 0):,} of {name}" for name in names[:EXAMPLES])
+            wanted = ", ".join(f"{of_species.get(name, 0):,} of {name}" for name in names[:EXAMPLES])
+            raise self._not_as_written(
+                f"its split {split} has {sum(there_are.values()):,} images ({shown})",
+                f"{self.num_images(split):,} ({wanted})",
+            )
+        if found.misfits.get(split):
+            height, width = self.image_size
+            raise self._not_as_written(
+                f"{found.misfits[split]:,} images of its split {split} have another size",
+                f"{height}x{width} pixels",
+            )
+
+    def _compare_files(self, folder: str, *, strangers_only: bool = False) -> None:
+        """Refuse files that are not those of the manifest, where it names them: Spark reads whatever there is."""
+        if "files" not in self.manifest:
+            return
+        found, expected = _lengths(self.path, folder), self._listed(folder)
+        for path in sorted({*found, *expected}):
+            if path not in expected:
+                raise self._not_as_written(f"{path} has been added", "the files that the manifest names")
+            if not strangers_only and found.get(path) != expected[path]["bytes"]:
+                raise self._not_as_written(
+                    f"{path} has {found[path]:,} bytes" if path in found else f"{path} is missing",
+                    f"{expected[path]['bytes']:,} bytes",
+                )
+
+    def _compare_checksums(self, folder: str, found: Mapping[str, str]) -> None:
+        """Refuse files with other rows than were written into them, where their checksums are known."""
+        for path, expected in self._listed(folder).items():
+            if found.get(path, _NO_ROWS) != expected["checksum"]:
+                raise self._not_as_written(
+                    f"{path} has other rows than were written into it", "its rows' checksum"
+                )
+
+    def _listed(self, folder: str) -> dict[str, dict[str, Any]]:
+        """What the manifest says of the files in a folder."""
+        listed = self.manifest.get("files", {})
+        return {path: of_file for path, of_file in listed.items() if path.startswith(f"{folder}/")}
+
+    @contextlib.contextmanager
+    def _refusing_damage(self) -> Iterator[None]:
+        """Name the file that Spark cannot read."""
+        try:
+            yield
+        except (Py4JError, PySparkException) as error:
+            unreadable = tables.unreadable_file(error)
+            if unreadable is None:
+                raise
+            raise self._not_as_written(
+                f"{unreadable[0]} is damaged ({unreadable[1]})", "a file that can be read"
+            ) from None
+
+    def _not_as_written(self, found: str, expected: str) -> CorpusError:
+        return CorpusError(
+            f"{self.path} is not as prepare has written it: {found}",
+            f"{expected}, as {files.join(self.path, 'manifest.json')} says",
+            "Restore the corpus from a copy, or run prepare again with --overwrite",
+        )
+
+
+def load(path: str) -> Corpus:
+    """Open a corpus that `prepare` has written.
+
+    Raises:
+        CorpusError: There is none, it is half-written or damaged, or of a format that this version does not know.
+    """
+    manifest_path = files.join(path, "manifest.json")
+    try:
+        manifest = json.loads(files.read_text(manifest_path))
+    except FileNotFoundError:
+        missing = not files.exists(path)
+        raise CorpusError(
+            f"no folder {path}" if missing else f"{path}, which has no manifest.json",
+            "a corpus that `prepare` has finished (the manifest is written last)",
+            "Run prepare"
+            if missing
+            else "It is half-written or something else: run prepare again with this --corpus",
+        ) from None
+    except ValueError as error:
+        raise CorpusError(
+            f"{manifest_path}, which is not JSON ({error})",
+            "the manifest that `prepare` wrote",
+            "Run prepare again",
+        ) from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise CorpusError(
+            f"{manifest_path} of format {found!r}",
+            f"format {FORMAT}",
+            "Use the version of seedlings_spark that wrote it, or run prepare again",
+        )
+    damage = _damage(path, manifest)
+    if damage:
+        raise CorpusError(
+            f"{manifest_path}, {damage}",
+            "a corpus as `prepare` has written it",
+            "Restore the file from a copy, or run prepare again with --overwrite",
+        )
+    return Corpus(path, manifest)
+
+
+def _damage(path: str, manifest: Mapping[str, Any]) -> str:
+    """What is wrong with a corpus whose manifest has the right format; empty if nothing is."""
+    there_too = {key: kind for key, kind in _LATER_KEYS.items() if key in manifest}
+    for key, kind in {**_MANIFEST_KEYS, **there_too}.items():
+        if not isinstance(manifest.get(key), kind):
+            return f"whose {key} is {manifest.get(key)!r}"
+    listed, accepted, rejected = (manifest[key] for key in ("listed", "accepted", "rejected"))
+    if listed != accepted + rejected or accepted != sum(manifest["images_of_split"].values()):
+        return f"in which {accepted:,} accepted and {rejected:,} rejected files do not make {listed:,} listed"
+    missing = [name for name in ("images", "rejects") if not files.is_directory(files.join(path, name))]
+    return f"beside which there is no {' and no '.join(missing)} folder" if missing else ""
+
+
+def corpus_fingerprint(images: DataFrame) -> str:
+    """`fingerprint.corpus_fingerprint` of a table with content hashes and species, summed by Spark."""
+    row = images.agg(F.count("*"), *_fingerprint_words()).first()
+    assert row is not None
+    return fingerprint.combine(int(row[0]), [int(value or 0) for value in row[1:]])
+
+
+def _fingerprint_words() -> list[Column]:
+    """Sums over images: what `fingerprint.combine` makes a corpus fingerprint of."""
+    digest = F.sha2(F.concat_ws(" ", F.col(schema.CONTENT_HASH), F.col(schema.SPECIES)), 256)
+    return [
+        F.sum(F.conv(F.substring(digest, 8 * word + 1, 8), 16, 10).cast("long"))
+        for word in range(fingerprint.FINGERPRINT_WORDS)
+    ]
+
+
+def summary(corpus: Corpus) -> list[tuple[str, object]]:
+    """What `prepare` prints at its end."""
+    manifest = corpus.manifest
+    reasons = ", ".join(f"{count} {reason}" for reason, count in manifest["rejected_by_reason"].items())
+    splits = ", ".join(f"{count:,} {split}" for split, count in manifest["images_of_split"].items())
+    sampled = f" (a sample of {manifest['found']:,})" if manifest.get("sample", 1) < 1 else ""
+    return [
+        ("corpus", display.Whole(corpus.path)),
+        ("listed", f"{manifest['listed']:,}{sampled}"),
+        ("accepted", f"{manifest['accepted']:,} of {len(corpus.classes)} species ({splits})"),
+        ("rejected", f"{manifest['rejected']:,}" + (f" ({reasons})" if reasons else "")),
+        ("duplicates", f"{manifest['duplicates']:,}"),
+        ("fingerprint", corpus.fingerprint),
+    ]
+
+
+def numbers_on_disk(
+    spark: SparkSession, building: str, num_listed: int, shares: Mapping[str, float], size: tuple[int, int]
+) -> dict[str, Any]:
+    """The numbers of what lies on disk now, checked against what was listed."""
+    accepted = images_of(spark, building)
+    found = _numbers_of_images(accepted, size)
+    reasons, checksums_of_rejects = _numbers_of_rejects(spark, building)
+    checksums = {**found.checksums, **checksums_of_rejects}
+    lengths = {**_lengths(building, "images"), **_lengths(building, REJECTS)}
+    of_species = {
+        name: {split: found.images_of_species(split).get(name, 0) for split in shares}
+        for name in sorted({name for name, _ in found.counts})
+    }
+    of_split = {name: sum(split[name] for split in of_species.values()) for name in shares}
+    num_accepted, num_rejected = sum(of_split.values()), sum(reasons.values())
+    if num_accepted + num_rejected != num_listed:
+        raise CorpusError(
+            f"{num_accepted:,} accepted and {num_rejected:,} rejected files",
+            f"the {num_listed:,} that were listed, each exactly once",
+            "This is a fault of the program or of the file system; nothing was published. Run prepare again",
+        )
+    return {
+        "listed": num_listed,
+        "accepted": num_accepted,
+        "rejected": num_rejected,
+        "rejected_by_reason": reasons,
+        "duplicates": num_accepted - accepted.select(schema.CONTENT_HASH).distinct().count(),
+        "images_of_species": of_species,
+        "images_of_split": of_split,
+        "fingerprint": found.fingerprint,
+        "files": {
+            path: {"bytes": length, "checksum": checksums.get(path, _NO_ROWS)}
+            for path, length in lengths.items()
+        },
+    }
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """What one pass over images has counted.
+
+    Args:
+        counts: (species, split) -> images.
+        misfits: Split -> images that are not of the corpus' size.
+        checksums: Path below the corpus -> `_checksum` of a file's rows.
+        fingerprint: Of all these images.
+    """
+
+    counts: Mapping[tuple[str, str], int]
+    misfits: Mapping[str, int]
+    checksums: Mapping[str, str]
+    fingerprint: str
+
+    def images_of_species(self, split: str) -> dict[str, int]:
+        return {name: count for (name, of), count in self.counts.items() if of == split}
+
+
+def _numbers_of_images(images: DataFrame, size: tuple[int, int]) -> _Numbers:
+    height, width = size
+    fits = (F.col(schema.HEIGHT) == height) & (F.col(schema.WIDTH) == width)
+    fits &= F.length(schema.IMAGE) == height * width * 3
+    rows = (
+        images.groupBy(schema.SPECIES, schema.SPLIT, F.col("_metadata.file_name"))
+        .agg(
+            F.count("*"),
+            F.sum(F.when(F.coalesce(fits, F.lit(False)), 0).otherwise(1)),
+            F.sum(_row_hash(schema.CORPUS.names)),
+            *_fingerprint_words(),
+        )
+        .collect()
+    )
+    counts: Counter[tuple[str, str]] = Counter()
+    misfits: Counter[str] = Counter()
+    sums: Counter[str] = Counter()
+    words = [0] * fingerprint.FINGERPRINT_WORDS
+    for species, split, file, count, num_misfits, total, *of_words in rows:
+        counts[str(species), split] += int(count)
+        misfits[split] += int(num_misfits)
+        sums[f"images/{schema.SPLIT}={split}/{file}"] += int(total)
+        words = [word + int(value or 0) for word, value in zip(words, of_words, strict=True)]
+    return _Numbers(counts, misfits, _checksums(sums), fingerprint.combine(sum(counts.values()), words))
+
+
+def _numbers_of_rejects(spark: SparkSession, path: str) -> tuple[dict[str, int], dict[str, str]]:
+    """Rejects by reason, and the checksum of each file's rows."""
+    rows = (
+        rejects_of(spark, path)
+        .groupBy(schema.REASON, F.col("_metadata.file_name"))
+        .agg(F.count("*"), F.sum(_row_hash(schema.REJECTS.names)))
+        .collect()
+    )
+    reasons: Counter[str] = Counter()
+    sums: Counter[str] = Counter()
+    for reason, file, count, total in rows:
+        reasons[str(reason)] += int(count)
+        sums[f"{REJECTS}/{file}"] += int(total)
+    return dict(sorted(reasons.items())), _checksums(sums)
+
+
+def _row_hash(columns: Sequence[str]) -> Column:
+    """64 bits of all of a row, as a number that sums do not overflow; a null adds nothing to it.
+
+    It finds what breaks, not what somebody forges.
+    """
+    return F.xxhash64(*columns).cast("decimal(20,0)")
+
+
+def _checksums(sums: Mapping[str, int]) -> dict[str, str]:
+    """Sums of `_row_hash`, whatever the order of the rows, as 16 hexadecimal digits each."""
+    return {path: f"{total % 2**64:016x}" for path, total in sums.items()}
+
+
+_NO_ROWS = f"{0:016x}"
+
+
+def images_of(spark: SparkSession, path: str, *splits: str) -> DataFrame:
+    """The images of a corpus' folder, as they lie there."""
+    table = tables.parquet(spark, files.join(path, "images"), schema.CORPUS)
+    if splits:
+        table = table.where(F.col(schema.SPLIT).isin(*splits))
+    return schema.with_content_hash(table.select(*schema.CORPUS.names))
+
+
+def rejects_of(spark: SparkSession, path: str) -> DataFrame:
+    """The rejects of a corpus' folder, as they lie there."""
+    return tables.parquet(spark, files.join(path, REJECTS), schema.REJECTS).select(*schema.REJECTS.names)
+
+
+def _lengths(path: str, folder: str) -> dict[str, int]:
+    """Path below a corpus -> length, of the files in a folder of it that Spark reads."""
+    below = files.join(path, folder)
+    if not files.is_directory(below):
+        return {}
+    found = {f"{folder}{status.path[len(below) :]}": status.length for status in files.walk(below)}
+    return {
+        name: length
+        for name, length in found.items()
+        if not any(part.startswith((".", "_")) for part in name.split("/"))
+    }

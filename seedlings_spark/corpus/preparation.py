@@ -1,0 +1,366 @@
+"""From image files to a corpus that appears whole."""
+
+import json
+import logging
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+
+from seedlings_spark import files, schema
+from seedlings_spark.cluster import session
+from seedlings_spark.corpus import decoding, tables
+from seedlings_spark.corpus.layout import listing_of, rejects_of_hidden
+from seedlings_spark.corpus.manifest import EXAMPLES, FORMAT, REJECTS, Corpus, load, numbers_on_disk
+from seedlings_spark.corpus.splits import SPLIT_POLICIES, sample_of, split_by_hash, stratified
+from seedlings_spark.errors import CorpusError, OptionError, OutputInUseError
+from seedlings_spark.lock import Lock, is_held
+
+_log = logging.getLogger(__name__)
+CONFLICT_POLICIES = ("error", "drop")
+# Bytes of pixels in one Parquet file of a corpus, and in one of its row groups, which readers hold in memory.
+_FILE_BYTES = 128 * 1024 * 1024
+_ROW_GROUP_BYTES = 32 * 1024 * 1024
+_BUILDING = ".building-"
+
+
+def prepare(
+    spark: SparkSession,
+    images: str,
+    corpus: str,
+    task: decoding.DecodeTask,
+    *,
+    split_policy: str = "hash",
+    shares: Mapping[str, float],
+    conflicts: str = "error",
+    sample: float = 1.0,
+    overwrite: bool = False,
+) -> Corpus:
+    """Read image files into a corpus.
+
+    What fails leaves no trace: a corpus that is to be replaced stays until the new one is complete and is
+    put back if it cannot be published. Only a process that is killed in the instant between its renames
+    leaves a corpus without a manifest, which no job reads, and the old tables in `CORPUS/.building-*/old`.
+
+    Args:
+        spark: The session.
+        images: A folder with one folder a species, or a CSV or Parquet table with the columns `path` and
+            `species`, whose relative paths are looked up beside the table.
+        corpus: The folder to write.
+        task: How to decode.
+        split_policy: "hash": an image's split depends on its bytes alone. "stratified": exact shares in every
+            species, for which images that are added later may move others.
+        shares: Split -> share, adding up to 1.
+        conflicts: What to do with the same bytes under two species: "error", or "drop" (reject all copies).
+        sample: Share of each species' readable files to prepare, chosen by content; at least one of each.
+        overwrite: Whether a corpus that is already there may be replaced.
+
+    Returns:
+        The corpus.
+
+    Raises:
+        CorpusError: Nothing to prepare, one species only, conflicting labels, or a corpus is already there.
+        OptionError: An option has a value it cannot have.
+        OutputInUseError: Another run has written the corpus meanwhile.
+    """
+    _check_options(split_policy, shares, conflicts, sample)
+    images, corpus = _qualified(images), _qualified(corpus)
+    is_new = not files.exists(corpus)
+    _check_target(images, corpus, overwrite)
+    building = files.join(corpus, f"{_BUILDING}{uuid.uuid4().hex[:12]}")
+    listing, roots, hidden = listing_of(spark, images)
+    try:
+        # By its lock `clean` knows whether somebody is building here.
+        with Lock(building, "prepare"):
+            num_found = listing.count() + len(hidden)
+            _log.info("listed %d files of %s", num_found, images)
+            decoded, num_listed = _decode(spark, listing, roots, task, sample, building)
+            if sample == 1:  # of which only what can be read is chosen
+                decoded, num_listed = (
+                    decoded.union(rejects_of_hidden(spark, hidden)),
+                    num_listed + len(hidden),
+                )
+            _log.info("read and decoded %d of %d files", num_listed, num_found)
+            rows = _with_reasons(decoded, conflicts)
+            _check_species(rows, images)
+            _write(rows, building, split_policy, shares, task)
+            written = numbers_on_disk(spark, building, num_listed, shares, task.size)
+            manifest = {
+                "format": FORMAT,
+                **written,
+                "image_size": list(task.size),
+                "aspect": task.aspect,
+                "formats": list(task.formats),
+                "max_pixels": task.max_pixels,
+                "max_bytes": task.max_bytes,
+                "split_policy": split_policy,
+                "split_shares": dict(shares),
+                "seed": None,  # nothing is drawn: splits and samples follow from the content
+                "sample": sample,
+                "found": num_found,
+            }
+            _log.info(
+                "wrote %d images of %d species (%d duplicates) and %d rejects",
+                manifest["accepted"],
+                len(manifest["images_of_species"]),
+                manifest["duplicates"],
+                manifest["rejected"],
+            )
+            _publish(building, corpus, manifest, overwrite)
+            _log.info("published %s, fingerprint %s", corpus, manifest["fingerprint"])
+    finally:
+        listing.unpersist()
+        _clear(building, corpus if is_new else None)
+    return load(corpus)
+
+
+def left_behind(path: str) -> list[str]:
+    """The folders in which runs of `prepare` that are dead were building a corpus, and that nothing needs.
+
+    Raises:
+        CorpusError: A run that died between two renames has left the tables of the former corpus in one of them.
+    """
+    names = files.list_names(path) if files.is_directory(path) else []
+    found = [files.join(path, name) for name in names if name.startswith(_BUILDING)]
+    found = [each for each in found if not is_held(each)]
+    for each in [] if "manifest.json" in names else found:
+        old = files.join(each, "old")
+        if files.exists(files.join(old, "manifest.json")):
+            raise CorpusError(
+                f"{path} without a manifest.json, and in {old} the corpus that was there before",
+                "a corpus",
+                f"Move what is in {old} back into {path}, the manifest last, or run prepare again: then call clean",
+            )
+    return found
+
+
+def _check_options(split_policy: str, shares: Mapping[str, float], conflicts: str, sample: float) -> None:
+    """For callers other than the job, whose options have checked themselves."""
+    for name, value, choices in (
+        ("split_policy", split_policy, SPLIT_POLICIES),
+        ("conflicts", conflicts, CONFLICT_POLICIES),
+    ):
+        if value not in choices:
+            raise OptionError(f"{name} {value!r}", f"one of {', '.join(choices)}", "Choose one of them")
+    if not 0 < sample <= 1:
+        raise OptionError(f"sample {sample}", "a share above 0 and at most 1", "Correct it")
+    if not shares or min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-9:
+        raise OptionError(f"shares {dict(shares)}", "shares that add up to 1", "Correct them")
+
+
+def _qualified(path: str) -> str:
+    try:
+        return files.qualify(path)
+    except (OSError, ValueError) as error:
+        raise CorpusError(
+            f"the path {path!r} ({error})", "a path that Hadoop can read", "Correct the path"
+        ) from None
+
+
+def _check_target(images: str, corpus: str, overwrite: bool) -> None:
+    """Refuse a folder in which anything would be lost or mixed up: what is replaced must be a corpus."""
+    above, below = sorted((images.rstrip("/") + "/", corpus.rstrip("/") + "/"), key=len)
+    if below.startswith(above):
+        raise CorpusError(
+            f"the corpus {corpus} and the images {images}, one of which is inside of the other",
+            "two folders that are apart",
+            "Give another --corpus",
+        )
+    if not files.exists(corpus):
+        return
+    if not files.is_directory(corpus):
+        raise CorpusError(f"{corpus}, which is a file", "an empty or new folder", "Give another --corpus")
+    names = files.list_names(corpus)
+    if "manifest.json" in names and not overwrite:
+        raise CorpusError(
+            f"{corpus}, which already holds a corpus",
+            "a new folder",
+            "Give another --corpus, or add --overwrite",
+        )
+    strangers = [
+        name
+        for name in names
+        if not name.startswith(".") and name != "manifest.json" and not _is_our_table(corpus, name)
+    ]
+    if strangers:
+        raise CorpusError(
+            f"{corpus}, which holds {', '.join(strangers[:EXAMPLES])}, not written by prepare",
+            "an empty or new folder",
+            "Give a --corpus folder of its own",
+        )
+
+
+def _is_our_table(corpus: str, name: str) -> bool:
+    """Whether `images` or `rejects` holds nothing but what Spark has written, and may be replaced."""
+    folder = files.join(corpus, name)
+    if name not in ("images", "rejects") or not files.is_directory(folder):
+        return False
+    kind = ("split=", "_", ".") if name == "images" else ("part-", "_", ".")
+    return all(each.startswith(kind) for each in files.list_names(folder))
+
+
+def _decode(
+    spark: SparkSession,
+    listing: DataFrame,
+    roots: tuple[str, ...],
+    task: decoding.DecodeTask,
+    sample: float,
+    building: str,
+) -> tuple[DataFrame, int]:
+    """The decoded files, from disk (each file is read and decoded once), and how many were to be."""
+    target = files.join(building, "decoded")
+    with decoding.batches(spark):
+        chosen = listing if sample == 1 else sample_of(spark, listing, roots, task, sample).persist()
+        num_chosen = chosen.count()
+        decoded = decoding.decode_all(spark, chosen, roots, task)
+        decoded.write.options(**_parquet_options(task)).parquet(target)
+        if chosen is not listing:
+            chosen.unpersist()
+    return tables.parquet(spark, target, schema.DECODED), num_chosen
+
+
+def _parquet_options(task: decoding.DecodeTask) -> dict[str, str]:
+    """For tables of pixels: they do not repeat, and Parquet would look at memory after 100 rows at the earliest."""
+    height, width = task.size
+    return {
+        **session.PARQUET_CHECKSUMS,
+        "parquet.block.size": str(_ROW_GROUP_BYTES),
+        "parquet.page.size.row.check.min": str(max(1, min(100, _ROW_GROUP_BYTES // (height * width * 3)))),
+        f"parquet.enable.dictionary#{schema.IMAGE}": "false",
+    }
+
+
+def _with_reasons(decoded: DataFrame, conflicts: str) -> DataFrame:
+    """The decoded files, those without a usable label rejected too."""
+    no_species = F.col(schema.REASON).isNull() & F.col(schema.SPECIES).isNull()
+    rows = _rejected(
+        decoded, no_species, "no_species", F.lit("neither in a species' folder nor given one by a table")
+    )
+    of_content = rows.where(F.col(schema.REASON).isNull()).groupBy(schema.CONTENT_HASH)
+    disputed = of_content.agg(F.countDistinct(schema.SPECIES).alias("claims")).where("claims > 1")
+    if conflicts == "error":
+        _refuse_conflicts(rows, disputed)
+        return rows
+    disputed = disputed.select(schema.CONTENT_HASH, F.lit(True).alias("disputed"))
+    marked = rows.join(disputed, schema.CONTENT_HASH, "left")
+    condition = F.col(schema.REASON).isNull() & F.col("disputed").isNotNull()
+    return _rejected(
+        marked, condition, "conflicting_species", F.concat(F.lit("labelled "), F.col(schema.SPECIES))
+    )
+
+
+def _rejected(rows: DataFrame, condition: Column, reason: str, detail: Column) -> DataFrame:
+    return rows.withColumns(
+        {
+            schema.DETAIL: F.when(condition, detail).otherwise(F.col(schema.DETAIL)),
+            schema.STAGE: F.when(condition, F.lit("label")).otherwise(F.col(schema.STAGE)),
+            schema.IMAGE: F.when(~condition, F.col(schema.IMAGE)),
+            schema.REASON: F.when(condition, F.lit(reason)).otherwise(F.col(schema.REASON)),
+        }
+    ).select(*schema.DECODED.names)
+
+
+def _refuse_conflicts(rows: DataFrame, disputed: DataFrame) -> None:
+    first = disputed.orderBy(schema.CONTENT_HASH).first()
+    if first is None:
+        return
+    copies = (
+        rows.where(F.col(schema.REASON).isNull() & (F.col(schema.CONTENT_HASH) == first[schema.CONTENT_HASH]))
+        .groupBy(schema.SPECIES)
+        .agg(F.min(schema.PATH).alias(schema.PATH))
+        .orderBy(schema.SPECIES)
+        .limit(EXAMPLES)
+        .collect()
+    )
+    paths = " and ".join(f"{copy[schema.PATH]} ({copy[schema.SPECIES]})" for copy in copies)
+    raise CorpusError(
+        f"the same bytes under two species: {paths}; {disputed.count()} such image(s) in all",
+        "one species for each image",
+        "Remove the wrong copies, or reject all of them with --conflicts drop",
+    )
+
+
+def _check_species(rows: DataFrame, images: str) -> None:
+    species = [
+        row[0]
+        for row in rows.where(F.col(schema.REASON).isNull())
+        .select(schema.SPECIES)
+        .distinct()
+        .limit(EXAMPLES)
+        .collect()
+    ]
+    if len(species) < 2:
+        reasons = rows.where(F.col(schema.REASON).isNotNull()).groupBy(schema.REASON).count().collect()
+        found = ", ".join(f"{row['count']} {row[schema.REASON]}" for row in sorted(reasons))
+        raise CorpusError(
+            f"{images} with usable images of {len(species)} species{f' ({species[0]})' if species else ''}"
+            + (f"; rejected: {found}" if found else ""),
+            "at least two species, each with a folder",
+            "Check that --images is the folder above the species' folders",
+        )
+
+
+def _write(
+    rows: DataFrame, building: str, split_policy: str, shares: Mapping[str, float], task: decoding.DecodeTask
+) -> None:
+    height, width = task.size
+    accepted = rows.where(F.col(schema.REASON).isNull())
+    if split_policy == "hash":
+        with_split = accepted.withColumn(schema.SPLIT, split_by_hash(shares))
+    else:
+        with_split = accepted.join(stratified(accepted, shares), [schema.CONTENT_HASH, schema.SPECIES])
+    count = accepted.count()
+    num_files = max(1, -(-count * height * width * 3 // _FILE_BYTES), min(8, count // 200))
+    laid_out = with_split.withColumns({schema.HEIGHT: F.lit(height), schema.WIDTH: F.lit(width)})
+    (
+        # The mark goes into the files: who reads them without us gets the same shards.
+        schema.with_content_hash(laid_out.select(*schema.CORPUS.names))
+        .repartition(num_files, schema.CONTENT_HASH)
+        .sortWithinPartitions(schema.SPLIT, schema.CONTENT_HASH, schema.PATH)
+        .write.options(**_parquet_options(task))
+        .partitionBy(schema.SPLIT)
+        .parquet(files.join(building, "images"))
+    )
+    rejected = rows.where(F.col(schema.REASON).isNotNull()).select(*schema.REJECTS.names).coalesce(1)
+    rejected.write.options(**session.PARQUET_CHECKSUMS).parquet(files.join(building, REJECTS))
+
+
+def _publish(building: str, corpus: str, manifest: Mapping[str, Any], overwrite: bool) -> None:
+    """Put the tables into place: the manifest goes first and comes last, and a failure takes all steps back."""
+    overtaken = OutputInUseError(
+        f"{corpus}, which another run has written meanwhile",
+        "one run for one --corpus",
+        "Use what the other run has written, or run prepare again with --overwrite",
+    )
+    if not overwrite and files.exists(files.join(corpus, "manifest.json")):
+        raise overtaken
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    files.write_text(files.join(building, "manifest.json"), text)
+    old = files.join(building, "old")
+    files.make_directory(old)
+    names = ("manifest.json", "images", "rejects")
+    moves = [(corpus, old, name) for name in names if files.exists(files.join(corpus, name))]
+    moves += [(building, corpus, name) for name in reversed(names)]
+    done: list[tuple[str, str, str]] = []
+    try:
+        for source, target, name in moves:
+            files.rename(files.join(source, name), files.join(target, name))
+            done.append((source, target, name))
+    except BaseException as error:
+        for source, target, name in reversed(done):
+            files.rename(files.join(target, name), files.join(source, name))
+        if isinstance(error, FileExistsError):
+            raise overtaken from None
+        raise
+
+
+def _clear(building: str, new_corpus: str | None) -> None:
+    """Remove what a run leaves behind; a corpus' folder too if this run has made it for nothing."""
+    try:
+        files.delete(building)
+        if new_corpus is not None and files.exists(new_corpus) and not files.list_names(new_corpus):
+            files.delete(new_corpus)
+    except OSError as error:
+        _log.warning("%s could not be removed (%s)", building, error)
