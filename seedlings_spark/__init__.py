@@ -16,6 +16,7 @@ The map, room by room, in the order of imports: a module may import those of its
 `tests/unit/test_architecture.py` holds it.
 
     errors          what can go wrong for a user, one class each
+    choices         what can be chosen, and the limits of a file
     display         names that others chose, as a terminal, a log or a page may show them
     schema          column names and layouts of our tables
     fingerprint     content hash, split of a hash, shard of a hash, corpus fingerprint
@@ -117,7 +118,11 @@ The map, room by room, in the order of imports: a module may import those of its
       ledger        which files earlier runs have seen
       progress      what a person sees while it scores
       review        the least confident images, for a person to look at
+      tasks         what a scoring task does: from bytes to probabilities in one process
+      profile       images and predictions as a whole, to compare with the training corpus
       sql           a model version as functions of Spark SQL
+      run           one run, from its listing to its publication
+      printing      what a person and a scheduler are told of a run
 
     workflow        what the jobs do
       runs          the folder of a training run: what ran, how far it is, how it ended

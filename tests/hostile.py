@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from seedlings_spark import images
+from seedlings_spark.config import ScoringOptions
 from seedlings_spark.corpus import decoding, listings
 
 PREDICTED = "predicted"
@@ -852,17 +853,16 @@ def _score(store: str, folder: str, output: str) -> dict[str, Any]:
         },
     )
     try:
-        run = scoring.score(spark, folder, ModelStore(store, "hostile").resolve(), output, settings())
+        run = scoring.score(spark, ModelStore(store, "hostile").resolve(), scoring_options(folder, output))
         return {"encoding": sys.getfilesystemencoding(), "rows": scored(spark, run.path)}
     finally:
         spark.stop()
 
 
-def settings() -> Any:
+def scoring_options(folder: str, output: str) -> ScoringOptions:
     """How all cases are scored, in whatever process."""
-    from seedlings_spark.scoring import ScoreSettings
-
-    return ScoreSettings(TASK.formats, TASK.max_pixels, TASK.max_bytes, batch_size=32)
+    limits = {"formats": TASK.formats, "max_pixels": TASK.max_pixels, "max_bytes": TASK.max_bytes}
+    return ScoringOptions(folder, output=output, batch_size=32, review=0, **limits)
 
 
 def scored(spark: Any, run: str) -> list[list[Any]]:

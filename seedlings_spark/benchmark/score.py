@@ -39,8 +39,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import ArrayType, FloatType
 
+from seedlings_spark.scoring import tasks
 from seedlings_spark import benchmark, display, files, images, schema, scoring
 from seedlings_spark.models import prediction
+from seedlings_spark.config import ScoringOptions
 from seedlings_spark.corpus import decoding
 from seedlings_spark.corpus import listings
 from seedlings_spark.corpus import tables
@@ -505,7 +507,7 @@ class _Stand:
 
     def forward(self, precision: str) -> prediction.ForwardTask:
         """The forward pass of ours."""
-        return scoring.forward_task(self.spark, self.versions[precision], _BATCH_SIZE)
+        return tasks.forward_task(self.spark, self.versions[precision], _BATCH_SIZE)
 
     def _publish(self, precision: str) -> ModelVersion:
         return ModelStore(files.join(self.path, "store"), "benchmark").publish(
@@ -679,19 +681,12 @@ def _seconds(call: Callable[[str], None], size: str) -> float:
 
 def _ours_from_png(stand: _Stand, precision: str) -> Callable[[str], None]:
     environment = benchmark.fresh()
-    settings = scoring.ScoreSettings(
-        formats=images.FORMATS,
-        max_pixels=images.MAX_PIXELS,
-        max_bytes=64 * 1024 * 1024,
-        batch_size=_BATCH_SIZE,
-    )
 
     def call(size: str) -> None:
         output = files.join(stand.path, "scores")
+        options = ScoringOptions(files.join(stand.path, size), output=output, batch_size=_BATCH_SIZE, review=0)
         with session.python_environment(stand.spark, environment):
-            run = scoring.score(
-                stand.spark, files.join(stand.path, size), stand.versions[precision], output, settings
-            )
+            run = scoring.score(stand.spark, stand.versions[precision], options)
         if run.manifest["scored"] != stand.num_images[size]:
             raise InputError(
                 f"{run.manifest['rejected']:,} of {run.manifest['listed']:,} pictures that score rejects",
@@ -739,11 +734,10 @@ def _file_by_file(spark: SparkSession) -> Iterator[None]:
 
 def _ours_from_table(stand: _Stand, precision: str) -> Callable[[str], None]:
     forward = stand.forward(precision)
-    task = scoring.ScoreTask(decoding.DecodeTask(stand.size, "crop", (), 0, 0), forward)
     return _over_table(
         stand,
         runtime.worker_environment(forward.threads),
-        lambda table: table.mapInArrow(partial(scoring.score_decoded, task), scoring._SCORED),
+        lambda table: table.mapInArrow(partial(tasks.score_decoded, forward), tasks.SCORED),
         short_batches=True,
     )
 
@@ -852,7 +846,6 @@ def _measure_stock(stand: _Stand, number: int) -> Measurement:
 def _memory(stand: _Stand) -> dict[str, int]:
     """Peak bytes of a Python worker by the number of images in its one partition."""
     forward = stand.forward(stand.precision)
-    task = scoring.ScoreTask(decoding.DecodeTask(stand.size, "crop", (), 0, 0), forward)
     peaks = {}
     for number in stand.task.memory_images:
         environment = {**benchmark.fresh(), **runtime.worker_environment(forward.threads)}
@@ -863,7 +856,7 @@ def _memory(stand: _Stand) -> dict[str, int]:
             rows = stand.spark.range(0, number, 1, 1).mapInArrow(
                 partial(_repeated_rows, stand.pictures[:_BATCH_SIZE], stand.size), schema.DECODED
             )
-            (row,) = rows.mapInArrow(partial(_peak, task), "images long, peak_bytes long").collect()
+            (row,) = rows.mapInArrow(partial(_peak, forward), "images long, peak_bytes long").collect()
         if int(row["images"]) != number:
             raise AssertionError(f"{row['images']} of {number} images were scored")
         peaks[str(number)] = int(row["peak_bytes"])
@@ -887,9 +880,9 @@ def _repeated_rows(
         yield pa.RecordBatch.from_pylist(rows, schema=tables.arrow_schema(schema.DECODED))
 
 
-def _peak(task: scoring.ScoreTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _peak(forward: prediction.ForwardTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Score, and tell how many images it were and how much memory this process has needed at most."""
-    number = sum(batch.num_rows for batch in scoring.score_decoded(task, batches))
+    number = sum(batch.num_rows for batch in tasks.score_decoded(forward, batches))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kB on Linux
     yield pa.RecordBatch.from_pydict({"images": [number], "peak_bytes": [peak]})
 

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from seedlings_spark import reproducibility
+from seedlings_spark.choices import PRECISIONS
 from seedlings_spark.errors import ClusterError, OptionError
 
-PRECISIONS = ("float32", "mixed_bfloat16", "auto")
 # Read by `start`; part of a worker's environment, and Spark keeps processes of different environments apart.
 THREADS_VARIABLE = "SEEDLINGS_TENSORFLOW_THREADS"
 
@@ -95,7 +95,7 @@ def resolve_precision(precision: str, features: tuple[str, ...] | None = None) -
     """Turn "auto" into what this processor does best.
 
     Args:
-        precision: One of `PRECISIONS`.
+        precision: One of `choices.PRECISIONS`.
         features: The processor's instruction sets; by default those of this machine.
 
     Returns:

@@ -24,6 +24,7 @@ from seedlings_spark.config.jobs import (
     PrepareOptions,
     QuickstartOptions,
     ScoreOptions,
+    ScoringOptions,
     StatusOptions,
     TrainOptions,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "PrepareOptions",
     "QuickstartOptions",
     "ScoreOptions",
+    "ScoringOptions",
     "StatusOptions",
     "TrainOptions",
     "as_toml",

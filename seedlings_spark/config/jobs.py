@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from seedlings_spark import choices
 from seedlings_spark.config.options import Options, flag_of, option, required
 from seedlings_spark.errors import OptionError
 
@@ -23,21 +24,21 @@ class DecodeOptions(Options):
 
     images: str = required("folder of images, of any layout, on any file system that Hadoop knows")
     formats: tuple[str, ...] = option(
-        ("png", "jpeg", "webp", "bmp", "tiff", "gif"),
+        choices.FORMATS,
         "formats that are accepted; a file of any other is rejected",
         reason="what cameras and annotation tools write; each further decoder is a further risk",
-        choices=("png", "jpeg", "webp", "bmp", "tiff", "gif"),
+        choices=choices.FORMATS,
         group="files",
     )
     max_pixels: int = option(
-        64_000_000,
+        choices.MAX_PIXELS,
         "most pixels of a picture; one with more is rejected before it is decoded",
         unit="pixels",
         reason="above any camera in the field; four such pictures fit into an executor at once",
         least=1,
     )
     max_bytes: int = option(
-        64 * 1024 * 1024,
+        choices.MAX_BYTES,
         "longest file; a longer one is rejected unread",
         unit="bytes",
         reason="an uncompressed 20-megapixel picture still fits",
@@ -78,14 +79,14 @@ class PrepareOptions(DecodeOptions):
         "crop",
         "what becomes of a picture that is not square: cut to its centre, padded with black, or stretched",
         reason="plants stand in the centre, and neither borders nor proportions are invented",
-        choices=("crop", "pad", "stretch"),
+        choices=choices.ASPECTS,
     )
     split_policy: str = option(
         "hash",
         "how images are dealt to the splits. hash: by an image's own bytes alone; stratified: exact shares of"
         " every species, but images that are added later may move others to another split",
         reason="results stay comparable while a corpus grows",
-        choices=("hash", "stratified"),
+        choices=choices.SPLIT_POLICIES,
     )
     split_shares: tuple[float, ...] = option(
         (0.7, 0.15, 0.15),
@@ -98,7 +99,7 @@ class PrepareOptions(DecodeOptions):
         "error",
         "what the same bytes under two species are: an error, or rejects, all copies of them",
         reason="a wrong label is a person's to mend",
-        choices=("error", "drop"),
+        choices=choices.CONFLICT_POLICIES,
     )
     sample: float = option(
         1.0, "share of each species that is prepared", reason="all that there is", above=0, most=1
@@ -137,14 +138,14 @@ class TrainOptions(Options):
         "synchronous",
         "how the workers and the master model work together",
         reason="a run can be repeated bit for bit",
-        choices=("synchronous", "asynchronous", "hogwild"),
+        choices=choices.MODES,
         group="workers",
     )
     rule: str = option(
         "",
         "how the work of an asynchronous worker enters the model; without one dynsgd",
         reason="synchronous workers need none",
-        choices=("", "downpour", "adag", "dynsgd", "aeasgd", "eamsgd"),
+        choices=("", *choices.RULES),
     )
     frequency: str = option(
         "batch",
@@ -189,7 +190,7 @@ class TrainOptions(Options):
         "cosine",
         "course of the learning rate: constant, or rising for 5 % of the steps and then falling to 0 like a cosine",
         reason="worth some points of accuracy at no cost",
-        choices=("constant", "cosine"),
+        choices=choices.SCHEDULES,
     )
     epochs: int = option(
         30,
@@ -231,7 +232,7 @@ class TrainOptions(Options):
         "auto",
         "numbers that the network computes with; auto asks the processors",
         reason="bfloat16 is twice as fast where processors have it; the choice is recorded",
-        choices=("float32", "mixed_bfloat16", "auto"),
+        choices=choices.PRECISIONS,
         group="machines",
     )
     patience: int = option(
@@ -324,32 +325,21 @@ class EvaluateOptions(Options):
 
 
 @dataclass(frozen=True)
-class ScoreOptions(DecodeOptions):
-    """Score images with a model version: a prediction or a rejection for every file."""
+class ScoringOptions(DecodeOptions):
+    """What is scored, and how, whichever version does it."""
 
     images: str = required(
         "folder of images, of any layout; or a glob, a .txt file with a path on each line, or a table (Parquet, CSV,"
         " JSON, ORC) with a column of paths"
     )
-
-    store: str = required("folder of the model store")
     output: str = required("folder of the scores; each run adds one of its own to it")
-    name: str = option(
-        "seedlings",
-        "name of the model in the store",
-        reason="the example's",
-        group="model",
-    )
-    model_version: str = option(
-        "current", "version of the model, such as v0001, or current", reason="the promoted one"
-    )
-    require_signature: str = _require_signature()
     batch_size: int = option(
         64,
         "images that go through the network at once",
         unit="images",
         reason="larger ones are no faster on a CPU",
         least=1,
+        group="network",
     )
     run_id: str = option(
         "",
@@ -411,6 +401,32 @@ class ScoreOptions(DecodeOptions):
         "add a run also where nothing is new; one with a --run-id always is",
         reason="an hourly job would leave a folder an hour",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rescore and not self.incremental:
+            raise OptionError(
+                "--rescore without --incremental",
+                "both: without --incremental everything is scored anyway",
+                "Add --incremental, or leave --rescore out",
+            )
+
+
+@dataclass(frozen=True)
+class ScoreOptions(ScoringOptions):
+    """Score images with a model version: a prediction or a rejection for every file."""
+
+    store: str = required("folder of the model store")
+    name: str = option(
+        "seedlings",
+        "name of the model in the store",
+        reason="the example's",
+        group="model",
+    )
+    model_version: str = option(
+        "current", "version of the model, such as v0001, or current", reason="the promoted one"
+    )
+    require_signature: str = _require_signature()
     max_drift: float = option(
         0.0,
         "population stability index against the training corpus above which the exit code is 3; 0 for never",
@@ -423,15 +439,6 @@ class ScoreOptions(DecodeOptions):
         reason="a person tries it first",
         choices=("table", "json"),
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rescore and not self.incremental:
-            raise OptionError(
-                "--rescore without --incremental",
-                "both: without --incremental everything is scored anyway",
-                "Add --incremental, or leave --rescore out",
-            )
 
 
 @dataclass(frozen=True)
@@ -467,7 +474,7 @@ class ModelsOptions(Options):
         "crop",
         "for import: what becomes of a picture that is not square",
         reason="as prepare does",
-        choices=("crop", "pad", "stretch"),
+        choices=choices.ASPECTS,
     )
     outputs: str = option(
         "auto",
@@ -575,7 +582,7 @@ class BenchmarkOptions(Options):
         "float32",
         "numbers that are computed with, by all contestants that have none of their own",
         reason="stock and tf.data always take float32, auto and png-auto what the processors do best",
-        choices=("float32", "mixed_bfloat16", "auto"),
+        choices=choices.PRECISIONS,
     )
     contestants: tuple[str, ...] = option(
         ("ours", "plain", "stock", "epoch", "auto", "plain-bfloat16"),

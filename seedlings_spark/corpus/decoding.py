@@ -19,7 +19,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
-from seedlings_spark import files, fingerprint, images, schema
+from seedlings_spark import choices, files, fingerprint, images, schema
 from seedlings_spark.cluster import runtime, session
 from seedlings_spark.corpus.listings import milliseconds
 from seedlings_spark.corpus.remote import LOST, contents_of, is_of_this_machine, not_local
@@ -30,7 +30,7 @@ from seedlings_spark.errors import ImageError
 _TASK_BYTES = 32 * 1024 * 1024
 # What to open a file and to look at what is in it costs, in bytes; and the most that a file is taken to cost, since a
 # longer one is not read.
-_FILE_BYTES, _MOST_BYTES = 16 * 1024, 64 * 1024 * 1024
+_FILE_BYTES, _MOST_BYTES = 16 * 1024, choices.MAX_BYTES
 # What a file counts for whose length the listing does not know.
 _USUAL_BYTES = 128 * 1024
 _MAX_TASKS = 4096
@@ -50,7 +50,7 @@ class DecodeTask:
 
     Args:
         size: (height, width) of the result in pixels.
-        aspect: One of `images.ASPECTS`.
+        aspect: One of `choices.ASPECTS`.
         formats: Accepted formats.
         max_pixels: A picture with more is rejected before it is decoded.
         max_bytes: A longer file is rejected before it is read.

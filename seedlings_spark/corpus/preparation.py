@@ -10,16 +10,16 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import files, schema
+from seedlings_spark.choices import CONFLICT_POLICIES, SPLIT_POLICIES
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import decoding, tables
 from seedlings_spark.corpus.layout import listing_of, rejects_of_hidden
 from seedlings_spark.corpus.manifest import EXAMPLES, FORMAT, REJECTS, Corpus, load, numbers_on_disk
-from seedlings_spark.corpus.splits import SPLIT_POLICIES, sample_of, split_by_hash, stratified
+from seedlings_spark.corpus.splits import sample_of, split_by_hash, stratified
 from seedlings_spark.errors import CorpusError, OptionError, OutputInUseError
 from seedlings_spark.lock import Lock, is_held
 
 _log = logging.getLogger(__name__)
-CONFLICT_POLICIES = ("error", "drop")
 # Bytes of pixels in one Parquet file of a corpus, and in one of its row groups, which readers hold in memory.
 _FILE_BYTES = 128 * 1024 * 1024
 _ROW_GROUP_BYTES = 32 * 1024 * 1024

@@ -8,8 +8,6 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from seedlings_spark import fingerprint, schema
 from seedlings_spark.corpus import decoding
 
-SPLIT_POLICIES = ("hash", "stratified")
-
 
 def sample_of(
     spark: SparkSession, listing: DataFrame, roots: tuple[str, ...], task: decoding.DecodeTask, sample: float

@@ -42,23 +42,12 @@ import numpy.typing as npt
 import simplejpeg  # type: ignore[import-untyped]
 from PIL import Image
 
+from seedlings_spark.choices import ASPECTS, FORMATS, MAX_PIXELS
 from seedlings_spark.errors import ImageError
 from seedlings_spark.images import bmp, gif, jpeg, libtiff, png, tiff
 
 Pixels = npt.NDArray[np.uint8]
 Rectangle = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
-
-# What cameras, scanners, web pages and annotation tools write. Of an animation the first frame counts.
-FORMATS = ("png", "jpeg", "webp", "bmp", "tiff", "gif")
-# crop: the largest centred rectangle of the target's shape, so that a leaf keeps its proportions and no
-#   pixel is invented; the default, as plants stand in the middle of their pictures
-# pad: the whole picture, centred, with black bars
-# stretch: the whole picture, squeezed
-ASPECTS = ("crop", "pad", "stretch")
-# 8000 x 8000, above any camera in common use. Decoding takes 4 to 12 bytes of memory a pixel (WebP 16), so
-# 0.3 to 1 GB at this limit, 0.1 GB for a photograph of 12 million; a JPEG far larger than its target less (a
-# progressive one keeps 6 bytes a pixel besides, 8 where it has four colours).
-MAX_PIXELS = 64_000_000
 
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _TIFF_SIGNATURES = (b"MM\0*", b"II*\0", b"MM*\0", b"II\0*", b"MM\0+", b"II+\0")

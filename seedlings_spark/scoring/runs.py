@@ -235,3 +235,50 @@ def _read(path: str) -> dict[str, Any]:
             "Use the release that wrote it, or another --output",
         )
     return content
+
+
+def latest(spark: SparkSession, output: str, name: str = "latest") -> DataFrame:
+    """The newest prediction of each path over all runs of an output, with the further column `run`.
+
+    Args:
+        spark: The session.
+        output: Folder of the runs.
+        name: Of a temporary view that is made of it, for SQL; "" for none.
+
+    Raises:
+        InputError: There is no finished run, or one has more or fewer predictions than its manifest says.
+    """
+    runs = Runs(files.qualify(output))
+    names = runs.in_order()
+    if not names:
+        raise InputError(
+            f"no run in {output}", "the folder that score was given as --output", "Score something first"
+        )
+    columns = [field for field in runs.columns(spark, runs.state()) if field.name != schema.PATH]
+    if "run" in (field.name.lower() for field in columns):
+        raise InputError(
+            f"runs with a column run in {output}, from an earlier release",
+            "none in the tables that were scored: the view has a column of that name",
+            "Give score another --output, and tables whose column has another name",
+        )
+    table = runs.rows(spark, names, "predictions", StructType(columns))
+    # By the files' own numbers: no column is read.
+    counts = {str(run): int(count) for run, count in table.groupBy("run").count().collect()}
+    for run in names:
+        scored = int(runs.manifest(run)["scored"])
+        if counts.get(run, 0) != scored:
+            raise InputError(
+                f"{counts.get(run, 0):,} predictions in {runs.path(run)}",
+                f"{scored:,}, as its manifest says",
+                "Restore the run from a copy, or move it out of the output's folder runs",
+            )
+    chosen = table.groupBy(schema.PATH).agg(F.max_by(F.struct("own", "run"), "number").alias("newest"))
+    own = F.col("newest").getField("own")
+    view = chosen.select(
+        schema.PATH,
+        *[own.getField(field.name).alias(field.name) for field in columns],
+        F.col("newest").getField("run").alias("run"),
+    )
+    if name:
+        view.createOrReplaceTempView(name)
+    return view

@@ -11,22 +11,55 @@ from typing import Any
 from pyspark.sql import SparkSession
 from pyspark.sql.pandas.functions import pandas_udf
 
-from seedlings_spark import images, schema
+from seedlings_spark import choices, files, images, schema
 from seedlings_spark.cluster import runtime, session
 from seedlings_spark.corpus import decoding
 from seedlings_spark.errors import ImageError, InputError, OptionError
-from seedlings_spark.models import prediction, store
+from seedlings_spark.models import prediction
+from seedlings_spark.models.store import CURRENT, ModelStore, ModelVersion
+from seedlings_spark.scoring.tasks import CONTENTS, forward_task
 
 DETAILS = (
     f"{schema.PREDICTED_SPECIES} string, {schema.CONFIDENCE} float, {schema.PROBABILITIES} array<float>,"
     f" {schema.REASON} string, {schema.DETAIL} string"
 )
+# Of the functions of Spark SQL; the job has an option for it, with this default.
+_BATCH_SIZE = 64
+
+
+def register(
+    spark: SparkSession, name: str, store: str, version: str = CURRENT, *, model: str = "seedlings"
+) -> None:
+    """Make a model version a function of Spark SQL: `SELECT path, species(content) FROM images`.
+
+    `name(content)` is the predicted species of an image file's bytes, NULL where they are no usable picture;
+    `name_details(content)` is a struct with `predicted_species`, `confidence`, `probabilities`, `reason` and `detail`.
+
+    Args:
+        spark: The session.
+        name: Of the function.
+        store: Folder of the model store.
+        version: Of the model.
+        model: Name of the model in the store.
+
+    Raises:
+        StoreError: There is no such version, or it is damaged.
+    """
+    resolved = ModelStore(files.qualify(store), model).verify(version, CONTENTS)
+    decode = decoding.DecodeTask(
+        size=resolved.image_size,
+        aspect=str(resolved.manifest.get("aspect", "crop")),
+        formats=choices.FORMATS,
+        max_pixels=choices.MAX_PIXELS,
+        max_bytes=choices.MAX_BYTES,
+    )
+    register_functions(spark, name, resolved, forward_task(spark, resolved, _BATCH_SIZE), decode)
 
 
 def register_functions(
     spark: SparkSession,
     name: str,
-    version: store.ModelVersion,
+    version: ModelVersion,
     forward: prediction.ForwardTask,
     decode: decoding.DecodeTask,
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import keras
 
 from seedlings_spark import fingerprint, reproducibility
+from seedlings_spark.choices import MODES
 from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import CorpusError, OptionError
 from seedlings_spark.training import network as carried
@@ -38,7 +39,6 @@ from seedlings_spark.training.worker import Recipe, TrainTask
 
 _log = logging.getLogger(__name__)
 
-MODES = ("synchronous", "asynchronous", "hogwild")
 # alpha of the elastic rules, times the number of workers (beta in the paper, section 6).
 _ELASTICITY = 0.9
 # What the workers may lose within one epoch before the run is given up.
@@ -53,7 +53,7 @@ class RunOptions:
     """How a run is led; what its workers compute is a `worker.Recipe`.
 
     Args:
-        mode: Of `MODES`.
+        mode: Of `choices.MODES`.
         frequency: "batch", "epoch", or a number of steps between two exchanges.
         num_epochs: Of the whole run, with those that an earlier attempt has trained.
         rule: Of `rules.RULES`, for asynchronous modes; "" for the default.

@@ -36,24 +36,6 @@ _ESTIMATOR: tuple[str, ...] = (
     "batch_size",
 )
 _ESTIMATOR += ("precision", "memory_budget_mb", "server_port", "encrypt", "seed")
-_SCORING: tuple[str, ...] = (
-    "formats",
-    "max_pixels",
-    "max_bytes",
-    "batch_size",
-    "incremental",
-    "rescore",
-    "path_column",
-)
-_SCORING += (
-    "content_column",
-    "table_format",
-    "allowed_roots",
-    "top_k",
-    "probabilities",
-    "review",
-    "keep_empty",
-)
 
 
 def prepare(spark: SparkSession, options: PrepareOptions) -> Corpus:
@@ -229,8 +211,7 @@ def score(spark: SparkSession, options: ScoreOptions) -> ScoreRun:
     version = store.verify(options.model_version, scoring.CONTENTS)
     if options.max_drift:
         scoring.require_profile(version)
-    settings = scoring.ScoreSettings(run=options.run_id, **config.chosen(options, *_SCORING))
-    return scoring.score(spark, options.images, version, options.output, settings)
+    return scoring.score(spark, version, options)
 
 
 def models(options: ModelsOptions) -> str:

@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import display, files, fingerprint, problems, reproducibility, schema, scoring
+from seedlings_spark.choices import SCHEDULES
 from seedlings_spark.cluster import runtime, session
 from seedlings_spark.corpus import Corpus, look_alikes
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError, SeedlingsError, StoreError
@@ -32,7 +33,6 @@ with runtime.quiet_import():
 
 _log = logging.getLogger(__name__)
 
-SCHEDULES = ("constant", "cosine")
 HELD_OUT = "is_validation"
 # Share of all steps in which the learning rate rises, where it falls with a cosine afterwards.
 _WARM_UP = 0.05

@@ -12,7 +12,8 @@ import keras
 import pytest
 from pyspark.sql import SparkSession
 
-from seedlings_spark import files, images, scoring
+from seedlings_spark import files, scoring
+from seedlings_spark.config import ScoringOptions
 from seedlings_spark.corpus import synthetic
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.scoring.runs import Runs
@@ -108,14 +109,9 @@ def test_a_killed_job_that_is_started_again_leaves_each_file_exactly_once(
     finished = Runs(files.qualify(str(place.output))).is_finished(run)
     if finished:
         assert place.rows(run) == calm
-    settings = scoring.ScoreSettings(images.FORMATS, images.MAX_PIXELS, 2**26, 64, run=run)
-    made = scoring.score(
-        place.spark,
-        files.qualify(str(place.images)),
-        place.store.resolve(),
-        files.qualify(str(place.output)),
-        settings,
-    )
+    output = files.qualify(str(place.output))
+    options = ScoringOptions(files.qualify(str(place.images)), output=output, run_id=run, review=0)
+    made = scoring.score(place.spark, place.store.resolve(), options)
     assert made.is_new != finished
     assert place.rows(run) == calm
     left = sorted(each.name for each in place.output.iterdir())

@@ -11,11 +11,12 @@ import pyarrow as pa
 import pytest
 from keras import layers
 
-from seedlings_spark import schema, scoring
-from seedlings_spark.corpus import decoding, tables
+from seedlings_spark import schema
+from seedlings_spark.corpus import tables
 from seedlings_spark.errors import ClusterError, CorpusError, NetworkError
 from seedlings_spark.models import networks, prediction
 from seedlings_spark.models.prediction import ForwardTask
+from seedlings_spark.scoring import tasks
 from seedlings_spark.training import network as carried
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (37, 32, 32, 3), dtype=np.uint8)
@@ -221,18 +222,16 @@ def decoded(places, images):
 
 @pytest.mark.parametrize("cuts", [[0, 17], [0, 3, 3, 14, 17], list(range(18))], ids=len)
 def test_a_scoring_task_gives_each_row_its_own_prediction_in_batches_of_the_forward_pass(content, cuts):
-    task = scoring.ScoreTask(
-        decoding.DecodeTask((32, 32), "crop", ("png",), 10_000, 10_000), ForwardTask(content, "float32", 5, 1)
-    )
+    task = ForwardTask(content, "float32", 5, 1)
     batches = [decoded(range(start, end), IMAGES) for start, end in itertools.pairwise(cuts)]
-    scored = list(scoring.score_decoded(task, iter(batches)))
+    scored = list(tasks.score_decoded(task, iter(batches)))
     assert [batch.num_rows for batch in scored] == [5, 5, 5, 2]
-    layout = tables.arrow_schema(scoring._SCORED)
+    layout = tables.arrow_schema(tasks.SCORED)
     assert [batch.schema.names for batch in scored] == [layout.names] * 4
     assert [str(batch.schema.field(schema.PROBABILITIES).type.value_type) for batch in scored] == [
         "float"
     ] * 4
-    expected = prediction.forward(task.forward).predict(IMAGES)
+    expected = prediction.forward(task).predict(IMAGES)
     for place, row in enumerate(each for batch in scored for each in batch.to_pylist()):
         assert row[schema.PATH] == f"file:///{place}"
         assert row[schema.CONTENT_HASH] == f"hash {place}"
@@ -244,9 +243,7 @@ def test_a_scoring_task_gives_each_row_its_own_prediction_in_batches_of_the_forw
 
 
 def test_a_scoring_task_without_a_single_image_gives_its_rejects(content):
-    task = scoring.ScoreTask(
-        decoding.DecodeTask((32, 32), "crop", ("png",), 10_000, 10_000), ForwardTask(content, "float32", 5, 1)
-    )
-    (scored,) = scoring.score_decoded(task, iter([decoded([2, 6], IMAGES)]))
+    task = ForwardTask(content, "float32", 5, 1)
+    (scored,) = tasks.score_decoded(task, iter([decoded([2, 6], IMAGES)]))
     assert scored.column(schema.PROBABILITIES).to_pylist() == [None, None]
-    assert list(scoring.score_decoded(task, iter([]))) == []
+    assert list(tasks.score_decoded(task, iter([]))) == []

@@ -93,7 +93,7 @@ def run(
     spark: SparkSession, store: ModelStore, folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> scoring.ScoreRun:
     output = files.qualify(str(tmp_path_factory.mktemp("scores") / "output"))
-    return scoring.score(spark, files.qualify(str(folder)), store.resolve(), output, hostile.settings())
+    return scoring.score(spark, store.resolve(), hostile.scoring_options(files.qualify(str(folder)), output))
 
 
 @pytest.fixture(scope="module")

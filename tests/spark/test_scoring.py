@@ -16,11 +16,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from seedlings_spark import files, images, schema, scoring
+from seedlings_spark.config import ScoringOptions
 from seedlings_spark.corpus import listings
 from seedlings_spark.errors import InputError, OutputInUseError, StoreError
 from seedlings_spark.lock import Lock
 from seedlings_spark.models.store import ModelStore, ModelVersion
-from seedlings_spark.scoring import ScoreRun, sources
+from seedlings_spark.scoring import ScoreRun, sources, tasks
 from seedlings_spark.workflow import pipeline
 
 SIZE = (12, 10)
@@ -120,9 +121,10 @@ def score(
         "max_pixels": MAX_PIXELS,
         "max_bytes": MAX_BYTES,
         "batch_size": 4,
+        "review": 0,
     }
-    settings = scoring.ScoreSettings(**{**defaults, **options})
-    return scoring.score(spark, files.qualify(str(folder)), version, files.qualify(str(output)), settings)
+    paths = {"images": files.qualify(str(folder)), "output": files.qualify(str(output))}
+    return scoring.score(spark, version, ScoringOptions(**{**defaults, **paths, **options}))
 
 
 @pytest.fixture(scope="module")
@@ -399,7 +401,7 @@ def test_a_failure_leaves_no_half_run_and_the_old_manifest(
 def test_a_file_that_is_lost_on_the_way_while_another_comes_twice_is_noticed(
     spark: SparkSession, version: ModelVersion, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = scoring._scored
+    real = tasks.score_files
 
     def lossy(*args: Any, **options: Any) -> DataFrame:
         rows = real(*args, **options)
@@ -407,7 +409,7 @@ def test_a_file_that_is_lost_on_the_way_while_another_comes_twice_is_noticed(
         kept = rows.where(rows.path != lost)
         return kept.union(kept.where(kept.path.endswith("/1.png")))
 
-    monkeypatch.setattr(scoring, "_scored", lossy)
+    monkeypatch.setattr(tasks, "score_files", lossy)
     with pytest.raises(InputError, match="each exactly once"):
         score(spark, version, folder, tmp_path / "output")
     assert runs_of(tmp_path / "output") == []

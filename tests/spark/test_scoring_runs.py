@@ -27,7 +27,7 @@ from seedlings_spark.errors import InputError, OptionError, OutputInUseError, St
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, features
 from seedlings_spark.models.store import ModelStore, ModelVersion
 from seedlings_spark.reports import drift
-from seedlings_spark.scoring import ScoreRun, progress, sources
+from seedlings_spark.scoring import ScoreRun, progress, sources, tasks
 from seedlings_spark.scoring.runs import Runs
 from seedlings_spark.workflow import clean, pipeline
 from tests.spark.test_scoring import CLASSES, MAX_BYTES, SIZE, picture, runs_of, score, tiny_network
@@ -228,14 +228,14 @@ def test_files_that_could_not_be_read_or_changed_meanwhile_are_tried_again_and_o
     folder = tmp_path / "images"
     write(folder, good=picture(1), other=picture(2), bad=b"no picture", empty=b"")
     (folder / "link.png").symlink_to(folder / "target")
-    scored = scoring._scored
+    scored = tasks.score_files
 
     def late(*args: Any, **options: Any) -> DataFrame:
         write(folder, other=picture(2, (30, 30)))
         return scored(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "_scored", late)
+        patch.setattr(tasks, "score_files", late)
         run = score(spark, version, folder, tmp_path / "output")
     assert numbers(run) == (5, 1, 4, 0, 0)
     reasons = {"changed": 1, "empty": 1, "not_an_image": 1, "unreadable": 1}
@@ -299,7 +299,7 @@ def test_very_many_unchanged_files_start_no_tensorflow(
     def scored(*_: Any, **__: Any) -> DataFrame:
         raise AssertionError("a task would start TensorFlow")
 
-    monkeypatch.setattr(scoring, "_scored", scored)
+    monkeypatch.setattr(tasks, "score_files", scored)
     assert numbers(score(spark, version, folder, output, incremental=True)) == (empty + 1, 0, 0, 1, empty)
 
 
@@ -317,7 +317,7 @@ def test_an_owner_that_has_lost_its_lock_does_not_publish(
 ) -> None:
     write(tmp_path / "images", a=picture(1))
     output = tmp_path / "output"
-    scored = scoring._scored
+    scored = tasks.score_files
 
     def late(*args: Any, **options: Any) -> DataFrame:
         (output / lock.NAME).write_text(
@@ -325,7 +325,7 @@ def test_an_owner_that_has_lost_its_lock_does_not_publish(
         )
         return scored(*args, **options)
 
-    monkeypatch.setattr(scoring, "_scored", late)
+    monkeypatch.setattr(tasks, "score_files", late)
     with pytest.raises(OutputInUseError, match="run y"):
         score(spark, version, tmp_path / "images", output)
     assert runs_of(output) == [] and (output / lock.NAME).exists()
@@ -469,7 +469,7 @@ def test_a_column_of_a_type_that_earlier_runs_cannot_be_read_with_is_refused_bef
     rows = spark.sql(f"SELECT 'images/a.png' AS path, {columns}")
     rows.write.parquet(str(tmp_path / "first.parquet"))
     score(spark, version, tmp_path / "first.parquet", tmp_path / "output")
-    monkeypatch.setattr(scoring, "_scored", lambda *_, **__: pytest.fail("something was scored"))
+    monkeypatch.setattr(tasks, "score_files", lambda *_, **__: pytest.fail("something was scored"))
     for name, value in (("camera.id", "'one'"), ("number", "0.5D"), ("night", "1")):
         rows = spark.sql(f"SELECT 'images/a.png' AS path, {value} AS `{name}`")
         rows.write.parquet(str(tmp_path / f"{name}.parquet"))
@@ -929,13 +929,13 @@ def test_a_terminal_is_shown_what_the_tasks_have_done(
     monkeypatch.setattr("seedlings_spark.progress.REFRESH_SECONDS", 0.0)
     write(tmp_path / "images", a=picture(1), bad=b"no picture", c=picture(2))
     tallies: list[progress.Tally] = []
-    scored = scoring._scored
+    scored = tasks.score_files
 
     def seen(*args: Any, **options: Any) -> DataFrame:
         tallies.append(args[-1])
         return scored(*args, **options)
 
-    monkeypatch.setattr(scoring, "_scored", seen)
+    monkeypatch.setattr(tasks, "score_files", seen)
     score(spark, version, tmp_path / "images", tmp_path / "output")
     assert (tallies[0]._done.value, tallies[0]._rejected.value) == (3, 1)
     assert "/3 images" in terminal.getvalue() and terminal.getvalue().endswith("\r\x1b[K")
@@ -949,4 +949,4 @@ def test_the_summary_for_a_program_is_one_line_of_json_with_the_numbers(plain: S
 
 def test_equal_confidences_do_not_count_a_row_twice(spark: SparkSession) -> None:
     rows = spark.createDataFrame([([0.5, 0.5],)], "probabilities array<float>")
-    assert scoring._with_species(rows, ["a", "b"]).select(F.col("predicted_species")).first()[0] == "a"
+    assert tasks.with_species(rows, ["a", "b"]).select(F.col("predicted_species")).first()[0] == "a"

@@ -16,7 +16,7 @@ ROOT = PACKAGE.parent
 
 # A module may import those of its own and of earlier groups only.
 GROUPS = [
-    ["errors"],
+    ["errors", "choices"],
     ["display", "schema", "fingerprint", "reproducibility", "progress"],
     # files
     ["files.paths"],
@@ -80,7 +80,10 @@ GROUPS = [
     ["reports.page"],
     # scoring
     ["scoring.sources", "scoring.runs", "scoring.progress"],
-    ["scoring.ledger", "scoring.review", "scoring.sql"],
+    ["scoring.ledger", "scoring.review", "scoring.tasks"],
+    ["scoring.profile", "scoring.sql"],
+    ["scoring.run"],
+    ["scoring.printing"],
     ["scoring"],
     # workflow
     ["workflow.runs", "workflow.quickstart"],

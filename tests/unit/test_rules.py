@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from seedlings_spark import choices
 from seedlings_spark.training import rules
 from seedlings_spark.training.rules import Push
 
@@ -77,6 +78,10 @@ def test_elastic_averaging_is_algorithm_1_of_the_paper(rule: str) -> None:
             workers[worker] = x - ALPHA * (x - center)
             center = center + ALPHA * (x - center)
     np.testing.assert_allclose(_ours(rule), center, rtol=0, atol=1e-12)
+
+
+def test_each_rule_that_can_be_chosen_is_there() -> None:
+    assert tuple(rules.RULES) == choices.RULES
 
 
 @pytest.mark.parametrize("rule", rules.RULES)

@@ -1,0 +1,55 @@
+"""What a person and a scheduler are told of a run."""
+
+from typing import Any
+
+from seedlings_spark import display
+from seedlings_spark.reports import drift
+from seedlings_spark.scoring.ledger import ALREADY_REJECTED, ALREADY_SCORED
+from seedlings_spark.scoring.run import ScoreRun
+
+
+def printed(run: ScoreRun, form: str) -> str:
+    """What `score` prints at its end: a "table" for a person, or one line of "json" for a program."""
+    if form == "json":
+        return display.as_json(short_summary(run)) + "\n"
+    return f"{display.table(summary(run))}\n{drift_table(run)}"
+
+
+def summary(run: ScoreRun) -> list[tuple[str, object]]:
+    """What `score` prints at its end."""
+    manifest = run.manifest
+    reasons = ", ".join(f"{count} {reason}" for reason, count in manifest["rejected_by_reason"].items())
+    most = sorted(manifest["images_of_species"].items(), key=lambda item: -item[1])
+    seen = [
+        (name.replace("_", " "), f"{manifest[name]:,}")
+        for name in (ALREADY_SCORED, ALREADY_REJECTED)
+        if manifest[name]
+    ]
+    verdict = manifest["drift"]["verdict"]
+    return [
+        ("model", f"{manifest['model_name']} {manifest['model_version']}"),
+        ("run", display.Whole(run.path or "none, since nothing is new")),
+        ("listed", f"{manifest['listed']:,}"),
+        ("scored", f"{manifest['scored']:,}"),
+        ("rejected", f"{manifest['rejected']:,}" + (f" ({reasons})" if reasons else "")),
+        *seen,
+        (
+            "species",
+            ", ".join(f"{count:,} {name}" for name, count in most[:5]) + (" ..." if len(most) > 5 else ""),
+        ),
+        (
+            "drift",
+            verdict if manifest["drift"]["of"] else "unknown: the version has no profile of its corpus",
+        ),
+    ]
+
+
+def drift_table(run: ScoreRun) -> str:
+    """How the run differs from the training corpus, as a table; "" where nothing is known."""
+    return drift.table(run.drifts) if run.drifts else ""
+
+
+def short_summary(run: ScoreRun) -> dict[str, Any]:
+    """What a scheduler wants to know of a run: its manifest, without what is long."""
+    left_out = ("profile", "ledger", "classes", "columns")
+    return {"path": run.path, **{key: value for key, value in run.manifest.items() if key not in left_out}}

@@ -1,0 +1,89 @@
+"""What images and predictions look like as a whole, to compare a run with the training corpus."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+
+from seedlings_spark import files, schema
+from seedlings_spark.cluster import runtime, session
+from seedlings_spark.errors import StoreError
+from seedlings_spark.models import prediction
+from seedlings_spark.models.store import ModelVersion
+from seedlings_spark.reports import drift
+from seedlings_spark.scoring.tasks import CELLS, HISTOGRAMS, SCORED, score_decoded, with_species
+
+
+def profile_of_corpus(version: ModelVersion) -> drift.Profile | None:
+    """What a version keeps of the corpus that it was trained on; None where it keeps nothing.
+
+    Raises:
+        SeedlingsError: It is damaged.
+    """
+    if not files.exists(version.profile_path):
+        return None
+    try:
+        return drift.Profile.from_json(json.loads(files.read_text(version.profile_path)))
+    except ValueError as error:  # bad JSON, or bad UTF-8
+        raise StoreError(
+            f"{version.profile_path}, which is no JSON ({error})",
+            "the profile that was published",
+            "Restore the file from a copy, or publish the version again",
+        ) from None
+
+
+def require_profile(version: ModelVersion) -> None:
+    """Refuse to guard against drift with a version that knows nothing to drift from.
+
+    Raises:
+        StoreError: It keeps no profile of its corpus, or an empty one.
+    """
+    profile = profile_of_corpus(version)
+    if profile is None or not sum(profile.species.values()):
+        raise StoreError(
+            f"--max-drift with {version.name} {version.version}, which has "
+            + ("no profile of a corpus" if profile is None else "an empty profile of its corpus"),
+            "a version that train has published: an imported network's corpus is not known",
+            "Leave --max-drift out, or choose another --model-version",
+        )
+
+
+def profile_of(predictions: DataFrame) -> drift.Profile:
+    """The profile of a table with the columns `predicted_species` and `cells`."""
+    species = {row[0]: int(row[1]) for row in predictions.groupBy(schema.PREDICTED_SPECIES).count().collect()}
+    cells = predictions.select(F.posexplode(CELLS).alias("place", "cell")).groupBy("place", "cell").count()
+    histograms = {name: np.zeros(drift.NUM_BINS, np.int64) for name in HISTOGRAMS}
+    for place, cell, count in cells.collect():
+        histograms[HISTOGRAMS[place]][cell] = count
+    return drift.Profile(species, {name: tuple(map(int, counts)) for name, counts in histograms.items()})
+
+
+def profile_of_images(
+    spark: SparkSession,
+    prepared: DataFrame,
+    forward: prediction.ForwardTask,
+    image_size: tuple[int, int],
+    classes: Sequence[str],
+) -> drift.Profile:
+    """The profile of prepared images.
+
+    Args:
+        spark: The session.
+        prepared: A table of `schema.CORPUS`.
+        forward: The network.
+        image_size: (height, width) in pixels.
+        classes: Their names, in the order of the network's outputs.
+    """
+    nothing = F.lit(None).cast("string")
+    decoded = prepared.withColumns(dict.fromkeys((schema.REASON, schema.STAGE, schema.DETAIL), nothing))
+    with session.python_environment(spark, runtime.worker_environment(forward.threads)):
+        scored = decoded.select(*schema.DECODED.names).mapInArrow(partial(score_decoded, forward), SCORED)
+    with session.arrow_batches(spark, image_size[0] * image_size[1] * 3):
+        rows = with_species(scored, classes).select(schema.PREDICTED_SPECIES, CELLS).persist()
+        try:
+            return profile_of(rows)
+        finally:
+            rows.unpersist()

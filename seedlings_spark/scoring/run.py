@@ -1,0 +1,387 @@
+"""One run, from its listing to its publication: every listed file ends as a prediction or as a rejection."""
+
+import datetime
+import decimal
+import json
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+from pyspark.sql.types import StructType
+
+from seedlings_spark import files, schema
+from seedlings_spark.cluster import runtime, session
+from seedlings_spark.config import ScoringOptions
+from seedlings_spark.corpus import decoding, tables
+from seedlings_spark.errors import InputError
+from seedlings_spark.lock import Lock
+from seedlings_spark.models.store import ModelVersion
+from seedlings_spark.reports import drift
+from seedlings_spark.scoring import ledger, progress, review, sources, tasks
+from seedlings_spark.scoring.ledger import ALREADY_REJECTED, ALREADY_SCORED, NEW, Ledger
+from seedlings_spark.scoring.profile import profile_of, profile_of_corpus
+from seedlings_spark.scoring.runs import FORMAT, Runs, RunsState, as_json, with_columns
+from seedlings_spark.scoring.tasks import SCORED, ScoreTask, forward_task, with_species
+
+_log = logging.getLogger(__name__)
+_NOTHING = decimal.Decimal(0)
+
+
+@dataclass(frozen=True)
+class ScoreRun:
+    """A finished run.
+
+    Args:
+        path: Its folder; "" for one that found nothing new and left none.
+        manifest: Its numbers.
+        drifts: How it differs from the training corpus; none where nothing is known of that.
+        is_new: Whether it was made now; False where it had been finished before.
+    """
+
+    path: str
+    manifest: Mapping[str, Any]
+    drifts: Sequence[drift.Drift] = ()
+    is_new: bool = True
+
+
+def score(spark: SparkSession, version: ModelVersion, options: ScoringOptions) -> ScoreRun:
+    """Score files.
+
+    Args:
+        spark: The session.
+        version: Of the model.
+        options: What, and how; its paths are full URIs (`config.qualified`).
+
+    Returns:
+        The run, published.
+
+    Raises:
+        InputError: Nothing to score, or the runs would lie among the images.
+        OutputInUseError: Another run is writing to this output.
+        StoreError: The version is damaged.
+    """
+    sources.check_output(options.images, options.output)
+    runs = Runs(options.output)
+    if options.run_id and runs.is_finished(options.run_id):
+        path = runs.path(options.run_id)
+        _log.info("%s is finished; there is nothing to do", path)
+        return ScoreRun(path, runs.manifest(options.run_id), is_new=False)
+    with Lock(options.output, f"run {options.run_id or spark.sparkContext.applicationId}") as lock:
+        runs.clear()
+        if options.run_id and runs.is_finished(options.run_id):  # by another that held the lock until now
+            return ScoreRun(runs.path(options.run_id), runs.manifest(options.run_id), is_new=False)
+        return _Scoring(spark, version, runs, options, lock).run()
+
+
+class _Scoring:
+    """One run, from its listing to its publication.
+
+    Args:
+        spark: The session.
+        version: Of the model.
+        runs: Of the output.
+        options: What to score, and how.
+        lock: On the output.
+    """
+
+    def __init__(
+        self,
+        spark: SparkSession,
+        version: ModelVersion,
+        runs: Runs,
+        options: ScoringOptions,
+        lock: Lock,
+    ) -> None:
+        self._spark, self._where, self._version = spark, options.images, version
+        self._runs, self._options, self._lock = runs, options, lock
+        self._model = f"{version.name} {version.version}"
+        self._started = datetime.datetime.now(datetime.UTC)
+        self._name = options.run_id or f"{self._started:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+        self._building = runs.building_path(self._name)
+        self._task = ScoreTask(
+            decoding.DecodeTask(
+                size=version.image_size,
+                aspect=str(version.manifest.get("aspect", "crop")),
+                formats=options.formats,
+                max_pixels=options.max_pixels,
+                max_bytes=options.max_bytes,
+            ),
+            forward_task(spark, version, options.batch_size),
+        )
+
+    def run(self) -> ScoreRun:
+        state = self._runs.state()
+        earlier = Ledger(self._runs.output, state.ledger) if self._options.incremental else Ledger("")
+        source = sources.find(
+            self._spark,
+            self._where,
+            path_column=self._options.path_column,
+            content_column=self._options.content_column,
+            table_format=self._options.table_format,
+            allowed_roots=self._options.allowed_roots,
+        )
+        columns = self._columns(state, source)
+        listing = earlier.compare(
+            self._spark, source.listing, self._model, rescore=self._options.rescore
+        ).persist()
+        target = self._runs.path(self._name)
+        try:
+            if source.contents is None:  # else the paths are names only
+                own = listing.where(F.col(schema.PATH).startswith(f"{self._runs.output.rstrip('/')}/"))
+                if not own.isEmpty():
+                    raise sources.output_inside(self._where, self._runs.output)
+            counts = _counts(listing)
+            listed = sum(counts.values(), _Count(0, _NOTHING))
+            if listed.rows == 0:
+                raise InputError(f"{self._where} is empty", "at least one file to score", "Check --images")
+            new = counts.get(NEW, _Count(0, _NOTHING))
+            seen = listed.rows - new.rows
+            _log.info(
+                "listed %s files in %s%s",
+                f"{listed.rows:,}",
+                self._where,
+                f", {seen:,} of which have not changed since earlier runs" if seen else "",
+            )
+            if not (new.rows or self._options.run_id or self._options.keep_empty):
+                # A run with a name is kept: its folder is what says that it is finished.
+                nothing = drift.Profile()
+                drifts = self._drifts(nothing)
+                manifest = self._manifest(state, listed.rows, counts, _Numbers({}, {}), nothing, drifts)
+                _log.info("nothing is new: no run is added to %s", self._runs.output)
+                return ScoreRun("", manifest, drifts)
+            chosen = listing.where(F.col(ledger.STATUS) == NEW).select(*schema.LISTING.names)
+            rows = self._write(chosen, source, new.rows, is_whole=not seen)
+            numbers = self._check(new)
+            profile = self._profile(rows)
+            drifts = self._drifts(profile)
+            self._write_ledger(chosen, Ledger(self._runs.output, state.ledger))
+            manifest = self._manifest(state, listed.rows, counts, numbers, profile, drifts)
+            manifest["columns"] = json.loads(columns.json())["fields"]
+            if self._options.review and numbers.species:
+                review.write(self._spark, self._building, source, self._task.decode, self._options.review)
+            files.write_text(files.join(self._building, "manifest.json"), as_json(manifest))
+            self._lock.check()
+            files.rename(self._building, target)
+        finally:
+            files.delete(self._building)
+            listing.unpersist()
+        self._runs.point_to(manifest)
+        _log.info(
+            "scored %s files and rejected %s in %.1f s, with %s: %s",
+            f"{manifest['scored']:,}",
+            f"{manifest['rejected']:,}",
+            (datetime.datetime.now(datetime.UTC) - self._started).total_seconds(),
+            self._model,
+            target,
+        )
+        return ScoreRun(target, manifest, drifts)
+
+    def _columns(self, state: RunsState, source: sources.Source) -> StructType:
+        """The columns of the predictions of all runs, with this one's.
+
+        Raises:
+            InputError: They do not go together: then `latest` could not be made any more.
+        """
+        nothing = self._spark.createDataFrame([], SCORED)
+        predictions, _ = self._tables(nothing, source)
+        remedy = "Cast it in the table, for example with a view, or give another --output"
+        return with_columns(self._runs.columns(self._spark, state), predictions.schema, self._where, remedy)
+
+    def _tables(self, rows: DataFrame, source: sources.Source) -> tuple[DataFrame, DataFrame]:
+        """Predictions and rejects of rows of `SCORED`, with the further columns of the table that was scored."""
+        predictions = self._predictions(rows.where(F.col(schema.REASON).isNull()))
+        rejects = rows.where(F.col(schema.REASON).isNotNull()).select(*schema.REJECTS.names).coalesce(1)
+        if source.extras is None:
+            return predictions, rejects
+        others = source.extras.schema[sources.OTHERS].dataType
+        assert isinstance(others, StructType)
+        further = [F.col(sources.OTHERS).getField(name).alias(name) for name in others.names]
+        return (
+            predictions.join(source.extras, schema.PATH, "left").select(*predictions.columns, *further),
+            rejects.join(source.extras, schema.PATH, "left").select(*rejects.columns, *further),
+        )
+
+    def _write(
+        self, listing: DataFrame, source: sources.Source, num_files: int, *, is_whole: bool
+    ) -> DataFrame:
+        """Write predictions and rejects; returns the rows of `SCORED`.
+
+        Args:
+            listing: Files to score.
+            source: Of the files.
+            num_files: Of the listing.
+            is_whole: Whether the listing is all of the source.
+        """
+        folder = files.join(self._building, "all")
+        if num_files:
+            environment = runtime.worker_environment(self._task.forward.threads)
+            with decoding.batches(self._spark), progress.Watch(self._spark, num_files) as watch:
+                with session.python_environment(self._spark, environment):
+                    scored = tasks.score_files(
+                        self._spark, listing, source, self._task, watch.tally, is_whole=is_whole
+                    )
+                scored.write.parquet(folder)
+        rows = (
+            self._spark.read.schema(SCORED).parquet(tables.literal(folder))
+            if num_files
+            else self._spark.createDataFrame([], SCORED)
+        )
+        predictions, rejects = self._tables(rows, source)
+        predictions.write.parquet(files.join(self._building, "predictions"))
+        rejects.write.parquet(files.join(self._building, "rejects"))
+        return rows
+
+    def _predictions(self, rows: DataFrame) -> DataFrame:
+        classes = F.array(*[F.lit(name) for name in self._version.classes])
+        columns = list(schema.PREDICTIONS.names)
+        added = {
+            schema.CONFIDENCE: F.array_max(schema.PROBABILITIES),
+            schema.MODEL_VERSION: F.lit(self._version.version),
+        }
+        if self._options.top_k:
+            # Of equal ones the first comes first, as in `predicted_species`.
+            pairs = F.transform(
+                schema.PROBABILITIES,
+                lambda value, place: F.struct(value.alias(schema.CONFIDENCE), (-place).alias("place")),
+            )
+            added[schema.TOP_SPECIES] = F.transform(
+                F.slice(F.reverse(F.array_sort(pairs)), 1, self._options.top_k),
+                lambda pair: F.struct(
+                    F.element_at(classes, 1 - pair["place"]).alias(schema.SPECIES),
+                    pair[schema.CONFIDENCE].alias(schema.CONFIDENCE),
+                ),
+            )
+            columns.append(schema.TOP_SPECIES)
+        if not self._options.probabilities:
+            columns.remove(schema.PROBABILITIES)
+        return with_species(rows, self._version.classes).withColumns(added).select(*columns)
+
+    def _check(self, new: "_Count") -> "_Numbers":
+        """What lies on disk now, checked against what was to be scored."""
+        predictions = self._spark.read.parquet(tables.literal(files.join(self._building, "predictions")))
+        rejects = self._spark.read.parquet(tables.literal(files.join(self._building, "rejects")))
+        numbers = _Numbers(
+            {row[0]: int(row[1]) for row in predictions.groupBy(schema.PREDICTED_SPECIES).count().collect()},
+            {row[0]: int(row[1]) for row in rejects.groupBy(schema.REASON).count().collect()},
+        )
+        if _count(predictions) + _count(rejects) != new:
+            raise InputError(
+                f"{numbers.scored:,} predictions and {numbers.rejected:,} rejects",
+                f"the {new.rows:,} files that were to be scored, each exactly once",
+                "This is a fault of the program or of the file system; nothing was published. Run score again",
+            )
+        return numbers
+
+    def _profile(self, rows: DataFrame) -> drift.Profile:
+        return profile_of(with_species(rows.where(F.col(schema.REASON).isNull()), self._version.classes))
+
+    def _drifts(self, profile: drift.Profile) -> list[drift.Drift]:
+        """How the run differs from the training corpus; nothing where the version has no profile of that."""
+        reference = profile_of_corpus(self._version)
+        return [] if reference is None else drift.compare(reference, profile)
+
+    def _write_ledger(self, listing: DataFrame, earlier: Ledger) -> None:
+        rejects = self._spark.read.parquet(tables.literal(files.join(self._building, "rejects")))
+        reasons = rejects.select(schema.PATH, schema.REASON)
+        part = (
+            listing.join(reasons, schema.PATH, "left")
+            .withColumn(schema.MODEL, F.lit(self._model))
+            .select(*schema.LEDGER.names)
+        )
+        if earlier.is_long:
+            part = ledger.newest(self._spark, [earlier.read(self._spark), part])
+        part.write.parquet(files.join(self._building, ledger.FOLDER))
+        files.delete(files.join(self._building, "all"))
+
+    def _manifest(
+        self,
+        state: RunsState,
+        num_listed: int,
+        counts: Mapping[str, "_Count"],
+        numbers: "_Numbers",
+        profile: drift.Profile,
+        drifts: Sequence[drift.Drift],
+    ) -> dict[str, Any]:
+        finished = datetime.datetime.now(datetime.UTC)
+        seen = {
+            name: counts[name].rows if name in counts else 0 for name in (ALREADY_SCORED, ALREADY_REJECTED)
+        }
+        if num_listed != numbers.scored + numbers.rejected + sum(seen.values()):
+            raise InputError(
+                f"{numbers.scored:,} scored, {numbers.rejected:,} rejected and {sum(seen.values()):,} known files",
+                f"the {num_listed:,} files that were listed",
+                "This is a fault of the program; nothing was published. Run score again, and report it",
+            )
+        is_whole = len(state.ledger) >= ledger.MOST_PARTS
+        return {
+            "format": FORMAT,
+            "run": self._name,
+            "sequence": state.sequence + 1,
+            "images": self._where,
+            "model_name": self._version.name,
+            "model_version": self._version.version,
+            "classes": list(self._version.classes),
+            "precision": self._task.forward.precision,
+            "started": self._started.isoformat(timespec="seconds"),
+            "finished": finished.isoformat(timespec="seconds"),
+            "listed": num_listed,
+            "scored": numbers.scored,
+            "rejected": numbers.rejected,
+            **seen,
+            "rejected_by_reason": dict(sorted(numbers.reasons.items())),
+            "images_of_species": dict(sorted(numbers.species.items())),
+            "profile": profile.to_json(),
+            "drift": {
+                "verdict": drift.verdict(drifts),
+                "worst": drift.worst(drifts),
+                "of": [each.to_dict() for each in drifts],
+            },
+            "ledger": [self._name] if is_whole else [*state.ledger, self._name],
+        }
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """Of the files that were scored now: how many of each species, and rejected for each reason."""
+
+    species: Mapping[str, int]
+    reasons: Mapping[str, int]
+
+    @property
+    def scored(self) -> int:
+        return sum(self.species.values())
+
+    @property
+    def rejected(self) -> int:
+        return sum(self.reasons.values())
+
+
+@dataclass(frozen=True)
+class _Count:
+    """A number of rows, and a sum over their paths' hashes: equal for equal sets of paths."""
+
+    rows: int
+    hashes: decimal.Decimal
+
+    def __add__(self, other: "_Count") -> "_Count":
+        return _Count(self.rows + other.rows, self.hashes + other.hashes)
+
+
+def _count(table: DataFrame) -> _Count:
+    row = table.agg(
+        F.count("*"), F.sum(F.xxhash64(schema.PATH).cast("decimal(20,0)")).cast("decimal(38,0)")
+    ).first()
+    assert row is not None
+    return _Count(int(row[0]), row[1] or _NOTHING)
+
+
+def _counts(listing: DataFrame) -> dict[str, _Count]:
+    """Of a listing with its status, for each status."""
+    rows = listing.groupBy(ledger.STATUS).agg(
+        F.count("*"), F.sum(F.xxhash64(schema.PATH).cast("decimal(20,0)")).cast("decimal(38,0)")
+    )
+    return {row[0]: _Count(int(row[1]), row[2] or _NOTHING) for row in rows.collect()}

@@ -1,0 +1,188 @@
+"""What a scoring task does: a picture goes from its bytes to its probabilities in one process."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+from pyspark.sql.types import ArrayType, FloatType, IntegerType, StringType, StructField, StructType
+
+from seedlings_spark import files, fingerprint, schema
+from seedlings_spark.cluster import session
+from seedlings_spark.corpus import decoding
+from seedlings_spark.errors import StoreError
+from seedlings_spark.models import prediction
+from seedlings_spark.models.store import NETWORK, PROFILE, ModelVersion
+from seedlings_spark.reports import drift
+from seedlings_spark.scoring import progress, sources
+
+# What a task leaves of one file, before predictions and rejects part. `cells`: the place of its confidence and of
+# each statistic in the histograms of a `drift.Profile`.
+CELLS = "cells"
+HISTOGRAMS = (drift.CONFIDENCE, *drift.STATISTICS)
+SCORED = StructType(
+    [
+        StructField(schema.PATH, StringType(), False),
+        StructField(schema.CONTENT_HASH, StringType(), True),
+        StructField(schema.PROBABILITIES, ArrayType(FloatType(), False), True),
+        StructField(schema.REASON, StringType(), True),
+        StructField(schema.STAGE, StringType(), True),
+        StructField(schema.DETAIL, StringType(), True),
+        StructField(CELLS, ArrayType(IntegerType(), False), True),
+    ]
+)
+# What scoring reads of a version.
+CONTENTS = (NETWORK, PROFILE)
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """What a scoring task is told.
+
+    Args:
+        decode: How files become pixels.
+        forward: The network.
+    """
+
+    decode: decoding.DecodeTask
+    forward: prediction.ForwardTask
+
+
+def with_species(rows: DataFrame, classes: Sequence[str]) -> DataFrame:
+    """Rows of `SCORED` with the class of the highest probability, the first of several."""
+    names = F.array(*[F.lit(name) for name in classes])
+    place = F.array_position(F.col(schema.PROBABILITIES), F.array_max(schema.PROBABILITIES)).cast("int")
+    return rows.withColumn(schema.PREDICTED_SPECIES, F.element_at(names, place))
+
+
+def forward_task(spark: SparkSession, version: ModelVersion, batch_size: int) -> prediction.ForwardTask:
+    """The forward pass of a model version.
+
+    Raises:
+        StoreError: The network's bytes are not those that were published.
+    """
+    try:
+        content = files.read_bytes(version.network_path)
+    except FileNotFoundError:
+        raise StoreError(
+            f"no {version.network_path}",
+            "the network that was published",
+            "Choose another --model-version, and publish this one again",
+        ) from None
+    recorded = version.manifest.get("files", {}).get("network.keras", {}).get("sha256")
+    if recorded != fingerprint.content_hash(content):
+        raise StoreError(
+            f"{version.network_path}, whose SHA-256 is not that of its manifest",
+            "the file that was published",
+            "Choose another --model-version, and publish this one again",
+        )
+    return prediction.ForwardTask(
+        network=content,
+        precision=str(version.manifest.get("precision", "float32")),
+        batch_size=batch_size,
+        threads=session.task_cpus(spark),
+    )
+
+
+def score_listed(
+    task: ScoreTask, batches: Iterator[pa.RecordBatch], tally: "progress.Tally | None" = None
+) -> Iterator[pa.RecordBatch]:
+    """The function of a Spark task: listed files, with or without content, to rows of `SCORED`."""
+    return score_decoded(task.forward, decoding.decode_listed(task.decode, batches), tally)
+
+
+def score_decoded(
+    forward: prediction.ForwardTask, batches: Iterator[pa.RecordBatch], tally: "progress.Tally | None" = None
+) -> Iterator[pa.RecordBatch]:
+    """The function of a Spark task: decoded files (`schema.DECODED`) to rows of `SCORED`."""
+    network = prediction.forward(forward)
+    for batch in _regrouped(batches, forward.batch_size):
+        scored = _predict(network, batch)
+        if tally is not None:
+            tally.add(scored.num_rows, scored.num_rows - scored.column(schema.REASON).null_count)
+        yield scored
+
+
+def _regrouped(batches: Iterator[pa.RecordBatch], num_rows: int) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of this many: a smaller one would be padded to it for the network."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        count = sum(each.num_rows for each in waiting)
+        if count >= num_rows:
+            table = pa.Table.from_batches(waiting)
+            whole = count - count % num_rows
+            for start in range(0, whole, num_rows):
+                yield from table.slice(start, num_rows).combine_chunks().to_batches()
+            waiting = table.slice(whole).to_batches()
+    if waiting:
+        yield from pa.Table.from_batches(waiting).combine_chunks().to_batches()
+
+
+def _predict(network: prediction.Forward, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows of `schema.DECODED` to rows of `SCORED`: probabilities where there is an image, else null."""
+    contents = batch.column(schema.IMAGE)
+    pixels = np.frombuffer(b"".join(contents.drop_null().to_pylist()), np.uint8)
+    outputs = network.predict(pixels.reshape(-1, *network.row_shape)).astype(np.float32)
+    prediction.check_finite(outputs)
+    # A null list has no values: its row begins and ends where the one before it ends.
+    offsets = np.zeros(len(contents) + 1, np.int32)
+    np.cumsum(np.asarray(contents.is_valid()) * outputs.shape[1], out=offsets[1:])
+    probabilities = pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(outputs.ravel()), mask=contents.is_null()
+    )
+    columns = {name: batch.column(name) for name in SCORED.names if name in batch.schema.names}
+    columns[schema.PROBABILITIES] = probabilities
+    cells = _cells(pixels.reshape(-1, *network.row_shape), _lengths(batch, contents), outputs)
+    offsets = np.zeros(len(contents) + 1, np.int32)
+    np.cumsum(np.asarray(contents.is_valid()) * len(HISTOGRAMS), out=offsets[1:])
+    columns[CELLS] = pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(cells.ravel()), mask=contents.is_null()
+    )
+    return pa.RecordBatch.from_pydict({name: columns[name] for name in SCORED.names})
+
+
+def _lengths(batch: pa.RecordBatch, contents: Any) -> Any:
+    """Bytes of the files whose images are there."""
+    return batch.column(schema.LENGTH).filter(contents.is_valid()).fill_null(0).to_numpy(zero_copy_only=False)
+
+
+def _cells(pixels: Any, lengths: Any, outputs: Any) -> Any:
+    """For each image its places in the histograms: int32, shape (images, len(HISTOGRAMS))."""
+    values = {drift.CONFIDENCE: outputs.max(axis=1) if len(outputs) else np.zeros(0)}
+    values |= drift.statistics(pixels, lengths)
+    return np.stack([drift.bins(name, values[name]) for name in HISTOGRAMS], axis=1).astype(np.int32)
+
+
+def score_files(
+    spark: SparkSession,
+    listing: DataFrame,
+    source: sources.Source,
+    task: ScoreTask,
+    tally: "progress.Tally",
+    *,
+    is_whole: bool,
+) -> DataFrame:
+    """The files of a listing as rows of `SCORED`, to be computed.
+
+    Args:
+        spark: The session.
+        listing: Files to score, as `schema.LISTING`.
+        source: Of the files.
+        task: How to score.
+        tally: Of what the tasks have done.
+        is_whole: Whether the listing is all of the source.
+    """
+    if source.contents is not None:
+        # With nothing left out the bytes stay where Spark reads them; else those that are new have to be found.
+        rows = source.contents if is_whole else source.contents.join(listing, schema.PATH, "left_semi")
+        return rows.mapInArrow(partial(score_listed, task, tally=tally), SCORED)
+    if all(map(files.is_local, source.roots)):
+        return decoding.spread(spark, listing).mapInArrow(partial(score_listed, task, tally=tally), SCORED)
+    # On other file systems Spark itself reads, and a row of decoded pixels comes back into Python once more.
+    decoded = decoding.decode_all(spark, listing, source.roots, task.decode)
+    return decoded.mapInArrow(partial(score_decoded, task.forward, tally=tally), SCORED)
