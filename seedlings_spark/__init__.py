@@ -110,7 +110,8 @@ The map, room by room, in the order of imports: a module may import those of its
     reports         what a model is worth
       evaluation    predictions -> numbers
       drift         how a run's images and predictions differ from the training corpus
-      page          numbers -> JSON, HTML, plots: matplotlib's only door
+      plots         numbers -> PNG: matplotlib's only door
+      page          numbers -> JSON, HTML, a table for the terminal
 
     scoring         a model version over files: runs that appear whole
       sources       what there is to score: folder, glob, list, table
@@ -127,7 +128,9 @@ The map, room by room, in the order of imports: a module may import those of its
     workflow        what the jobs do
       runs          the folder of a training run: what ran, how far it is, how it ended
       jobs          one call for each job
-      pipeline      from a corpus to a published version
+      pipeline      the pipeline that a corpus is fitted with
+      predicting    a version's predictions of a corpus, and their numbers
+      publication   from a fitted pipeline, or somebody's own network, to a published version
       quickstart    where the quickstart puts what it makes
       clean         what of an output, a run or a store is no longer needed
 

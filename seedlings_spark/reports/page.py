@@ -8,28 +8,28 @@ so that nothing is global and a driver without a display, or with threads, can d
 
 import base64
 import html
-import io
 import json
 import math
-import re
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
-from matplotlib.transforms import Bbox, TransformedBbox
 
 from seedlings_spark import display, files
-from seedlings_spark.reports.evaluation import Evaluation, SpeciesScores, worst_confusions
+from seedlings_spark.reports.evaluation import Evaluation, worst_confusions
+from seedlings_spark.reports.plots import (
+    NAME_WIDTH,
+    confusion_matrix,
+    curves_of,
+    headline_of,
+    in_digits,
+    learning_curves,
+    per_species,
+    score_cells,
+    short_names,
+)
 
 FORMAT = 1
 METRICS = "metrics.json"
@@ -37,30 +37,10 @@ PAGE = "index.html"
 CONFUSION_MATRIX = "confusion_matrix.png"
 PER_SPECIES = "per_species.png"
 LEARNING_CURVES = "learning_curves.png"
-
 # The terminal's table: no line is longer than this, names are cut to that.
 TABLE_WIDTH = display.COLUMNS
-_NAME_WIDTH = 28
 _NUM_WORST = 15
 _HEADS = ("images", "predicted", "precision", "recall", "F1", "FPR", "FNR")
-# Beyond so many classes no count fits into its cell, and a page with all of them is of use to nobody.
-MAX_CLASSES_WITH_COUNTS = 60
-
-_DPI = 150
-_INK = "#333333"
-_FAINT = "#8a8a8a"
-# A blue and an orange that the colour-blind can tell apart (Okabe and Ito 2008).
-_BLUE = "#0072b2"
-_ORANGE = "#e69f00"
-# A contact sheet, in inches. A character of the fixed-width font is 0.6 of its points wide: 22 fill a tile.
-_SHEET_COLUMNS = 8
-_TILE, _TILE_GAP, _CAPTION = 1.12, 0.1, 0.26
-_CAPTION_LINE, _CAPTION_FONT, _CAPTION_WIDTH = 0.105, 6.0, 21
-_TITLE_WIDTH = 100
-_LOSS = "loss"
-_LEARNING_RATE = ("learning_rate", "lr")
-# Parts of the names of metrics of which more is better. Of others but a loss, no value is called the best.
-_MORE_IS_BETTER = ("acc", "auc", "f1", "f_beta", "precision", "recall", "iou", "top_k")
 
 
 def table(evaluation: Evaluation) -> str:
@@ -82,14 +62,14 @@ def table(evaluation: Evaluation) -> str:
 
     lines = [line("species", *_HEADS)]
     for name, scores in zip(names, evaluation.per_species, strict=True):
-        lines += [line(name[0], *_score_cells(scores)[1:]), *name[1:]]
+        lines += [line(name[0], *score_cells(scores)[1:]), *name[1:]]
     macro = (evaluation.macro_precision, evaluation.macro_recall, evaluation.macro_f1)
     lines += [
         "",
-        line("macro average", "", "", *(_number(score) for score in macro)),
-        line("weighted average", "", "", "", "", _number(evaluation.weighted_f1)),
+        line("macro average", "", "", *(in_digits(score) for score in macro)),
+        line("weighted average", "", "", "", "", in_digits(evaluation.weighted_f1)),
         "",
-        f"accuracy {_number(evaluation.accuracy)} on {evaluation.num_images} images (micro F1 is the same)",
+        f"accuracy {in_digits(evaluation.accuracy)} on {evaluation.num_images} images (micro F1 is the same)",
         "",
     ]
     matrix = _text_matrix(evaluation)
@@ -125,7 +105,7 @@ def write(
     """
     about_values = {str(name): _jsonable(value) for name, value in about.items()}
     plots = {CONFUSION_MATRIX: confusion_matrix(evaluation), PER_SPECIES: per_species(evaluation)}
-    if history is not None and _curves(history):
+    if history is not None and curves_of(history):
         plots[LEARNING_CURVES] = learning_curves(history, kept_epoch)
     metrics = {"format": FORMAT, "about": about_values, **evaluation.to_dict()}
 
@@ -142,320 +122,13 @@ def write(
     return [*plots, PAGE, METRICS]
 
 
-def confusion_matrix(evaluation: Evaluation) -> bytes:
-    """A PNG of the confusion matrix: counts in the cells, coloured by the share of the species' images.
-
-    A species without images has a grey row. With more than `MAX_CLASSES_WITH_COUNTS` classes the cells
-    have colours only.
-    """
-    counts = np.array(evaluation.confusion, dtype=np.float64)
-    supports = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, supports, out=np.full_like(counts, np.nan), where=supports > 0)
-    num_classes = len(counts)
-    with_counts = num_classes <= MAX_CLASSES_WITH_COUNTS
-    # Inches a cell, points a digit (0.65 of its height wide): the largest count fits.
-    font = float(np.interp(num_classes, [2, 12, 25, 40], [13, 10, 8, 7]))
-    digits = len(str(int(counts.max())))
-    cell = float(np.interp(num_classes, [1, 2, 4, 12, 25, 40], [1.8, 1.2, 0.95, 0.58, 0.42, 0.34]))
-    cell = max(cell, (0.65 * digits + 0.6) * font / 72) if with_counts else 20 / num_classes
-    side = cell * num_classes
-
-    figure = Figure()
-    axes = figure.add_axes((0, 0, 1, 1))
-    figure.set_size_inches(side, side)
-    # The square root lets a confusion of a few per cent be seen beside a diagonal of nearly all.
-    mesh = axes.pcolormesh(
-        shares,
-        cmap=matplotlib.colormaps["Blues"].with_extremes(bad="#ececec"),
-        norm=PowerNorm(0.5, vmin=0, vmax=1),
-        edgecolors="white",
-        linewidth=0.8 if with_counts else 0,
-    )
-    if with_counts:
-        for row, column in np.argwhere(counts >= 0):
-            share = shares[row, column]
-            colour = "white" if share > 0.35 else _INK
-            axes.text(
-                column + 0.5,
-                row + 0.5,
-                str(int(counts[row, column])),
-                ha="center",
-                va="center",
-                fontsize=font,
-                color=colour if counts[row, column] else "#c4c4c4",
-            )
-    names = [display.abridged(display.shown(species), _NAME_WIDTH) for species in evaluation.classes]
-    supported = [f"{name} ({int(support)})" for name, support in zip(names, supports[:, 0], strict=True)]
-    label_font = min(font, 11) if with_counts else max(2.0, min(7.0, cell * 72 * 0.8))
-    places = np.arange(num_classes) + 0.5
-    slanted = num_classes <= 20
-    axes.set_xticks(places)
-    axes.set_xticklabels(
-        names,
-        fontsize=label_font,
-        parse_math=False,
-        rotation=45 if slanted else 90,
-        ha="right" if slanted else "center",
-        rotation_mode="anchor" if slanted else "default",
-    )
-    axes.set_yticks(places)
-    axes.set_yticklabels(supported, fontsize=label_font, parse_math=False)
-    axes.invert_yaxis()
-    axes.set_xlabel("predicted species", color=_FAINT, labelpad=8)
-    axes.set_ylabel("true species (images)", color=_FAINT, labelpad=8)
-    axes.tick_params(length=0, labelcolor=_INK)
-    axes.set_frame_on(False)
-    axes.set_title(_headline(evaluation), loc="left", fontsize=12, color=_INK, pad=12)
-    # The bar beside the matrix, in inches.
-    bar = figure.add_axes((1 + 0.2 / side, max(0.0, 1 - 3.0 / side), 0.16 / side, min(1.0, 3.0 / side)))
-    figure.colorbar(
-        mesh, cax=bar, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1.0], format=lambda share, _: f"{share:.0%}"
-    )
-    bar.tick_params(length=0, labelsize=8, labelcolor=_INK)
-    bar.set_ylabel("share of the row", fontsize=8, color=_FAINT)
-    bar.spines[:].set_visible(False)
-    return _png(figure)
-
-
-def per_species(evaluation: Evaluation) -> bytes:
-    """A PNG with a bar for precision and one for recall of each species, the lowest F1 on top."""
-    ordered = sorted(evaluation.per_species, key=lambda scores: scores.f1)
-    places = np.arange(len(ordered))
-    inches = 0.4 if len(ordered) <= 20 else 0.3
-    height, font = max(1.2, inches * len(ordered)), 9 if len(ordered) <= 20 else 8
-    figure = Figure()
-    figure.set_size_inches(7, height)
-    axes = figure.add_axes((0, 0, 1, 1))
-    for offset, colour, label, values in (
-        (-0.2, _BLUE, "precision", [scores.precision for scores in ordered]),
-        (0.2, _ORANGE, "recall", [scores.recall for scores in ordered]),
-    ):
-        axes.barh(places + offset, values, height=0.36, color=colour, label=label)
-        for place, value in zip(places, values, strict=True):
-            axes.text(
-                value + 0.008, place + offset, f"{value:.2f}", va="center", fontsize=font - 2, color=_INK
-            )
-    axes.set_yticks(places)
-    axes.set_yticklabels([_supported(scores) for scores in ordered], fontsize=font, parse_math=False)
-    axes.set_ylim(len(ordered) - 0.4, -0.6)
-    axes.set_xlim(0, 1.06)
-    axes.set_xticks(np.linspace(0, 1, 6))
-    axes.xaxis.grid(True, color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelcolor=_INK)
-    axes.spines[:].set_visible(False)
-    title = f"Macro F1 {_number(evaluation.macro_f1)} over {evaluation.num_images:,} images, lowest F1 on top"
-    axes.set_title(title, loc="left", fontsize=12, color=_INK, pad=28)
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        bbox_transform=axes.transAxes,
-        ncols=2,
-        frameon=False,
-        fontsize=9,
-        borderaxespad=0.3,
-        borderpad=0,
-    )
-    return _png(figure)
-
-
-def learning_curves(history: Mapping[str, Sequence[float]], kept_epoch: int | None = None) -> bytes:
-    """A PNG of how training went: loss, every other metric, and the learning rate if it is known.
-
-    A metric and its `val_` twin share a panel, whose title names the best value of the validation: the lowest
-    loss, the highest accuracy and the like. Values that are not finite leave a gap; metrics that are not one
-    number an epoch are left out.
-
-    Args:
-        history: Metric -> a value an epoch, as Keras gives it. With no epochs the picture says so.
-        kept_epoch: The epoch, from 1, whose weights were kept; it is marked.
-    """
-    curves = _curves(history)
-    panels = list(dict.fromkeys(name.removeprefix("val_") for name in curves))
-    # Loss first, learning rate last, the others in the order of the history.
-    panels.sort(key=lambda name: (name in _LEARNING_RATE) - (name == _LOSS))
-    num_columns = min(3, max(1, len(panels)))
-    num_rows = max(1, math.ceil(len(panels) / num_columns))
-    figure = Figure(figsize=(4.4 * num_columns, 3.2 * num_rows), layout="constrained")
-    if not panels:
-        axes = figure.subplots()
-        axes.text(0.5, 0.5, "no epochs yet", ha="center", va="center", color=_FAINT, fontsize=12)
-        axes.set_axis_off()
-        return _png(figure)
-    grid = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
-    num_epochs = max(len(values) for values in curves.values())
-    for axes, name in zip(grid, panels, strict=False):
-        _curve_panel(axes, name, curves.get(name), curves.get(f"val_{name}"), num_epochs)
-        if kept_epoch:
-            axes.axvline(kept_epoch, color=_FAINT, linewidth=1, linestyle=":", zorder=0)
-            place = axes.get_xaxis_transform()
-            side = "right" if kept_epoch > num_epochs / 2 else "left"
-            axes.text(
-                kept_epoch, 0.98, " kept ", ha=side, va="top", color=_FAINT, fontsize=8, transform=place
-            )
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
-    return _png(figure)
-
-
-def contact_sheet(tiles: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], *, title: str) -> bytes:
-    """A PNG of small pictures in rows of up to eight, each with its caption below.
-
-    Meant for about 48 pictures; the sheet grows with their number. Each keeps its proportions, its pixels are
-    shown as they are. Of a caption the first line stands alone and what follows is a second one; a line that
-    is too long is cut in the middle, as names of files differ at their ends.
-
-    Args:
-        tiles: uint8 arrays of shape (height, width, 3), RGB, at least one; they may differ in size.
-        captions: One for each tile, such as "0.31 Maize", a newline and "0001.png"; any text.
-        title: One line above all.
-
-    Raises:
-        ValueError: There is no tile, one is not of that shape and kind, or captions are missing.
-    """
-    if not len(tiles) or len(captions) != len(tiles):
-        raise ValueError(
-            f"{len(tiles)} tiles with {len(captions)} captions, expected at least one and a caption each"
-        )
-    for tile in tiles:
-        if tile.dtype != np.uint8 or tile.ndim != 3 or tile.shape[2] != 3 or 0 in tile.shape:
-            raise ValueError(f"a tile of {tile.dtype} {tile.shape}, expected uint8 (height, width, 3)")
-    num_columns = min(_SHEET_COLUMNS, len(tiles))
-    num_rows = math.ceil(len(tiles) / num_columns)
-    across, down = _TILE + _TILE_GAP, _TILE + _CAPTION + _TILE_GAP
-    figure = Figure(figsize=(num_columns * across, num_rows * down))
-    # One plane in inches, y downwards: an `Axes` for each tile would take most of the time.
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-    for number, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
-        left, top = number % num_columns * across, number // num_columns * down
-        height, width = (length * _TILE / max(tile.shape[:2]) for length in tile.shape[:2])
-        bottom = top + _TILE
-        axes.imshow(
-            tile, extent=(left, left + width, bottom, bottom - height), interpolation="nearest", aspect="auto"
-        )
-        # Accents piled upon each other, and what is wider than a letter, stay in their own cell.
-        cell = Bbox.from_extents(left, bottom, left + across, bottom + _CAPTION)
-        for place, line in enumerate(caption.split("\n", 1), start=1):
-            text = axes.text(
-                left,
-                bottom + place * _CAPTION_LINE,
-                display.abridged(display.shown(line), _CAPTION_WIDTH, _CAPTION_WIDTH // 2),
-                ha="left",
-                va="baseline",
-                fontsize=_CAPTION_FONT,
-                family="DejaVu Sans Mono",
-                color=_INK,
-                parse_math=False,
-            )
-            text.set_clip_box(TransformedBbox(cell, axes.transData))
-            text.set_clip_on(True)
-    axes.set_xlim(0, num_columns * across)
-    axes.set_ylim(num_rows * down, 0)
-    heading = axes.text(
-        0,
-        -0.12,
-        display.abridged(display.shown(title), _TITLE_WIDTH),
-        ha="left",
-        va="baseline",
-        fontsize=11,
-        color=_INK,
-        parse_math=False,
-    )
-    # As wide as it needs, but no higher than a line.
-    heading.set_clip_box(TransformedBbox(Bbox.from_extents(0, -0.4, _TITLE_WIDTH, 0), axes.transData))
-    heading.set_clip_on(True)
-    return _png(figure)
-
-
-def _curve_panel(
-    axes: Axes,
-    name: str,
-    training: npt.NDArray[np.float64] | None,
-    validation: npt.NDArray[np.float64] | None,
-    num_epochs: int,
-) -> None:
-    title = display.shown(name).replace("_", " ")
-    # With few epochs, or gaps around one, a line alone would show nothing.
-    marker = "o" if num_epochs <= 40 else ""
-    drawn = False
-    for values, colour, label in ((training, _BLUE, "training"), (validation, _ORANGE, "validation")):
-        if values is None:
-            continue
-        # Validation every k-th epoch has fewer values: Keras' `validation_freq`.
-        epochs = np.arange(1, len(values) + 1) * max(1, num_epochs // len(values))
-        finite = np.isfinite(values)
-        lonely = finite & ~np.r_[False, finite[:-1]] & ~np.r_[finite[1:], False]
-        axes.plot(epochs, values, color=colour, marker=marker, markersize=3.5, linewidth=1.6, label=label)
-        axes.plot(epochs[lonely], values[lonely], color=colour, marker="o", markersize=3.5, linestyle="")
-        drawn = drawn or bool(finite.any())
-        is_loss = _LOSS in name
-        if (
-            label == "validation"
-            and finite.any()
-            and (is_loss or any(part in name for part in _MORE_IS_BETTER))
-        ):
-            best = int(np.nanargmin(values) if is_loss else np.nanargmax(values))
-            title += f": best {values[best]:.4g} in epoch {epochs[best]}"
-            axes.axvline(float(epochs[best]), color=_ORANGE, linewidth=1, linestyle=":", zorder=0)
-    if not drawn:
-        axes.text(
-            0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", va="center", color=_FAINT
-        )
-    elif (
-        name in _LEARNING_RATE
-        and training is not None
-        and 0 < 10 * np.nanmin(training) <= np.nanmax(training)
-    ):
-        axes.set_yscale("log")
-        axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_title(title, loc="left", fontsize=10, color=_INK, parse_math=False)
-    axes.set_xlabel("epoch", color=_FAINT, fontsize=9)
-    axes.set_xlim(0.5, num_epochs + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-    axes.grid(True, color="#e4e4e4", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8, labelcolor=_INK, color="#b0b0b0")
-    if validation is not None and training is not None:
-        axes.legend(frameon=False, fontsize=8)
-
-
-def _curves(history: Mapping[str, Sequence[float]]) -> dict[str, npt.NDArray[np.float64]]:
-    """Those metrics of a history that are one number an epoch, NaN where it is none or not finite."""
-    curves = {}
-    for name, values in history.items():
-        try:
-            numbers = np.array([math.nan if value is None else float(value) for value in values])
-        except (TypeError, ValueError, OverflowError):
-            continue
-        if len(numbers):
-            curves[str(name)] = np.where(np.isfinite(numbers), numbers, np.nan)
-    return curves
-
-
-def _png(figure: Figure) -> bytes:
-    FigureCanvasAgg(figure)
-    content = io.BytesIO()
-    # Without the software's name, the same numbers give the same bytes wherever they are drawn the same.
-    figure.savefig(
-        content,
-        format="png",
-        dpi=_DPI,
-        bbox_inches="tight",
-        pad_inches=0.2,
-        facecolor="white",
-        metadata={"Software": None},
-    )
-    return content.getvalue()
-
-
 def _page(evaluation: Evaluation, plots: Mapping[str, bytes], about: Mapping[str, object]) -> str:
     numbers = [
-        ("accuracy", _number(evaluation.accuracy)),
-        ("macro F1", _number(evaluation.macro_f1)),
-        ("weighted F1", _number(evaluation.weighted_f1)),
-        ("macro precision", _number(evaluation.macro_precision)),
-        ("macro recall", _number(evaluation.macro_recall)),
+        ("accuracy", in_digits(evaluation.accuracy)),
+        ("macro F1", in_digits(evaluation.macro_f1)),
+        ("weighted F1", in_digits(evaluation.weighted_f1)),
+        ("macro precision", in_digits(evaluation.macro_precision)),
+        ("macro recall", in_digits(evaluation.macro_recall)),
         ("images", f"{evaluation.num_images:,}"),
         ("species", str(len(evaluation.classes))),
     ]
@@ -463,7 +136,7 @@ def _page(evaluation: Evaluation, plots: Mapping[str, bytes], about: Mapping[str
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{_escaped(_headline(evaluation))}</title>",
+        f"<title>{_escaped(headline_of(evaluation))}</title>",
         f"<style>{_STYLE}</style></head><body>",
         "<h1>Evaluation</h1>",
         '<dl class="numbers">',
@@ -479,7 +152,7 @@ def _page(evaluation: Evaluation, plots: Mapping[str, bytes], about: Mapping[str
         "<h2>Per species</h2>",
         *_html_table(
             ["species", *_HEADS],
-            [_score_cells(scores) for scores in evaluation.per_species],
+            [score_cells(scores) for scores in evaluation.per_species],
         ),
         "<p>FPR: share of the other species' images that were taken for this one. "
         "FNR: share of its own images that were taken for others. -: undefined.</p>",
@@ -537,22 +210,9 @@ def _image(name: str, plots: Mapping[str, bytes], description: str) -> str:
     return f'<img alt="{_escaped(description)}" src="data:image/png;base64,{data}">'
 
 
-def _score_cells(scores: SpeciesScores) -> list[str]:
-    return [
-        scores.species,
-        str(scores.support),
-        str(scores.predicted),
-        _number(scores.precision),
-        _number(scores.recall),
-        _number(scores.f1),
-        _number(scores.false_positive_rate),
-        _number(scores.false_negative_rate),
-    ]
-
-
 def _text_matrix(evaluation: Evaluation) -> list[str]:
     """The confusion matrix as text; lines may be longer than a terminal is wide."""
-    short = _short_names(evaluation.classes)
+    short = short_names(evaluation.classes)
     names = [display.shown(species) for species in evaluation.classes]
     first = max(map(display.width, short))
     cell = max(first, *(len(str(count)) for row in evaluation.confusion for count in row))
@@ -577,8 +237,8 @@ def _text_confusions(evaluation: Evaluation) -> list[str]:
         return ["no image was taken for another species"]
     rows = [
         (
-            display.abridged(display.shown(each.truth), _NAME_WIDTH),
-            display.abridged(display.shown(each.predicted), _NAME_WIDTH),
+            display.abridged(display.shown(each.truth), NAME_WIDTH),
+            display.abridged(display.shown(each.predicted), NAME_WIDTH),
             str(each.num_images),
             f"{each.share:.1%}",
         )
@@ -588,37 +248,6 @@ def _text_confusions(evaluation: Evaluation) -> list[str]:
         [("true species", "taken for", "images", "share"), *rows], "<<>>", columns=TABLE_WIDTH
     )
     return [f"the {len(rows)} worst confusions (the whole matrix is in the report)", *table.split("\n")]
-
-
-def _short_names(species: Sequence[str]) -> list[str]:
-    """A name of up to four characters for each species, all different: "Common wheat" is "CoWh".
-
-    Those that would be the same, or empty, are named by their place instead: "#3".
-    """
-    short = []
-    for name in species:
-        words = [word for word in re.split(r"[\W_]+", name) if word]
-        if len(words) > 1:
-            short.append(words[0][:2].capitalize() + words[-1][:2].capitalize())
-        else:
-            short.append("".join(words)[:4])
-    times = Counter(short)
-    return [name if name and times[name] == 1 else f"#{place}" for place, name in enumerate(short, start=1)]
-
-
-def _headline(evaluation: Evaluation) -> str:
-    return (
-        f"Accuracy {_number(evaluation.accuracy)} on {evaluation.num_images:,} images, "
-        f"macro F1 {_number(evaluation.macro_f1)}"
-    )
-
-
-def _supported(scores: SpeciesScores) -> str:
-    return f"{display.abridged(display.shown(scores.species), _NAME_WIDTH)} ({scores.support})"
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else "-"
 
 
 def _escaped(text: str) -> str:

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from seedlings_spark import display, files, images, schema
 from seedlings_spark.corpus import decoding, tables
 from seedlings_spark.errors import ImageError
-from seedlings_spark.reports import page as report
+from seedlings_spark.reports import plots
 from seedlings_spark.scoring.sources import Source
 
 FOLDER = "review"
@@ -51,7 +51,7 @@ def write(spark: SparkSession, run: str, source: Source, task: decoding.DecodeTa
             continue  # it has gone, or changed, since it was scored
         captions.append(f"{confidence:.2f} {species}\n{files.name(path)}")
     if tiles:
-        sheet = report.contact_sheet(tiles, captions, title="Least confident")
+        sheet = plots.contact_sheet(tiles, captions, title="Least confident")
         files.write_bytes(files.join(run, FOLDER, "contact_sheet.png"), sheet)
 
 

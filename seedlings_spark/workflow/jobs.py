@@ -22,7 +22,7 @@ from seedlings_spark.workflow import runs
 
 if TYPE_CHECKING:
     from seedlings_spark.estimator import SeedlingsEstimator
-    from seedlings_spark.workflow.pipeline import Promotion
+    from seedlings_spark.workflow.publication import Promotion
 
 # What options and what is called have by the same names.
 _ESTIMATOR: tuple[str, ...] = (
@@ -87,11 +87,11 @@ class Trained:
 
     def summary(self) -> list[tuple[str, object]]:
         """Rows of a table for a person to read."""
-        from seedlings_spark.workflow import pipeline
+        from seedlings_spark.workflow import publication
 
         if self.published is None or self.promotion is None:
             return [("run", f"{self.run} has already published {self.name} {self.version}")]
-        return pipeline.summary(self.published, self.run, self.promotion)
+        return publication.summary(self.published, self.run, self.promotion)
 
 
 def train(spark: SparkSession, options: TrainOptions) -> Trained:
@@ -110,7 +110,7 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
         OutputInUseError: Another process is at work on the same run.
         TrainingError: Workers have failed too often.
     """
-    from seedlings_spark.workflow import pipeline
+    from seedlings_spark.workflow import pipeline, publication
 
     options = config.qualified(options)
     # At once: the estimator asks only when it is its turn.
@@ -129,7 +129,7 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
             scaling = config.chosen(options, "scaler", "scaler_images")
             images = pipeline.training_images(spark, prepared)
             model = pipeline.pipeline(prepared, estimator, **scaling).fit(images)
-            version, promotion = pipeline.publish_trained(
+            version, promotion = publication.publish_trained(
                 spark, store, model, prepared, about=about, check=lock.check
             )
             runs.end(run, version.version)
@@ -172,20 +172,20 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
         CorpusError: The corpus is damaged, has images of another size, or species that the version does not know.
         StoreError: There is no such version, or it is not as it was published.
     """
-    from seedlings_spark.workflow import pipeline
+    from seedlings_spark.workflow import predicting
 
     options = config.qualified(options)
     prepared = corpus.load(options.corpus)
     version = ModelStore(options.store, options.name, options.require_signature).verify(options.model_version)
-    predictions = pipeline.predictions(spark, version, prepared, options.split)
-    numbers = pipeline.evaluated(predictions, prepared, options.split, version.classes)
+    predictions = predicting.predictions(spark, version, prepared, options.split)
+    numbers = predicting.evaluated(predictions, prepared, options.split, version.classes)
     kept: Mapping[str, Any] = version.manifest.get("kept") or {}
     report.write(
         options.report,
         numbers,
         history=version.manifest.get("history"),
         kept_epoch=kept.get("epoch"),
-        about=pipeline.about_evaluation(version, prepared, options.split),
+        about=predicting.about_evaluation(version, prepared, options.split),
     )
     return numbers
 
@@ -240,8 +240,8 @@ def models(options: ModelsOptions) -> str:
         freed = store.delete(options.model_version)
         done = f"{store.name} {options.model_version} is deleted: {freed / 1e6:,.1f} MB are freed\n\n"
     elif options.action == "import":
-        from seedlings_spark.workflow import pipeline
+        from seedlings_spark.workflow import publication
 
         about = config.chosen(options, "aspect", "promote", "outputs")
-        pipeline.import_network(store, options.network, options.classes, **about)
+        publication.import_network(store, options.network, options.classes, **about)
     return done + table(store)

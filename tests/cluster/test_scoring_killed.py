@@ -17,7 +17,7 @@ from seedlings_spark.config import ScoringOptions
 from seedlings_spark.corpus import synthetic
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.scoring.runs import Runs
-from seedlings_spark.workflow import pipeline
+from seedlings_spark.workflow import publication
 from tests.cluster.standalone import Session, clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ class Place:
         network.save(folder / "network.keras")
         self.store = ModelStore(files.qualify(str(folder / "store")), "seedlings")
         classes = [f"species {number}" for number in range(12)]
-        pipeline.import_network(
+        publication.import_network(
             self.store, str(folder / "network.keras"), classes, aspect="crop", promote=True
         )
 

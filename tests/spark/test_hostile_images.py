@@ -24,7 +24,7 @@ from pyspark.sql import SparkSession
 from seedlings_spark import corpus, files, images, schema, scoring
 from seedlings_spark.corpus import Corpus, decoding
 from seedlings_spark.models.store import ModelStore
-from seedlings_spark.workflow import pipeline
+from seedlings_spark.workflow import publication
 from tests import hostile
 from tests.conftest import HANG_SECONDS, ROOT, SHARED, shared_data
 from tests.hostile import PREDICTED, Case, Row
@@ -82,7 +82,7 @@ def store(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Mode
     target = tmp_path_factory.mktemp("store")
     network.save(target / "network.keras")
     made = ModelStore(files.qualify(str(target / "store")), "hostile")
-    pipeline.import_network(
+    publication.import_network(
         made, str(target / "network.keras"), CLASSES, aspect=hostile.TASK.aspect, promote=True
     )
     return made

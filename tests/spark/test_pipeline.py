@@ -31,7 +31,7 @@ from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.models.stages import SPARK_STAGES
 from seedlings_spark.models.store import ModelStore, ModelVersion, table
 from seedlings_spark.training.network import from_bytes
-from seedlings_spark.workflow import pipeline
+from seedlings_spark.workflow import pipeline, predicting, publication
 
 SIZE = (8, 8)
 CLASSES = ["Charlock", "Fat Hen", "Maize"]
@@ -73,10 +73,12 @@ def imported(
     store: ModelStore, folder: Path, *, promote: bool = True, classes: Any = CLASSES
 ) -> ModelVersion:
     network().save(folder / "tiny.keras")
-    return pipeline.import_network(store, str(folder / "tiny.keras"), classes, aspect="pad", promote=promote)
+    return publication.import_network(
+        store, str(folder / "tiny.keras"), classes, aspect="pad", promote=promote
+    )
 
 
-ALWAYS = pipeline.Promotion(True, "")
+ALWAYS = publication.Promotion(True, "")
 
 
 def edited(prepared: Corpus, **changes: Any) -> Corpus:
@@ -123,7 +125,7 @@ def test_a_network_that_is_no_image_classifier_is_refused(
 ) -> None:
     made().save(tmp_path / "other.keras")
     with pytest.raises(NetworkError, match=found) as caught:
-        pipeline.import_network(store, str(tmp_path / "other.keras"), CLASSES, aspect="pad", promote=True)
+        publication.import_network(store, str(tmp_path / "other.keras"), CLASSES, aspect="pad", promote=True)
     assert str(tmp_path / "other.keras") in caught.value.found  # its own name, not that of a copy
     assert not files.exists(store.directory)
 
@@ -135,7 +137,7 @@ def test_a_network_whose_weights_are_not_finite_is_refused(
     broken.layers[-1].bias.assign([0.0, math.nan, 0.0])
     broken.save(tmp_path / "broken.keras")
     with pytest.raises(NetworkError, match="add up to nan"):
-        pipeline.import_network(store, str(tmp_path / "broken.keras"), CLASSES, aspect="pad", promote=True)
+        publication.import_network(store, str(tmp_path / "broken.keras"), CLASSES, aspect="pad", promote=True)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ def test_what_is_no_network_file_is_refused_by_its_name(
     for text in ("text.keras", "text.json"):
         (tmp_path / text).write_text("{}")
     with pytest.raises(NetworkError, match=found) as caught:
-        pipeline.import_network(store, str(tmp_path / name), CLASSES, aspect="pad", promote=True)
+        publication.import_network(store, str(tmp_path / name), CLASSES, aspect="pad", promote=True)
     assert str(tmp_path / name) in caught.value.found
 
 
@@ -208,7 +210,7 @@ def test_a_network_of_logits_is_published_as_one_of_probabilities(
     if not is_told:
         made.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
     made.save(tmp_path / "logits.keras")
-    version = pipeline.import_network(
+    version = publication.import_network(
         store,
         str(tmp_path / "logits.keras"),
         CLASSES,
@@ -274,7 +276,7 @@ def published(store: ModelStore, history: dict[str, list[float]], **options: Any
     last = SeedlingsModel.from_network(network(), CLASSES)
     last._take(last.network_bytes, history, {"rows": [3, 4], "loss": math.inf})
     about = {"image_size": list(SIZE), "aspect": "crop", "options": options}
-    return pipeline.publish(store, PipelineModel([last]), about=about, promote=True)
+    return publication.publish(store, PipelineModel([last]), about=about, promote=True)
 
 
 def test_metrics_that_are_not_finite_are_published_as_null(spark: SparkSession, store: ModelStore) -> None:
@@ -287,7 +289,7 @@ def test_metrics_that_are_not_finite_are_published_as_null(spark: SparkSession, 
     written = files.read_text(files.join(version.report_path, "history.json"))
     assert json.loads(written, parse_constant=pytest.fail) == manifest["history"]
     assert files.read_bytes(files.join(version.report_path, "learning_curves.png")).startswith(b"\x89PNG")
-    assert ("val_accuracy", "not finite") in pipeline.summary(version, "file:///run", ALWAYS)
+    assert ("val_accuracy", "not finite") in publication.summary(version, "file:///run", ALWAYS)
     assert table(store).splitlines()[1].split()[-2] == "-"
 
 
@@ -372,18 +374,18 @@ def test_a_better_version_is_promoted_and_no_equal_one(
 ) -> None:
     """9 validation images, 3 of each species."""
 
-    def decided(model: PipelineModel, when: str = "better", of: Corpus = prepared) -> pipeline.Promotion:
-        return pipeline.promotion(spark, store, model, of, when)
+    def decided(model: PipelineModel, when: str = "better", of: Corpus = prepared) -> publication.Promotion:
+        return publication.promotion(spark, store, model, of, when)
 
     about = {"image_size": list(SIZE), "aspect": "crop"}
-    assert decided(naming("Maize")) == pipeline.Promotion(True, "there was no current version")
-    pipeline.publish(store, naming("Maize"), about=about, promote=True)
+    assert decided(naming("Maize")) == publication.Promotion(True, "there was no current version")
+    publication.publish(store, naming("Maize"), about=about, promote=True)
     equal = decided(naming("Charlock"))
     assert not equal.is_due and "accuracy 0.3333" in equal.reason and "0.3333 of v0001" in equal.reason
     assert decided(naming("Charlock"), "always").is_due
     assert not decided(naming("Charlock"), "never").is_due
     better = decided(knowing(spark, prepared))
-    assert better == pipeline.Promotion(True, "accuracy 1.0000 on the validation images, 0.3333 of v0001")
+    assert better == publication.Promotion(True, "accuracy 1.0000 on the validation images, 0.3333 of v0001")
     without = edited(prepared, images_of_split={**prepared.manifest["images_of_split"], "validation": 0})
     assert "no validation images" in decided(naming("Maize"), of=without).reason
     other = decided(naming("Rye", ["Charlock", "Fat Hen", "Rye"]))
@@ -395,12 +397,12 @@ def test_nothing_is_promoted_where_the_current_version_cannot_be_compared_with(
     spark: SparkSession, store: ModelStore, prepared: Corpus, current: str
 ) -> None:
     size = (9, 9) if current == "of another size" else SIZE
-    version = pipeline.publish(
+    version = publication.publish(
         store, naming("Maize", size=size), about={"image_size": list(size), "aspect": "crop"}, promote=True
     )
     if current == "damaged":
         files.write_bytes(version.network_path, b"damaged")
-    decided = pipeline.promotion(spark, store, naming("Maize"), prepared, "better")
+    decided = publication.promotion(spark, store, naming("Maize"), prepared, "better")
     assert not decided.is_due and "cannot be compared with" in decided.reason
 
 
@@ -649,7 +651,7 @@ def test_a_corpus_of_another_image_size_is_refused_with_both(
     spark: SparkSession, prepared: Corpus, version: ModelVersion
 ) -> None:
     with pytest.raises(CorpusError, match="images of 16x8 pixels") as caught:
-        pipeline.predictions(spark, version, edited(prepared, image_size=[16, 8]), "test")
+        predicting.predictions(spark, version, edited(prepared, image_size=[16, 8]), "test")
     assert caught.value.expected.startswith("images of 8x8")
     assert "--image-size 8" in caught.value.remedy
 
@@ -659,7 +661,7 @@ def test_a_split_without_images_is_refused(
 ) -> None:
     counts = {**prepared.manifest["images_of_split"], "test": 0}
     with pytest.raises(CorpusError, match="no image in the split 'test'"):
-        pipeline.predictions(spark, version, edited(prepared, images_of_split=counts), "test")
+        predicting.predictions(spark, version, edited(prepared, images_of_split=counts), "test")
 
 
 def test_species_that_the_model_does_not_know_are_refused_by_name(
@@ -671,23 +673,23 @@ def test_species_that_the_model_does_not_know_are_refused_by_name(
     }
     strange = edited(prepared, images_of_species={"M\u0430ize": {"test": 1}})
     with pytest.raises(CorpusError, match=r"\(.*Maize.* only look alike\)"):
-        pipeline.predictions(spark, version, strange, "test")
+        predicting.predictions(spark, version, strange, "test")
     strange = edited(prepared, images_of_species=counts)
     with pytest.raises(CorpusError, match="images of Black-grass in the split 'validation'") as caught:
-        pipeline.predictions(spark, version, strange, "validation")
+        predicting.predictions(spark, version, strange, "validation")
     assert "Charlock, Fat Hen, Maize" in caught.value.expected
-    assert pipeline.predictions(spark, version, strange, "test").count() == 9  # none of them there
+    assert predicting.predictions(spark, version, strange, "test").count() == 9  # none of them there
 
 
 def test_predictions_stand_beside_the_true_species(
     spark: SparkSession, prepared: Corpus, version: ModelVersion
 ) -> None:
-    rows = pipeline.predictions(spark, version, prepared, "test")
+    rows = predicting.predictions(spark, version, prepared, "test")
     assert {schema.SPECIES, schema.PREDICTED_SPECIES, schema.PROBABILITY} <= set(rows.columns)
     found = rows.collect()
     assert len(found) == 9
     assert {row.predicted_species for row in found} <= set(CLASSES)
-    about = pipeline.about_evaluation(version, prepared, "test")
+    about = predicting.about_evaluation(version, prepared, "test")
     assert about["corpus_fingerprint"] == prepared.fingerprint
     assert about["trained_on_this_corpus"] is False
 
@@ -695,15 +697,15 @@ def test_predictions_stand_beside_the_true_species(
 def test_each_image_of_a_split_counts_once_or_nothing_is_said(
     spark: SparkSession, prepared: Corpus, version: ModelVersion
 ) -> None:
-    predicted = pipeline.predictions(spark, version, prepared, "test").cache()
+    predicted = predicting.predictions(spark, version, prepared, "test").cache()
     rows = predicted.collect()
     right = sum(row.species == row.predicted_species for row in rows)
-    numbers = pipeline.evaluated(predicted, prepared, "test", version.classes)
+    numbers = predicting.evaluated(predicted, prepared, "test", version.classes)
     assert (numbers.num_images, numbers.accuracy) == (9, pytest.approx(right / 9))
     # As a stage of somebody's own leaves them that skips what it does not know, or doubles them.
     for other in (predicted.where(F.col("path") != rows[0].path), predicted.union(predicted)):
         with pytest.raises(SeedlingsError, match="one for each of the 9 in the split 'test'"):
-            pipeline.evaluated(other, prepared, "test", version.classes)
+            predicting.evaluated(other, prepared, "test", version.classes)
     predicted.unpersist()
 
 
@@ -738,14 +740,14 @@ def test_a_version_with_spark_stages_of_its_own_is_published_and_loaded(
     ]
     fitted = Pipeline(stages=stages).fit(texts)
     last = SeedlingsModel.from_network(network(), ["a", "b", "c"])
-    version = pipeline.publish(store, PipelineModel([*fitted.stages, last]), about={}, promote=True)
-    again = pipeline.load(store.resolve())
+    version = publication.publish(store, PipelineModel([*fitted.stages, last]), about={}, promote=True)
+    again = predicting.load(store.resolve())
     assert [stage.uid for stage in again.stages[:-1]] == [stage.uid for stage in fitted.stages]
     before, after = fitted.transform(texts), PipelineModel(again.stages[:-1]).transform(texts)
     assert before.collect() == after.collect()
     with pytest.raises(StoreError, match="SQLTransformer"):
         runs_sql = feature.SQLTransformer(statement="SELECT * FROM __THIS__")
-        pipeline.publish(store, PipelineModel([runs_sql, last]), about={}, promote=True)
+        publication.publish(store, PipelineModel([runs_sql, last]), about={}, promote=True)
     assert [each.version for each in store.versions()] == [version.version]
 
 

@@ -9,7 +9,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from seedlings_spark.reports import evaluation
+from seedlings_spark.reports import evaluation, plots
 from seedlings_spark.reports import page as report
 
 SEEDLINGS = (
@@ -116,7 +116,7 @@ def test_without_a_history_there_are_no_learning_curves(tmp_path):
 @pytest.mark.parametrize("history", [{}, {"loss": []}, {"per_class": [[1, 2], [3, 4]]}])
 def test_a_history_without_epochs_is_no_history(tmp_path, history):
     assert "learning_curves.png" not in write(tmp_path, example(PAIR), history=history, about={})
-    size_of_png(report.learning_curves(history))
+    size_of_png(plots.learning_curves(history))
 
 
 def test_a_report_over_another_one_leaves_nothing_of_it(tmp_path):
@@ -183,15 +183,15 @@ def test_whatever_is_known_about_a_run_becomes_json(tmp_path):
 @pytest.mark.parametrize("num_classes", [1, 2, 12, 70])
 def test_plots_grow_with_the_classes_and_stay_small_enough_to_open(num_classes):
     result = example([f"Small-flowered Cranesbill {number}" for number in range(num_classes)])
-    for png in (report.confusion_matrix(result), report.per_species(result)):
+    for png in (plots.confusion_matrix(result), plots.per_species(result)):
         width, height = size_of_png(png)
         assert 400 < width < 5000 and 200 < height < 5000
 
 
 def test_the_same_numbers_give_the_same_bytes():
     result = example(PAIR)
-    assert report.confusion_matrix(result) == report.confusion_matrix(result)
-    assert report.learning_curves(HISTORY) == report.learning_curves(HISTORY)
+    assert plots.confusion_matrix(result) == plots.confusion_matrix(result)
+    assert plots.learning_curves(HISTORY) == plots.learning_curves(HISTORY)
 
 
 @pytest.mark.parametrize(
@@ -209,12 +209,12 @@ def test_the_same_numbers_give_the_same_bytes():
     ids=["one epoch", "gaps", "nothing finite", "extreme", "validation_freq", "only val", "many", "formula"],
 )
 def test_learning_curves_are_drawn_from_any_history(history):
-    width, height = size_of_png(report.learning_curves(history))
+    width, height = size_of_png(plots.learning_curves(history))
     assert 400 < width < 4000 and 200 < height < 4000
 
 
 def test_a_value_that_is_not_a_number_changes_nothing_but_its_own_point():
-    curves = [report.learning_curves({"loss": [2.1, value, 0.9]}) for value in (1.4, math.nan, None)]
+    curves = [plots.learning_curves({"loss": [2.1, value, 0.9]}) for value in (1.4, math.nan, None)]
     assert curves[0] != curves[1]
     assert curves[1] == curves[2]
 
@@ -318,7 +318,7 @@ def pixels_of_png(content):
 )
 def test_a_contact_sheet_has_rows_of_eight_and_stays_small(num_tiles, width, height):
     captions = [f"0.31 Maize\n{number:04d}.png" for number in range(num_tiles)]
-    png = report.contact_sheet(noise(*[(64, 64)] * num_tiles), captions, title="Sheet")
+    png = plots.contact_sheet(noise(*[(64, 64)] * num_tiles), captions, title="Sheet")
     found = size_of_png(png)
     assert width - 30 <= found[0] <= width + 80
     assert height - 60 <= found[1] <= height + 110
@@ -328,7 +328,7 @@ def test_a_contact_sheet_has_rows_of_eight_and_stays_small(num_tiles, width, hei
 def test_a_contact_sheet_shows_the_pixels_of_every_tile_in_its_place():
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (250, 250, 0)] * 3
     tiles = [np.full((64, 64, 3), colour, np.uint8) for colour in colours]
-    shown = pixels_of_png(report.contact_sheet(tiles, ["a"] * 12, title="Sheet"))
+    shown = pixels_of_png(plots.contact_sheet(tiles, ["a"] * 12, title="Sheet"))
     rows = [slice(0, shown.shape[0] // 2), slice(shown.shape[0] // 2, None)]
     for number, colour in enumerate(colours):
         # 0.2 inches around all, 1.22 from tile to tile.
@@ -341,10 +341,10 @@ def test_a_contact_sheet_shows_the_pixels_of_every_tile_in_its_place():
 def test_tiles_of_other_shapes_keep_their_proportions():
     tile = np.zeros((20, 80, 3), np.uint8)
     tile[..., 0] = 255
-    shown = pixels_of_png(report.contact_sheet([tile], [""], title=""))
+    shown = pixels_of_png(plots.contact_sheet([tile], [""], title=""))
     is_red = np.isclose(shown, (1, 0, 0), atol=0.01).all(axis=2)
     assert is_red.any(axis=0).sum() == pytest.approx(4 * is_red.any(axis=1).sum(), abs=6)
-    size_of_png(report.contact_sheet(noise((1, 1), (300, 2)), ["", ""], title=""))
+    size_of_png(plots.contact_sheet(noise((1, 1), (300, 2)), ["", ""], title=""))
 
 
 @pytest.mark.parametrize(
@@ -353,19 +353,19 @@ def test_tiles_of_other_shapes_keep_their_proportions():
 )
 def test_hostile_captions_and_titles_do_not_change_the_layout(caption):
     tiles = noise((64, 64), (64, 64))
-    plain = size_of_png(report.contact_sheet(tiles, ["a\nb", "c\nd"], title="Sheet"))
-    hostile = size_of_png(report.contact_sheet(tiles, [caption, "c\n" + caption], title="Sheet"))
+    plain = size_of_png(plots.contact_sheet(tiles, ["a\nb", "c\nd"], title="Sheet"))
+    hostile = size_of_png(plots.contact_sheet(tiles, [caption, "c\n" + caption], title="Sheet"))
     assert abs(hostile[0] - plain[0]) <= 40 and abs(hostile[1] - plain[1]) <= 20
-    titled = size_of_png(report.contact_sheet(tiles, ["a", "b"], title=caption))
+    titled = size_of_png(plots.contact_sheet(tiles, ["a", "b"], title=caption))
     assert titled[0] < 2000 and titled[1] < 600
 
 
 def test_a_caption_is_cut_in_the_middle_so_that_ends_can_be_told_apart():
     tiles = noise((8, 8))
     names = ["a" * 60 + number + ".png" for number in ("0001", "0002")]
-    sheets = [report.contact_sheet(tiles, ["0.31 Maize\n" + name], title="Sheet") for name in names]
+    sheets = [plots.contact_sheet(tiles, ["0.31 Maize\n" + name], title="Sheet") for name in names]
     assert sheets[0] != sheets[1]
-    assert sheets[0] == report.contact_sheet(tiles, ["0.31 Maize\n" + "a" * 90 + "0001.png"], title="Sheet")
+    assert sheets[0] == plots.contact_sheet(tiles, ["0.31 Maize\n" + "a" * 90 + "0001.png"], title="Sheet")
 
 
 @pytest.mark.parametrize(
@@ -381,4 +381,4 @@ def test_a_caption_is_cut_in_the_middle_so_that_ends_can_be_told_apart():
 )
 def test_a_contact_sheet_of_nothing_or_of_no_pictures_is_refused(tiles, captions):
     with pytest.raises(ValueError, match="expected"):
-        report.contact_sheet(tiles, captions, title="Sheet")
+        plots.contact_sheet(tiles, captions, title="Sheet")

@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from seedlings_spark import corpus, schema
 from seedlings_spark.models.store import ModelStore
-from seedlings_spark.workflow import pipeline
+from seedlings_spark.workflow import pipeline, predicting
 
 SAVED = Path(__file__).parents[1] / "data" / "saved_by_0.1.0.zip"
 
@@ -52,8 +52,10 @@ def test_a_corpus_and_a_version_load(
         version.classes == prepared.classes == ("Ambling Ribbonwort", "Brook Needletuft", "Candle Twinleaf")
     )
     images = prepared.images(spark)
-    _check(pipeline.load(version).transform(images), expected["version"])
-    assert pipeline.predictions(spark, version, prepared, "test").count() == prepared.num_images("test") == 4
+    _check(predicting.load(version).transform(images), expected["version"])
+    assert (
+        predicting.predictions(spark, version, prepared, "test").count() == prepared.num_images("test") == 4
+    )
 
 
 def test_pipelines_load_and_checkpoints_go_on(

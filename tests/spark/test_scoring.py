@@ -22,7 +22,7 @@ from seedlings_spark.errors import InputError, OutputInUseError, StoreError
 from seedlings_spark.lock import Lock
 from seedlings_spark.models.store import ModelStore, ModelVersion
 from seedlings_spark.scoring import ScoreRun, sources, tasks
-from seedlings_spark.workflow import pipeline
+from seedlings_spark.workflow import publication
 
 SIZE = (12, 10)
 CLASSES = ["Maize", 'it\'s "quoted", `b`', "Ma\N{LATIN SMALL LETTER I WITH DIAERESIS}s", "$x"]
@@ -95,7 +95,7 @@ def store(spark: SparkSession, network: Any, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("a store")
     network.save(folder / "elsewhere.keras")
     made = ModelStore(files.qualify(str(folder / "store")), "imported")
-    pipeline.import_network(made, str(folder / "elsewhere.keras"), CLASSES, aspect="stretch", promote=True)
+    publication.import_network(made, str(folder / "elsewhere.keras"), CLASSES, aspect="stretch", promote=True)
     return made
 
 

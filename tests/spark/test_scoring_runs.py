@@ -29,7 +29,7 @@ from seedlings_spark.models.store import ModelStore, ModelVersion
 from seedlings_spark.reports import drift
 from seedlings_spark.scoring import ScoreRun, progress, sources, tasks
 from seedlings_spark.scoring.runs import Runs
-from seedlings_spark.workflow import clean, pipeline
+from seedlings_spark.workflow import clean, publication
 from tests.spark.test_scoring import CLASSES, MAX_BYTES, SIZE, picture, runs_of, score, tiny_network
 
 Rows = dict[str, Any]
@@ -42,7 +42,7 @@ def store(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Mode
     network = tiny_network()
     for _ in range(2):
         network.save(folder / "elsewhere.keras")
-        pipeline.import_network(
+        publication.import_network(
             made, str(folder / "elsewhere.keras"), CLASSES, aspect="stretch", promote=True
         )
         network.layers[-1].kernel.assign(-network.layers[-1].kernel)
@@ -881,9 +881,9 @@ def test_what_was_trained_on_logits_gives_probabilities_in_sql_and_in_a_stream(
     store = ModelStore(files.qualify(str(tmp_path / "store")), "logits")
     if outputs == 1:  # a version gives each image one of its species: no network of one output can be one
         with pytest.raises(StoreError, match="'binary'"):
-            pipeline.publish(store, model, about=about, promote=True)
+            publication.publish(store, model, about=about, promote=True)
         return
-    pipeline.publish(store, model, about=about, promote=True)
+    publication.publish(store, model, about=about, promote=True)
     scoring.register(spark, "trained_on_logits", store.directory, model="logits")
     details = table.select("number", F.expr("trained_on_logits_details(content) AS details"))
     of = {row.number: row.details for row in details.collect()}
@@ -897,7 +897,7 @@ def test_no_species_is_chosen_by_what_is_no_number(spark: SparkSession, tmp_path
     broken.layers[-1].bias.assign([0.0, np.nan, 0.0, 0.0])
     model = PipelineModel([SeedlingsModel.from_network(broken, CLASSES, loss="categorical_crossentropy")])
     store = ModelStore(files.qualify(str(tmp_path / "store")), "broken")
-    pipeline.publish(store, model, about={"image_size": list(SIZE), "aspect": "stretch"}, promote=True)
+    publication.publish(store, model, about={"image_size": list(SIZE), "aspect": "stretch"}, promote=True)
     scoring.register(spark, "broken", store.directory, model="broken")
     table = spark.createDataFrame([(bytearray(picture(1)),)], "content binary")
     with pytest.raises(Exception, match="probabilities that are not finite"):

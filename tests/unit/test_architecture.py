@@ -77,6 +77,7 @@ GROUPS = [
     ["elephas", "features"],
     # reports
     ["reports", "reports.drift", "reports.evaluation"],
+    ["reports.plots"],
     ["reports.page"],
     # scoring
     ["scoring.sources", "scoring.runs", "scoring.progress"],
@@ -87,7 +88,8 @@ GROUPS = [
     ["scoring"],
     # workflow
     ["workflow.runs", "workflow.quickstart"],
-    ["workflow.pipeline", "workflow.clean"],
+    ["workflow.pipeline", "workflow.predicting", "workflow.clean"],
+    ["workflow.publication"],
     ["workflow.jobs"],
     ["workflow"],
     # benchmark
@@ -107,7 +109,7 @@ DOORS = {
     "PIL": {"images", "images.libtiff"},
     "imagecodecs": {"images"},
     "simplejpeg": {"images"},
-    "matplotlib": {"reports.page"},
+    "matplotlib": {"reports.plots"},
     "elephas": {
         "estimator.params",
         "estimator.model",
