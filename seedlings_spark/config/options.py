@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 from seedlings_spark.config.suggestions import did_you_mean
 from seedlings_spark.errors import OptionError
@@ -16,24 +16,10 @@ COMMAND_LINE = "the command line"
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
-def option(
-    default: Any,
-    text: str,
-    *,
-    unit: str = "",
-    reason: str = "",
-    choices: Sequence[str] = (),
-    switch: tuple[str, str] | None = None,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    group: str = "",
-) -> Any:
-    """A field that is an option.
+class About(TypedDict, total=False):
+    """What is known of an option besides its default and its text.
 
     Args:
-        default: Its value if nobody says otherwise.
-        text: What it is, for `--help`.
         unit: Of a number.
         reason: Why the default is what it is.
         choices: The only values it can have.
@@ -43,16 +29,31 @@ def option(
         most: Upper limit, itself allowed.
         group: Heading in `--help` of this option and of those behind it.
     """
+
+    unit: str
+    reason: str
+    choices: Sequence[str]
+    switch: tuple[str, str]
+    least: float
+    above: float
+    most: float
+    group: str
+
+
+def option(default: Any, text: str, **about: Unpack[About]) -> Any:
+    """A field that is an option.
+
+    Args:
+        default: Its value if nobody says otherwise.
+        text: What it is, for `--help`.
+        about: What else is known of it.
+    """
     metadata = {
         "text": text,
-        "unit": unit,
-        "reason": reason,
-        "choices": tuple(choices),
-        "switch": switch,
-        "least": least,
-        "above": above,
-        "most": most,
-        "group": group,
+        **dict.fromkeys(("unit", "reason", "group"), ""),
+        **dict.fromkeys(("switch", "least", "above", "most")),
+        **about,
+        "choices": tuple(about.get("choices", ())),
         "required": default is _REQUIRED,
     }
     return dataclasses.field(default="" if default is _REQUIRED else default, metadata=metadata)

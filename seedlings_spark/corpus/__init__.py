@@ -8,10 +8,12 @@ half-written, and no job reads it.
 from seedlings_spark.corpus.layout import look_alikes
 from seedlings_spark.corpus.manifest import FORMAT, Corpus, corpus_fingerprint, load, summary
 from seedlings_spark.corpus.preparation import left_behind, prepare
+from seedlings_spark.corpus.splits import SplitRule
 
 __all__ = [
     "FORMAT",
     "Corpus",
+    "SplitRule",
     "corpus_fingerprint",
     "left_behind",
     "load",

@@ -282,7 +282,7 @@ def summary(corpus: Corpus) -> list[tuple[str, object]]:
 
 
 def numbers_on_disk(
-    spark: SparkSession, building: str, num_listed: int, shares: Mapping[str, float], size: tuple[int, int]
+    spark: SparkSession, building: str, num_listed: int, splits: Sequence[str], size: tuple[int, int]
 ) -> dict[str, Any]:
     """The numbers of what lies on disk now, checked against what was listed."""
     accepted = images_of(spark, building)
@@ -291,10 +291,10 @@ def numbers_on_disk(
     checksums = {**found.checksums, **checksums_of_rejects}
     lengths = {**_lengths(building, "images"), **_lengths(building, REJECTS)}
     of_species = {
-        name: {split: found.images_of_species(split).get(name, 0) for split in shares}
+        name: {split: found.images_of_species(split).get(name, 0) for split in splits}
         for name in sorted({name for name, _ in found.counts})
     }
-    of_split = {name: sum(split[name] for split in of_species.values()) for name in shares}
+    of_split = {name: sum(split[name] for split in of_species.values()) for name in splits}
     num_accepted, num_rejected = sum(of_split.values()), sum(reasons.values())
     if num_accepted + num_rejected != num_listed:
         raise CorpusError(

@@ -10,12 +10,12 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import files, schema
-from seedlings_spark.choices import CONFLICT_POLICIES, SPLIT_POLICIES
+from seedlings_spark.choices import CONFLICT_POLICIES
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import decoding, tables
 from seedlings_spark.corpus.layout import listing_of, rejects_of_hidden
 from seedlings_spark.corpus.manifest import EXAMPLES, FORMAT, REJECTS, Corpus, load, numbers_on_disk
-from seedlings_spark.corpus.splits import sample_of, split_by_hash, stratified
+from seedlings_spark.corpus.splits import SplitRule, sample_of
 from seedlings_spark.errors import CorpusError, OptionError, OutputInUseError
 from seedlings_spark.lock import Lock, is_held
 
@@ -31,9 +31,8 @@ def prepare(
     images: str,
     corpus: str,
     task: decoding.DecodeTask,
+    split: SplitRule,
     *,
-    split_policy: str = "hash",
-    shares: Mapping[str, float],
     conflicts: str = "error",
     sample: float = 1.0,
     overwrite: bool = False,
@@ -50,9 +49,7 @@ def prepare(
             `species`, whose relative paths are looked up beside the table.
         corpus: The folder to write.
         task: How to decode.
-        split_policy: "hash": an image's split depends on its bytes alone. "stratified": exact shares in every
-            species, for which images that are added later may move others.
-        shares: Split -> share, adding up to 1.
+        split: Which image goes into which split.
         conflicts: What to do with the same bytes under two species: "error", or "drop" (reject all copies).
         sample: Share of each species' readable files to prepare, chosen by content; at least one of each.
         overwrite: Whether a corpus that is already there may be replaced.
@@ -65,7 +62,7 @@ def prepare(
         OptionError: An option has a value it cannot have.
         OutputInUseError: Another run has written the corpus meanwhile.
     """
-    _check_options(split_policy, shares, conflicts, sample)
+    _check_options(conflicts, sample)
     images, corpus = _qualified(images), _qualified(corpus)
     is_new = not files.exists(corpus)
     _check_target(images, corpus, overwrite)
@@ -85,8 +82,8 @@ def prepare(
             _log.info("read and decoded %d of %d files", num_listed, num_found)
             rows = _with_reasons(decoded, conflicts)
             _check_species(rows, images)
-            _write(rows, building, split_policy, shares, task)
-            written = numbers_on_disk(spark, building, num_listed, shares, task.size)
+            _write(rows, building, split, task)
+            written = numbers_on_disk(spark, building, num_listed, list(split.shares), task.size)
             manifest = {
                 "format": FORMAT,
                 **written,
@@ -95,8 +92,8 @@ def prepare(
                 "formats": list(task.formats),
                 "max_pixels": task.max_pixels,
                 "max_bytes": task.max_bytes,
-                "split_policy": split_policy,
-                "split_shares": dict(shares),
+                "split_policy": split.policy,
+                "split_shares": dict(split.shares),
                 "seed": None,  # nothing is drawn: splits and samples follow from the content
                 "sample": sample,
                 "found": num_found,
@@ -136,18 +133,13 @@ def left_behind(path: str) -> list[str]:
     return found
 
 
-def _check_options(split_policy: str, shares: Mapping[str, float], conflicts: str, sample: float) -> None:
+def _check_options(conflicts: str, sample: float) -> None:
     """For callers other than the job, whose options have checked themselves."""
-    for name, value, choices in (
-        ("split_policy", split_policy, SPLIT_POLICIES),
-        ("conflicts", conflicts, CONFLICT_POLICIES),
-    ):
-        if value not in choices:
-            raise OptionError(f"{name} {value!r}", f"one of {', '.join(choices)}", "Choose one of them")
+    if conflicts not in CONFLICT_POLICIES:
+        expected = f"one of {', '.join(CONFLICT_POLICIES)}"
+        raise OptionError(f"conflicts {conflicts!r}", expected, "Choose one of them")
     if not 0 < sample <= 1:
         raise OptionError(f"sample {sample}", "a share above 0 and at most 1", "Correct it")
-    if not shares or min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-9:
-        raise OptionError(f"shares {dict(shares)}", "shares that add up to 1", "Correct them")
 
 
 def _qualified(path: str) -> str:
@@ -302,15 +294,10 @@ def _check_species(rows: DataFrame, images: str) -> None:
         )
 
 
-def _write(
-    rows: DataFrame, building: str, split_policy: str, shares: Mapping[str, float], task: decoding.DecodeTask
-) -> None:
+def _write(rows: DataFrame, building: str, split: SplitRule, task: decoding.DecodeTask) -> None:
     height, width = task.size
     accepted = rows.where(F.col(schema.REASON).isNull())
-    if split_policy == "hash":
-        with_split = accepted.withColumn(schema.SPLIT, split_by_hash(shares))
-    else:
-        with_split = accepted.join(stratified(accepted, shares), [schema.CONTENT_HASH, schema.SPECIES])
+    with_split = split.applied(accepted)
     count = accepted.count()
     num_files = max(1, -(-count * height * width * 3 // _FILE_BYTES), min(8, count // 200))
     laid_out = with_split.withColumns({schema.HEIGHT: F.lit(height), schema.WIDTH: F.lit(width)})

@@ -1,12 +1,46 @@
 """Which image goes into which split, and which ones are a sample."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import fingerprint, schema
+from seedlings_spark.choices import SPLIT_POLICIES
 from seedlings_spark.corpus import decoding
+from seedlings_spark.errors import OptionError
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """Which image goes into which split.
+
+    Args:
+        shares: Split -> share, adding up to 1.
+        policy: "hash": an image's split depends on its bytes alone. "stratified": exact shares in every species, for
+            which images that are added later may move others.
+
+    Raises:
+        OptionError: No such policy, or other shares.
+    """
+
+    shares: Mapping[str, float]
+    policy: str = "hash"
+
+    def __post_init__(self) -> None:
+        if self.policy not in SPLIT_POLICIES:
+            expected = f"one of {', '.join(SPLIT_POLICIES)}"
+            raise OptionError(f"split_policy {self.policy!r}", expected, "Choose one of them")
+        values = self.shares.values()
+        if not values or min(values) < 0 or abs(sum(values) - 1) > 1e-9:
+            raise OptionError(f"shares {dict(self.shares)}", "shares that add up to 1", "Correct them")
+
+    def applied(self, accepted: DataFrame) -> DataFrame:
+        """Accepted images with a split each; the same bytes are never in two."""
+        if self.policy == "hash":
+            return accepted.withColumn(schema.SPLIT, split_by_hash(self.shares))
+        return accepted.join(stratified(accepted, self.shares), [schema.CONTENT_HASH, schema.SPECIES])
 
 
 def sample_of(

@@ -7,6 +7,7 @@ than the picture has parts. The layouts are those of TIFF 6.0, section 2, and of
 
 import math
 import struct
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -137,20 +138,10 @@ def essence(content: bytes, max_pixels: int) -> tuple[bytes, int]:
         _check_parts(content, kind, offsets, lengths, needed)
         if compression in (_FAX_3, _FAX_4) and lengths is not None:
             rows = _rows_of_parts(part[1], (height, down, across), num_parts, is_tiled=is_tiled)
-            is_reversed = number(FILL_ORDER, 1) == 2
-            for start, length, count in zip(offsets, lengths, rows, strict=True):
-                data = content[int(start) : int(start + length)]
-                data = data.translate(_REVERSED) if is_reversed else data
-                fax = np.frombuffer(data.rstrip(b"\0"), np.uint8)
-                ends = _ends_as_fax_4(fax) if compression == _FAX_4 else _lines_of_fax_3(fax) >= count - 1
-                if not ends:
-                    raise ImageError("truncated", f"a fax without its end in one of {num_parts:,} {kind}")
+            parts = _data_of_parts(content, offsets, lengths, is_reversed=number(FILL_ORDER, 1) == 2)
+            _check_fax(parts, rows, kind, is_fax_4=compression == _FAX_4)
         if compression == _JPEG and lengths is not None:
-            for start, length in zip(
-                offsets, lengths, strict=True
-            ):  # libtiff adds an end where there is none
-                if content.rfind(b"\xff\xd9", int(start), int(start + length)) < 0:
-                    raise ImageError("truncated", f"JPEG without an end in one of {num_parts:,} {kind}")
+            _check_jpeg(content, offsets, lengths, kind)
     elif compression != _OLD_JPEG:
         raise ImageError("corrupt", f"a TIFF that does not say where its {kind} are")
 
@@ -161,6 +152,28 @@ def essence(content: bytes, max_pixels: int) -> tuple[bytes, int]:
         elif tag not in _TABLES and (is_tiled or tag not in (TILE_WIDTH, TILE_HEIGHT)):
             made[tag] = (type_, count, data)
     return _with_directory(content, order, made), compression
+
+
+def _data_of_parts(content: bytes, offsets: Any, lengths: Any, *, is_reversed: bool) -> Iterator[bytes]:
+    """The bytes of each strip or tile, the most significant bit first."""
+    for start, length in zip(offsets, lengths, strict=True):
+        data = content[int(start) : int(start + length)]
+        yield data.translate(_REVERSED) if is_reversed else data
+
+
+def _check_fax(parts: Iterable[bytes], rows: Iterable[int], kind: str, *, is_fax_4: bool) -> None:
+    """Refuse a fax that ends early: libtiff fills it up with white."""
+    for data, count in zip(parts, rows, strict=True):
+        fax = np.frombuffer(data.rstrip(b"\0"), np.uint8)
+        if not (_ends_as_fax_4(fax) if is_fax_4 else _lines_of_fax_3(fax) >= count - 1):
+            raise ImageError("truncated", f"a fax without its end in one of the {kind}")
+
+
+def _check_jpeg(content: bytes, offsets: Any, lengths: Any, kind: str) -> None:
+    """Refuse JPEG that ends early: libtiff adds an end where there is none."""
+    for start, length in zip(offsets, lengths, strict=True):
+        if content.rfind(b"\xff\xd9", int(start), int(start + length)) < 0:
+            raise ImageError("truncated", f"JPEG without an end in one of {len(lengths):,} {kind}")
 
 
 def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:

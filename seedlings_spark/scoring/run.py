@@ -130,36 +130,22 @@ class _Scoring:
         ).persist()
         target = self._runs.path(self._name)
         try:
-            if source.contents is None:  # else the paths are names only
-                own = listing.where(F.col(schema.PATH).startswith(f"{self._runs.output.rstrip('/')}/"))
-                if not own.isEmpty():
-                    raise sources.output_inside(self._where, self._runs.output)
-            counts = _counts(listing)
-            listed = sum(counts.values(), _Count(0, _NOTHING))
-            if listed.rows == 0:
-                raise InputError(f"{self._where} is empty", "at least one file to score", "Check --images")
-            new = counts.get(NEW, _Count(0, _NOTHING))
-            seen = listed.rows - new.rows
-            _log.info(
-                "listed %s files in %s%s",
-                f"{listed.rows:,}",
-                self._where,
-                f", {seen:,} of which have not changed since earlier runs" if seen else "",
-            )
+            counts, new = self._count(listing, source)
+            num_listed = sum(each.rows for each in counts.values())
             if not (new.rows or self._options.run_id or self._options.keep_empty):
                 # A run with a name is kept: its folder is what says that it is finished.
                 nothing = drift.Profile()
                 drifts = self._drifts(nothing)
-                manifest = self._manifest(state, listed.rows, counts, _Numbers({}, {}), nothing, drifts)
+                manifest = self._manifest(state, num_listed, counts, _Numbers({}, {}), nothing, drifts)
                 _log.info("nothing is new: no run is added to %s", self._runs.output)
                 return ScoreRun("", manifest, drifts)
             chosen = listing.where(F.col(ledger.STATUS) == NEW).select(*schema.LISTING.names)
-            rows = self._write(chosen, source, new.rows, is_whole=not seen)
+            rows = self._write(chosen, source, new.rows, is_whole=num_listed == new.rows)
             numbers = self._check(new)
             profile = self._profile(rows)
             drifts = self._drifts(profile)
             self._write_ledger(chosen, Ledger(self._runs.output, state.ledger))
-            manifest = self._manifest(state, listed.rows, counts, numbers, profile, drifts)
+            manifest = self._manifest(state, num_listed, counts, numbers, profile, drifts)
             manifest["columns"] = json.loads(columns.json())["fields"]
             if self._options.review and numbers.species:
                 review.write(self._spark, self._building, source, self._task.decode, self._options.review)
@@ -179,6 +165,30 @@ class _Scoring:
             target,
         )
         return ScoreRun(target, manifest, drifts)
+
+    def _count(self, listing: DataFrame, source: sources.Source) -> tuple[Mapping[str, "_Count"], "_Count"]:
+        """The files of a listing by their status, and those that are new.
+
+        Raises:
+            InputError: There are none, or the output lies among them.
+        """
+        if source.contents is None:  # else the paths are names only
+            own = listing.where(F.col(schema.PATH).startswith(f"{self._runs.output.rstrip('/')}/"))
+            if not own.isEmpty():
+                raise sources.output_inside(self._where, self._runs.output)
+        counts = _counts(listing)
+        listed = sum(counts.values(), _Count(0, _NOTHING))
+        if listed.rows == 0:
+            raise InputError(f"{self._where} is empty", "at least one file to score", "Check --images")
+        new = counts.get(NEW, _Count(0, _NOTHING))
+        seen = listed.rows - new.rows
+        _log.info(
+            "listed %s files in %s%s",
+            f"{listed.rows:,}",
+            self._where,
+            f", {seen:,} of which have not changed since earlier runs" if seen else "",
+        )
+        return counts, new
 
     def _columns(self, state: RunsState, source: sources.Source) -> StructType:
         """The columns of the predictions of all runs, with this one's.

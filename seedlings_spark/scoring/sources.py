@@ -230,21 +230,9 @@ def _matches(pattern: str) -> list[str]:
 # --- tables ---------------------------------------------------------------------------------------------
 
 
-def _of_table(
-    spark: SparkSession,
-    table: str,
-    kind: str,
-    path_column: str,
-    content_column: str,
-    allowed_roots: Sequence[str],
-) -> Source:
-    rows = tables.read_table(spark, table, kind, _KINDS)
-    if kind == "text":
-        path_column = rows.columns[0]
-        rows = rows.select(F.regexp_replace(path_column, r"\r\z", "").alias(path_column))
-        rows = rows.where(F.col(path_column) != "").distinct()
-    wanted = [column for column in (path_column, content_column) if column]
-    missing = [column for column in wanted if column not in rows.columns]
+def _check_columns(rows: DataFrame, table: str, path_column: str, content_column: str) -> None:
+    """Refuse a table without these columns, or with columns of other types."""
+    missing = [column for column in (path_column, content_column) if column and column not in rows.columns]
     if missing:
         raise InputError(
             f"{table} with the columns {', '.join(rows.columns)[:200]}",
@@ -263,6 +251,23 @@ def _of_table(
             "binary: the bytes of the image files",
             "Correct --content-column",
         )
+
+
+def _of_table(
+    spark: SparkSession,
+    table: str,
+    kind: str,
+    path_column: str,
+    content_column: str,
+    allowed_roots: Sequence[str],
+) -> Source:
+    rows = tables.read_table(spark, table, kind, _KINDS)
+    if kind == "text":
+        path_column = rows.columns[0]
+        rows = rows.select(F.regexp_replace(path_column, r"\r\z", "").alias(path_column))
+        rows = rows.where(F.col(path_column) != "").distinct()
+    wanted = [column for column in (path_column, content_column) if column]
+    _check_columns(rows, table, path_column, content_column)
     others = _others(rows, wanted, table)
     # From here on every name is ours: the table's own ones are fields of a struct.
     rows = rows.select(

@@ -62,8 +62,8 @@ def prepare(spark: SparkSession, options: PrepareOptions) -> Corpus:
         options.images,
         options.corpus,
         task,
-        shares=dict(zip(schema.SPLITS, options.split_shares, strict=True)),
-        **config.chosen(options, "split_policy", "conflicts", "sample", "overwrite"),
+        corpus.SplitRule(dict(zip(schema.SPLITS, options.split_shares, strict=True)), options.split_policy),
+        **config.chosen(options, "conflicts", "sample", "overwrite"),
     )
 
 

@@ -57,8 +57,9 @@ def plants(root: Path, **counts: int) -> Path:
 
 
 def prepare(spark: SparkSession, source: Path | str, target: Path | str, **changes: Any) -> Corpus:
-    options: dict[str, Any] = {"shares": SHARES, **changes}
-    return corpus.prepare(spark, str(source), str(target), options.pop("task", TASK), **options)
+    options = dict(changes)
+    split = corpus.SplitRule(options.pop("shares", SHARES), options.pop("split_policy", "hash"))
+    return corpus.prepare(spark, str(source), str(target), options.pop("task", TASK), split, **options)
 
 
 def accepted(spark: SparkSession, prepared: Corpus) -> list[Any]:

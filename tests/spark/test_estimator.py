@@ -647,8 +647,7 @@ def prepared(
         drawn_images.as_uri(),
         (tmp_path_factory.mktemp("prepared") / "corpus").as_uri(),
         task,
-        split_policy="stratified",
-        shares={"train": 0.7, "validation": 0.15, "test": 0.15},
+        corpus.SplitRule({"train": 0.7, "validation": 0.15, "test": 0.15}, "stratified"),
     )
 
 

@@ -105,8 +105,8 @@ def rows(spark: SparkSession, run: scoring.ScoreRun, folder: Path) -> dict[str, 
 @pytest.fixture(scope="module")
 def prepared(spark: SparkSession, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     target = str(tmp_path_factory.mktemp("corpus") / "corpus")
-    shares = {"train": 0.7, "validation": 0.15, "test": 0.15}
-    return corpus.prepare(spark, str(folder), target, hostile.TASK, shares=shares, conflicts="drop")
+    rule = corpus.SplitRule({"train": 0.7, "validation": 0.15, "test": 0.15})
+    return corpus.prepare(spark, str(folder), target, hostile.TASK, rule, conflicts="drop")
 
 
 def by_path(rows: list[list[Any]], folder: Path) -> dict[str, Row]:

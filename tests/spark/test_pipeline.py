@@ -59,8 +59,7 @@ def prepared(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> C
         files.qualify(str(folder / "images")),
         files.qualify(str(folder / "corpus")),
         task,
-        split_policy="stratified",
-        shares={"train": 0.5, "validation": 0.25, "test": 0.25},
+        corpus.SplitRule({"train": 0.5, "validation": 0.25, "test": 0.25}, "stratified"),
     )
 
 
