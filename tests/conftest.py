@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 # Photographs and other data that are not part of the repository; tests that need them skip without.
 SHARED = ROOT.parent / "shared" / "data"
 # Against hangs only: nothing that is waited for takes so long, however slow the machine is.
 HANG_SECONDS = 1_800
+
+# By default an example that takes longer than 0.2 s fails.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 os.environ.setdefault("PYTHONHASHSEED", "0")
 # For every JVM that Spark starts here: most live for seconds, in which compiling thoroughly does not pay.

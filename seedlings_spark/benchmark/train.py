@@ -390,7 +390,7 @@ def check_heap_for_stock(spark: SparkSession, num_images: int, image_size: int, 
     if not session.is_local(spark):
         return
     needed = _STOCK_COPIES * num_images * image_size**2 * 3 * 8 / 2**30
-    heap = int(spark._jvm.Runtime.getRuntime().maxMemory()) / 2**30  # type: ignore[union-attr, operator]
+    heap = int(spark._jvm.Runtime.getRuntime().maxMemory()) / 2**30  # type: ignore[union-attr]
     if heap < needed:
         raise ClusterError(
             f"{heap:.1f} GiB of memory for the JVM, with stock Elephas among the contestants",

@@ -271,7 +271,8 @@ def exit_code_of(work: Callable[[], int | None], *, debug: bool = False) -> int:
         if errors.is_interruption(error):
             last_line("interrupted", errors.INTERRUPTED)
             return errors.INTERRUPTED
-        assert isinstance(error, Exception)
+        if not isinstance(error, Exception):
+            raise
         if debug:
             _log.exception("the traceback, since --debug was given")
         return fail(errors.for_user(error))

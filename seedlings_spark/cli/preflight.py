@@ -168,7 +168,7 @@ def _check_written(said: str, place: Path, size: int) -> None:
 def _check_scratch(environment: Mapping[str, str], spark_options: str) -> None:
     """Spark takes any of its folders that works."""
     given = re.findall(r"^(?:--conf=|-c=)?spark\.local\.dir=(.*)$", spark_options, re.MULTILINE)
-    folders = environment.get("SPARK_LOCAL_DIRS") or (given[-1] if given else "/tmp")
+    folders = environment.get("SPARK_LOCAL_DIRS") or (given[-1] if given else "/tmp")  # noqa: S108 - Spark's own default
     failure: StorageError | None = None
     for folder in filter(None, folders.split(",")):
         try:

@@ -138,8 +138,7 @@ def _driver(spark: SparkSession) -> Iterator[Check]:
         "Spark",
         f"{spark.version} on {context.master}, deploy mode {_setting(spark, 'submit.deployMode', 'client')}",
     )
-    assert context._jvm is not None
-    java = str(context._jvm.java.lang.System.getProperty("java.version"))
+    java = str(session.jvm(spark).java.lang.System.getProperty("java.version"))
     old = int(java.split(".")[0]) < _JAVA
     yield Check("Java of the driver", java, BAD if old else GOOD, f"Install Java {_JAVA}, or set JAVA_HOME")
     yield Check("Python of the driver", f"{platform.python_version()} ({sys.executable})")
@@ -383,7 +382,8 @@ def _run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "CUDA_VISIBLE_DEVICES": "-1",
     }
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    # Of our own words: this Python, and what it is to import.
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)  # noqa: S603
 
 
 def _setting(spark: SparkSession, name: str, default: str) -> str:

@@ -110,7 +110,7 @@ def pack(target: Path, requirements: list[str]) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         root = Path(folder) / "environment"
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-        subprocess.run([*pip, "--no-deps", "--target", str(root / "lib"), *requirements], check=True)
+        subprocess.run([*pip, "--no-deps", "--target", str(root / "lib"), *requirements], check=True)  # noqa: S603 - pip, with the names of what is installed
         for pattern in _UNUSED:
             for place in (root / "lib").glob(pattern):
                 shutil.rmtree(place)

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import Column, SparkSession
@@ -78,9 +79,7 @@ def require_utf8(spark: SparkSession, texts: Iterable[str]) -> None:
     lost = [text for text in texts if not text.isascii() or "?" in text]
     if not lost:
         return
-    jvm = spark.sparkContext._jvm
-    assert jvm is not None
-    encoding = str(jvm.java.lang.System.getProperty("sun.jnu.encoding"))
+    encoding = str(jvm(spark).java.lang.System.getProperty("sun.jnu.encoding"))
     if encoding.upper().replace("-", "") != "UTF8":
         raise ClusterError(
             f"{lost[0]!r} where the JVM reads arguments and names of files as {encoding}",
@@ -237,11 +236,25 @@ def _overhead(spark: SparkSession) -> tuple[int, int] | None:
     return overhead, max(1, cores // task_cpus(spark))
 
 
+def jvm(spark: SparkSession) -> Any:
+    """The JVM of a session's application.
+
+    Raises:
+        ClusterError: The session has none: its context is stopped.
+    """
+    found = spark.sparkContext._jvm
+    if found is None:
+        raise ClusterError(
+            "a session whose Spark application has ended",
+            "one that is running",
+            "Start a new session",
+        )
+    return found
+
+
 def _mebibytes(spark: SparkSession, text: str) -> int:
     """Of a size as Spark's settings have it; a number alone means MiB."""
-    jvm = spark.sparkContext._jvm
-    assert jvm is not None
-    return int(jvm.org.apache.spark.network.util.JavaUtils.byteStringAsMb(text))
+    return int(jvm(spark).org.apache.spark.network.util.JavaUtils.byteStringAsMb(text))
 
 
 def ports(text: str) -> range:

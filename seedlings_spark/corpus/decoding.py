@@ -110,8 +110,7 @@ def _work(listing: DataFrame) -> tuple[int, int]:
     bytes_ = F.when(length < 0, _USUAL_BYTES).otherwise(F.least(length, F.lit(_MOST_BYTES))) + F.lit(
         _FILE_BYTES
     )
-    total = listing.agg(F.sum(bytes_), F.count("*")).first()
-    assert total is not None
+    (total,) = listing.agg(F.sum(bytes_), F.count("*")).collect()
     return int(total[0] or 0), int(total[1])
 
 

@@ -50,8 +50,7 @@ def listing_of(
         raise CorpusError(
             f"{images}, which cannot be listed ({error})", _FOLDERS, "Check the folder's permissions"
         ) from None
-    counts = listing.agg(F.count("*"), F.count(schema.SPECIES)).first()
-    assert counts is not None
+    (counts,) = listing.agg(F.count("*"), F.count(schema.SPECIES)).collect()
     if counts[0] == 0:
         raise CorpusError(
             f"{images} is empty" + (" but for hidden and system folders and files" if hidden else ""),
@@ -167,8 +166,8 @@ def _listing_of_table(spark: SparkSession, table: str) -> tuple[DataFrame, tuple
             f"Add {' and '.join(missing)}; a relative path is looked up beside the table",
         )
     rows = rows.select(*(F.col(name).cast("string") for name in (schema.PATH, schema.SPECIES)))
-    counts = rows.agg(F.count("*"), F.sum((F.coalesce(schema.PATH, F.lit("")) == "").cast("int"))).first()
-    assert counts is not None
+    is_empty = F.coalesce(schema.PATH, F.lit("")) == ""
+    (counts,) = rows.agg(F.count("*"), F.sum(is_empty.cast("int"))).collect()
     if counts[0] == 0 or counts[1]:
         raise CorpusError(
             f"{table} with {counts[1]} rows without a path" if counts[1] else f"{table} without a row",

@@ -251,8 +251,7 @@ def _damage(path: str, manifest: Mapping[str, Any]) -> str:
 
 def corpus_fingerprint(images: DataFrame) -> str:
     """`fingerprint.corpus_fingerprint` of a table with content hashes and species, summed by Spark."""
-    row = images.agg(F.count("*"), *_fingerprint_words()).first()
-    assert row is not None
+    (row,) = images.agg(F.count("*"), *_fingerprint_words()).collect()
     return fingerprint.combine(int(row[0]), [int(value or 0) for value in row[1:]])
 
 

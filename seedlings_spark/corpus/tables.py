@@ -169,8 +169,7 @@ def _read_csv(spark: SparkSession, table: str) -> DataFrame:
     ragged = rows.where(F.col(_NOT_READ).isNotNull() & looked_at)
     count = ragged.count()
     if count:
-        first = ragged.first()
-        assert first is not None
+        (first,) = ragged.limit(1).collect()
         raise InputError(
             f"{table} with {count} rows of more or fewer cells than its head, such as {first[_NOT_READ][:200]!r}",
             f"{len(names)} cells in each row, separated by {separator!r}",

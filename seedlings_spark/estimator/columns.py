@@ -68,8 +68,7 @@ def check(
         value = F.lit("") if fault.value is None else F.coalesce(fault.value.cast("string"), F.lit("NULL"))
         asked.append(F.coalesce(F.sum(wrong.cast("long")), F.lit(0)).alias(f"count_{place}"))
         asked.append(F.min(F.when(wrong, value)).alias(f"value_{place}"))
-    found = dataset.agg(*asked).first()
-    assert found is not None
+    (found,) = dataset.agg(*asked).collect()
     for place, fault in enumerate(faults):
         count = found[f"count_{place}"]
         if count:

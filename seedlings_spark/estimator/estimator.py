@@ -50,9 +50,7 @@ with runtime.quiet_import():
 _log = logging.getLogger(__name__)
 
 
-class SeedlingsEstimator(  # type: ignore[misc]
-    SparkColumns, ElephasEstimator, SeedlingsParams, MLReadable["SeedlingsEstimator"]
-):
+class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLReadable["SeedlingsEstimator"]):
     """Trains a Keras network data-parallel on the workers of a Spark application.
 
     The features column is one of raw images (binary, uint8 pixels of shape (height, width, 3), as `prepare`

@@ -305,10 +305,9 @@ def _count_images(rows: DataFrame, column: str, length: int) -> int:
         CorpusError: None, or not all of them have `length` bytes.
     """
     size = F.length(schema.column(column))
-    found = rows.agg(
+    (found,) = rows.agg(
         F.count("*"), F.count_if(size == length), F.min(size), F.max(size), F.count_if(size.isNull())
-    ).first()
-    assert found is not None
+    ).collect()
     num_images, num_good, least, most, num_null = found
     if not num_images:
         raise CorpusError(

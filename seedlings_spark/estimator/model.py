@@ -47,7 +47,7 @@ _LOGITS = {
 NETWORK_HASH = "network_sha256"
 
 
-class SeedlingsModel(  # type: ignore[misc]
+class SeedlingsModel(
     SparkColumns, ElephasTransformer, SeedlingsParams, MLWritable, MLReadable["SeedlingsModel"]
 ):
     """A trained network as a Spark ML transformer.

@@ -130,8 +130,8 @@ def split(path: str) -> tuple[str, str]:
     if not path:
         raise ValueError("a path is empty")
     match = _ROOT.match(path)
-    assert match is not None  # the pattern matches nothing, too
-    return match.group(), path[match.end() :]
+    end = match.end() if match else 0
+    return path[:end], path[end:]
 
 
 def temporary_name() -> str:

@@ -7,7 +7,7 @@ import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
@@ -207,8 +207,7 @@ class _Scoring:
         rejects = rows.where(F.col(schema.REASON).isNotNull()).select(*schema.REJECTS.names).coalesce(1)
         if source.extras is None:
             return predictions, rejects
-        others = source.extras.schema[sources.OTHERS].dataType
-        assert isinstance(others, StructType)
+        others = cast(StructType, source.extras.schema[sources.OTHERS].dataType)
         further = [F.col(sources.OTHERS).getField(name).alias(name) for name in others.names]
         return (
             predictions.join(source.extras, schema.PATH, "left").select(*predictions.columns, *further),
@@ -382,10 +381,9 @@ class _Count:
 
 
 def _count(table: DataFrame) -> _Count:
-    row = table.agg(
+    (row,) = table.agg(
         F.count("*"), F.sum(F.xxhash64(schema.PATH).cast("decimal(20,0)")).cast("decimal(38,0)")
-    ).first()
-    assert row is not None
+    ).collect()
     return _Count(int(row[0]), row[1] or _NOTHING)
 
 

@@ -11,7 +11,7 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from pyspark.sql import DataFrame, SparkSession
@@ -208,9 +208,7 @@ def with_columns(earlier: StructType, new: StructType, where: str, remedy: str) 
                 schema.WIDER,
                 remedy,
             )
-    both = schema.widened(earlier, new)
-    assert isinstance(both, StructType)
-    return both
+    return cast(StructType, schema.widened(earlier, new))
 
 
 def as_json(manifest: Mapping[str, Any]) -> str:

@@ -361,9 +361,8 @@ def _is_storable(kind: DataType) -> bool:
 
 
 def _check_paths(rows: DataFrame, table: str) -> None:
-    counts = rows.agg(F.count("*"), F.count(F.when(F.col(_GIVEN) != "", 1)), F.countDistinct(_GIVEN)).first()
-    assert counts is not None
-    total, given, distinct = counts
+    counts = rows.agg(F.count("*"), F.count(F.when(F.col(_GIVEN) != "", 1)), F.countDistinct(_GIVEN))
+    ((total, given, distinct),) = counts.collect()
     if given < total:
         raise InputError(
             f"{table} with {total - given} of {total} rows without a path",
@@ -371,8 +370,7 @@ def _check_paths(rows: DataFrame, table: str) -> None:
             "Remove those rows, or name another --path-column",
         )
     if distinct < total:
-        twice = rows.groupBy(_GIVEN).count().where("count > 1").orderBy(_GIVEN).first()
-        assert twice is not None
+        (twice,) = rows.groupBy(_GIVEN).count().where("count > 1").orderBy(_GIVEN).limit(1).collect()
         raise InputError(
             f"{table}, which has {twice[0]} {twice[1]} times",
             "each path once, since each has one row in the output",

@@ -221,7 +221,8 @@ class Master:
         self.optimizer = network.optimizer
         self.optimizer.build(network.trainable_variables)
         self.vectors = Vectors(network)
-        assert self.vectors.optimizer is not None
+        if self.vectors.optimizer is None:
+            raise ValueError("the network has no optimizer: it is not compiled")
         self.held = self.vectors.optimizer
         self._apply = tf.function(self._apply_gradients, autograph=False)
 

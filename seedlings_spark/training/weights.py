@@ -92,7 +92,8 @@ def weighted_mean(vectors: Sequence[Vector], weights: Sequence[float], constants
             mean = vector * np.asarray(weight / total, vector.dtype)
         else:
             mean += vector * np.asarray(weight / total, vector.dtype)
-    assert mean is not None
+    if mean is None:
+        raise ValueError("no vector has a weight above 0")
     seen = [vector[constants] for vector, weight in zip(vectors, weights, strict=True) if weight > 0]
     same = np.logical_and.reduce([one == seen[0] for one in seen])
     mean[constants] = np.where(same, seen[0], mean[constants])

@@ -65,6 +65,17 @@ def _shown(value: Any) -> str:
     return "not finite" if value is None else f"{value:.4f}"
 
 
+def _network_of(model: PipelineModel) -> SeedlingsModel:
+    last = model.stages[-1] if model.stages else None
+    if not isinstance(last, SeedlingsModel):
+        raise StoreError(
+            f"a pipeline whose last stage is a {type(last).__name__}",
+            "a SeedlingsModel at its end, as pipeline.fit leaves it",
+            "Fit a pipeline that ends in a SeedlingsEstimator",
+        )
+    return last
+
+
 def profile(spark: SparkSession, model: PipelineModel, corpus: Corpus) -> drift.Profile:
     """What scoring runs are compared with: statistics of the corpus' images, predictions for its validation split.
 
@@ -76,8 +87,7 @@ def profile(spark: SparkSession, model: PipelineModel, corpus: Corpus) -> drift.
         model: A fitted pipeline whose last stage is a `SeedlingsModel`.
         corpus: That it was trained on.
     """
-    last = model.stages[-1]
-    assert isinstance(last, SeedlingsModel)
+    last = _network_of(model)
     task = prediction.ForwardTask(
         network=last.network_bytes,
         precision=last.getOrDefault("precision"),
@@ -154,8 +164,7 @@ def publish(
         promote: Whether it becomes the current version.
         profile: Of the corpus, with which scoring runs are compared.
     """
-    last = model.stages[-1]
-    assert isinstance(last, SeedlingsModel)
+    last = _network_of(model)
     if last.getOrDefault("kind") in (problems.BINARY, problems.MULTILABEL, problems.REGRESSION):
         raise StoreError(
             f"a model of kind {last.getOrDefault('kind')!r}",

@@ -194,7 +194,7 @@ def test_set_params_and_the_old_setters_work() -> None:
     estimator = ours.ElephasEstimator()
     assert estimator.set_params(epochs=3, labelCol="y") is estimator
     assert estimator.get_epochs() == 3 and estimator.getLabelCol() == "y"
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="setOutputCol"):
         estimator.setOutputCol("scores")
     assert estimator.getOutputCol() == "scores"
     estimator.set_keras_model_config(_network().to_json())
