@@ -295,7 +295,11 @@ def test_each_finished_step_is_logged_with_numbers(
     write(tmp_path, "images/Maize/empty.png", b"")
     with caplog.at_level(logging.INFO, logger="seedlings_spark"):
         prepare(spark, tmp_path / "images", tmp_path / "corpus")
-    lines = [record.getMessage() for record in caplog.records if record.name == "seedlings_spark.corpus"]
+    lines = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "seedlings_spark.corpus.preparation"
+    ]
     assert [line.split(",")[0] for line in lines] == [
         f"listed 7 files of file://{tmp_path}/images",
         "read and decoded 7 of 7 files",
@@ -772,7 +776,7 @@ def test_a_failure_in_the_middle_leaves_the_old_corpus_and_nothing_else(
     def fail(*_: object) -> None:
         raise OSError(5, "the disk is gone")
 
-    monkeypatch.setattr(corpus, "_manifest", fail)  # all tables are written by then
+    monkeypatch.setattr(preparation, "numbers_on_disk", fail)  # all tables are written by then
     for target in (old, tmp_path / "new"):
         with pytest.raises(OSError, match="disk is gone"):
             prepare(spark, small_images, target, overwrite=True)
@@ -960,7 +964,7 @@ def in_parts(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> P
     write(images_, "Maize/empty.png", b"")
     write(images_, "Maize/text.png", b"text")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "_FILE_BYTES", 2_000)
+        patch.setattr(preparation, "_FILE_BYTES", 2_000)
         prepare(spark, images_, place / "corpus")
     for file in (place / "corpus").rglob(".*.crc"):
         file.unlink()

@@ -390,7 +390,7 @@ def test_a_failure_leaves_no_half_run_and_the_old_manifest(
     def fail(*_: object, **__: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(f"seedlings_spark.scoring.{step}", fail)
+    monkeypatch.setattr(f"seedlings_spark.scoring.run.{step}", fail)
     with pytest.raises(OSError, match="disk is full"):
         score(spark, version, tmp_path / "images", tmp_path / "output")
     assert runs_of(tmp_path / "output") == [files.name(first.path)]
@@ -424,7 +424,7 @@ def test_a_finished_run_says_what_it_did(
     with caplog.at_level(logging.INFO, logger="seedlings_spark.scoring"):
         score(spark, version, tmp_path / "images", tmp_path / "output")
     first, second = [
-        record.getMessage() for record in caplog.records if record.name == "seedlings_spark.scoring"
+        record.getMessage() for record in caplog.records if record.name == "seedlings_spark.scoring.run"
     ]
     assert first.startswith("listed 2 files in file:///")
     assert second.startswith("scored 1 files and rejected 1 in ")
