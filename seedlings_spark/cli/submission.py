@@ -12,7 +12,7 @@ from seedlings_spark.cli.installation import Installation
 from seedlings_spark.cli.invocation import Invocation
 from seedlings_spark.errors import ClusterError
 
-_SECRET = "SEEDLINGS_SPARK_SECRET"
+_SECRET = "SEEDLINGS_SPARK_SECRET"  # noqa: S105 - the name of a variable
 # Arguments of a job that are files of this machine.
 _FILES = ("--config", "--network")
 
