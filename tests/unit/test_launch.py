@@ -1,6 +1,7 @@
 """From a command line to what spark-submit is called with, without calling it."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from seedlings_spark.cli import invocation, launch, locales, relay
 from seedlings_spark.cli.installation import Installation, require_java
 from seedlings_spark.cli.submission import Submission
+from seedlings_spark.cluster import environment
 from seedlings_spark.errors import ClusterError, OptionError
 from tests.conftest import HANG_SECONDS
 
@@ -23,6 +25,13 @@ def submission(*arguments: str, **environment: str) -> Submission:
     return Submission(
         Installation(python="/py"), invocation.read(arguments), {"SPARK_HOME": "/s", **environment}
     )
+
+
+def executable(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
 
 
 # --- what is read
@@ -143,15 +152,47 @@ def test_what_is_neither_a_job_nor_a_program_is_refused(job: str, said: str) -> 
     [("11.0.2", "newer Java than 11"), ("1.8.0_4", "newer Java than 8"), ("no", "no Java in")],
 )
 def test_a_java_that_will_not_do_is_named(version: str, said: str, tmp_path: Path) -> None:
-    java = tmp_path / "bin" / "java"
-    java.parent.mkdir()
-    for each in ("21", version):
-        java.write_text(f"#!/bin/sh\necho 'openjdk version \"{each}\"' >&2\n")
-        java.chmod(0o755)
-        if each == "21":
-            require_java({"JAVA_HOME": str(tmp_path)})
+    executable(tmp_path / "bin" / "java", "echo 'openjdk version \"21\"' >&2")
+    require_java({"JAVA_HOME": str(tmp_path)})
+    executable(tmp_path / "bin" / "java", f"echo 'openjdk version \"{version}\"' >&2")
     with pytest.raises(ClusterError, match=said):
         require_java({"JAVA_HOME": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "done"),
+    [
+        (["hdfs:///e"], 0, ["-mkdir -p hdfs:///e", "-put -f {archive} hdfs:///e/"]),
+        (["--gpu", "hdfs:///e"], 0, ["-mkdir -p hdfs:///e", "-put -f {archive} hdfs:///e/"]),
+        (["hdfs:///full"], 7, ["-mkdir -p hdfs:///full"]),
+        ([], 0, []),
+        (["--gpus"], 2, []),
+    ],
+)
+def test_an_archive_goes_to_the_folder_that_is_named(
+    arguments: list[str], code: int, done: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("seedlings_spark")
+    for name in ("handlers", "level", "propagate"):  # a launcher configures it
+        monkeypatch.setattr(logger, name, getattr(logger, name))
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    packed: list[list[str]] = []
+    monkeypatch.setattr(environment, "main", lambda given: packed.append(given) or 0)  # takes minutes
+    executable(tmp_path / "bin" / "java", "echo 'openjdk version \"17\"' >&2")
+    said = tmp_path / "said"
+    executable(
+        tmp_path / "bin" / "spark-class",
+        f'shift; echo "$*" >>"{said}"; case $* in *full*) exit 7 ;; esac',
+    )
+    for name in ("SPARK_HOME", "JAVA_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    installation = Installation(home=tmp_path, package=tmp_path / "seedlings_spark")
+    archive = tmp_path / "dist" / "environment.tar.gz"
+    assert launch.main(["pack", *arguments], installation) == code
+    assert packed == ([] if code == 2 else [[str(archive), *arguments[: arguments[:1] == ["--gpu"]]]])
+    lines = said.read_text().splitlines() if said.exists() else []
+    assert lines == [each.format(archive=archive) for each in done]
 
 
 # --- the locale
