@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyspark.sql import SparkSession
 
 from seedlings_spark.corpus import synthetic
 from tests import docs
 from tests.cluster import raising
+from tests.cluster.here import run_here
 from tests.cluster.standalone import (
     HOSTS,
     PRIVATE_KEY,
@@ -314,10 +316,10 @@ def test_executors_that_do_not_come_are_waited_for_as_long_as_was_said(place: Pl
 
 
 @pytest.fixture(scope="module")
-def undisturbed(place: Place) -> Path:
-    """A store with a version of as many epochs as the killed ones get."""
+def undisturbed(spark: SparkSession, place: Place) -> Path:
+    """A store with a version of as many epochs as the killed ones get, trained on one machine."""
     made = place.folder / "undisturbed store"
-    place.run("undisturbed", *ONE_CORE_EACH, *train(place.folder / "corpus", made), *LONGER)
+    run_here(spark, *train(place.folder / "corpus", made), *LONGER)
     return made
 
 

@@ -129,16 +129,16 @@ class YarnCluster(Cluster):
             "TMPDIR": str(self.folder / "tmp"),
         }
 
-    def put(self, local: Path, target: str) -> None:
-        """Copy a file or folder of this machine to the HDFS.
+    def put(self, target: str, *local: Path) -> None:
+        """Copy files or folders of this machine to the HDFS.
 
         Args:
+            target: URI of a folder that is there; of the copy, where there is only one.
             local: To copy.
-            target: URI of the copy; the folder that it is in has to be there.
         """
         shell = [str(self._home / "bin" / "spark-class"), "org.apache.hadoop.fs.FsShell"]
         # Hadoop decodes what is percent-encoded in a local path, and in no other.
-        command = [*shell, "-put", urllib.parse.quote(str(local)), target]
+        command = [*shell, "-put", *(urllib.parse.quote(str(path)) for path in local), target]
         environment = {**self.environment(), "SPARK_HOME": str(self._home)}
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=SILENT_SECONDS

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyspark.sql import SparkSession
 
 from seedlings_spark.corpus import synthetic
 from tests import docs
+from tests.cluster.here import run_here
 from tests.cluster.standalone import SCRIPT, Session, wait_until
 from tests.cluster.yarn.hadoop import NoHadoopError, YarnCluster, fetch_jars
 
@@ -33,6 +36,7 @@ IMAGES_PER_SPECIES = 10  # stratified: 7 to train on, 1 or 2 to validate, 1 or 2
 NUM_IMAGES = 12 * IMAGES_PER_SPECIES
 BATCH_SIZE = 4
 EPOCHS = 8
+PREPARE = ("--image-size", "32", "--split-policy", "stratified")
 TRAIN = ("--batch-size", str(BATCH_SIZE), "--epochs", str(EPOCHS), "--augment", "flip")
 # Two executors of one core, and where the driver has a container of its own, its size.
 NODES: tuple[str, ...] = ("--num-executors", "2", "--executor-cores", "1", "--executor-memory", "1g")
@@ -95,11 +99,9 @@ class Place:
         return self.read_json(f"{store}/seedlings/v0001/manifest.json")
 
     def weights(self, store: str) -> list[bytes]:
-        from seedlings_spark.models import networks
-
         content = self.cluster.read(self.at(f"{store}/seedlings/v0001/network.keras"))
         assert content is not None, store
-        return [weight.tobytes() for weight in networks.from_bytes(content).get_weights()]
+        return weights(content)
 
     def train(self, store: str) -> tuple[str, ...]:
         """A job and its options."""
@@ -122,6 +124,12 @@ class Place:
         return self.cluster.said(applications[-1]) if applications else ""
 
 
+def weights(network: bytes) -> list[bytes]:
+    from seedlings_spark.models import networks
+
+    return [weight.tobytes() for weight in networks.from_bytes(network).get_weights()]
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A cluster, drawn images, and a corpus that the cluster has prepared."""
@@ -130,25 +138,47 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     except NoHadoopError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("yarn")
-    images = folder / "images"
+    images, new_images = folder / "images", folder / "new images"
     synthetic.write_corpus(images, images_per_species=IMAGES_PER_SPECIES, size=40)
+    shutil.copytree(images, new_images)
+    (new_images / synthetic.SPECIES[0] / "empty.png").write_bytes(b"")
     with YarnCluster(folder / "cluster") as cluster:
         made = Place(cluster, folder)
-        cluster.put(images, made.at("images"))
-        (images / synthetic.SPECIES[0] / "empty.png").write_bytes(b"")
-        cluster.put(images, made.at("new images"))
-        options = ("--image-size", "32", "--split-policy", "stratified")
+        cluster.put(made.at(""), images, new_images)
         folders = ("--images", made.at("images"), "--corpus", made.at("corpus"))
-        made.run("prepare", "prepare", *folders, *options)
+        made.run("prepare", "prepare", *folders, *PREPARE)
         yield made
     assert cluster.processes() == []
 
 
 @pytest.fixture(scope="module")
 def store(place: Place) -> str:
-    """A store with a version that was trained in client mode, one epoch after the other in step."""
-    place.run("train", *place.train("store"))
+    """A store with a version that was trained in cluster mode, one epoch after the other in step."""
+    place.run("train", *CLUSTER_MODE, *place.train("store"))
     return "store"
+
+
+def test_cluster_mode_trains_the_same_bits_as_one_machine(
+    spark: SparkSession, place: Place, store: str
+) -> None:
+    corpus, here = place.folder / "corpus", place.folder / "store"
+    run_here(spark, "prepare", "--images", str(place.folder / "images"), "--corpus", str(corpus), *PREPARE)
+    run_here(spark, "train", "--corpus", str(corpus), "--store", str(here), *TRAIN)
+    version = here / "seedlings" / "v0001"
+    there, expected = place.manifest(store), json.loads((version / "manifest.json").read_text("utf-8"))
+    assert there["corpus"]["fingerprint"] == expected["corpus"]["fingerprint"]
+    assert there["history"] == expected["history"]
+    assert there["training"]["rows"] == expected["training"]["rows"]
+    assert place.weights(store) == weights((version / "network.keras").read_bytes())
+
+
+@with_all
+def test_client_mode_trains_the_same_bits_as_cluster_mode(place: Place, store: str) -> None:
+    place.run("in the client", *place.train("store of the client"))
+    here, there = place.manifest("store of the client"), place.manifest(store)
+    assert here["history"] == there["history"]
+    assert here["training"]["rows"] == there["training"]["rows"]
+    assert place.weights("store of the client") == place.weights(store)
 
 
 @with_all
@@ -185,14 +215,6 @@ def test_asynchronous_training_applies_each_update_once(place: Place) -> None:
     assert training["updates_of_rank"] == expected
     assert training["updates"] == sum(expected.values())
     assert training["stage_failures"] == 0
-
-
-def test_cluster_mode_trains_the_same_bits_as_client_mode(place: Place, store: str) -> None:
-    place.run("in the cluster", *CLUSTER_MODE, *place.train("store of the cluster"))
-    here, there = place.manifest(store), place.manifest("store of the cluster")
-    assert there["history"] == here["history"]
-    assert there["training"]["rows"] == here["training"]["rows"]
-    assert place.weights("store of the cluster") == place.weights(store)
 
 
 @with_all
@@ -239,7 +261,7 @@ def test_the_packages_come_from_an_archive_that_lies_on_hdfs(place: Place, store
     archive = SCRIPT.parent / "dist" / "environment.tar.gz"
     if not archive.exists():
         subprocess.run([SCRIPT, "pack"], env=place.cluster.environment(), check=True)
-    place.cluster.put(archive, place.at("environment.tar.gz"))
+    place.cluster.put(place.at("environment.tar.gz"), archive)
     packages = ("--archives", place.at("environment.tar.gz") + "#environment")
     # The nodes unpack it while the application starts.
     patient = (*packages, "--conf", "spark.scheduler.maxRegisteredResourcesWaitingTime=600s")
