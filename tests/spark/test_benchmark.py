@@ -16,7 +16,7 @@ from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import ClusterError, OptionError
 
 TINY = Training(
-    num_images=64,
+    num_images=32,
     image_size=32,
     epochs=2,
     num_workers=2,
@@ -25,9 +25,7 @@ TINY = Training(
     precision="float32",
 )
 # The others differ in options only; all of them with test --all.
-MEASURED = (
-    tuple(train.CONTESTANTS) if os.environ.get("SEEDLINGS_TEST_ALL") else ("ours", "plain", "stock", "auto")
-)
+MEASURED = tuple(train.CONTESTANTS) if os.environ.get("SEEDLINGS_TEST_ALL") else ("ours", "plain", "stock")
 SETTING = {**vars(TINY), "master": "local[2]", "driver_cores": 2, "driver": {"cpu": "a processor"}}
 
 
@@ -101,7 +99,7 @@ def test_report_shows_every_contestant_and_ratio() -> None:
     assert ["epoch", "75.0%", "18.8%", "6.2%", "25.0%", "20.0%"] in lines
     assert ["ours", "/", "plain,", "steady", "float32", "1.00", "1.00", "1.00"] in lines
     assert ["ours", "/", "stock,", "whole", "fit", "float32", "1.00", "1.00", "1.00"] in lines
-    assert "64 images of 32x32, 2 epochs, 2 workers x 8 images, 2 rounds" in text
+    assert "32 images of 32x32, 2 epochs, 2 workers x 8 images, 2 rounds" in text
 
 
 def test_report_of_plain_keras_alone_has_speeds_only() -> None:
@@ -167,7 +165,7 @@ def test_every_contestant_has_numbers(run: tuple[dict[str, Any], Path]) -> None:
     taken = {one["contestant"]: one for one in found["measurements"]}
     assert set(taken) == set(found["contestants"]) == expected
     for name, one in taken.items():
-        assert one["images_per_second_fit"] == pytest.approx(128 / one["seconds_fit"])
+        assert one["images_per_second_fit"] == pytest.approx(64 / one["seconds_fit"])
         assert 0 < one["loss"] < 20
         if name == "stock":
             assert one["images_per_second_steady"] is None
@@ -178,13 +176,14 @@ def test_every_contestant_has_numbers(run: tuple[dict[str, Any], Path]) -> None:
             shares = [one["share_compute"], one["share_exchange"], one["share_input"]]
             assert all(share > 0 for share in shares) and sum(shares) == pytest.approx(1)
     assert taken["stock"]["precision"] == taken["ours"]["precision"] == "float32"
-    assert taken["auto"]["precision"] == runtime.resolve_precision("auto")
+    if "auto" in taken:
+        assert taken["auto"]["precision"] == runtime.resolve_precision("auto")
 
 
 def test_ratios_agree_with_the_numbers(run: tuple[dict[str, Any], Path]) -> None:
     found, _ = run
     taken = {one["contestant"]: one for one in found["measurements"]}
-    assert {(one["of"], one["to"]) for one in found["ratios"]} >= {("ours", "plain"), ("auto", "stock")}
+    assert {(one["of"], one["to"]) for one in found["ratios"]} >= {("ours", "plain"), ("ours", "stock")}
     for one in found["ratios"]:
         expected = taken[one["of"]][one["speed"]] / taken[one["to"]][one["speed"]]
         assert one["rounds"] == pytest.approx([expected])

@@ -112,7 +112,7 @@ def test_a_folder_that_python_cannot_read_is_refused(spark: SparkSession) -> Non
 
 def test_scaling_is_measured_as_far_as_there_are_slots(spark: SparkSession, tmp_path: Path) -> None:
     training = Training(
-        num_images=64,
+        num_images=32,
         image_size=32,
         epochs=2,
         num_workers=2,
