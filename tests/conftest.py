@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests import java
+
 ROOT = Path(__file__).parents[1]
 # Photographs and other data that are not part of the repository; tests that need them skip without.
 SHARED = ROOT.parent / "shared" / "data"
@@ -20,8 +22,14 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 os.environ.setdefault("PYTHONHASHSEED", "0")
-# For every JVM that Spark starts here: most live for seconds, in which compiling thoroughly does not pay.
-os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+# For every JVM that Spark starts here.
+os.environ.setdefault("SPARK_SUBMIT_OPTS", java.options())
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    starts_java = any(item.path.is_relative_to(ROOT / "tests" / "spark") for item in session.items)
+    if starts_java and not session.config.option.collectonly:
+        java.make_archive()
 
 
 def shared_data(name: str) -> Path:
