@@ -2,7 +2,8 @@
 
 import os
 import socket
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,37 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     made.sparkContext.setLogLevel("ERROR")
     yield made
     made.stop()
+
+
+@pytest.fixture
+def hostile_path(tmp_path: Path) -> Path:
+    """Where a folder may be made: in its name is what a URI, a shell, a glob or a decoder would take for something."""
+    return tmp_path / 'it\'s a "folder" #1 a%20b+c 12:30 {a,b}[0-9]* caf\N{LATIN SMALL LETTER E WITH ACUTE}'
+
+
+@pytest.fixture
+def mount(spark: Any) -> Iterator[Callable[[Path], str]]:
+    """Mounts a local folder on a file system that is not local, and gives its URI."""
+    configuration = spark.sparkContext._jsc.hadoopConfiguration()
+    keys = []
+
+    def mounted(folder: Path) -> str:
+        authority = f"test-{uuid.uuid4().hex}"  # Hadoop keeps file systems by their authority
+        keys.append(f"fs.viewfs.mounttable.{authority}.link./data")
+        configuration.set(keys[-1], f"file://{folder}")
+        return f"viewfs://{authority}/data"
+
+    yield mounted
+    for key in keys:
+        configuration.unset(key)
+
+
+@pytest.fixture
+def mounted(mount: Callable[[Path], str], tmp_path: Path) -> tuple[str, Path]:
+    """The URI of a folder on a file system that is not local, and the local folder behind it."""
+    behind = tmp_path / "behind"
+    behind.mkdir()
+    return mount(behind), behind
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 import zipfile
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -574,7 +573,6 @@ def test_float32_changes_nothing():
     assert np.array_equal(network(images), before)
 
 
-def test_files_are_read_from_a_path_with_spaces_and_accents(tmp_path):
-    folder = tmp_path / "Léa's networks"
-    folder.mkdir()
-    assert networks.load(saved(small(), Path(folder) / "été 1.keras")).output_shape == (None, 3)
+def test_files_are_read_from_any_path(hostile_path):
+    hostile_path.mkdir()
+    assert networks.load(saved(small(), hostile_path / "été 1.keras")).output_shape == (None, 3)

@@ -5,8 +5,6 @@ a call to HDFS takes.
 """
 
 import threading
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,20 +35,8 @@ HOSTILE_NAMES = [
 
 
 @pytest.fixture
-def mount(spark: SparkSession, tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """The URI of a folder on a file system that is not local, and the local folder behind it."""
-    behind = tmp_path / "behind"
-    behind.mkdir()
-    authority = f"test-{uuid.uuid4().hex}"  # Hadoop keeps file systems by their authority
-    configuration = spark.sparkContext._jsc.hadoopConfiguration()
-    configuration.set(f"fs.viewfs.mounttable.{authority}.link./data", f"file://{behind}")
-    yield f"viewfs://{authority}/data", behind
-    configuration.unset(f"fs.viewfs.mounttable.{authority}.link./data")
-
-
-@pytest.fixture
-def root(mount: tuple[str, Path]) -> str:
-    return mount[0]
+def root(mounted: tuple[str, Path]) -> str:
+    return mounted[0]
 
 
 def visible(behind: Path) -> list[str]:
@@ -59,8 +45,8 @@ def visible(behind: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
-def test_what_is_written_is_read_under_any_name(mount: tuple[str, Path], name: str) -> None:
-    root, behind = mount
+def test_what_is_written_is_read_under_any_name(mounted: tuple[str, Path], name: str) -> None:
+    root, behind = mounted
     path = f"{root}/new folder/{name}"
     assert not files.is_local(path)
     assert files.qualify(path) == path
@@ -74,8 +60,8 @@ def test_what_is_written_is_read_under_any_name(mount: tuple[str, Path], name: s
     assert not files.exists(path)
 
 
-def test_a_file_is_overwritten_and_empty_files_are_files(mount: tuple[str, Path]) -> None:
-    root, behind = mount
+def test_a_file_is_overwritten_and_empty_files_are_files(mounted: tuple[str, Path]) -> None:
+    root, behind = mounted
     files.write_text(f"{root}/current", "old")
     files.write_text(f"{root}/current", "new")
     assert files.read_text(f"{root}/current") == "new"
@@ -92,9 +78,9 @@ def test_a_file_larger_than_a_block_is_read_whole(root: str) -> None:
 
 
 def test_a_failure_in_the_middle_leaves_the_old_file_and_nothing_else(
-    mount: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+    mounted: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, behind = mount
+    root, behind = mounted
     files.write_text(f"{root}/manifest.json", "old")
 
     def fail(*_: object) -> None:
@@ -204,9 +190,9 @@ def test_of_many_folders_renamed_to_one_name_one_gets_it(root: str) -> None:
 
 
 def test_a_folder_is_put_and_got_whole_with_hidden_and_empty_files(
-    mount: tuple[str, Path], tmp_path: Path
+    mounted: tuple[str, Path], tmp_path: Path
 ) -> None:
-    root, behind = mount
+    root, behind = mounted
     local = tmp_path / "local"
     names = ["it's 100% \N{SEEDLING}", "sub/.hidden", "sub/_SUCCESS"]
     for name in names:

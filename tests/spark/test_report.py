@@ -138,10 +138,9 @@ def test_a_report_that_fails_half_way_has_no_metrics(tmp_path, monkeypatch):
     assert not (tmp_path / "metrics.json").exists()
 
 
-def test_every_file_of_a_report_is_there_and_parses(tmp_path):
-    result = example(SEEDLINGS)
-    names = report.write(str(tmp_path / "a b" / "é"), result, history=HISTORY, about={"split": "test"})
-    directory = tmp_path / "a b" / "é"
+def test_every_file_of_a_report_is_there_and_parses(hostile_path):
+    result, directory = example(SEEDLINGS), hostile_path / "report"
+    names = report.write(str(directory), result, history=HISTORY, about={"split": "test"})
     assert names[-1] == "metrics.json"
     assert sorted(names) == sorted(path.name for path in directory.iterdir())
     assert sorted(names) == [

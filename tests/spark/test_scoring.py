@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from seedlings_spark.lock import Lock
 from seedlings_spark.models.store import ModelStore, ModelVersion
 from seedlings_spark.scoring import ScoreRun, sources, tasks
 from seedlings_spark.workflow import publication
+from tests.pictures import png
 
 SIZE = (12, 10)
 CLASSES = ["Maize", 'it\'s "quoted", `b`', "Ma\N{LATIN SMALL LETTER I WITH DIAERESIS}s", "$x"]
@@ -30,7 +30,7 @@ MAX_BYTES, MAX_PIXELS = 50_000, 10_000
 
 
 def picture(seed: int, size: tuple[int, int] = (16, 15)) -> bytes:
-    return images.encode_png(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
+    return png(seed, *size)
 
 
 GOOD = {
@@ -433,22 +433,10 @@ def test_a_finished_run_says_what_it_did(
 # --- Another file system
 
 
-@pytest.fixture
-def mount(spark: SparkSession, tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """The URI of a folder on a file system that is not local, and the local folder behind it."""
-    behind = tmp_path / "behind"
-    behind.mkdir()
-    authority = f"test-{uuid.uuid4().hex}"  # Hadoop keeps file systems by their authority
-    configuration = spark.sparkContext._jsc.hadoopConfiguration()
-    configuration.set(f"fs.viewfs.mounttable.{authority}.link./data", f"file://{behind}")
-    yield f"viewfs://{authority}/data", behind
-    configuration.unset(f"fs.viewfs.mounttable.{authority}.link./data")
-
-
 def test_images_on_another_file_system_are_scored_alike(
-    spark: SparkSession, version: ModelVersion, network: Any, mount: tuple[str, Path]
+    spark: SparkSession, version: ModelVersion, network: Any, mounted: tuple[str, Path]
 ) -> None:
-    root, behind = mount
+    root, behind = mounted
     write_folder(behind / "images")
     made = score(spark, version, f"{root}/images", f"{root}/output")
     assert made.path.startswith(f"{root}/output/runs/")
@@ -465,9 +453,9 @@ def test_images_on_another_file_system_are_scored_alike(
 
 
 def test_a_glob_on_another_file_system_finds_what_matches(
-    spark: SparkSession, mount: tuple[str, Path]
+    spark: SparkSession, mounted: tuple[str, Path]
 ) -> None:
-    root, behind = mount
+    root, behind = mounted
     for name in ("2025/a.png", "2026/b.png", "2026/deep/c.png", "2026-x/d.png", "2026/.hidden"):
         (behind / name).parent.mkdir(parents=True, exist_ok=True)
         (behind / name).write_bytes(b"12345")

@@ -29,8 +29,8 @@ MANIFEST: dict[str, Any] = {
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(str(tmp_path / "a store's 100% #1 \N{SEEDLING}"), "seedlings")
+def store(hostile_path: Path) -> ModelStore:
+    return ModelStore(str(hostile_path), "seedlings")
 
 
 def build(folder: str) -> None:
