@@ -8,14 +8,12 @@ import pickle
 import socket
 import threading
 import urllib.parse
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +22,7 @@ from pyspark.sql import DataFrame, SparkSession
 from seedlings_spark import files, images, schema
 from seedlings_spark.corpus import decoding, listings, references, remote, systems, tables
 from seedlings_spark.errors import InputError
+from tests.pictures import png, write
 
 TASK = decoding.DecodeTask((8, 8), "crop", images.FORMATS, images.MAX_PIXELS, 2_000)
 # What HDFS allows, too.
@@ -54,18 +53,6 @@ NAMES = [
 LOCAL_NAMES = [*NAMES, "12:30.png", "file:name.png"]
 
 
-def png(number: int, side: int = 10) -> bytes:
-    """A picture of its own for every number, of 400 bytes."""
-    return images.encode_png(np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8))
-
-
-def write(root: Path, path: str, content: bytes) -> Path:
-    target = root / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
-    return target
-
-
 def write_hostile(root: Path, names: list[str]) -> dict[str, tuple[str | None, str | None]]:
     """A folder of hostile files; of each path below it the (species, reason) that it shall end with."""
     expected: dict[str, tuple[str | None, str | None]] = {}
@@ -85,8 +72,8 @@ def write_hostile(root: Path, names: list[str]) -> dict[str, tuple[str | None, s
         ("Fat Hen/.Thumbs", bytes(range(256)), "not_an_image"),
         ("Fat Hen/cut.png", png(105)[:200], "truncated"),
         ("Fat Hen/.cut.png", png(105)[:201], "truncated"),
-        ("Fat Hen/long.png", png(106, 40), "too_large"),
-        ("Fat Hen/_long.png", png(106, 40), "too_large"),
+        ("Fat Hen/long.png", png(106, 40, 40), "too_large"),
+        ("Fat Hen/_long.png", png(106, 40, 40), "too_large"),
         ("Fat Hen/exactly.png", png(107) + bytes(2_000 - len(png(107))), None),
         ("Fat Hen/one more.png", png(107) + bytes(2_001 - len(png(107))), "too_large"),
     ]:
@@ -113,23 +100,6 @@ def read(spark: SparkSession, root: str, task: decoding.DecodeTask = TASK) -> di
 
 def outcome(rows: dict[str, Any]) -> dict[str, tuple[str | None, str | None]]:
     return {path: (row[schema.SPECIES], row[schema.REASON]) for path, row in rows.items()}
-
-
-@pytest.fixture
-def mount(spark: SparkSession, tmp_path: Path) -> Iterator[Callable[[Path], str]]:
-    """Mounts a local folder on a file system that is not local, and gives its URI."""
-    configuration = spark.sparkContext._jsc.hadoopConfiguration()
-    keys = []
-
-    def mounted(folder: Path) -> str:
-        authority = f"test-{uuid.uuid4().hex}"  # Hadoop keeps file systems by their authority
-        keys.append(f"fs.viewfs.mounttable.{authority}.link./data")
-        configuration.set(keys[-1], f"file://{folder}")
-        return f"viewfs://{authority}/data"
-
-    yield mounted
-    for key in keys:
-        configuration.unset(key)
 
 
 # --- local files ----------------------------------------------------------------------------------------
@@ -163,7 +133,7 @@ def test_a_row_has_the_hash_of_the_bytes_and_the_pixels_of_the_decoder(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     task = decoding.DecodeTask((4, 6), "pad", ("png",), 1_000, 2_000)
-    contents = {f"Maize/{number}.png": png(number, 10 + number) for number in range(5)}
+    contents = {f"Maize/{number}.png": png(number, 10 + number, 10 + number) for number in range(5)}
     contents["Maize/text.png"] = b"text"
     for path, content in contents.items():
         write(tmp_path, path, content)
@@ -201,7 +171,7 @@ def test_a_file_deleted_after_it_was_listed_is_a_reject(spark: SparkSession, tmp
 
 
 def test_a_file_that_is_too_long_is_not_even_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    long = write(tmp_path, "long.png", png(1, 40))
+    long = write(tmp_path, "long.png", png(1, 40, 40))
     row = {
         schema.PATH: f"file://{long}",
         schema.LENGTH: 4_908,
@@ -225,7 +195,7 @@ def test_a_file_that_is_too_long_is_not_even_opened(tmp_path: Path, monkeypatch:
 def test_a_length_that_is_wrong_or_unknown_lets_no_long_file_through(
     tmp_path: Path, length: int, reason: str
 ) -> None:
-    long = write(tmp_path, "long.png", png(1, 40))
+    long = write(tmp_path, "long.png", png(1, 40, 40))
     row = {
         schema.PATH: f"file://{long}",
         schema.LENGTH: length,
@@ -582,41 +552,37 @@ def test_what_a_table_names_in_vain_is_a_reject_with_the_cause(
     tmp_path: Path,
     mount: Callable[[Path], str],
     free_port: int,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(systems, "ANSWER_SECONDS", 20.0)
     configuration = spark.sparkContext._jsc.hadoopConfiguration()
     configuration.setInt("ipc.client.connect.max.retries", 0)
     write(tmp_path, "local/1.png", png(1))
     write(tmp_path, "far/Maize/2.png", png(2))
     far = mount(tmp_path / "far")
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        causes = {
-            "1.png": None,
-            f"{far}/Maize/2.png": None,
-            f"{far}/Maize": "a folder",
-            f"{far}/Maize/": "",
-            "nosuch://host/1.png": "nosuch",
-            "gopher:/1.png": "gopher",
-            f"hdfs://127.0.0.1:{free_port}/1.png": "refused",
-            "hdfs://no-such-host.invalid/1.png": "no-such-host",
-            f"hdfs://127.0.0.1:{silent.getsockname()[1]}/1.png": "does not answer within 20 s",
-            "hdfs://[::1/1.png": "",
-            "hdfs://a b/1.png": "",
-            "s3a://": "",
-            f"{far}/a:b/1.png": "",
-            "http://127.0.0.1:1/1.png": "--allowed-roots",
-            "WebHDFS://127.0.0.1:1/1.png": "--allowed-roots",
-            "file:///": "a folder",
-            "/proc/self/mem/1.png": "",
-            "a\0b": "null",
-            "x" * 300: "too long",
-            f"file://{tmp_path}": "a folder",
-        }
-        table = spark.createDataFrame([(path, None) for path in causes], "path string, species string")
-        listing, roots = references.listing_of_given_paths(spark, table, f"file://{tmp_path}/local")
-        given = {row[schema.PATH]: row["given"] for row in listing.persist().collect()}
-        rows = decoding.decode_all(spark, listing.select(*schema.LISTING.names), roots, TASK).collect()
+    causes = {
+        "1.png": None,
+        f"{far}/Maize/2.png": None,
+        f"{far}/Maize": "a folder",
+        f"{far}/Maize/": "",
+        "nosuch://host/1.png": "nosuch",
+        "gopher:/1.png": "gopher",
+        f"hdfs://127.0.0.1:{free_port}/1.png": "refused",
+        "hdfs://no-such-host.invalid/1.png": "no-such-host",
+        "hdfs://[::1/1.png": "",
+        "hdfs://a b/1.png": "",
+        "s3a://": "",
+        f"{far}/a:b/1.png": "",
+        "http://127.0.0.1:1/1.png": "--allowed-roots",
+        "WebHDFS://127.0.0.1:1/1.png": "--allowed-roots",
+        "file:///": "a folder",
+        "/proc/self/mem/1.png": "",
+        "a\0b": "null",
+        "x" * 300: "too long",
+        f"file://{tmp_path}": "a folder",
+    }
+    table = spark.createDataFrame([(path, None) for path in causes], "path string, species string")
+    listing, roots = references.listing_of_given_paths(spark, table, f"file://{tmp_path}/local")
+    given = {row[schema.PATH]: row["given"] for row in listing.persist().collect()}
+    rows = decoding.decode_all(spark, listing.select(*schema.LISTING.names), roots, TASK).collect()
     configuration.unset("ipc.client.connect.max.retries")
     found = {given[row[schema.PATH]]: (row[schema.REASON], row[schema.DETAIL]) for row in rows}
     assert len(rows) == len(found) == len(causes)
@@ -629,8 +595,9 @@ def test_what_a_table_names_in_vain_is_a_reject_with_the_cause(
 def test_a_file_system_that_falls_silent_after_some_answers_makes_rejects(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One does where it is to list a folder, the other one when Spark has begun to read."""
-    monkeypatch.setattr(systems, "ANSWER_SECONDS", 8.0)
+    """One does where it is to list a folder, another one when Spark has begun to read; one never answers."""
+    silence_seconds = 8.0
+    monkeypatch.setattr(systems, "ANSWER_SECONDS", silence_seconds)
     write(tmp_path, "1.png", png(1))
     ended, num_listings = threading.Event(), Counter[int]()
 
@@ -669,6 +636,9 @@ def test_a_file_system_that_falls_silent_after_some_answers_makes_rejects(
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
     places = [f"webhdfs://127.0.0.1:{port}" for port in most]
+    assert files.exists(f"{places[0]}/")  # now: the first client of its kind takes the JVM seconds
+    silent = socket.create_server(("127.0.0.1", 0))
+    places.append(f"hdfs://127.0.0.1:{silent.getsockname()[1]}")
     local = f"file://{tmp_path}"
     try:
         paths = [f"{local}/1.png", *(f"{place}/Maize/2.png" for place in places)]
@@ -680,9 +650,11 @@ def test_a_file_system_that_falls_silent_after_some_answers_makes_rejects(
         for server in servers:
             server.shutdown()
             server.server_close()
+        silent.close()
     found = {row[schema.PATH]: (row[schema.REASON], row[schema.DETAIL]) for row in rows}
-    assert len(rows) == 3 and found[paths[0]] == (None, None)
-    assert found[paths[1]] == ("unreadable", f"{places[0]} does not answer within 8 s")
+    assert len(rows) == 4 and found[paths[0]] == (None, None)
+    for path, place in ((paths[1], places[0]), (paths[3], places[2])):
+        assert found[path] == ("unreadable", f"{place} does not answer within {silence_seconds:.0f} s")
     assert found[paths[2]][0] == "unreadable" and num_listings[list(most)[1]] > 1
 
 
