@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -30,22 +29,11 @@ from seedlings_spark.errors import CorpusError, OptionError, OutputInUseError, S
 from seedlings_spark.lock import Lock
 from seedlings_spark.workflow import clean
 from tests.conftest import shared_data
+from tests.pictures import png, write
 
 TASK = decoding.DecodeTask((8, 8), "crop", images.FORMATS, images.MAX_PIXELS, 5_000)
 SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
 FIRST_PICTURES = {"Charlock": 0, "Maize": 1_000, "Aster": 2_000, "Fennel": 3_000}
-
-
-def png(number: int, side: int = 10) -> bytes:
-    """A picture of its own for every number."""
-    return images.encode_png(np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8))
-
-
-def write(root: Path, path: str, content: bytes) -> Path:
-    target = root / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
-    return target
 
 
 def plants(root: Path, **counts: int) -> Path:
@@ -91,16 +79,6 @@ def assert_three_parts(error: SeedlingsError) -> None:
     assert "\n" not in str(error)
 
 
-@pytest.fixture
-def mount(spark: SparkSession, tmp_path: Path) -> Iterator[str]:
-    """The URI of `tmp_path` on a file system that is not local."""
-    configuration = spark.sparkContext._jsc.hadoopConfiguration()
-    authority = f"test-{uuid.uuid4().hex}"  # Hadoop keeps file systems by their authority
-    configuration.set(f"fs.viewfs.mounttable.{authority}.link./data", f"file://{tmp_path}")
-    yield f"viewfs://{authority}/data"
-    configuration.unset(f"fs.viewfs.mounttable.{authority}.link./data")
-
-
 @pytest.fixture(scope="module")
 def mixed_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three species with hostile names, copies, and one of each kind of reject."""
@@ -117,7 +95,7 @@ def mixed_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "Fat Hen/zero.png": b"",
         "Fat Hen/cut.png": png(5_006)[:200],
         "Fat Hen/notes.txt": b"some notes\n",
-        "Fat Hen/long.png": png(5_007, 60),
+        "Fat Hen/long.png": png(5_007, 60, 60),
         "no species.png": png(5_008),
     }.items():
         write(root, path, content)
@@ -149,6 +127,11 @@ def independent(root: Path) -> tuple[dict[str, tuple[str, str, bytes]], set[str]
             else:
                 good[f"file://{path}"] = (parts[0], hashlib.sha256(content).hexdigest(), pixels.tobytes())
     return good, bad
+
+
+def independent_fingerprint(root: Path) -> str:
+    good, _ = independent(root)
+    return fingerprint.corpus_fingerprint((hash_, species) for species, hash_, _ in good.values())
 
 
 # --- the tables and the manifest ------------------------------------------------------------------------
@@ -261,8 +244,7 @@ def test_a_copy_of_a_picture_falls_on_the_same_side(spark: SparkSession, mixed: 
 def test_the_fingerprint_is_that_of_the_pure_function(
     spark: SparkSession, mixed: Corpus, mixed_images: Path
 ) -> None:
-    good, _ = independent(mixed_images)
-    expected = fingerprint.corpus_fingerprint((hash_, species) for species, hash_, _ in good.values())
+    expected = independent_fingerprint(mixed_images)
     assert mixed.fingerprint == expected
     assert corpus.corpus_fingerprint(mixed.images(spark).repartition(7)) == expected
 
@@ -312,56 +294,29 @@ def test_each_finished_step_is_logged_with_numbers(
 
 
 def test_neither_names_nor_folders_nor_order_nor_partitions_change_the_corpus(
-    spark: SparkSession, tmp_path: Path, mount: str
+    spark: SparkSession, tmp_path: Path, mount: Callable[[Path], str]
 ) -> None:
+    away = mount(tmp_path)
     plants(tmp_path / "one", Charlock=6, Maize=8)
     for place, path in enumerate(sorted((tmp_path / "one").rglob("*.png"), reverse=True)):
         species = path.parent.name
         name = f"_{place}.png" if place % 2 else f"deeper/{place}.jpeg"
         write(tmp_path, f"two/{species}/{name}", path.read_bytes())
-    one = prepare(spark, tmp_path / "one", tmp_path / "corpus one")
     before = spark.conf.get("spark.sql.shuffle.partitions")
     spark.conf.set("spark.sql.shuffle.partitions", "5")
     try:
-        two = prepare(spark, f"{mount}/two", f"{mount}/corpus two")
+        two = prepare(spark, f"{away}/two", f"{away}/corpus two")
     finally:
         spark.conf.set("spark.sql.shuffle.partitions", str(before))
-    assert two.fingerprint == one.fingerprint
-    assert splits(spark, two) == splits(spark, one)
-    pixels = [
-        {row[schema.CONTENT_HASH]: bytes(row[schema.IMAGE]) for row in each.images(spark).collect()}
-        for each in (one, two)
-    ]
-    assert pixels[0] == pixels[1]
-    assert corpus.load(f"{mount}/corpus two").manifest == two.manifest
+    good, _ = independent(tmp_path / "one")
+    assert two.fingerprint == independent_fingerprint(tmp_path / "one")
+    assert splits(spark, two) == {hash_: fingerprint.split_of(hash_, SHARES) for _, hash_, _ in good.values()}
+    pixels = {row[schema.CONTENT_HASH]: bytes(row[schema.IMAGE]) for row in two.images(spark).collect()}
+    assert pixels == {hash_: of_file for _, hash_, of_file in good.values()}
+    assert corpus.load(f"{away}/corpus two").manifest == two.manifest
     assert visible(tmp_path / "corpus two") == ["images", "manifest.json", "rejects"]
     paths = {row[schema.PATH] for row in accepted(spark, two)}
-    assert f"{mount}/two/Maize/deeper/0.jpeg" in paths
-
-
-def test_added_images_move_no_other_image(spark: SparkSession, tmp_path: Path) -> None:
-    plants(tmp_path / "images", Charlock=10, Maize=10)
-    before = splits(spark, prepare(spark, tmp_path / "images", tmp_path / "before"))
-    plants(tmp_path / "images", Aster=3)
-    for number in range(15):
-        write(tmp_path, f"images/Maize/more/{number}.png", png(9_000 + number))
-    after = splits(spark, prepare(spark, tmp_path / "images", tmp_path / "after"))
-    assert len(before) == 20
-    assert len(after) == 38
-    assert {hash_: after[hash_] for hash_ in before} == before
-
-
-def test_a_label_or_a_byte_makes_another_fingerprint(spark: SparkSession, tmp_path: Path) -> None:
-    found = []
-    for number, change in enumerate(("none", "label", "byte")):
-        root = plants(tmp_path / f"images {number}", Charlock=3, Maize=3)
-        if change == "label":
-            (root / "Maize" / "0.png").rename(root / "Charlock" / "moved.png")
-        elif change == "byte":  # after the picture's end: not a pixel changes
-            (root / "Maize" / "0.png").write_bytes(png(1_000) + b"\n")
-        found.append(prepare(spark, root, tmp_path / f"corpus {number}"))
-    assert [each.manifest["accepted"] for each in found] == [6, 6, 6]
-    assert len({each.fingerprint for each in found}) == 3
+    assert f"{away}/two/Maize/deeper/0.jpeg" in paths
 
 
 # --- exact shares ---------------------------------------------------------------------------------------
@@ -457,8 +412,7 @@ def test_a_sample_is_of_every_species_and_of_every_split_and_follows_from_the_co
     write(root, "Charlock/empty.png", b"")
     for place, path in enumerate(sorted(root.rglob("*.png"), reverse=True)):
         write(tmp_path, f"two/{path.parent.name}/{place}", path.read_bytes())
-    one = prepare(spark, root, tmp_path / "corpus one", sample=0.5)
-    two = prepare(spark, tmp_path / "two", tmp_path / "corpus two", sample=0.5)
+    sampled = prepare(spark, tmp_path / "two", tmp_path / "corpus", sample=0.5)
 
     expected = {}
     for species in ("Charlock", "Maize"):
@@ -470,21 +424,21 @@ def test_a_sample_is_of_every_species_and_of_every_split_and_follows_from_the_co
     text = hashlib.sha256(b"text").hexdigest()
     num_text = int(text in expected)
     expected.pop(text, None)
-    assert {row.content_hash: row.species for row in accepted(spark, one)} == expected
-    assert one.manifest["listed"] == 47
-    assert one.manifest["accepted"] == 47 - num_text
-    assert one.manifest["found"] == 94
-    assert one.manifest["sample"] == 0.5
-    assert min(one.manifest["images_of_split"].values()) > 0
-    assert two.fingerprint == one.fingerprint
-    assert {name: str(text) for name, text in corpus.summary(one)}["listed"] == "47 (a sample of 94)"
+    assert {row.content_hash: row.species for row in accepted(spark, sampled)} == expected
+    assert sampled.manifest["listed"] == 47
+    assert sampled.manifest["accepted"] == 47 - num_text
+    assert sampled.manifest["found"] == 94
+    assert sampled.manifest["sample"] == 0.5
+    assert min(sampled.manifest["images_of_split"].values()) > 0
+    assert {name: str(text) for name, text in corpus.summary(sampled)}["listed"] == "47 (a sample of 94)"
 
 
 def test_seven_percent_of_a_hundred_are_seven_and_of_three_one(
-    spark: SparkSession, tmp_path: Path, mount: str
+    spark: SparkSession, tmp_path: Path, mount: Callable[[Path], str]
 ) -> None:
+    away = mount(tmp_path)
     plants(tmp_path / "images", Charlock=3, Maize=100)  # 100 * 0.07 is 7.000000000000001
-    prepared = prepare(spark, f"{mount}/images", f"{mount}/corpus", sample=0.07)
+    prepared = prepare(spark, f"{away}/images", f"{away}/corpus", sample=0.07)
     per_species = prepared.manifest["images_of_species"]
     assert {name: sum(each.values()) for name, each in per_species.items()} == {"Charlock": 1, "Maize": 7}
 
@@ -532,19 +486,19 @@ def test_a_csv_names_files_by_relative_and_absolute_paths(spark: SparkSession, t
 
 
 def test_a_parquet_table_elsewhere_makes_the_corpus_of_its_folder(
-    spark: SparkSession, tmp_path: Path, mount: str
+    spark: SparkSession, tmp_path: Path, mount: Callable[[Path], str]
 ) -> None:
+    away = mount(tmp_path)
     root = plants(tmp_path / "images", Charlock=4, Maize=5)
     rows = [(str(path.relative_to(tmp_path)), path.parent.name) for path in sorted(root.rglob("*.png"))]
     table = spark.createDataFrame(
         [*rows, ("images/Maize/missing.png", "Maize")], "path string, species string"
     )
-    table.write.parquet(f"{mount}/table")
-    by_table = prepare(spark, f"{mount}/table", f"{mount}/one")
-    by_folder = prepare(spark, root, tmp_path / "two")
-    assert by_table.fingerprint == by_folder.fingerprint
+    table.write.parquet(f"{away}/table")
+    by_table = prepare(spark, f"{away}/table", f"{away}/one")
+    assert by_table.fingerprint == independent_fingerprint(root)
     assert by_table.manifest["rejected_by_reason"] == {"unreadable": 1}
-    assert by_folder.manifest["listed"] == 9
+    assert by_table.manifest["listed"] == 10
 
 
 @pytest.mark.parametrize(
@@ -652,8 +606,8 @@ def test_an_unknown_file_system_is_a_corpus_error(spark: SparkSession, tmp_path:
 # --- what is at the target ------------------------------------------------------------------------------
 
 
-def test_a_corpus_is_replaced_only_on_request(spark: SparkSession, tmp_path: Path) -> None:
-    old = prepare(spark, plants(tmp_path / "one", Charlock=3, Maize=3), tmp_path / "corpus")
+def test_a_corpus_is_replaced_only_on_request(spark: SparkSession, small: Path, tmp_path: Path) -> None:
+    old = corpus.load(str(shutil.copytree(small, tmp_path / "corpus")))
     plants(tmp_path / "two", Charlock=4, Maize=5)
     with pytest.raises(CorpusError, match="already holds a corpus") as caught:
         prepare(spark, tmp_path / "two", tmp_path / "corpus")
