@@ -128,7 +128,7 @@ def test_drawn_images_are_a_pure_function_and_have_the_mean_and_std_that_are_fol
     ("changes", "error", "words"),
     [
         ({"num_images": 31}, OptionError, "--num-images 31 for 2 workers"),
-        ({"num_workers": 3}, ClusterError, "2 free slots"),
+        ({"num_workers": 3, "num_images": 48}, ClusterError, "2 free slots"),
     ],
     ids=str,
 )
