@@ -14,8 +14,9 @@ MAX_PIXELS = 64_000_000
 # An uncompressed 20-megapixel picture still fits.
 MAX_BYTES = 64 * 1024 * 1024
 
-SPLIT_POLICIES = ("hash", "stratified")
+SPLIT_POLICIES = ("auto", "hash", "stratified", "given")
 CONFLICT_POLICIES = ("error", "drop")
+LEAK_POLICIES = ("error", "drop", "keep")
 
 MODES = ("synchronous", "asynchronous", "hogwild")
 RULES = ("downpour", "adag", "dynsgd", "aeasgd", "eamsgd")

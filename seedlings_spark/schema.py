@@ -66,6 +66,7 @@ REJECT_REASONS = (
     "hidden",  # a folder or a file of a program's or of the system's own, with all that is in it
     "no_species",  # a training image outside of any species' folder
     "conflicting_species",  # the same bytes under two species
+    "leak",  # the same bytes, or pictures of one group, are in a split that is measured on
 )
 
 # In the metadata of our column of content hashes: another's column may have the same name, and be anything.

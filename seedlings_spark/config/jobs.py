@@ -82,11 +82,14 @@ class PrepareOptions(DecodeOptions):
         choices=choices.ASPECTS,
     )
     split_policy: str = option(
-        "hash",
-        "how images are dealt to the splits. hash: by an image's own bytes alone; stratified: exact shares of"
-        " every species, but images that are added later may move others to another split",
-        reason="results stay comparable while a corpus grows",
+        "auto",
+        "how images are dealt to the splits. given: by the folders train, validation and test above those of the"
+        " species, or a table's column split; hash: by an image's own bytes alone; stratified: exact shares of"
+        " every species, but images that are added later may move others; auto: given where there is such a thing,"
+        " else hash",
+        reason="splits that somebody has made are meant; else results stay comparable while a corpus grows",
         choices=choices.SPLIT_POLICIES,
+        group="splits",
     )
     split_shares: tuple[float, ...] = option(
         (0.7, 0.15, 0.15),
@@ -95,11 +98,35 @@ class PrepareOptions(DecodeOptions):
         least=0,
         most=1,
     )
+    leaks: str = option(
+        "error",
+        "what the same bytes, or pictures of one group, in two given splits are: an error; drop: rejects where they are"
+        " not in the split that is measured on; keep: as they are",
+        reason="a network that was trained on them knows the answers",
+        choices=choices.LEAK_POLICIES,
+    )
+    group_column: str = option(
+        "",
+        "column of a table of images whose equal values stay in one split: a plant, a field, a camera, a day",
+        reason="most tables have none",
+    )
+    group_from_path: str = option(
+        "",
+        "regular expression whose first group, found in an image's path, is the same, as in '/(plant_[0-9]+)_'",
+        reason="names say many things",
+    )
+    split_time: str = option(
+        "",
+        "column of a table of images with dates, times or numbers: the newest images become the test split, those"
+        " before them the validation split",
+        reason="without it the past is as good as the future",
+    )
     conflicts: str = option(
         "error",
         "what the same bytes under two species are: an error, or rejects, all copies of them",
         reason="a wrong label is a person's to mend",
         choices=choices.CONFLICT_POLICIES,
+        group="labels and amount",
     )
     sample: float = option(
         1.0, "share of each species that is prepared", reason="all that there is", above=0, most=1

@@ -1,15 +1,19 @@
-"""Where the species stand: the folders' names, or a column of a table; and names that look alike."""
+"""Where species and splits stand: the folders' names, or columns of a table; and names that look alike."""
 
+import contextlib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+from pyspark.sql.types import NumericType, StringType
 
 from seedlings_spark import files, schema
 from seedlings_spark.corpus import listings, references, tables
-from seedlings_spark.errors import CorpusError, InputError
+from seedlings_spark.corpus.splits import GIVEN, GROUP, TIME, SplitRule
+from seedlings_spark.errors import CorpusError, InputError, OptionError
 
 _FOLDERS = "one folder a species, as in plants/Maize/0001.png"
 _TABLE = "a table with the columns path and species"
@@ -31,25 +35,90 @@ _AS_LATIN = str.maketrans(
 _INVISIBLE = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 
 
-def listing_of(
-    spark: SparkSession, images: str
-) -> tuple[DataFrame, tuple[str, ...], Sequence[listings.Listed]]:
-    """What is to be prepared, as `schema.LISTING`, held by Spark so that it is listed once; its roots; the hidden."""
+@dataclass(frozen=True)
+class Source:
+    """What is to be prepared.
+
+    Args:
+        listing: As `schema.LISTING`, held by Spark so that it is listed once.
+        roots: What `decode_all` is given.
+        rule: How it is split, with a policy that is not "auto".
+        hidden: What is a system's or a program's own.
+        split_of: Name of a folder of the root -> split, where these are splits.
+        known: Path -> `GIVEN`, `GROUP` and `TIME`, as a table says; None where it says nothing.
+    """
+
+    listing: DataFrame
+    roots: tuple[str, ...]
+    rule: SplitRule
+    hidden: Sequence[listings.Listed] = ()
+    split_of: Mapping[str, str] = field(default_factory=dict)
+    known: DataFrame | None = None
+
+    def described(self, rows: DataFrame) -> DataFrame:
+        """Rows with a path, with what is known of each besides: the columns `GIVEN`, `GROUP` and `TIME`."""
+        if self.known is not None:
+            rows = rows.join(self.known, schema.PATH, "left")
+        else:
+            rows = rows.withColumns(
+                {
+                    GIVEN: self._split_of_path(),
+                    GROUP: F.lit(None).cast("string"),
+                    TIME: F.lit(None).cast("double"),
+                }
+            )
+        if not self.rule.group_from_path:
+            return rows
+        pattern = self.rule.group_from_path
+        number = min(1, re.compile(pattern).groups)
+        return rows.withColumn(GROUP, F.nullif(F.regexp_extract(schema.PATH, pattern, number), F.lit("")))
+
+    def _split_of_path(self) -> Column:
+        split = F.lit(None).cast("string")
+        if not self.split_of:
+            return split
+        folder = F.substring_index(
+            F.substr(F.col(schema.PATH), F.lit(len(self.roots[0].rstrip("/")) + 2)), "/", 1
+        )
+        for name, its in self.split_of.items():
+            split = F.when(folder == name, F.lit(its)).otherwise(split)
+        return split
+
+
+@contextlib.contextmanager
+def found(spark: SparkSession, images: str, rule: SplitRule) -> Iterator[Source]:
+    """What is to be prepared of a folder or a table; what Spark holds of it is given free in the end.
+
+    Raises:
+        CorpusError: There is nothing, or what is there cannot be taken for species or splits.
+        OptionError: A column is asked for, of a folder; or an expression is none.
+    """
+    _check_expression(rule.group_from_path)
+    with contextlib.ExitStack() as held:
+        source = (_of_table if _is_table(images) else _of_folder)(spark, images, rule, held)
+        _refuse_look_alikes(source.listing, images)
+        yield source
+
+
+def _held(table: DataFrame, held: contextlib.ExitStack) -> DataFrame:
+    """A table that Spark computes once; a later one over the same files must not be given its rows."""
+    held.callback(table.unpersist)
+    return table.persist()
+
+
+def _of_folder(spark: SparkSession, images: str, rule: SplitRule, held: contextlib.ExitStack) -> Source:
     hidden: list[listings.Listed] = []
+    split_of: dict[str, str] = {}
     try:
-        if files.exists(images) and (not files.is_directory(images) or _is_parquet(images)):
-            listing, roots = _listing_of_table(spark, images)
-            _refuse_look_alikes(listing, images)
-            return listing, roots, hidden
         if files.is_directory(images):
-            _refuse_splits(images)
-        listing = listings.listing_table(spark, _visible(images, hidden)).persist()
+            split_of = _given_splits(images)
+        _refuse_columns(rule)
+        visible = _visible(images, hidden, int(bool(split_of)))
+        listing = _held(listings.listing_table(spark, visible), held)
     except InputError as error:
         raise CorpusError(error.found, f"{_FOLDERS}, or {_TABLE}", error.remedy) from None
     except OSError as error:
-        raise CorpusError(
-            f"{images}, which cannot be listed ({error})", _FOLDERS, "Check the folder's permissions"
-        ) from None
+        raise _unlistable(images, error) from None
     (counts,) = listing.agg(F.count("*"), F.count(schema.SPECIES)).collect()
     if counts[0] == 0:
         raise CorpusError(
@@ -63,13 +132,34 @@ def listing_of(
             _FOLDERS,
             "Move each picture into a folder named for its species",
         )
-    _refuse_look_alikes(listing, images)
-    return listing, (images,), hidden
+    return Source(listing, (images,), rule.resolved(is_given=bool(split_of)), hidden, split_of)
 
 
-def _visible(images: str, hidden: list[listings.Listed]) -> Iterator[listings.Listed]:
+def _check_expression(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise OptionError(
+            f"--group-from-path {pattern!r} ({error})",
+            "a regular expression",
+            "Correct it, as in '/(plant_[0-9]+)_'",
+        ) from None
+
+
+def _refuse_columns(rule: SplitRule) -> None:
+    for flag, column in (("--group-column", rule.group_column), ("--split-time", rule.time_column)):
+        if column:
+            raise OptionError(
+                f"{flag} {column} with a folder of images",
+                "a table with such a column as --images",
+                "Give the table"
+                + ("; of a folder --group-from-path finds groups" if flag.startswith("--g") else ""),
+            )
+
+
+def _visible(images: str, hidden: list[listings.Listed], depth: int) -> Iterator[listings.Listed]:
     """The listing of a folder without what is hidden, which is put aside."""
-    for entry in listings.walk(images, by_folder=True):
+    for entry in listings.walk(images, by_folder=True, depth=depth):
         if entry.is_hidden:
             hidden.append(entry)
         else:
@@ -82,8 +172,12 @@ def rejects_of_hidden(spark: SparkSession, hidden: Sequence[listings.Listed]) ->
     return spark.createDataFrame(rows, schema.DECODED)
 
 
-def _refuse_splits(images: str) -> None:
-    """Refuse folders of splits in place of species: they would become classes, and their species be lost."""
+def _given_splits(images: str) -> dict[str, str]:
+    """Folder -> split, where all folders of the root are splits, the training split among them; else empty.
+
+    Raises:
+        CorpusError: Some of them are, or they have no species in them: they would become species.
+    """
     folders = [
         name
         for name in files.list_names(images)
@@ -92,13 +186,17 @@ def _refuse_splits(images: str) -> None:
     split_of = {name: split for name in folders if (split := _split_of_folder(name))}
     given, num_splits = list(split_of), len(set(split_of.values()))
     with_species = [name for name in given if _has_folders(files.join(images, name))]
+    if num_splits > 1 and schema.TRAIN in split_of.values() and len(with_species) == len(folders):
+        return split_of
     if num_splits > 1 or with_species or (given and len(given) == len(folders)):
         raise CorpusError(
             f"{images} with the folder{'s' * (len(given) > 1)} {', '.join(given)}, which are splits and no species"
             + (f" ({with_species[0]} has folders of its own)" if with_species else ""),
-            f"{_FOLDERS}; prepare deals the pictures to splits itself, by their content",
-            "Merge these folders species by species, or give a table with the columns path and species as --images",
+            f"{_FOLDERS}; or nothing but folders of splits, train among them, with the species' folders in each",
+            "Put the species' folders into those of the splits, or give a table with the columns path, species and"
+            " split as --images",
         )
+    return {}
 
 
 def _split_of_folder(name: str) -> str | None:
@@ -152,20 +250,43 @@ def _refuse_look_alikes(listing: DataFrame, images: str) -> None:
         )
 
 
-def _is_parquet(images: str) -> bool:
-    return images.endswith(".parquet") or "_SUCCESS" in files.list_names(images)
+def _is_table(images: str) -> bool:
+    try:
+        if not files.exists(images):
+            return False
+        return (
+            not files.is_directory(images)
+            or images.endswith(".parquet")
+            or "_SUCCESS" in files.list_names(images)
+        )
+    except OSError as error:
+        raise _unlistable(images, error) from None
 
 
-def _listing_of_table(spark: SparkSession, table: str) -> tuple[DataFrame, tuple[str, ...]]:
+def _unlistable(images: str, error: OSError) -> CorpusError:
+    return CorpusError(
+        f"{images}, which cannot be listed ({error})", _FOLDERS, "Check the folder's permissions"
+    )
+
+
+def _of_table(spark: SparkSession, table: str, rule: SplitRule, held: contextlib.ExitStack) -> Source:
     rows = _table(spark, table)
-    missing = [column for column in (schema.PATH, schema.SPECIES) if column not in rows.columns]
+    is_given = schema.SPLIT in rows.columns
+    rule = rule.resolved(is_given=is_given)
+    wanted = [schema.PATH, schema.SPECIES, *filter(None, (rule.group_column, rule.time_column))]
+    missing = [column for column in wanted if column not in rows.columns]
     if missing:
         raise CorpusError(
             f"{table} with the columns {', '.join(rows.columns)[:200]}",
-            "the columns path and species",
+            f"the columns {' and '.join(wanted)}",
             f"Add {' and '.join(missing)}; a relative path is looked up beside the table",
         )
-    rows = rows.select(*(F.col(name).cast("string") for name in (schema.PATH, schema.SPECIES)))
+    rows = rows.select(
+        *(F.col(name).cast("string").alias(name) for name in (schema.PATH, schema.SPECIES)),
+        _given_split(rows, table) if rule.policy == "given" else F.lit(None).cast("string").alias(GIVEN),
+        (schema.column(rule.group_column) if rule.group_column else F.lit(None)).cast("string").alias(GROUP),
+        _time(rows, rule.time_column, table).alias(TIME),
+    )
     is_empty = F.coalesce(schema.PATH, F.lit("")) == ""
     (counts,) = rows.agg(F.count("*"), F.sum(is_empty.cast("int"))).collect()
     if counts[0] == 0 or counts[1]:
@@ -175,10 +296,88 @@ def _listing_of_table(spark: SparkSession, table: str) -> tuple[DataFrame, tuple
             "Correct the table",
         )
     try:
-        listing, roots = references.listing_of_paths(spark, rows, files.parent(table))
+        named, roots = references.listing_of_given_paths(spark, rows, files.parent(table))
     except (InputError, OSError) as error:
         raise CorpusError(f"{table}: {error}", "paths of readable files", "Correct the table") from None
-    return listing.persist(), roots
+    named = _held(named, held)
+    listing = named.select(*schema.LISTING.names).distinct()
+    if not (rule.policy == "given" or rule.group_column or rule.time_column):
+        return Source(listing, roots, rule)
+    said = rows.select(F.col(schema.PATH).alias("given"), GIVEN, GROUP, TIME).distinct()
+    known = (
+        said.join(named.select(schema.PATH, "given").distinct(), "given").drop("given").distinct().persist()
+    )
+    _refuse_two_rows(known, table)
+    return Source(listing, roots, rule, known=known)
+
+
+def _given_split(rows: DataFrame, table: str) -> Column:
+    """The split that a table's column says.
+
+    Raises:
+        CorpusError: It has other values.
+    """
+    value = F.lower(F.trim(F.col(schema.SPLIT).cast("string")))
+    split = F.lit(None).cast("string")
+    for word, its in _SPLIT_WORDS.items():
+        split = F.when(value == word, F.lit(its)).otherwise(split)
+    wrong = rows.where(split.isNull()).groupBy(F.col(schema.SPLIT).cast("string").alias(schema.SPLIT)).count()
+    first = wrong.orderBy(F.desc("count"), schema.SPLIT).first()
+    if first is not None:
+        raise CorpusError(
+            f"{table} with the split {first[0]!r} in {first[1]:,} rows",
+            f"one of {', '.join(schema.SPLITS)} in the column split",
+            "Correct the table, or deal the pictures anew with --split-policy hash",
+        )
+    return split.alias(GIVEN)
+
+
+def _time(rows: DataFrame, column: str, table: str) -> Column:
+    """A column as a number that grows with time: numbers as they are, dates and times in seconds.
+
+    Raises:
+        CorpusError: It has values that are neither.
+    """
+    if not column:
+        return F.lit(None).cast("double")
+    value = schema.column(column)
+    kind = rows.schema[column].dataType
+    if isinstance(kind, StringType):
+        number, moment = value.try_cast("double"), F.try_to_timestamp(value).cast("double")
+        # Numbers all, or times all: 2024 is a year beside 2023-12-31.
+        (only_numbers,) = rows.agg(F.count(value) == F.count(number)).first() or (False,)
+        seconds = number if only_numbers else moment
+    else:
+        seconds = (
+            value.cast("double") if isinstance(kind, NumericType) else value.cast("timestamp").cast("double")
+        )
+    wrong = rows.where(seconds.isNull() | F.isnan(seconds)).select(value.cast("string").alias("value"))
+    if count := wrong.count():
+        (first,) = wrong.limit(1).collect()
+        raise CorpusError(
+            f"{table} with {count:,} rows without a time in the column {column}, such as {first[0]!r}",
+            "a date, a time or a number in every row, all of one kind",
+            "Correct the table, or name another --split-time",
+        )
+    return seconds
+
+
+def _refuse_two_rows(known: DataFrame, table: str) -> None:
+    """Refuse a file of which a table says two things."""
+    twice = known.groupBy(schema.PATH).count().where("count > 1")
+    if count := twice.count():
+        (path,) = (
+            known.join(twice.select(schema.PATH), schema.PATH)
+            .select(schema.PATH)
+            .orderBy(schema.PATH)
+            .limit(1)
+            .collect()
+        )
+        raise CorpusError(
+            f"{table} with {count:,} files in rows that contradict each other, such as {path[0]}",
+            "one split, group and time for each file",
+            "Correct the table",
+        )
 
 
 def _table(spark: SparkSession, table: str) -> DataFrame:

@@ -49,13 +49,13 @@ class Listed:
     is_hidden: bool = False
 
 
-def walk(root: str, *, by_folder: bool) -> Iterator[Listed]:
+def walk(root: str, *, by_folder: bool, depth: int = 0) -> Iterator[Listed]:
     """Every file below a folder, at any depth, in the order of their names.
 
     Args:
         root: A path; the listing has the full URIs below it.
-        by_folder: Whether the first folder below the root names a file's species. Hidden folders are then listed
-            in place of what is in them.
+        by_folder: Whether a folder names a file's species. Hidden folders are then listed in place of what is in them.
+        depth: Folders between the root and those of the species.
 
     Raises:
         InputError: There is no such folder.
@@ -77,7 +77,7 @@ def walk(root: str, *, by_folder: bool) -> Iterator[Listed]:
         elif _is_hidden_file(parts[-1]):
             yield _hidden(status, "a file of a system's or a program's own")
         else:
-            yield listed(status, parts[0] if len(parts) > 1 else None)
+            yield listed(status, parts[depth] if len(parts) > depth + 1 else None)
 
 
 def is_hidden_folder(name: str) -> bool:

@@ -13,9 +13,9 @@ from seedlings_spark import files, schema
 from seedlings_spark.choices import CONFLICT_POLICIES
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import decoding, tables
-from seedlings_spark.corpus.layout import listing_of, rejects_of_hidden
+from seedlings_spark.corpus.layout import Source, found, rejects_of_hidden
 from seedlings_spark.corpus.manifest import EXAMPLES, FORMAT, REJECTS, Corpus, load, numbers_on_disk
-from seedlings_spark.corpus.splits import SplitRule, sample_of
+from seedlings_spark.corpus.splits import GIVEN, GROUP, UNIT, SplitRule, sample_of
 from seedlings_spark.errors import CorpusError, OptionError, OutputInUseError
 from seedlings_spark.lock import Lock, is_held
 
@@ -67,22 +67,20 @@ def prepare(
     is_new = not files.exists(corpus)
     _check_target(images, corpus, overwrite)
     building = files.join(corpus, f"{_BUILDING}{uuid.uuid4().hex[:12]}")
-    listing, roots, hidden = listing_of(spark, images)
     try:
         # By its lock `clean` knows whether somebody is building here.
-        with Lock(building, "prepare"):
-            num_found = listing.count() + len(hidden)
+        with found(spark, images, split) as source, Lock(building, "prepare"):
+            num_found = source.listing.count() + len(source.hidden)
             _log.info("listed %d files of %s", num_found, images)
-            decoded, num_listed = _decode(spark, listing, roots, task, sample, building)
+            decoded, num_listed = _decode(spark, source, task, sample, building)
             if sample == 1:  # of which only what can be read is chosen
-                decoded, num_listed = (
-                    decoded.union(rejects_of_hidden(spark, hidden)),
-                    num_listed + len(hidden),
-                )
+                decoded = decoded.union(rejects_of_hidden(spark, source.hidden))
+                num_listed += len(source.hidden)
             _log.info("read and decoded %d of %d files", num_listed, num_found)
             rows = _with_reasons(decoded, conflicts)
             _check_species(rows, images)
-            _write(rows, building, split, task)
+            rows, about_splits = _with_units(rows, source)
+            _write(rows, building, source.rule, task)
             written = numbers_on_disk(spark, building, num_listed, list(split.shares), task.size)
             manifest = {
                 "format": FORMAT,
@@ -92,8 +90,7 @@ def prepare(
                 "formats": list(task.formats),
                 "max_pixels": task.max_pixels,
                 "max_bytes": task.max_bytes,
-                "split_policy": split.policy,
-                "split_shares": dict(split.shares),
+                **about_splits,
                 "seed": None,  # nothing is drawn: splits and samples follow from the content
                 "sample": sample,
                 "found": num_found,
@@ -108,7 +105,6 @@ def prepare(
             _publish(building, corpus, manifest, overwrite)
             _log.info("published %s, fingerprint %s", corpus, manifest["fingerprint"])
     finally:
-        listing.unpersist()
         _clear(building, corpus if is_new else None)
     return load(corpus)
 
@@ -194,15 +190,11 @@ def _is_our_table(corpus: str, name: str) -> bool:
 
 
 def _decode(
-    spark: SparkSession,
-    listing: DataFrame,
-    roots: tuple[str, ...],
-    task: decoding.DecodeTask,
-    sample: float,
-    building: str,
+    spark: SparkSession, source: Source, task: decoding.DecodeTask, sample: float, building: str
 ) -> tuple[DataFrame, int]:
     """The decoded files, from disk (each file is read and decoded once), and how many were to be."""
     target = files.join(building, "decoded")
+    listing, roots = source.listing, source.roots
     with decoding.batches(spark):
         chosen = listing if sample == 1 else sample_of(spark, listing, roots, task, sample).persist()
         num_chosen = chosen.count()
@@ -240,7 +232,7 @@ def _with_reasons(decoded: DataFrame, conflicts: str) -> DataFrame:
     condition = F.col(schema.REASON).isNull() & F.col("disputed").isNotNull()
     return _rejected(
         marked, condition, "conflicting_species", F.concat(F.lit("labelled "), F.col(schema.SPECIES))
-    )
+    ).drop("disputed")
 
 
 def _rejected(rows: DataFrame, condition: Column, reason: str, detail: Column) -> DataFrame:
@@ -251,7 +243,7 @@ def _rejected(rows: DataFrame, condition: Column, reason: str, detail: Column) -
             schema.IMAGE: F.when(~condition, F.col(schema.IMAGE)),
             schema.REASON: F.when(condition, F.lit(reason)).otherwise(F.col(schema.REASON)),
         }
-    ).select(*schema.DECODED.names)
+    )
 
 
 def _refuse_conflicts(rows: DataFrame, disputed: DataFrame) -> None:
@@ -271,6 +263,68 @@ def _refuse_conflicts(rows: DataFrame, disputed: DataFrame) -> None:
         f"the same bytes under two species: {paths}; {disputed.count()} such image(s) in all",
         "one species for each image",
         "Remove the wrong copies, or reject all of them with --conflicts drop",
+    )
+
+
+def _with_units(rows: DataFrame, source: Source) -> tuple[DataFrame, dict[str, Any]]:
+    """Rows with what stays together (`UNIT`) and the given splits, leaks rejected; and what the manifest says of it."""
+    rule = source.rule
+    about: dict[str, Any] = {"split_policy": rule.policy, "split_shares": dict(rule.shares)}
+    rows = source.described(rows)
+    accepted = rows.where(F.col(schema.REASON).isNull())
+    if rule.has_groups:
+        _refuse_without(accepted, GROUP, "group", "Correct the table, or the expression of --group-from-path")
+    if rule.policy == "given":
+        _refuse_without(accepted, GIVEN, "split", "Move those files, or correct the table")
+    rows = rule.with_units(rows)
+    if rule.has_groups:
+        units = rows.where(F.col(schema.REASON).isNull()).select(UNIT).distinct().count()
+        about["groups"] = {"of": rule.group_column or rule.group_from_path, "number": units}
+    if rule.time_column:
+        about["split_time"] = rule.time_column
+    if rule.policy != "given":
+        return rows, about
+    rank = F.array_position(F.array(*map(F.lit, schema.SPLITS)), F.col(GIVEN))
+    accepted = rows.where(F.col(schema.REASON).isNull())
+    measured = accepted.groupBy(UNIT).agg(
+        F.countDistinct(GIVEN).alias("num_splits"), F.max_by(GIVEN, rank).alias("measured")
+    )
+    leaking = measured.where("num_splits > 1").select(UNIT, "measured")
+    about["leaks"] = {"policy": rule.leaks, "number": leaking.count()}
+    if not about["leaks"]["number"] or rule.leaks == "keep":
+        return rows, about
+    if rule.leaks == "error":
+        _refuse_leaks(accepted, leaking, rule)
+    marked = rows.join(leaking, UNIT, "left")
+    condition = F.col(schema.REASON).isNull() & (F.col(GIVEN) != F.col("measured"))
+    detail = F.concat(F.lit("in the split "), F.col(GIVEN), F.lit(", and also in "), F.col("measured"))
+    return _rejected(marked, F.coalesce(condition, F.lit(False)), "leak", detail).drop("measured"), about
+
+
+def _refuse_without(accepted: DataFrame, column: str, what: str, remedy: str) -> None:
+    without = accepted.where(F.coalesce(column, F.lit("")) == "")
+    if count := without.count():
+        (first,) = without.select(schema.PATH).orderBy(schema.PATH).limit(1).collect()
+        raise CorpusError(
+            f"{count:,} pictures without a {what}, such as {first[0]}", f"one {what} for each", remedy
+        )
+
+
+def _refuse_leaks(accepted: DataFrame, leaking: DataFrame, rule: SplitRule) -> None:
+    (first,) = leaking.orderBy(UNIT).limit(1).collect()
+    copies = (
+        accepted.where(F.col(UNIT) == first[UNIT])
+        .groupBy(GIVEN)
+        .agg(F.min(schema.PATH).alias(schema.PATH))
+        .orderBy(GIVEN)
+        .collect()
+    )
+    paths = " and ".join(f"{copy[schema.PATH]} ({copy[GIVEN]})" for copy in copies)
+    what = "pictures of one group" if rule.has_groups else "the same bytes"
+    raise CorpusError(
+        f"{what} in two splits: {paths}; {leaking.count():,} such case(s) in all",
+        "splits that have nothing in common: else what is measured was trained on",
+        "Move them to one side; or reject those that are not measured on with --leaks drop, or --leaks keep",
     )
 
 

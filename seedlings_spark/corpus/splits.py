@@ -1,15 +1,22 @@
 """Which image goes into which split, and which ones are a sample."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import fingerprint, schema
-from seedlings_spark.choices import SPLIT_POLICIES
+from seedlings_spark.choices import LEAK_POLICIES, SPLIT_POLICIES
 from seedlings_spark.corpus import decoding
-from seedlings_spark.errors import OptionError
+from seedlings_spark.errors import CorpusError, OptionError
+
+# Columns beside those of `schema.DECODED`, all of them text or null but the last, a number: what the source says of
+# an image.
+GIVEN, GROUP, TIME = "given_split", "given_group", "given_time"
+# What stays on one side together: a group, or the same bytes.
+UNIT = "unit"
+BY_TIME = "time"
 
 
 @dataclass(frozen=True)
@@ -17,30 +24,148 @@ class SplitRule:
     """Which image goes into which split.
 
     Args:
-        shares: Split -> share, adding up to 1.
-        policy: "hash": an image's split depends on its bytes alone. "stratified": exact shares in every species, for
-            which images that are added later may move others.
+        shares: Split -> share, adding up to 1; not used where the splits are given.
+        policy: "hash": an image's split depends on its bytes, or its group's name, alone. "stratified": exact shares in
+            every species, for which images that are added later may move others. "given": as the source says.
+            "auto": given where the source says something, else hash.
+        leaks: What becomes of the same bytes, or of pictures of one group, in two given splits: "error"; "drop", which
+            rejects those that are not in the split that is measured on; or "keep".
+        group_column: Column of a table whose equal values stay in one split; "" for none.
+        group_from_path: Regular expression (of Java) whose first group, found in the path, is the same; "" for none.
+        time_column: Column of a table by which the newest images are the test split, and those before them the
+            validation split; "" for none.
 
     Raises:
-        OptionError: No such policy, or other shares.
+        OptionError: No such policy, other shares, or what does not go together.
     """
 
     shares: Mapping[str, float]
-    policy: str = "hash"
+    policy: str = "auto"
+    leaks: str = "error"
+    group_column: str = ""
+    group_from_path: str = ""
+    time_column: str = ""
 
     def __post_init__(self) -> None:
-        if self.policy not in SPLIT_POLICIES:
-            expected = f"one of {', '.join(SPLIT_POLICIES)}"
-            raise OptionError(f"split_policy {self.policy!r}", expected, "Choose one of them")
+        for name, value, choices in (
+            ("split_policy", self.policy, (*SPLIT_POLICIES, BY_TIME)),
+            ("leaks", self.leaks, LEAK_POLICIES),
+        ):
+            if value not in choices:
+                raise OptionError(f"{name} {value!r}", f"one of {', '.join(choices)}", "Choose one of them")
         values = self.shares.values()
         if not values or min(values) < 0 or abs(sum(values) - 1) > 1e-9:
             raise OptionError(f"shares {dict(self.shares)}", "shares that add up to 1", "Correct them")
+        if self.group_column and self.group_from_path:
+            raise OptionError(
+                "--group-column with --group-from-path",
+                "one of them",
+                "Leave out one: a picture has one group",
+            )
+        if self.time_column and self.policy not in ("auto", BY_TIME):
+            raise OptionError(
+                f"--split-time with --split-policy {self.policy}",
+                "one rule that deals the pictures",
+                "Leave out one of them",
+            )
+        if self.has_groups and self.policy == "stratified":
+            raise OptionError(
+                "groups with --split-policy stratified",
+                "hash, time or given splits: exact shares of every species would tear groups apart",
+                "Leave out --split-policy",
+            )
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether pictures of one group stay together."""
+        return bool(self.group_column or self.group_from_path)
+
+    def resolved(self, *, is_given: bool) -> "SplitRule":
+        """The rule with a policy in place of "auto".
+
+        Args:
+            is_given: Whether the source says which picture is in which split.
+
+        Raises:
+            CorpusError: Given splits are wanted, and there are none.
+        """
+        if self.policy == "given" and not is_given:
+            raise CorpusError(
+                "--split-policy given with images that come without splits",
+                "the folders train, validation and test above those of the species, or a table with a column split",
+                "Leave out --split-policy",
+            )
+        if self.policy != "auto":
+            return self
+        return replace(self, policy=BY_TIME if self.time_column else "given" if is_given else "hash")
+
+    def with_units(self, rows: DataFrame) -> DataFrame:
+        """Rows with the column `UNIT`: of the same bytes, or of a group with all that share bytes with it."""
+        if not self.has_groups:
+            return rows.withColumn(UNIT, F.col(schema.CONTENT_HASH))
+        accepted = rows.where(F.col(schema.REASON).isNull())
+        pairs = accepted.select(GROUP, schema.CONTENT_HASH).distinct()
+        of_content = pairs.groupBy(schema.CONTENT_HASH).agg(F.collect_set(GROUP).alias("groups"))
+        shared = of_content.where(F.size("groups") > 1).select("groups").distinct().collect()
+        if not shared:
+            return rows.withColumn(UNIT, F.col(GROUP))
+        unit_of = _joined(row["groups"] for row in shared)
+        units = rows.sparkSession.createDataFrame(list(unit_of.items()), f"{GROUP} string, joined string")
+        return (
+            rows.join(F.broadcast(units), GROUP, "left")
+            .withColumn(UNIT, F.coalesce("joined", GROUP))
+            .drop("joined")
+        )
 
     def applied(self, accepted: DataFrame) -> DataFrame:
-        """Accepted images with a split each; the same bytes are never in two."""
-        if self.policy == "hash":
-            return accepted.withColumn(schema.SPLIT, split_by_hash(self.shares))
-        return accepted.join(stratified(accepted, self.shares), [schema.CONTENT_HASH, schema.SPECIES])
+        """Accepted images, with their units, with a split each; a unit is never in two unless it was given so."""
+        if self.policy == "given":
+            return accepted.withColumn(schema.SPLIT, F.col(GIVEN))
+        if self.policy == BY_TIME:
+            return accepted.join(_by_time(accepted, self.shares), UNIT)
+        if self.policy == "stratified":
+            return accepted.join(stratified(accepted, self.shares), [schema.CONTENT_HASH, schema.SPECIES])
+        digest = F.sha2(F.col(UNIT), 256) if self.has_groups else F.col(schema.CONTENT_HASH)
+        return accepted.withColumn(schema.SPLIT, split_by_hash(self.shares, digest))
+
+
+def _joined(sets: Iterable[Iterable[str]]) -> dict[str, str]:
+    """Of groups that have bytes in common, directly or through others, the first by name: group -> that one."""
+    above: dict[str, str] = {}
+
+    def first_of(group: str) -> str:
+        above.setdefault(group, group)
+        while above[group] != group:
+            above[group] = above[above[group]]
+            group = above[group]
+        return group
+
+    for groups in sets:
+        first, *others = map(first_of, groups)
+        for other in others:
+            one, two = sorted((first_of(first), first_of(other)))
+            above[two] = one
+    return {group: first_of(group) for group in above}
+
+
+def _by_time(accepted: DataFrame, shares: Mapping[str, float]) -> DataFrame:
+    """Unit -> split: the oldest first, units of one time together. A unit is as old as its newest picture."""
+    units = accepted.groupBy(UNIT).agg(F.max(TIME).alias(TIME), F.count("*").alias("images"))
+    times = units.groupBy(TIME).agg(F.sum("images").alias("images"))
+    before = F.sum("images").over(Window.orderBy(TIME).rowsBetween(Window.unboundedPreceding, -1))
+    total = F.sum("images").over(Window.partitionBy())
+    placed = times.select(TIME, (F.coalesce(before, F.lit(0)) / total).alias("place"))
+    return units.join(placed, TIME).select(UNIT, _split_at(F.col("place"), shares).alias(schema.SPLIT))
+
+
+def _split_at(place: Column, shares: Mapping[str, float]) -> Column:
+    """The split of a place between 0 and 1; the last one takes what rounding leaves."""
+    names, edge = list(shares), 0.0
+    split: Column | None = None
+    for name in names[:-1]:
+        edge += shares[name]
+        split = (F if split is None else split).when(place < F.lit(edge), F.lit(name))
+    return F.lit(names[-1]) if split is None else split.otherwise(F.lit(names[-1]))
 
 
 def sample_of(
@@ -60,16 +185,17 @@ def sample_of(
     return ranked.where("place <= share").select(*schema.LISTING.names)
 
 
-def split_by_hash(shares: Mapping[str, float]) -> Column:
-    """`fingerprint.split_of` in Spark SQL."""
-    digits = F.substring(schema.CONTENT_HASH, 1, fingerprint.DIGITS)
-    place = F.conv(digits, 16, 10).cast("long").cast("double") / F.lit(float(16**fingerprint.DIGITS))
-    names, edge = list(shares), 0.0
-    split: Column | None = None
-    for name in names[:-1]:
-        edge += shares[name]
-        split = (F if split is None else split).when(place < F.lit(edge), F.lit(name))
-    return F.lit(names[-1]) if split is None else split.otherwise(F.lit(names[-1]))
+def split_by_hash(shares: Mapping[str, float], digest: Column | None = None) -> Column:
+    """`fingerprint.split_of` in Spark SQL.
+
+    Args:
+        shares: Split -> share.
+        digest: Hexadecimal digits; the content hash without.
+    """
+    digits = F.substring(F.col(schema.CONTENT_HASH) if digest is None else digest, 1, fingerprint.DIGITS)
+    return _split_at(
+        F.conv(digits, 16, 10).cast("long").cast("double") / F.lit(float(16**fingerprint.DIGITS)), shares
+    )
 
 
 def stratified(accepted: DataFrame, shares: Mapping[str, float]) -> DataFrame:

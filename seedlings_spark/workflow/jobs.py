@@ -62,7 +62,12 @@ def prepare(spark: SparkSession, options: PrepareOptions) -> Corpus:
         options.images,
         options.corpus,
         task,
-        corpus.SplitRule(dict(zip(schema.SPLITS, options.split_shares, strict=True)), options.split_policy),
+        corpus.SplitRule(
+            dict(zip(schema.SPLITS, options.split_shares, strict=True)),
+            options.split_policy,
+            time_column=options.split_time,
+            **config.chosen(options, "leaks", "group_column", "group_from_path"),
+        ),
         **config.chosen(options, "conflicts", "sample", "overwrite"),
     )
 

@@ -1116,11 +1116,10 @@ def test_a_folder_with_nothing_but_hidden_ones_is_empty(spark: SparkSession, tmp
 @pytest.mark.parametrize(
     "layout",
     [
-        ("train/Maize", "test/Maize"),
-        ("Train/Maize", "Train/Rye", "VALID/Rye"),
         ("train", "val"),
+        ("train/Maize", "train/Rye", "val"),
+        ("val/Maize", "test/Rye"),
         ("training/Maize", "training/Rye"),
-        ("training_set/Maize", "test_set/Maize"),
         ("seg_train", "Val2017"),
         ("train/Maize", "Rye"),
         ("validation",),

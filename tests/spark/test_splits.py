@@ -1,0 +1,201 @@
+"""Splits that somebody has made, groups that stay together, and splits by time."""
+
+import csv
+import hashlib
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.sql import SparkSession
+
+from seedlings_spark import corpus, fingerprint, images, schema
+from seedlings_spark.corpus import Corpus, SplitRule, decoding
+from seedlings_spark.errors import CorpusError, OptionError
+
+TASK = decoding.DecodeTask((8, 8), "crop", images.FORMATS, images.MAX_PIXELS, 5_000)
+SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
+
+
+def write(root: Path, path: str, number: int) -> Path:
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(number).integers(0, 256, (9, 9, 3), np.uint8)
+    target.write_bytes(images.encode_png(pixels))
+    return target
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def prepare(spark: SparkSession, source: Path, target: Path, **rule: Any) -> Corpus:
+    return corpus.prepare(
+        spark, str(source), str(target), TASK, SplitRule(rule.pop("shares", SHARES), **rule)
+    )
+
+
+def split_of(spark: SparkSession, prepared: Corpus, root: Path) -> dict[str, str]:
+    """Path below the root -> split."""
+    rows = prepared.images(spark).select(schema.PATH, schema.SPLIT).collect()
+    return {row.path.removeprefix(f"file://{root}/"): row.split for row in rows}
+
+
+def reasons(spark: SparkSession, prepared: Corpus, root: Path) -> dict[str, tuple[str, str]]:
+    rows = prepared.rejects(spark).collect()
+    return {row.path.removeprefix(f"file://{root}/"): (row.reason, row.detail) for row in rows}
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of splits, with three pictures that stand in two of them."""
+    root = tmp_path_factory.mktemp("given") / "images of 2026"
+    for number, path in enumerate(
+        [f"train/{name}/{each}.png" for name in ("Maize", "Rye") for each in range(4)]
+        + ["val/Maize/0.png", "val/Rye/0.png", "Test set/Maize/field 1/0.png", "Test set/Rye/0.png"]
+    ):
+        write(root, path, number)
+    for path, number in [("val/Rye/copy of 1.png", 1), ("Test set/Maize/copy of 2.png", 2)]:
+        write(root, path, number)
+    write(root, "val/Rye/copy of 8.png", 8)  # within one split, under another name and species
+    (root / "val/Rye/copy of 8.png").rename(root / "val/Maize/copy of 8.png")
+    write(root, "val/Rye/copy of 1.png", 5)  # of train/Rye
+    write(root, "train/stray.png", 99)
+    return root
+
+
+def test_folders_of_splits_are_the_splits(spark: SparkSession, given: Path, tmp_path: Path) -> None:
+    prepared = prepare(spark, given, tmp_path / "kept", leaks="keep")
+    expected = {"train": "train", "val": "validation", "Test set": "test"}
+    found = split_of(spark, prepared, given)
+    assert found == {path: expected[path.split("/")[0]] for path in found}
+    assert prepared.classes == ("Maize", "Rye") and len(found) == 15
+    assert reasons(spark, prepared, given) == {
+        "train/stray.png": ("no_species", "neither in a species' folder nor given one by a table")
+    }
+    assert prepared.manifest["split_policy"] == "given"
+    assert prepared.manifest["leaks"] == {"policy": "keep", "number": 2}
+    assert prepared.manifest["images_of_split"] == {"train": 8, "validation": 4, "test": 3}
+
+
+def test_what_leaks_into_a_measured_split_is_an_error_or_is_not_trained_on(
+    spark: SparkSession, given: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CorpusError, match=r"the same bytes in two splits: .* and .*; 2 such case") as caught:
+        prepare(spark, given, tmp_path / "corpus")
+    assert "--leaks drop" in caught.value.remedy and not (tmp_path / "corpus").exists()
+    prepared = prepare(spark, given, tmp_path / "corpus", leaks="drop")
+    found = reasons(spark, prepared, given)
+    assert {path: one for path, (one, _) in found.items()} == {
+        "train/stray.png": "no_species",
+        "train/Maize/2.png": "leak",
+        "train/Rye/1.png": "leak",
+    }
+    assert found["train/Maize/2.png"][1] == "in the split train, and also in test"
+    # Who deals them anew has no leaks: the bytes decide, as everywhere.
+    anew = prepare(spark, given, tmp_path / "anew", policy="hash")
+    for row in anew.images(spark).select(schema.CONTENT_HASH, schema.SPLIT).collect():
+        assert row.split == fingerprint.split_of(row.content_hash, SHARES)
+    assert anew.manifest["images_of_split"] != prepared.manifest["images_of_split"]
+
+
+def test_a_table_says_the_split(spark: SparkSession, tmp_path: Path) -> None:
+    words = ["train", "Training", " VAL", "dev", "test", "holdout"]
+    rows = []
+    for number, word in enumerate(words):
+        path = write(tmp_path, f"images/{number}.png", number)
+        rows.append({"path": path.name, "species": ("Maize", "Rye")[number % 2], "split": word})
+    table = write_table(tmp_path / "images" / "table.csv", rows)
+    prepared = prepare(spark, table, tmp_path / "corpus")
+    expected = ["train", "train", "validation", "validation", "test", "test"]
+    found = split_of(spark, prepared, tmp_path / "images")
+    assert [found[f"{number}.png"] for number in range(6)] == expected
+    rows[3]["split"] = "spring"
+    with pytest.raises(CorpusError, match=r"the split 'spring' in 1 rows") as caught:
+        prepare(spark, write_table(table, rows), tmp_path / "other")
+    assert "--split-policy hash" in caught.value.remedy
+    assert prepare(spark, table, tmp_path / "other", policy="hash").manifest["split_policy"] == "hash"
+    rows[3]["split"] = "train"
+    rows.append({**rows[0], "split": "test"})
+    with pytest.raises(CorpusError, match=r"1 files in rows that contradict each other, such as .*/0\.png"):
+        prepare(spark, write_table(table, rows), tmp_path / "third")
+
+
+def test_a_group_is_never_torn_nor_are_groups_that_share_bytes(spark: SparkSession, tmp_path: Path) -> None:
+    root, group_of, numbers = tmp_path / "images", {}, iter(range(1_000))
+    for plant in range(30):
+        for shot in range(3):
+            path = f"{('Maize', 'Rye')[plant % 2]}/plant_{plant:02}_{shot}.png"
+            write(root, path, next(numbers))
+            group_of[path] = f"plant_{plant:02}"
+    # The same bytes join 2 with 20, and 20 with 8.
+    for one, two in (("02_0", "20_1"), ("20_2", "08_0")):
+        (root / f"Maize/plant_{two}.png").write_bytes((root / f"Maize/plant_{one}.png").read_bytes())
+    joined = dict.fromkeys(["plant_02", "plant_08", "plant_20"], "plant_02")
+    expected = {
+        path: fingerprint.split_of(hashlib.sha256(joined.get(group, group).encode()).hexdigest(), SHARES)
+        for path, group in group_of.items()
+    }
+    assert set(expected.values()) == set(SHARES)
+    prepared = prepare(spark, root, tmp_path / "corpus", group_from_path="/(plant_[0-9]+)_")
+    assert split_of(spark, prepared, root) == expected
+    assert prepared.manifest["groups"] == {"of": "/(plant_[0-9]+)_", "number": 28}
+    rows = [
+        {"path": path, "species": path.split("/")[0], "the plant": group} for path, group in group_of.items()
+    ]
+    table = write_table(root / "table.csv", rows)
+    by_table = prepare(spark, table, tmp_path / "by table", group_column="the plant")
+    assert split_of(spark, by_table, root) == expected
+    assert by_table.fingerprint == prepared.fingerprint
+    write(root, "Maize/no plant.png", next(numbers))
+    with pytest.raises(CorpusError, match=r"1 pictures without a group, such as .*/no plant\.png"):
+        prepare(spark, root, tmp_path / "other", group_from_path="/(plant_[0-9]+)_")
+
+
+@pytest.mark.parametrize("form", ["{:.1f}", "2024-06-01 {:02.0f}:00:00"], ids=["numbers", "times"])
+def test_the_newest_pictures_are_the_test_split(spark: SparkSession, tmp_path: Path, form: str) -> None:
+    draw, rows, images_of_hour = np.random.default_rng(1), [], defaultdict(list)
+    for number in range(40):
+        hour = int(draw.integers(0, 24))
+        path = write(tmp_path, f"images/{number}.png", number)
+        images_of_hour[hour].append(path.name)
+        rows.append({"path": path.name, "species": ("Maize", "Rye")[number % 2], "taken": form.format(hour)})
+    expected, before = {}, 0
+    for hour in sorted(images_of_hour):
+        split = "train" if before < 24 else "validation" if before < 32 else "test"
+        expected.update(dict.fromkeys(images_of_hour[hour], split))
+        before += len(images_of_hour[hour])
+    table = write_table(tmp_path / "images" / "table.csv", rows)
+    prepared = prepare(spark, table, tmp_path / "corpus", time_column="taken")
+    assert split_of(spark, prepared, tmp_path / "images") == expected
+    assert (prepared.manifest["split_policy"], prepared.manifest["split_time"]) == ("time", "taken")
+    rows[7]["taken"] = "last spring"
+    with pytest.raises(CorpusError, match=r"rows without a time in the column taken, such as '"):
+        prepare(spark, write_table(table, rows), tmp_path / "other", time_column="taken")
+
+
+def test_rules_that_cannot_be_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    for rule, found in [
+        ({"policy": "random"}, "split_policy 'random'"),
+        ({"leaks": "ignore"}, "leaks 'ignore'"),
+        ({"group_column": "a", "group_from_path": "(a)"}, "--group-column with --group-from-path"),
+        ({"group_column": "a", "policy": "stratified"}, "groups with --split-policy stratified"),
+        ({"time_column": "a", "policy": "given"}, "--split-time with --split-policy given"),
+    ]:
+        with pytest.raises(OptionError, match=re.escape(found)):
+            SplitRule(SHARES, **rule)
+    write(tmp_path, "images/Maize/1.png", 1)
+    for rule, error, found in [
+        ({"group_column": "plant"}, OptionError, "--group-column plant with a folder of images"),
+        ({"time_column": "taken"}, OptionError, "--split-time taken with a folder of images"),
+        ({"group_from_path": "("}, OptionError, "--group-from-path '('"),
+        ({"policy": "given"}, CorpusError, "--split-policy given with images that come without splits"),
+    ]:
+        with pytest.raises(error, match=re.escape(found)):
+            prepare(spark, tmp_path / "images", tmp_path / "corpus", **rule)
