@@ -299,7 +299,7 @@ def check_outputs(options: config.Options) -> None:
         OptionError: A path that is written to is relative, or on the local file system.
     """
     for field in dataclasses.fields(options):
-        value = getattr(options, field.name) if field.name in config.PATHS[1:] else ""
+        value = getattr(options, field.name) if field.name in config.OUTPUTS else ""
         is_full = re.match(r"([A-Za-z][A-Za-z0-9+.-]*:)?/", value)
         if value and (not is_full or value.lower().startswith("file:")):
             raise OptionError(

@@ -44,6 +44,7 @@ from seedlings_spark.errors import OptionError
 __all__ = [
     "COMMAND_LINE",
     "JOBS",
+    "OUTPUTS",
     "PATHS",
     "BenchmarkOptions",
     "CleanOptions",
@@ -74,8 +75,9 @@ __all__ = [
 
 _T = TypeVar("_T")
 _OptionsT = TypeVar("_OptionsT", bound="Options")
-# Options that are paths on a Hadoop file system; all but the first are written to.
-PATHS = ("images", "corpus", "store", "run", "report", "output")
+# Options that are paths on a Hadoop file system, and those of them that a job may write to.
+OUTPUTS = ("corpus", "store", "run", "report", "output")
+PATHS = ("images", "parent", *OUTPUTS)
 
 
 def resolve(options: type[_T], job: str, flags: Mapping[str, Any], config_file: str = "") -> _T:

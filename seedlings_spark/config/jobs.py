@@ -131,6 +131,12 @@ class PrepareOptions(DecodeOptions):
     sample: float = option(
         1.0, "share of each species that is prepared", reason="all that there is", above=0, most=1
     )
+    parent: str = option(
+        "",
+        "folder of a corpus that the new one grows from: it has all of it, in the same splits, and what is new among"
+        " --images, by their bytes; read and split as that was",
+        reason="a first corpus has none",
+    )
     overwrite: bool = option(
         False, "replace a corpus that is already there", reason="nobody's work is lost by accident"
     )

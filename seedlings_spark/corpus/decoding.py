@@ -62,6 +62,18 @@ class DecodeTask:
     max_pixels: int
     max_bytes: int
 
+    @classmethod
+    def of_corpus(cls, manifest: Mapping[str, Any]) -> "DecodeTask":
+        """As the images of a corpus were made, by its manifest."""
+        height, width = manifest["image_size"]
+        return cls(
+            (int(height), int(width)),
+            str(manifest["aspect"]),
+            tuple(manifest["formats"]),
+            int(manifest["max_pixels"]),
+            int(manifest["max_bytes"]),
+        )
+
 
 @dataclass(frozen=True)
 class Decoded:

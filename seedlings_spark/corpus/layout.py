@@ -304,9 +304,8 @@ def _of_table(spark: SparkSession, table: str, rule: SplitRule, held: contextlib
     if not (rule.policy == "given" or rule.group_column or rule.time_column):
         return Source(listing, roots, rule)
     said = rows.select(F.col(schema.PATH).alias("given"), GIVEN, GROUP, TIME).distinct()
-    known = (
-        said.join(named.select(schema.PATH, "given").distinct(), "given").drop("given").distinct().persist()
-    )
+    known = said.join(named.select(schema.PATH, "given").distinct(), "given").drop("given").distinct()
+    known = _held(known, held)
     _refuse_two_rows(known, table)
     return Source(listing, roots, rule, known=known)
 

@@ -4,6 +4,7 @@ import json
 import logging
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -13,7 +14,7 @@ from seedlings_spark import files, schema
 from seedlings_spark.choices import CONFLICT_POLICIES
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import decoding, tables
-from seedlings_spark.corpus.layout import Source, found, rejects_of_hidden
+from seedlings_spark.corpus.layout import Source, found, look_alikes, rejects_of_hidden
 from seedlings_spark.corpus.manifest import EXAMPLES, FORMAT, REJECTS, Corpus, load, numbers_on_disk
 from seedlings_spark.corpus.splits import GIVEN, GROUP, UNIT, SplitRule, sample_of
 from seedlings_spark.errors import CorpusError, OptionError, OutputInUseError
@@ -26,15 +27,42 @@ _ROW_GROUP_BYTES = 32 * 1024 * 1024
 _BUILDING = ".building-"
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Which of the images enter a corpus.
+
+    Args:
+        conflicts: What to do with the same bytes under two species: "error", or "drop" (reject all copies, of bytes
+            that the parent has the new ones).
+        sample: Share of each species' readable files to prepare, chosen by content; at least one of each.
+        parent: A corpus that enters as it is, with its splits; files whose bytes it has are left out.
+
+    Raises:
+        OptionError: A value that cannot be.
+    """
+
+    conflicts: str = "error"
+    sample: float = 1.0
+    parent: Corpus | None = None
+
+    def __post_init__(self) -> None:
+        if self.conflicts not in CONFLICT_POLICIES:
+            expected = f"one of {', '.join(CONFLICT_POLICIES)}"
+            raise OptionError(f"conflicts {self.conflicts!r}", expected, "Choose one of them")
+        if not 0 < self.sample <= 1:
+            raise OptionError(f"sample {self.sample}", "a share above 0 and at most 1", "Correct it")
+        if self.parent is not None and self.sample < 1:
+            raise OptionError("--sample with --parent", "all that is new", "Leave out one of them")
+
+
 def prepare(
     spark: SparkSession,
     images: str,
     corpus: str,
     task: decoding.DecodeTask,
     split: SplitRule,
+    selection: "Selection | None" = None,
     *,
-    conflicts: str = "error",
-    sample: float = 1.0,
     overwrite: bool = False,
 ) -> Corpus:
     """Read image files into a corpus.
@@ -49,9 +77,8 @@ def prepare(
             `species`, whose relative paths are looked up beside the table.
         corpus: The folder to write.
         task: How to decode.
-        split: Which image goes into which split.
-        conflicts: What to do with the same bytes under two species: "error", or "drop" (reject all copies).
-        sample: Share of each species' readable files to prepare, chosen by content; at least one of each.
+        split: Which image goes into which split; of a corpus that grows `SplitRule.of_parent`.
+        selection: Which images are taken; without one all.
         overwrite: Whether a corpus that is already there may be replaced.
 
     Returns:
@@ -62,7 +89,7 @@ def prepare(
         OptionError: An option has a value it cannot have.
         OutputInUseError: Another run has written the corpus meanwhile.
     """
-    _check_options(conflicts, sample)
+    selection = selection or Selection()
     images, corpus = _qualified(images), _qualified(corpus)
     is_new = not files.exists(corpus)
     _check_target(images, corpus, overwrite)
@@ -72,16 +99,18 @@ def prepare(
         with found(spark, images, split) as source, Lock(building, "prepare"):
             num_found = source.listing.count() + len(source.hidden)
             _log.info("listed %d files of %s", num_found, images)
-            decoded, num_listed = _decode(spark, source, task, sample, building)
-            if sample == 1:  # of which only what can be read is chosen
+            decoded, num_listed = _decode(spark, source, task, selection.sample, building)
+            if selection.sample == 1:  # of which only what can be read is chosen
                 decoded = decoded.union(rejects_of_hidden(spark, source.hidden))
                 num_listed += len(source.hidden)
             _log.info("read and decoded %d of %d files", num_listed, num_found)
-            rows = _with_reasons(decoded, conflicts)
-            _check_species(rows, images)
-            rows, about_splits = _with_units(rows, source)
-            _write(rows, building, source.rule, task)
-            written = numbers_on_disk(spark, building, num_listed, list(split.shares), task.size)
+            rows = _with_reasons(decoded, selection.conflicts)
+            growth = _Growth.of(spark, rows, selection)
+            _check_species(growth.rows, images, growth.parent)
+            rows, about_splits = _with_units(growth.rows, source)
+            _write(rows, building, source.rule, task, growth)
+            splits = list(source.rule.shares)
+            written = numbers_on_disk(spark, building, growth.num_listed(num_listed), splits, task.size)
             manifest = {
                 "format": FORMAT,
                 **written,
@@ -92,8 +121,9 @@ def prepare(
                 "max_bytes": task.max_bytes,
                 **about_splits,
                 "seed": None,  # nothing is drawn: splits and samples follow from the content
-                "sample": sample,
-                "found": num_found,
+                "sample": selection.sample,
+                "found": growth.num_found(num_found),
+                **growth.about(written["accepted"]),
             }
             _log.info(
                 "wrote %d images of %d species (%d duplicates) and %d rejects",
@@ -127,15 +157,6 @@ def left_behind(path: str) -> list[str]:
                 f"Move what is in {old} back into {path}, the manifest last, or run prepare again: then call clean",
             )
     return found
-
-
-def _check_options(conflicts: str, sample: float) -> None:
-    """For callers other than the job, whose options have checked themselves."""
-    if conflicts not in CONFLICT_POLICIES:
-        expected = f"one of {', '.join(CONFLICT_POLICIES)}"
-        raise OptionError(f"conflicts {conflicts!r}", expected, "Choose one of them")
-    if not 0 < sample <= 1:
-        raise OptionError(f"sample {sample}", "a share above 0 and at most 1", "Correct it")
 
 
 def _qualified(path: str) -> str:
@@ -279,7 +300,11 @@ def _with_units(rows: DataFrame, source: Source) -> tuple[DataFrame, dict[str, A
     rows = rule.with_units(rows)
     if rule.has_groups:
         units = rows.where(F.col(schema.REASON).isNull()).select(UNIT).distinct().count()
-        about["groups"] = {"of": rule.group_column or rule.group_from_path, "number": units}
+        about["groups"] = {
+            "group_column": rule.group_column,
+            "group_from_path": rule.group_from_path,
+            "number": units,
+        }
     if rule.time_column:
         about["split_time"] = rule.time_column
     if rule.policy != "given":
@@ -328,7 +353,85 @@ def _refuse_leaks(accepted: DataFrame, leaking: DataFrame, rule: SplitRule) -> N
     )
 
 
-def _check_species(rows: DataFrame, images: str) -> None:
+@dataclass(frozen=True)
+class _Growth:
+    """New rows beside those of a parent, or beside none."""
+
+    rows: DataFrame
+    parent: Corpus | None
+    num_known: int = 0
+
+    @classmethod
+    def of(cls, spark: SparkSession, rows: DataFrame, selection: Selection) -> "_Growth":
+        """The rows without those whose bytes the parent has.
+
+        Raises:
+            CorpusError: They have another species there, or one that looks alike.
+        """
+        parent = selection.parent
+        if parent is None:
+            return cls(rows, None)
+        known = (
+            parent.images(spark)
+            .groupBy(schema.CONTENT_HASH)
+            .agg(F.min(schema.SPECIES).alias("species_there"))
+        )
+        rows = rows.join(known, schema.CONTENT_HASH, "left")
+        is_known = F.col(schema.REASON).isNull() & F.col("species_there").isNotNull()
+        is_disputed = F.coalesce(is_known & (F.col(schema.SPECIES) != F.col("species_there")), F.lit(False))
+        if selection.conflicts == "error":
+            disputed = rows.where(is_disputed)
+            if count := disputed.count():
+                (first,) = disputed.orderBy(schema.PATH).limit(1).collect()
+                raise CorpusError(
+                    f"{first[schema.PATH]} ({first[schema.SPECIES]}), whose bytes are {first['species_there']} in"
+                    f" {parent.path}; {count:,} such image(s) in all",
+                    "one species for each image",
+                    "Correct the label, here or by a new parent; or reject those copies with --conflicts drop",
+                )
+        detail = F.concat(
+            F.lit("labelled "), F.col(schema.SPECIES), F.lit(", in the parent "), F.col("species_there")
+        )
+        rows = _rejected(rows, is_disputed, "conflicting_species", detail)
+        is_known = F.coalesce(
+            F.col(schema.REASON).isNull() & F.col("species_there").isNotNull(), F.lit(False)
+        )
+        num_known = rows.where(is_known).count()
+        rows = rows.where(~is_known).drop("species_there")
+        new = [
+            row[0]
+            for row in rows.where(F.col(schema.REASON).isNull()).select(schema.SPECIES).distinct().collect()
+        ]
+        if pair := look_alikes([*parent.classes, *new]):
+            raise CorpusError(
+                f"two species that look alike, {pair[0]} and {pair[1]}, in {parent.path} and among the new images",
+                "names that a person can tell apart",
+                "Give the new images the name that the parent has",
+            )
+        return cls(rows, parent, num_known)
+
+    def num_listed(self, num_listed: int) -> int:
+        """Files that the new corpus accounts for: what the parent has is not listed twice."""
+        return num_listed - self.num_known + (int(self.parent.manifest["listed"]) if self.parent else 0)
+
+    def num_found(self, num_found: int) -> int:
+        return num_found - self.num_known + (int(self.parent.manifest["listed"]) if self.parent else 0)
+
+    def about(self, num_accepted: int) -> dict[str, Any]:
+        """What the manifest says of the parent."""
+        if self.parent is None:
+            return {}
+        before = int(self.parent.manifest["accepted"])
+        _log.info("%d images are new beside the %d of %s", num_accepted - before, before, self.parent.path)
+        return {
+            "parent": {"path": self.parent.path, "fingerprint": self.parent.fingerprint, "accepted": before},
+            "known": self.num_known,
+        }
+
+
+def _check_species(rows: DataFrame, images: str, parent: Corpus | None) -> None:
+    if parent is not None:  # which has two
+        return
     species = [
         row[0]
         for row in rows.where(F.col(schema.REASON).isNull())
@@ -348,24 +451,31 @@ def _check_species(rows: DataFrame, images: str) -> None:
         )
 
 
-def _write(rows: DataFrame, building: str, split: SplitRule, task: decoding.DecodeTask) -> None:
+def _write(
+    rows: DataFrame, building: str, split: SplitRule, task: decoding.DecodeTask, growth: _Growth
+) -> None:
     height, width = task.size
     accepted = rows.where(F.col(schema.REASON).isNull())
     with_split = split.applied(accepted)
-    count = accepted.count()
-    num_files = max(1, -(-count * height * width * 3 // _FILE_BYTES), min(8, count // 200))
     laid_out = with_split.withColumns({schema.HEIGHT: F.lit(height), schema.WIDTH: F.lit(width)})
+    laid_out = laid_out.select(*schema.CORPUS.names)
+    rejected = rows.where(F.col(schema.REASON).isNotNull()).select(*schema.REJECTS.names)
+    count = accepted.count()
+    if growth.parent is not None:
+        laid_out = laid_out.union(growth.parent.images(rows.sparkSession))
+        rejected = rejected.union(growth.parent.rejects(rows.sparkSession))
+        count += int(growth.parent.manifest["accepted"])
+    num_files = max(1, -(-count * height * width * 3 // _FILE_BYTES), min(8, count // 200))
     (
         # The mark goes into the files: who reads them without us gets the same shards.
-        schema.with_content_hash(laid_out.select(*schema.CORPUS.names))
+        schema.with_content_hash(laid_out)
         .repartition(num_files, schema.CONTENT_HASH)
         .sortWithinPartitions(schema.SPLIT, schema.CONTENT_HASH, schema.PATH)
         .write.options(**_parquet_options(task))
         .partitionBy(schema.SPLIT)
         .parquet(files.join(building, "images"))
     )
-    rejected = rows.where(F.col(schema.REASON).isNotNull()).select(*schema.REJECTS.names).coalesce(1)
-    rejected.write.options(**session.PARQUET_CHECKSUMS).parquet(files.join(building, REJECTS))
+    rejected.coalesce(1).write.options(**session.PARQUET_CHECKSUMS).parquet(files.join(building, REJECTS))
 
 
 def _publish(building: str, corpus: str, manifest: Mapping[str, Any], overwrite: bool) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
@@ -74,6 +75,32 @@ class SplitRule:
                 "hash, time or given splits: exact shares of every species would tear groups apart",
                 "Leave out --split-policy",
             )
+
+    @classmethod
+    def of_parent(cls, manifest: Mapping[str, Any], leaks: str = "error") -> "SplitRule":
+        """How images are split that are added to a corpus.
+
+        Args:
+            manifest: Of the corpus. Of one with exact shares new images are dealt by their bytes, so that none moves.
+            leaks: As above.
+
+        Raises:
+            CorpusError: The corpus is split by time, in which new images have no place of their own.
+        """
+        if manifest["split_policy"] == BY_TIME:
+            raise CorpusError(
+                "--parent with a corpus that is split by time",
+                "splits that do not move when images are added",
+                "Prepare all images anew with --split-time",
+            )
+        groups = manifest.get("groups", {})
+        return cls(
+            dict(manifest["split_shares"]),
+            "given" if manifest["split_policy"] == "given" else "hash",
+            leaks,
+            group_column=groups.get("group_column", ""),
+            group_from_path=groups.get("group_from_path", ""),
+        )
 
     @property
     def has_groups(self) -> bool:

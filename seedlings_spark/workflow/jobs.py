@@ -3,6 +3,7 @@
 What needs TensorFlow is imported by the calls that need it: neither `prepare` nor `score` does here.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from seedlings_spark import config, corpus, files, schema, scoring
 from seedlings_spark.cluster import session
 from seedlings_spark.config import EvaluateOptions, ModelsOptions, PrepareOptions, ScoreOptions, TrainOptions
 from seedlings_spark.corpus import Corpus, decoding
+from seedlings_spark.errors import OptionError
 from seedlings_spark.lock import Lock
 from seedlings_spark.models.store import ModelStore, ModelVersion, table
 from seedlings_spark.reports import page as report
@@ -57,19 +59,42 @@ def prepare(spark: SparkSession, options: PrepareOptions) -> Corpus:
         size=(options.image_size, options.image_size),
         **config.chosen(options, "aspect", "formats", "max_pixels", "max_bytes"),
     )
-    return corpus.prepare(
-        spark,
-        options.images,
-        options.corpus,
-        task,
-        corpus.SplitRule(
-            dict(zip(schema.SPLITS, options.split_shares, strict=True)),
-            options.split_policy,
-            time_column=options.split_time,
-            **config.chosen(options, "leaks", "group_column", "group_from_path"),
-        ),
-        **config.chosen(options, "conflicts", "sample", "overwrite"),
+    split = corpus.SplitRule(
+        dict(zip(schema.SPLITS, options.split_shares, strict=True)),
+        options.split_policy,
+        time_column=options.split_time,
+        **config.chosen(options, "leaks", "group_column", "group_from_path"),
     )
+    parent = corpus.load(options.parent) if options.parent else None
+    if parent is not None:
+        _refuse_other_choices(options, parent)
+        task = decoding.DecodeTask.of_corpus(parent.manifest)
+        split = corpus.SplitRule.of_parent(parent.manifest, options.leaks)
+    selection = corpus.Selection(options.conflicts, options.sample, parent)
+    return corpus.prepare(
+        spark, options.images, options.corpus, task, split, selection, overwrite=options.overwrite
+    )
+
+
+def _refuse_other_choices(options: PrepareOptions, parent: Corpus) -> None:
+    """Refuse options that a parent has settled otherwise; those that were left alone are the parent's."""
+    manifest = parent.manifest
+    settled = {
+        "image_size": parent.image_size[0],
+        "split_shares": tuple(manifest["split_shares"].values()),
+        "formats": tuple(manifest["formats"]),
+        **{name: manifest[name] for name in ("aspect", "max_pixels", "max_bytes", "split_policy")},
+        **{name: manifest.get("groups", {}).get(name, "") for name in ("group_column", "group_from_path")},
+        "split_time": "",
+    }
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name in settled and value not in (field.default, settled[field.name]):
+            raise OptionError(
+                f"{config.flag_of(field.name)} {value} with --parent {options.parent}",
+                f"{settled[field.name]}, as in the parent",
+                f"Leave out {config.flag_of(field.name)}, or prepare all images anew",
+            )
 
 
 @dataclass(frozen=True)

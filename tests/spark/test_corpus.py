@@ -47,7 +47,9 @@ def plants(root: Path, **counts: int) -> Path:
 def prepare(spark: SparkSession, source: Path | str, target: Path | str, **changes: Any) -> Corpus:
     options = dict(changes)
     split = corpus.SplitRule(options.pop("shares", SHARES), options.pop("split_policy", "hash"))
-    return corpus.prepare(spark, str(source), str(target), options.pop("task", TASK), split, **options)
+    chosen = {name: options.pop(name) for name in ("conflicts", "sample") if name in options}
+    task, selection = options.pop("task", TASK), corpus.Selection(**chosen)
+    return corpus.prepare(spark, str(source), str(target), task, split, selection, **options)
 
 
 def accepted(spark: SparkSession, prepared: Corpus) -> list[Any]:

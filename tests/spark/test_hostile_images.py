@@ -106,7 +106,7 @@ def rows(spark: SparkSession, run: scoring.ScoreRun, folder: Path) -> dict[str, 
 def prepared(spark: SparkSession, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     target = str(tmp_path_factory.mktemp("corpus") / "corpus")
     rule = corpus.SplitRule({"train": 0.7, "validation": 0.15, "test": 0.15})
-    return corpus.prepare(spark, str(folder), target, hostile.TASK, rule, conflicts="drop")
+    return corpus.prepare(spark, str(folder), target, hostile.TASK, rule, corpus.Selection("drop"))
 
 
 def by_path(rows: list[list[Any]], folder: Path) -> dict[str, Row]:

@@ -145,7 +145,11 @@ def test_a_group_is_never_torn_nor_are_groups_that_share_bytes(spark: SparkSessi
     assert set(expected.values()) == set(SHARES)
     prepared = prepare(spark, root, tmp_path / "corpus", group_from_path="/(plant_[0-9]+)_")
     assert split_of(spark, prepared, root) == expected
-    assert prepared.manifest["groups"] == {"of": "/(plant_[0-9]+)_", "number": 28}
+    assert prepared.manifest["groups"] == {
+        "group_column": "",
+        "group_from_path": "/(plant_[0-9]+)_",
+        "number": 28,
+    }
     rows = [
         {"path": path, "species": path.split("/")[0], "the plant": group} for path, group in group_of.items()
     ]
@@ -199,3 +203,53 @@ def test_rules_that_cannot_be_are_refused(spark: SparkSession, tmp_path: Path) -
     ]:
         with pytest.raises(error, match=re.escape(found)):
             prepare(spark, tmp_path / "images", tmp_path / "corpus", **rule)
+
+
+def test_a_corpus_grows_by_what_is_new_and_moves_nothing(spark: SparkSession, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    for number in range(20):
+        write(first, f"{('Maize', 'Rye')[number % 2]}/{number}.png", number)
+    (first / "Rye/broken.png").write_bytes(b"no picture")
+    parent = prepare(spark, first, tmp_path / "parent", policy="stratified")
+    second = tmp_path / "second"
+    for number in range(10, 40):  # half of the old ones again, under other names
+        write(
+            second,
+            f"{('Maize', 'Rye', 'Aster')[number % 3 if number > 19 else number % 2]}/n{number}.png",
+            number,
+        )
+    (second / "Maize/empty.png").touch()
+    rule = SplitRule.of_parent(parent.manifest)
+    grown = corpus.prepare(
+        spark, str(second), str(tmp_path / "grown"), TASK, rule, corpus.Selection(parent=parent)
+    )
+    columns = (schema.PATH, schema.CONTENT_HASH, schema.SPECIES, schema.SPLIT, schema.IMAGE)
+    before, after = (
+        {row.path: row for row in each.images(spark).select(*columns).collect()} for each in (parent, grown)
+    )
+    assert {path: row for path, row in after.items() if path in before} == before
+    new = {path: row for path, row in after.items() if path not in before}
+    assert sorted(int(Path(path).stem[1:]) for path in new) == list(range(20, 40))
+    assert all(row.split == fingerprint.split_of(row.content_hash, SHARES) for row in new.values())
+    assert grown.classes == ("Aster", "Maize", "Rye")
+    manifest = grown.manifest
+    assert (manifest["listed"], manifest["accepted"], manifest["known"]) == (42, 40, 10)
+    assert manifest["rejected_by_reason"] == {"empty": 1, "not_an_image": 1}
+    assert manifest["parent"] == {"path": parent.path, "fingerprint": parent.fingerprint, "accepted": 20}
+    assert grown.fingerprint == fingerprint.corpus_fingerprint(
+        (row.content_hash, row.species) for row in after.values()
+    )
+    # The same bytes under another name of a species are a person's to decide.
+    third = tmp_path / "third"
+    write(third, "Rye/0.png", 0)
+    write(third, "Maize/99.png", 99)
+    with pytest.raises(
+        CorpusError, match=r"third/Rye/0\.png \(Rye\), whose bytes are Maize in .*; 1 such image"
+    ):
+        corpus.prepare(spark, str(third), str(tmp_path / "c"), TASK, rule, corpus.Selection(parent=parent))
+    selection = corpus.Selection("drop", parent=parent)
+    dropped = corpus.prepare(spark, str(third), str(tmp_path / "c"), TASK, rule, selection)
+    assert (dropped.manifest["accepted"], dropped.manifest["rejected_by_reason"]["conflicting_species"]) == (
+        21,
+        1,
+    )

@@ -188,7 +188,10 @@ def test_options_that_a_program_makes_are_checked_too() -> None:
 def test_an_unknown_choice_is_refused_with_the_nearest() -> None:
     error = refused("prepare", {"split_policy": "stratifeid"})
     assert error.found == "--split-policy stratifeid"
-    assert (error.expected, error.remedy) == ("one of hash, stratified", "Did you mean stratified?")
+    assert (error.expected, error.remedy) == (
+        "one of auto, hash, stratified, given",
+        "Did you mean stratified?",
+    )
 
 
 @pytest.mark.parametrize(
