@@ -64,8 +64,8 @@ def prepared(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> C
 
 
 @pytest.fixture
-def store(hostile_path: Path) -> ModelStore:
-    return ModelStore(files.qualify(str(hostile_path)), "seedlings")
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(files.qualify(str(tmp_path / "a store")), "seedlings")
 
 
 def imported(
