@@ -17,6 +17,7 @@ from seedlings_spark.files.paths import (
     FileStatus,
     Identity,
     join,
+    name,
     parent,
     split,
     temporary_name,
@@ -108,7 +109,15 @@ class HadoopPath:
         self._status()
         if target.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target.path)
-        self._rename(target, "NONE")
+        source_here, folder_here = self._here(), HadoopPath(parent(target.path))._here()
+        if source_here is None or folder_here is None:
+            self._rename(target, "NONE")
+            return
+        # Where two rename folders to one name at one instant, Hadoop's local file system copies one into the other.
+        try:
+            LocalPath(source_here).rename(LocalPath(folder_here / name(target.path)))
+        except FileExistsError:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target.path) from None
 
     def read_blocks(self) -> Iterator[bytes]:
         self.size()
@@ -154,6 +163,12 @@ class HadoopPath:
                 LocalPath(temporary).rename(LocalPath(local))
             else:
                 take_over(temporary, local)
+
+    def _here(self) -> Path | None:
+        """The path on this machine that a view of file systems leads to; None where it leads to another one."""
+        with _java_errors(self.path):
+            uri = self._file_system.resolvePath(self._path).toUri()
+            return Path(uri.getPath()) if uri.getScheme() == LOCAL_SCHEME else None
 
     def _status(self) -> Any:
         with _java_errors(self.path):

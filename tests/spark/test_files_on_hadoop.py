@@ -341,13 +341,13 @@ def test_a_store_publishes_promotes_verifies_and_rolls_back(root: str, tmp_path:
     store = ModelStore(f"{root}/a store", "seedlings")
     network = tmp_path / "network.keras"
     network.write_bytes(b"weights")
+    barrier = threading.Barrier(3)
 
     def build(folder: str) -> None:
         files.put(network, files.join(folder, "network.keras"))
         files.write_text(files.join(folder, "model", "_SUCCESS"), "")
+        barrier.wait()
 
-    # Not at one instant: Hadoop's local file system, which is behind this one, may then merge two folders renamed
-    # to one name, where HDFS refuses one of them.
     threads = [
         threading.Thread(
             target=store.publish, args=(build, {"classes": ["Maize"]}), kwargs={"promote": False}
