@@ -110,7 +110,7 @@ def prepare(
             rows, about_splits = _with_units(growth.rows, source)
             _write(rows, building, source.rule, task, growth)
             splits = list(source.rule.shares)
-            written = numbers_on_disk(spark, building, growth.num_listed(num_listed), splits, task.size)
+            written = numbers_on_disk(spark, building, growth.with_parent(num_listed), splits, task.size)
             manifest = {
                 "format": FORMAT,
                 **written,
@@ -122,7 +122,7 @@ def prepare(
                 **about_splits,
                 "seed": None,  # nothing is drawn: splits and samples follow from the content
                 "sample": selection.sample,
-                "found": growth.num_found(num_found),
+                "found": growth.with_parent(num_found),
                 **growth.about(written["accepted"]),
             }
             _log.info(
@@ -410,12 +410,9 @@ class _Growth:
             )
         return cls(rows, parent, num_known)
 
-    def num_listed(self, num_listed: int) -> int:
-        """Files that the new corpus accounts for: what the parent has is not listed twice."""
-        return num_listed - self.num_known + (int(self.parent.manifest["listed"]) if self.parent else 0)
-
-    def num_found(self, num_found: int) -> int:
-        return num_found - self.num_known + (int(self.parent.manifest["listed"]) if self.parent else 0)
+    def with_parent(self, num_files: int) -> int:
+        """Of a number of files, those that the new corpus accounts for: what the parent has is not counted twice."""
+        return num_files - self.num_known + (int(self.parent.manifest["listed"]) if self.parent else 0)
 
     def about(self, num_accepted: int) -> dict[str, Any]:
         """What the manifest says of the parent."""

@@ -63,6 +63,8 @@ class SplitRule:
                 "one of them",
                 "Leave out one: a picture has one group",
             )
+        if self.policy == BY_TIME and not self.time_column:
+            raise OptionError("split_policy 'time' without a column", "a column of times", "Give time_column")
         if self.time_column and self.policy not in ("auto", BY_TIME):
             raise OptionError(
                 f"--split-time with --split-policy {self.policy}",

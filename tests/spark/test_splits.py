@@ -14,17 +14,10 @@ from pyspark.sql import SparkSession
 from seedlings_spark import corpus, fingerprint, images, schema
 from seedlings_spark.corpus import Corpus, SplitRule, decoding
 from seedlings_spark.errors import CorpusError, OptionError
+from tests.pictures import png, write
 
 TASK = decoding.DecodeTask((8, 8), "crop", images.FORMATS, images.MAX_PIXELS, 5_000)
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
-
-
-def write(root: Path, path: str, number: int) -> Path:
-    target = root / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(number).integers(0, 256, (9, 9, 3), np.uint8)
-    target.write_bytes(images.encode_png(pixels))
-    return target
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -60,13 +53,13 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [f"train/{name}/{each}.png" for name in ("Maize", "Rye") for each in range(4)]
         + ["val/Maize/0.png", "val/Rye/0.png", "Test set/Maize/field 1/0.png", "Test set/Rye/0.png"]
     ):
-        write(root, path, number)
+        write(root, path, png(number))
     for path, number in [("val/Rye/copy of 1.png", 1), ("Test set/Maize/copy of 2.png", 2)]:
-        write(root, path, number)
-    write(root, "val/Rye/copy of 8.png", 8)  # within one split, under another name and species
+        write(root, path, png(number))
+    write(root, "val/Rye/copy of 8.png", png(8))  # within one split, under another name and species
     (root / "val/Rye/copy of 8.png").rename(root / "val/Maize/copy of 8.png")
-    write(root, "val/Rye/copy of 1.png", 5)  # of train/Rye
-    write(root, "train/stray.png", 99)
+    write(root, "val/Rye/copy of 1.png", png(5))  # of train/Rye
+    write(root, "train/stray.png", png(99))
     return root
 
 
@@ -109,7 +102,7 @@ def test_a_table_says_the_split(spark: SparkSession, tmp_path: Path) -> None:
     words = ["train", "Training", " VAL", "dev", "test", "holdout"]
     rows = []
     for number, word in enumerate(words):
-        path = write(tmp_path, f"images/{number}.png", number)
+        path = write(tmp_path, f"images/{number}.png", png(number))
         rows.append({"path": path.name, "species": ("Maize", "Rye")[number % 2], "split": word})
     table = write_table(tmp_path / "images" / "table.csv", rows)
     prepared = prepare(spark, table, tmp_path / "corpus")
@@ -132,7 +125,7 @@ def test_a_group_is_never_torn_nor_are_groups_that_share_bytes(spark: SparkSessi
     for plant in range(30):
         for shot in range(3):
             path = f"{('Maize', 'Rye')[plant % 2]}/plant_{plant:02}_{shot}.png"
-            write(root, path, next(numbers))
+            write(root, path, png(next(numbers)))
             group_of[path] = f"plant_{plant:02}"
     # The same bytes join 2 with 20, and 20 with 8.
     for one, two in (("02_0", "20_1"), ("20_2", "08_0")):
@@ -157,7 +150,7 @@ def test_a_group_is_never_torn_nor_are_groups_that_share_bytes(spark: SparkSessi
     by_table = prepare(spark, table, tmp_path / "by table", group_column="the plant")
     assert split_of(spark, by_table, root) == expected
     assert by_table.fingerprint == prepared.fingerprint
-    write(root, "Maize/no plant.png", next(numbers))
+    write(root, "Maize/no plant.png", png(next(numbers)))
     with pytest.raises(CorpusError, match=r"1 pictures without a group, such as .*/no plant\.png"):
         prepare(spark, root, tmp_path / "other", group_from_path="/(plant_[0-9]+)_")
 
@@ -167,7 +160,7 @@ def test_the_newest_pictures_are_the_test_split(spark: SparkSession, tmp_path: P
     draw, rows, images_of_hour = np.random.default_rng(1), [], defaultdict(list)
     for number in range(40):
         hour = int(draw.integers(0, 24))
-        path = write(tmp_path, f"images/{number}.png", number)
+        path = write(tmp_path, f"images/{number}.png", png(number))
         images_of_hour[hour].append(path.name)
         rows.append({"path": path.name, "species": ("Maize", "Rye")[number % 2], "taken": form.format(hour)})
     expected, before = {}, 0
@@ -187,6 +180,7 @@ def test_the_newest_pictures_are_the_test_split(spark: SparkSession, tmp_path: P
 def test_rules_that_cannot_be_are_refused(spark: SparkSession, tmp_path: Path) -> None:
     for rule, found in [
         ({"policy": "random"}, "split_policy 'random'"),
+        ({"policy": "time"}, "split_policy 'time' without a column"),
         ({"leaks": "ignore"}, "leaks 'ignore'"),
         ({"group_column": "a", "group_from_path": "(a)"}, "--group-column with --group-from-path"),
         ({"group_column": "a", "policy": "stratified"}, "groups with --split-policy stratified"),
@@ -194,7 +188,7 @@ def test_rules_that_cannot_be_are_refused(spark: SparkSession, tmp_path: Path) -
     ]:
         with pytest.raises(OptionError, match=re.escape(found)):
             SplitRule(SHARES, **rule)
-    write(tmp_path, "images/Maize/1.png", 1)
+    write(tmp_path, "images/Maize/1.png", png(1))
     for rule, error, found in [
         ({"group_column": "plant"}, OptionError, "--group-column plant with a folder of images"),
         ({"time_column": "taken"}, OptionError, "--split-time taken with a folder of images"),
@@ -208,7 +202,7 @@ def test_rules_that_cannot_be_are_refused(spark: SparkSession, tmp_path: Path) -
 def test_a_corpus_grows_by_what_is_new_and_moves_nothing(spark: SparkSession, tmp_path: Path) -> None:
     first = tmp_path / "first"
     for number in range(20):
-        write(first, f"{('Maize', 'Rye')[number % 2]}/{number}.png", number)
+        write(first, f"{('Maize', 'Rye')[number % 2]}/{number}.png", png(number))
     (first / "Rye/broken.png").write_bytes(b"no picture")
     parent = prepare(spark, first, tmp_path / "parent", policy="stratified")
     second = tmp_path / "second"
@@ -241,8 +235,8 @@ def test_a_corpus_grows_by_what_is_new_and_moves_nothing(spark: SparkSession, tm
     )
     # The same bytes under another name of a species are a person's to decide.
     third = tmp_path / "third"
-    write(third, "Rye/0.png", 0)
-    write(third, "Maize/99.png", 99)
+    write(third, "Rye/0.png", png(0))
+    write(third, "Maize/99.png", png(99))
     with pytest.raises(
         CorpusError, match=r"third/Rye/0\.png \(Rye\), whose bytes are Maize in .*; 1 such image"
     ):
