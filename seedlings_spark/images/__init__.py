@@ -526,11 +526,6 @@ def _load_png(content: bytes, opened: Image.Image) -> Image.Image | None:
     return picture
 
 
-def _loaded(picture: Image.Image) -> Image.Image:
-    picture.load()
-    return picture
-
-
 def _orientation(picture: Image.Image) -> int:
     """Return how a picture is to be turned, 1 to 8; 1, as it is, if it does not say clearly."""
     try:

@@ -40,7 +40,6 @@ def as_config(loss):
 
 
 SPARSE = losses.SparseCategoricalCrossentropy
-ONE_HOT = losses.CategoricalCrossentropy
 TWO_SIDED = losses.BinaryCrossentropy
 
 
