@@ -118,14 +118,14 @@ def test_a_run_with_a_name_is_made_once(spark: SparkSession, version: ModelVersi
     """A scheduler that asks for a run twice gets one, whatever has come meanwhile."""
     folder, output = tmp_path / "images", tmp_path / "output"
     write(folder, a=picture(1), bad=b"no picture")
-    first = score(spark, version, folder, output, incremental=True, run="2026-11-21T06:00")
+    first = score(spark, version, folder, output, incremental=True, run_id="2026-11-21T06:00")
     assert files.name(first.path) == "2026-11-21T06:00" and first.is_new
     assert numbers(first) == (2, 1, 1, 0, 0)
-    empty = score(spark, version, folder, output, incremental=True, run="07:00")
+    empty = score(spark, version, folder, output, incremental=True, run_id="07:00")
     assert numbers(empty) == (2, 0, 0, 1, 1) and empty.is_new
     write(folder, b=picture(2))
     for made in (first, empty):
-        again = score(spark, version, folder, output, incremental=True, run=files.name(made.path))
+        again = score(spark, version, folder, output, incremental=True, run_id=files.name(made.path))
         assert not again.is_new and dict(again.manifest) == dict(made.manifest)
     assert names_in(spark, first) == ["a"]
 
@@ -141,7 +141,7 @@ def test_runs_of_which_something_is_needed_are_not_cleaned_away(
         write(folder, **contents)
         for file in folder.glob("*"):
             os.utime(file, (1_000_000_000, 1_000_000_000))
-        made = score(spark, version, folder, output, run=run)
+        made = score(spark, version, folder, output, run_id=run)
         # Without `incremental` everything is scored again.
         rejected = sum(content == b"no picture" for content in contents.values())
         assert numbers(made) == (len(contents), len(contents) - rejected, rejected, 0, 0)
@@ -192,10 +192,10 @@ def rescored(
     write(folder / "images", a=picture(1), b=picture(2), bad=b"no picture")
     one, two = store.resolve("v0001"), store.resolve("v0002")
     places = folder / "images", folder / "output"
-    made = [score(spark, one, *places, incremental=True, run="z+first:06")]
+    made = [score(spark, one, *places, incremental=True, run_id="z+first:06")]
     (folder / "images" / "a.png").unlink()
     made.append(score(spark, two, *places, incremental=True))
-    made.append(score(spark, two, *places, incremental=True, rescore=True, run="a-second"))
+    made.append(score(spark, two, *places, incremental=True, rescore=True, run_id="a-second"))
     made.append(score(spark, two, *places, incremental=True, rescore=True))
     return made, folder / "output"
 

@@ -207,11 +207,8 @@ def test_a_corpus_grows_by_what_is_new_and_moves_nothing(spark: SparkSession, tm
     parent = prepare(spark, first, tmp_path / "parent", policy="stratified")
     second = tmp_path / "second"
     for number in range(10, 40):  # half of the old ones again, under other names
-        write(
-            second,
-            f"{('Maize', 'Rye', 'Aster')[number % 3 if number > 19 else number % 2]}/n{number}.png",
-            number,
-        )
+        species = ("Maize", "Rye", "Aster")[number % 3 if number > 19 else number % 2]
+        write(second, f"{species}/n{number}.png", png(number))
     (second / "Maize/empty.png").touch()
     rule = SplitRule.of_parent(parent.manifest)
     grown = corpus.prepare(

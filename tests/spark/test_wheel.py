@@ -50,7 +50,18 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Of a .pth file that is itself in such a folder Python reads nothing: the checkout stays unknown.
     (libraries / "others.pth").write_text(f"{Path(pytest.__file__).parents[1]}\n")
     python = place / "bin" / "python"
-    ran(*pip, "--python", python, "install", "--no-deps", "--no-index", wheel, folder=folder)
+    # Whatever of ours this Python has installed is not what is tried here.
+    ran(
+        *pip,
+        "--python",
+        python,
+        "install",
+        "--ignore-installed",
+        "--no-deps",
+        "--no-index",
+        wheel,
+        folder=folder,
+    )
     return place / "bin"
 
 
