@@ -318,27 +318,10 @@ def _executors(seen: Sequence[Any], asked: float, answered: float, probe: Probe)
         FAIR if others else GOOD,
         "Install conf/constraints.txt everywhere, or ship one environment: results depend on versions",
     )
-    features = sorted({row["features"] for row in seen})
-    has_bfloat16 = all(
-        runtime.resolve_precision("auto", tuple(each.split())) != "float32" for each in features
-    )
-    yield Check(
-        "processors",
-        f"{', '.join(sorted({str(row['cores']) for row in seen}))} cores a host,"
-        f" {'bfloat16' if has_bfloat16 else 'no bfloat16: precision auto is float32'}",
-        FAIR if len(features) > 1 else GOOD,
-        "Processors of several kinds: synchronous training gives the same bits only on one kind",
-    )
+    yield _processors(seen)
     gpus = sorted({row["gpus"] for row in seen})
     yield Check("GPUs assigned to tasks", ", ".join(each or "none" for each in gpus))
-    unreachable = sorted({f"{row['reaches']} from {row['host']}" for row in seen if row["reaches"]})
-    yield Check(
-        "driver's port from the executors",
-        "; ".join(unreachable) or f"{probe.host}:{probe.port} answers",
-        BAD if unreachable else GOOD,
-        "Open a range of ports of the driver to the executors and give it as --server-port; with several addresses"
-        " name the right one by --conf spark.driver.host",
-    )
+    yield _reachability(seen, probe)
     if probe.shared:
         missing = sorted({f"{row['local']} on {row['host']}" for row in seen if row["local"]})
         yield Check(
@@ -353,6 +336,31 @@ def _executors(seen: Sequence[Any], asked: float, answered: float, probe: Probe)
         f"within {max(1.0, skew):.0f} s of the driver's",
         FAIR if skew > _MOST_SKEW_SECONDS else GOOD,
         "Let all machines follow one time server",
+    )
+
+
+def _processors(seen: Sequence[Any]) -> Check:
+    features = sorted({row["features"] for row in seen})
+    has_bfloat16 = all(
+        runtime.resolve_precision("auto", tuple(each.split())) != "float32" for each in features
+    )
+    return Check(
+        "processors",
+        f"{', '.join(sorted({str(row['cores']) for row in seen}))} cores a host,"
+        f" {'bfloat16' if has_bfloat16 else 'no bfloat16: precision auto is float32'}",
+        FAIR if len(features) > 1 else GOOD,
+        "Processors of several kinds: synchronous training gives the same bits only on one kind",
+    )
+
+
+def _reachability(seen: Sequence[Any], probe: Probe) -> Check:
+    unreachable = sorted({f"{row['reaches']} from {row['host']}" for row in seen if row["reaches"]})
+    return Check(
+        "driver's port from the executors",
+        "; ".join(unreachable) or f"{probe.host}:{probe.port} answers",
+        BAD if unreachable else GOOD,
+        "Open a range of ports of the driver to the executors and give it as --server-port; with several addresses"
+        " name the right one by --conf spark.driver.host",
     )
 
 

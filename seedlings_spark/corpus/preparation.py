@@ -114,11 +114,7 @@ def prepare(
             manifest = {
                 "format": FORMAT,
                 **written,
-                "image_size": list(task.size),
-                "aspect": task.aspect,
-                "formats": list(task.formats),
-                "max_pixels": task.max_pixels,
-                "max_bytes": task.max_bytes,
+                **_about_decoding(task),
                 **about_splits,
                 "seed": None,  # nothing is drawn: splits and samples follow from the content
                 "sample": selection.sample,
@@ -137,6 +133,17 @@ def prepare(
     finally:
         _clear(building, corpus if is_new else None)
     return load(corpus)
+
+
+def _about_decoding(task: decoding.DecodeTask) -> dict[str, Any]:
+    """What a manifest says of how images were read."""
+    return {
+        "image_size": list(task.size),
+        "aspect": task.aspect,
+        "formats": list(task.formats),
+        "max_pixels": task.max_pixels,
+        "max_bytes": task.max_bytes,
+    }
 
 
 def left_behind(path: str) -> list[str]:

@@ -61,29 +61,15 @@ def essence(content: bytes) -> tuple[bytes, bool]:
         if number > _MAX_CHUNKS:
             raise ImageError("too_large", f"the picture is in more than {_MAX_CHUNKS:,} parts")
         if not header:
-            if kind != b"IHDR" or end - start != _HEADER_LENGTH:
-                raise ImageError("corrupt", "a PNG without a header (IHDR) of 13 bytes at its beginning")
-            _check(content, kind, start, end)
-            header = content[start:end]
-            width, height = struct.unpack_from(">II", header)
-            if not width or not height or header[8] not in _DEPTHS.get(header[9], ()):
-                what = f"{height} x {width} pixels, of {header[8]} bits and the type of colour {header[9]}"
-                raise ImageError("corrupt", f"a PNG of {what}")
-            if header[10] or header[11] or header[12] > 1:
-                raise ImageError(
-                    "corrupt", "a PNG whose compression, filters or interlacing are none that there are"
-                )
+            header = _header(content, kind, start, end)
         elif kind == b"IDAT":
             _check(content, kind, start, end)
             pixels.append((start, end))
         elif kind == b"IEND":
             break
-        elif kind == b"PLTE":
-            if header[9] == _PALETTE:  # elsewhere it is a suggestion for screens of few colours
-                _check(content, kind, start, end)
-                before.append(content[start - 8 : end + 4])
-        elif kind == b"tRNS":
-            if not pixels:  # behind them it has no meaning
+        elif kind in (b"PLTE", b"tRNS"):
+            # A palette is elsewhere a suggestion for screens of few colours; behind the pixels a colour means nothing.
+            if header[9] == _PALETTE if kind == b"PLTE" else not pixels:
                 _check(content, kind, start, end)
                 before.append(content[start - 8 : end + 4])
         elif kind == b"eXIf":
@@ -130,6 +116,21 @@ def has_end(content: bytes) -> bool:
 def chunk(kind: bytes, data: bytes) -> bytes:
     """A chunk with its length and its checksum."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _header(content: bytes, kind: bytes, start: int, end: int) -> bytes:
+    """The data of the first chunk, which has to be a header of a picture that can be."""
+    if kind != b"IHDR" or end - start != _HEADER_LENGTH:
+        raise ImageError("corrupt", "a PNG without a header (IHDR) of 13 bytes at its beginning")
+    _check(content, kind, start, end)
+    header = content[start:end]
+    width, height = struct.unpack_from(">II", header)
+    if not width or not height or header[8] not in _DEPTHS.get(header[9], ()):
+        what = f"{height} x {width} pixels, of {header[8]} bits and the type of colour {header[9]}"
+        raise ImageError("corrupt", f"a PNG of {what}")
+    if header[10] or header[11] or header[12] > 1:
+        raise ImageError("corrupt", "a PNG whose compression, filters or interlacing are none that there are")
+    return header
 
 
 def _blocks(content: bytes, pixels: list[tuple[int, int]]) -> list[bytes]:

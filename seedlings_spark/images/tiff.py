@@ -99,22 +99,17 @@ def essence(content: bytes, max_pixels: int) -> tuple[bytes, int]:
         return int(found[0]) if found is not None and len(found) else default
 
     width, height = number(WIDTH, 0), number(HEIGHT, 0)
-    if width < 1 or height < 1:
-        raise ImageError("corrupt", f"a TIFF of {height} x {width} pixels")
-    _check_pixels((width, height), max_pixels)
+    _check_pixels((width, height), max_pixels, "of")
     compression = number(COMPRESSION, _UNCOMPRESSED)
 
     is_tiled = TILE_WIDTH in entries and TILE_HEIGHT in entries
     tables = (TILE_OFFSETS, TILE_LENGTHS) if is_tiled else (STRIP_OFFSETS, STRIP_LENGTHS)
     # Some programs say of tiles what is to be said of strips.
     found = tables if tables[0] in entries else (STRIP_OFFSETS, STRIP_LENGTHS)
+    part = width, min(number(ROWS_PER_STRIP, height), height)
     if is_tiled:
         part = number(TILE_WIDTH, 0), number(TILE_HEIGHT, 0)
-        _check_pixels(part, max_pixels)
-    else:
-        part = width, min(number(ROWS_PER_STRIP, height), height)
-    if part[0] < 1 or part[1] < 1:
-        raise ImageError("corrupt", f"a TIFF in parts of {part[1]} x {part[0]} pixels")
+    _check_pixels(part, max_pixels, "in parts of")
     across, down = -(-width // part[0]), -(-height // part[1])
     samples = number(SAMPLES, 1)
     is_planar = number(PLANAR, 1) == 2
@@ -124,14 +119,10 @@ def essence(content: bytes, max_pixels: int) -> tuple[bytes, int]:
         raise ImageError("too_large", f"the picture is in {num_parts:,} {kind}, more than {_MAX_STRIPS:,}")
 
     if found[0] in entries:
-        offsets = _table(content, order, entries[found[0]], num_parts)
-        if len(offsets) < num_parts:
-            raise ImageError("truncated", f"{len(offsets):,} of {num_parts:,} {kind}")
+        offsets = _numbers(content, order, entries[found[0]], kind, num_parts)
         lengths = None
         if found[1] in entries:
-            lengths = _table(content, order, entries[found[1]], num_parts)
-            if len(lengths) < num_parts:
-                raise ImageError("truncated", f"the lengths of {len(lengths):,} of {num_parts:,} {kind}")
+            lengths = _numbers(content, order, entries[found[1]], kind, num_parts, "the lengths of ")
         needed = None
         if compression == _UNCOMPRESSED:
             needed = _needed(values, part, (height, down, across), samples, is_planar, is_tiled, num_parts)
@@ -152,6 +143,14 @@ def essence(content: bytes, max_pixels: int) -> tuple[bytes, int]:
         elif tag not in _TABLES and (is_tiled or tag not in (TILE_WIDTH, TILE_HEIGHT)):
             made[tag] = (type_, count, data)
     return _with_directory(content, order, made), compression
+
+
+def _numbers(content: bytes, order: str, entry: Any, kind: str, num_parts: int, what: str = "") -> Any:
+    """A table with a number for each part."""
+    numbers = _table(content, order, entry, num_parts)
+    if len(numbers) < num_parts:
+        raise ImageError("truncated", f"{what}{len(numbers):,} of {num_parts:,} {kind}")
+    return numbers
 
 
 def _data_of_parts(content: bytes, offsets: Any, lengths: Any, *, is_reversed: bool) -> Iterator[bytes]:
@@ -176,8 +175,10 @@ def _check_jpeg(content: bytes, offsets: Any, lengths: Any, kind: str) -> None:
             raise ImageError("truncated", f"JPEG without an end in one of {len(lengths):,} {kind}")
 
 
-def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+def _check_pixels(size: tuple[int, int], max_pixels: int, what: str) -> None:
     width, height = size
+    if width < 1 or height < 1:
+        raise ImageError("corrupt", f"a TIFF {what} {height} x {width} pixels")
     if width * height > max_pixels:
         raise ImageError("too_large", f"{height} x {width} pixels, more than the {max_pixels} allowed")
 

@@ -119,6 +119,12 @@ class Evaluation:
         }
 
 
+_OTHER_CORPUS = (
+    "Evaluate on a corpus of the species that the model was trained on, or train a model on this one"
+)
+_OTHER_MODEL = "Give the species of the model that made these predictions"
+
+
 def confusion_matrix(
     predictions: DataFrame,
     classes: Sequence[str],
@@ -148,13 +154,7 @@ def confusion_matrix(
         SeedlingsError: The same of `predicted`; or a probability is not a number, of which any species could be chosen.
     """
     _check_classes(classes)
-    for column, error in ((truth, CorpusError), (predicted, SeedlingsError)):
-        if column not in predictions.columns:
-            raise error(
-                f"The table to evaluate has no column {column!r}, only {', '.join(predictions.columns)}",
-                f"a true species in {truth!r} and a predicted one in {predicted!r}",
-                "Give a table with labels that a model has transformed",
-            )
+    _check_columns(predictions, truth, predicted)
     # Names become places before anything is grouped: 1 to len(classes), and 0 for whatever is none of them.
     # A column that holds no text is compared as it prints.
     names = functions.array(*[functions.lit(name) for name in classes])
@@ -182,18 +182,13 @@ def confusion_matrix(
     counts = np.zeros((len(classes) + 1, len(classes) + 1), dtype=np.int64)
     for group in counted:
         counts[group["row"], group["column"]] = group["num_images"]
-    if counts[0].any():
-        raise CorpusError(
-            _found(truth, counts[0].sum(), counts.sum(), _most_frequent(rows, "truth", place)),
-            f"one of {_listed(classes)}",
-            "Evaluate on a corpus of the species that the model was trained on, or train a model on this one",
-        )
-    if counts[:, 0].any():
-        raise SeedlingsError(
-            _found(predicted, counts[:, 0].sum(), counts.sum(), _most_frequent(rows, "predicted", place)),
-            f"one of {_listed(classes)}",
-            "Give the species of the model that made these predictions",
-        )
+    for column, name, strangers, error, cure in (
+        (truth, "truth", counts[0].sum(), CorpusError, _OTHER_CORPUS),
+        (predicted, "predicted", counts[:, 0].sum(), SeedlingsError, _OTHER_MODEL),
+    ):
+        if strangers:
+            found = _found(column, strangers, counts.sum(), _most_frequent(rows, name, place))
+            raise error(found, f"one of {_listed(classes)}", cure)
     if num_no_numbers := sum(int(group["num_no_numbers"] or 0) for group in counted):
         raise SeedlingsError(
             f"probabilities that are not numbers in column {probability!r} of {num_no_numbers} of {counts.sum()} rows",
@@ -306,6 +301,16 @@ def _most_frequent(rows: DataFrame, column: str, place: Callable[[str], Column])
     strange = rows.where(place(column) == 0).groupBy(column).agg(functions.count("*").alias("num_images"))
     first = strange.orderBy(functions.desc("num_images"), functions.asc_nulls_last(column)).first()
     return (None, 0) if first is None else (first[column], int(first["num_images"]))
+
+
+def _check_columns(predictions: DataFrame, truth: str, predicted: str) -> None:
+    for column, error in ((truth, CorpusError), (predicted, SeedlingsError)):
+        if column not in predictions.columns:
+            raise error(
+                f"The table to evaluate has no column {column!r}, only {', '.join(predictions.columns)}",
+                f"a true species in {truth!r} and a predicted one in {predicted!r}",
+                "Give a table with labels that a model has transformed",
+            )
 
 
 def _found(column: str, num_unknown: int, num_rows: int, most_frequent: tuple[str | None, int]) -> str:

@@ -160,16 +160,10 @@ def _page(evaluation: Evaluation, plots: Mapping[str, bytes], about: Mapping[str
         "<h2>Confusion matrix</h2>",
         _image(CONFUSION_MATRIX, plots, "Rows are true species, columns predicted ones"),
     ]
-    worst = worst_confusions(evaluation, _NUM_WORST)
-    if worst:
-        parts += [
-            "<h2>Worst confusions</h2>",
-            *_html_table(
-                ["true species", "taken for", "images", "share"],
-                [[each.truth, each.predicted, str(each.num_images), f"{each.share:.1%}"] for each in worst],
-                num_names=2,
-            ),
-        ]
+    if worst := worst_confusions(evaluation, _NUM_WORST):
+        rows = [[each.truth, each.predicted, str(each.num_images), f"{each.share:.1%}"] for each in worst]
+        table = _html_table(["true species", "taken for", "images", "share"], rows, num_names=2)
+        parts += ["<h2>Worst confusions</h2>", *table]
     if LEARNING_CURVES in plots:
         parts += ["<h2>Training</h2>", _image(LEARNING_CURVES, plots, "Metrics by epoch")]
     parts += [f"<p>The same numbers for programs: {METRICS}</p>", "</body></html>"]

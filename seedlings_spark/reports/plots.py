@@ -50,11 +50,7 @@ def confusion_matrix(evaluation: Evaluation) -> bytes:
     shares = np.divide(counts, supports, out=np.full_like(counts, np.nan), where=supports > 0)
     num_classes = len(counts)
     with_counts = num_classes <= MAX_CLASSES_WITH_COUNTS
-    # Inches a cell, points a digit (0.65 of its height wide): the largest count fits.
-    font = float(np.interp(num_classes, [2, 12, 25, 40], [13, 10, 8, 7]))
-    digits = len(str(int(counts.max())))
-    cell = float(np.interp(num_classes, [1, 2, 4, 12, 25, 40], [1.8, 1.2, 0.95, 0.58, 0.42, 0.34]))
-    cell = max(cell, (0.65 * digits + 0.6) * font / 72) if with_counts else 20 / num_classes
+    cell, font = _size_of_cells(num_classes, len(str(int(counts.max()))), with_counts=with_counts)
     side = cell * num_classes
 
     figure = Figure()
@@ -69,39 +65,11 @@ def confusion_matrix(evaluation: Evaluation) -> bytes:
         linewidth=0.8 if with_counts else 0,
     )
     if with_counts:
-        for row, column in np.argwhere(counts >= 0):
-            share = shares[row, column]
-            colour = "white" if share > 0.35 else _INK
-            axes.text(
-                column + 0.5,
-                row + 0.5,
-                str(int(counts[row, column])),
-                ha="center",
-                va="center",
-                fontsize=font,
-                color=colour if counts[row, column] else "#c4c4c4",
-            )
+        _write_counts(axes, counts, shares, font)
     names = [display.abridged(display.shown(species), NAME_WIDTH) for species in evaluation.classes]
     supported = [f"{name} ({int(support)})" for name, support in zip(names, supports[:, 0], strict=True)]
     label_font = min(font, 11) if with_counts else max(2.0, min(7.0, cell * 72 * 0.8))
-    places = np.arange(num_classes) + 0.5
-    slanted = num_classes <= 20
-    axes.set_xticks(places)
-    axes.set_xticklabels(
-        names,
-        fontsize=label_font,
-        parse_math=False,
-        rotation=45 if slanted else 90,
-        ha="right" if slanted else "center",
-        rotation_mode="anchor" if slanted else "default",
-    )
-    axes.set_yticks(places)
-    axes.set_yticklabels(supported, fontsize=label_font, parse_math=False)
-    axes.invert_yaxis()
-    axes.set_xlabel("predicted species", color=_FAINT, labelpad=8)
-    axes.set_ylabel("true species (images)", color=_FAINT, labelpad=8)
-    axes.tick_params(length=0, labelcolor=_INK)
-    axes.set_frame_on(False)
+    _label_matrix(axes, names, supported, label_font)
     axes.set_title(headline_of(evaluation), loc="left", fontsize=12, color=_INK, pad=12)
     # The bar beside the matrix, in inches.
     bar = figure.add_axes((1 + 0.2 / side, max(0.0, 1 - 3.0 / side), 0.16 / side, min(1.0, 3.0 / side)))
@@ -235,36 +203,35 @@ def contact_sheet(tiles: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str
         )
         # Accents piled upon each other, and what is wider than a letter, stay in their own cell.
         cell = Bbox.from_extents(left, bottom, left + across, bottom + _CAPTION)
-        for place, line in enumerate(caption.split("\n", 1), start=1):
-            text = axes.text(
-                left,
-                bottom + place * _CAPTION_LINE,
-                display.abridged(display.shown(line), _CAPTION_WIDTH, _CAPTION_WIDTH // 2),
-                ha="left",
-                va="baseline",
-                fontsize=_CAPTION_FONT,
-                family="DejaVu Sans Mono",
-                color=_INK,
-                parse_math=False,
-            )
-            text.set_clip_box(TransformedBbox(cell, axes.transData))
-            text.set_clip_on(True)
+        for number_of_line, line in enumerate(caption.split("\n", 1), start=1):
+            shown = display.abridged(display.shown(line), _CAPTION_WIDTH, _CAPTION_WIDTH // 2)
+            _write_clipped(axes, shown, bottom + number_of_line * _CAPTION_LINE, cell, _CAPTION_FONT)
     axes.set_xlim(0, num_columns * across)
     axes.set_ylim(num_rows * down, 0)
-    heading = axes.text(
-        0,
-        -0.12,
-        display.abridged(display.shown(title), _TITLE_WIDTH),
+    # As wide as it needs, but no higher than a line.
+    above = Bbox.from_extents(0, -0.4, _TITLE_WIDTH, 0)
+    heading = display.abridged(display.shown(title), _TITLE_WIDTH)
+    _write_clipped(axes, heading, -0.12, above, 11, "DejaVu Sans")
+    return _png(figure)
+
+
+def _write_clipped(
+    axes: Axes, text: str, baseline: float, box: Bbox, font: float, family: str = "DejaVu Sans Mono"
+) -> None:
+    """Write a line at the left of a box, and nothing of it outside."""
+    written = axes.text(
+        box.x0,
+        baseline,
+        text,
         ha="left",
         va="baseline",
-        fontsize=11,
+        fontsize=font,
+        family=family,
         color=_INK,
         parse_math=False,
     )
-    # As wide as it needs, but no higher than a line.
-    heading.set_clip_box(TransformedBbox(Bbox.from_extents(0, -0.4, _TITLE_WIDTH, 0), axes.transData))
-    heading.set_clip_on(True)
-    return _png(figure)
+    written.set_clip_box(TransformedBbox(box, axes.transData))
+    written.set_clip_on(True)
 
 
 def _curve_panel(
@@ -330,6 +297,51 @@ def curves_of(history: Mapping[str, Sequence[float]]) -> dict[str, npt.NDArray[n
         if len(numbers):
             curves[str(name)] = np.where(np.isfinite(numbers), numbers, np.nan)
     return curves
+
+
+def _size_of_cells(num_classes: int, num_digits: int, *, with_counts: bool) -> tuple[float, float]:
+    """The side of a matrix' cells in inches and the font in points: the largest count fits."""
+    font = float(np.interp(num_classes, [2, 12, 25, 40], [13, 10, 8, 7]))
+    cell = float(np.interp(num_classes, [1, 2, 4, 12, 25, 40], [1.8, 1.2, 0.95, 0.58, 0.42, 0.34]))
+    # A digit is 0.65 of its height wide.
+    return max(cell, (0.65 * num_digits + 0.6) * font / 72) if with_counts else 20 / num_classes, font
+
+
+def _write_counts(
+    axes: Axes, counts: npt.NDArray[np.float64], shares: npt.NDArray[np.float64], font: float
+) -> None:
+    for row, column in np.argwhere(counts >= 0):
+        colour = "white" if shares[row, column] > 0.35 else _INK
+        axes.text(
+            column + 0.5,
+            row + 0.5,
+            str(int(counts[row, column])),
+            ha="center",
+            va="center",
+            fontsize=font,
+            color=colour if counts[row, column] else "#c4c4c4",
+        )
+
+
+def _label_matrix(axes: Axes, predicted: Sequence[str], true: Sequence[str], font: float) -> None:
+    places = np.arange(len(predicted)) + 0.5
+    slanted = len(predicted) <= 20
+    axes.set_xticks(places)
+    axes.set_xticklabels(
+        predicted,
+        fontsize=font,
+        parse_math=False,
+        rotation=45 if slanted else 90,
+        ha="right" if slanted else "center",
+        rotation_mode="anchor" if slanted else "default",
+    )
+    axes.set_yticks(places)
+    axes.set_yticklabels(true, fontsize=font, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("predicted species", color=_FAINT, labelpad=8)
+    axes.set_ylabel("true species (images)", color=_FAINT, labelpad=8)
+    axes.tick_params(length=0, labelcolor=_INK)
+    axes.set_frame_on(False)
 
 
 def _png(figure: Figure) -> bytes:

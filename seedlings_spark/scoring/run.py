@@ -116,14 +116,7 @@ class _Scoring:
     def run(self) -> ScoreRun:
         state = self._runs.state()
         earlier = Ledger(self._runs.output, state.ledger) if self._options.incremental else Ledger("")
-        source = sources.find(
-            self._spark,
-            self._where,
-            path_column=self._options.path_column,
-            content_column=self._options.content_column,
-            table_format=self._options.table_format,
-            allowed_roots=self._options.allowed_roots,
-        )
+        source = self._source()
         columns = self._columns(state, source)
         listing = earlier.compare(
             self._spark, source.listing, self._model, rescore=self._options.rescore
@@ -134,11 +127,7 @@ class _Scoring:
             num_listed = sum(each.rows for each in counts.values())
             if not (new.rows or self._options.run_id or self._options.keep_empty):
                 # A run with a name is kept: its folder is what says that it is finished.
-                nothing = drift.Profile()
-                drifts = self._drifts(nothing)
-                manifest = self._manifest(state, num_listed, counts, _Numbers({}, {}), nothing, drifts)
-                _log.info("nothing is new: no run is added to %s", self._runs.output)
-                return ScoreRun("", manifest, drifts)
+                return self._nothing_new(state, num_listed, counts)
             chosen = listing.where(F.col(ledger.STATUS) == NEW).select(*schema.LISTING.names)
             rows = self._write(chosen, source, new.rows, is_whole=num_listed == new.rows)
             numbers = self._check(new)
@@ -189,6 +178,23 @@ class _Scoring:
             f", {seen:,} of which have not changed since earlier runs" if seen else "",
         )
         return counts, new
+
+    def _source(self) -> sources.Source:
+        return sources.find(
+            self._spark,
+            self._where,
+            path_column=self._options.path_column,
+            content_column=self._options.content_column,
+            table_format=self._options.table_format,
+            allowed_roots=self._options.allowed_roots,
+        )
+
+    def _nothing_new(self, state: RunsState, num_listed: int, counts: Mapping[str, "_Count"]) -> ScoreRun:
+        nothing = drift.Profile()
+        drifts = self._drifts(nothing)
+        manifest = self._manifest(state, num_listed, counts, _Numbers({}, {}), nothing, drifts)
+        _log.info("nothing is new: no run is added to %s", self._runs.output)
+        return ScoreRun("", manifest, drifts)
 
     def _columns(self, state: RunsState, source: sources.Source) -> StructType:
         """The columns of the predictions of all runs, with this one's.

@@ -165,12 +165,7 @@ def publish(
         profile: Of the corpus, with which scoring runs are compared.
     """
     last = _network_of(model)
-    if last.getOrDefault("kind") in (problems.BINARY, problems.MULTILABEL, problems.REGRESSION):
-        raise StoreError(
-            f"a model of kind {last.getOrDefault('kind')!r}",
-            "one of classification: scoring gives each image one species",
-            "Train a network with an output for each species and a categorical loss",
-        )
+    _check_kind(last.getOrDefault("kind"))
     history = last.history
     # JSON has no NaN; what is not finite is null there.
     written = finite(history)
@@ -210,6 +205,15 @@ def publish(
         len(version.classes),
     )
     return version
+
+
+def _check_kind(kind: str) -> None:
+    if kind in (problems.BINARY, problems.MULTILABEL, problems.REGRESSION):
+        raise StoreError(
+            f"a model of kind {kind!r}",
+            "one of classification: scoring gives each image one species",
+            "Train a network with an output for each species and a categorical loss",
+        )
 
 
 def publish_trained(
