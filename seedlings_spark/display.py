@@ -9,7 +9,6 @@ import os
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
 # How the command that runs jobs was called, for what a person is told to type.
 COMMAND = "SEEDLINGS_COMMAND"
@@ -60,7 +59,7 @@ def table(rows: Sequence[tuple[str, object]]) -> str:
     return aligned([(name, Whole(text) if is_whole else text) for name, text, is_whole in texts])
 
 
-def as_json(value: Any, *, indent: int | None = None) -> str:
+def as_json(value: object, *, indent: int | None = None) -> str:
     """JSON that can be shown: what `shown` would escape is escaped as JSON has it, so a reader gets the same texts."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     return "".join(json.dumps(each)[1:-1] if _moves(each) and each != "\n" else each for each in text)

@@ -10,9 +10,12 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from seedlings_spark import display
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _log = logging.getLogger(__name__)
 # Between two states of a live line, and between two lines of a log.
@@ -166,7 +169,7 @@ class Heartbeat:
         every: Seconds of silence.
     """
 
-    def __init__(self, spark: Any, every: float = LOG_SECONDS) -> None:
+    def __init__(self, spark: "SparkSession", every: float = LOG_SECONDS) -> None:
         self._spark, self._every = spark, every
         self._looks = Repeated(self._look, every / 10, "seedlings-heartbeat")
 

@@ -62,7 +62,7 @@ def check_spark(environment: Mapping[str, str]) -> None:
             raise ClusterError(f"Spark {found} in SPARK_HOME={home}", f"Spark {expected}", remedy)
 
 
-def check_places(job: str, options: Any, environment: Mapping[str, str], spark_options: str = "") -> None:
+def check_places(job: str, options: object, environment: Mapping[str, str], spark_options: str = "") -> None:
     """Refuse what is missing among the places that a job reads, and places that it could not write to.
 
     Args:

@@ -114,7 +114,7 @@ def checked(options: Any, values: Mapping[str, Any], source: str) -> dict[str, A
     return checked
 
 
-def _converted(field: "dataclasses.Field[Any]", value: Any, source: str) -> Any:
+def _converted(field: "dataclasses.Field[Any]", value: object, source: str) -> Any:
     kinds = {"tuple[str, ...]": str, "tuple[float, ...]": float}
     item = kinds.get(str(field.type))
     if item is None:
@@ -123,7 +123,7 @@ def _converted(field: "dataclasses.Field[Any]", value: Any, source: str) -> Any:
     return tuple(_scalar(field, item, one, source) for one in values)
 
 
-def _scalar(field: "dataclasses.Field[Any]", kind: type, value: Any, source: str) -> Any:
+def _scalar(field: "dataclasses.Field[Any]", kind: type, value: object, source: str) -> Any:
     accepted = (int, float) if kind is float else kind
     switch = field.metadata["switch"]
     if switch and isinstance(value, bool):
@@ -141,7 +141,7 @@ def _scalar(field: "dataclasses.Field[Any]", kind: type, value: Any, source: str
     raise OptionError(_said(field, value, source), expected, _correct(field, source))
 
 
-def _check(field: "dataclasses.Field[Any]", value: Any, source: str) -> None:
+def _check(field: "dataclasses.Field[Any]", value: object, source: str) -> None:
     """Refuse what is outside of an option's choices or limits."""
     limits = field.metadata
     choices, least, above, most = (limits[name] for name in ("choices", "least", "above", "most"))
@@ -162,7 +162,7 @@ def _check(field: "dataclasses.Field[Any]", value: Any, source: str) -> None:
             )
 
 
-def _said(field: "dataclasses.Field[Any]", value: Any, source: str) -> str:
+def _said(field: "dataclasses.Field[Any]", value: object, source: str) -> str:
     """A value as it was given, and where."""
     if source == COMMAND_LINE:
         return f"{flag_of(field.name)} {value}"
@@ -174,7 +174,7 @@ def _correct(field: "dataclasses.Field[Any]", source: str) -> str:
     return f"Correct {flag_of(field.name) if source == COMMAND_LINE else field.name + ' there'}"
 
 
-def toml_value(value: Any) -> str:
+def toml_value(value: object) -> str:
     """A value as TOML spells it."""
     if isinstance(value, bool):
         return "true" if value else "false"

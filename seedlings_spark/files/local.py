@@ -7,7 +7,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import TracebackType
 
 from seedlings_spark.files.paths import (
     BLOCK_SIZE,
@@ -194,6 +194,8 @@ def _flush_directory(directory: Path) -> None:
             os.close(descriptor)
 
 
-def _raise_unless_missing(_function: object, _path: str, cause: Any) -> None:
+def _raise_unless_missing(
+    _function: object, _path: str, cause: tuple[type[BaseException], BaseException, TracebackType]
+) -> None:
     if not issubclass(cause[0], FileNotFoundError):
         raise cause[1]

@@ -283,15 +283,15 @@ def _decode_as(name: str, content: bytes, size: tuple[int, int], aspect: str, ma
     return _fit(picture, used, size, aspect)
 
 
-def _opened(name: str, content: bytes, max_pixels: int) -> Any:
+def _opened(name: str, content: bytes, max_pixels: int) -> Image.Image:
     """Let the one plugin of Pillow open a file; what it raises says more than `Image.open` does, which tries many."""
     plugin: Any = Image.OPEN[name.upper()][0]
-    picture = plugin(_MeteredStream(content), "")
+    picture: Image.Image = plugin(_MeteredStream(content), "")
     _check_pixels(picture.size, max_pixels)
     return picture
 
 
-def _opened_jpeg(found: jpeg.Essence, max_pixels: int) -> Any:
+def _opened_jpeg(found: jpeg.Essence, max_pixels: int) -> Image.Image:
     try:
         picture = _opened("jpeg", found.content, max_pixels)
     except SyntaxError as error:
@@ -307,7 +307,7 @@ def _opened_jpeg(found: jpeg.Essence, max_pixels: int) -> Any:
     raise ImageError("unsupported_format", detail[:_DETAIL_LENGTH])
 
 
-def _load_jpeg(picture: Any, found: jpeg.Essence) -> Any:
+def _load_jpeg(picture: Image.Image, found: jpeg.Essence) -> Image.Image:
     """Decode a JPEG with libjpeg-turbo, which says what Pillow does not let it say: that data are missing.
 
     The pixels are Pillow's, which has the same library. What it cannot do goes to Pillow: unusual ratios of brightness
@@ -341,14 +341,15 @@ def _load_jpeg(picture: Any, found: jpeg.Essence) -> Any:
     raise ImageError("unsupported_format", detail[:_DETAIL_LENGTH])
 
 
-def _by_turbojpeg(picture: Any, content: bytes) -> Any:
+def _by_turbojpeg(picture: Image.Image, content: bytes) -> Image.Image:
     colours, mode, raw_mode = {
         "L": ("GRAY", "L", "L"),
         "RGB": ("RGBX", "RGBX", "RGBX"),  # as Pillow stores it
         "CMYK": ("CMYK", "CMYK", "CMYK;I"),
     }[picture.mode]
     height, width = picture.height, picture.width
-    if picture.decoderconfig and picture.decoderconfig[0] > 1:
+    scale = getattr(picture, "decoderconfig", ())[:1]  # by which `draft` has told it to reduce
+    if scale > (1,):
         # The smallest of its sizes that are as large, of which the next lower one is an eighth of the whole away.
         if max(height, width) < 2 * _JPEG_BLOCK:
             simplejpeg.decode_jpeg(content, colours)
@@ -403,7 +404,7 @@ def _tiff(content: bytes, max_pixels: int) -> tuple[Any, Any]:
     raise ImageError("unsupported_format", detail[:_DETAIL_LENGTH])
 
 
-def _load_tiff(picture: Any) -> Any:
+def _load_tiff(picture: Image.Image) -> Image.Image:
     """Decode a TIFF, and refuse what libtiff has an error to tell of, or pixels to miss, though it gives some."""
     with libtiff.messages() as said:
         try:
@@ -446,7 +447,7 @@ def _webp(content: bytes, max_pixels: int) -> tuple[Any, Any]:
 _OPENERS = {"png": _png, "gif": _gif, "tiff": _tiff, "bmp": _bmp, "webp": _webp}
 
 
-def _load_whole(picture: Any, again: Callable[[], Any]) -> Any:
+def _load_whole(picture: Image.Image, again: Callable[[], Image.Image]) -> Image.Image:
     """Decode a PNG or GIF, and refuse it where the decoder stops before its last row without a word.
 
     The rows that are decoded last are the lowest two, whether they are interlaced or not. They are looked at for the
@@ -462,7 +463,7 @@ def _load_whole(picture: Any, again: Callable[[], Any]) -> Any:
     return picture
 
 
-def _loaded_over(picture: Any, ground: int) -> npt.NDArray[Any]:
+def _loaded_over(picture: Image.Image, ground: int) -> npt.NDArray[Any]:
     """Decode a picture over pixels of one value in all channels, and return its two lowest rows."""
     bands = len(Image.getmodebands(picture.mode) * [0])
     wide = picture.mode.startswith("I")
@@ -535,7 +536,7 @@ def _orientation(picture: Image.Image) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def _draft(picture: Any, size: tuple[int, int], aspect: str) -> tuple[float, float]:
+def _draft(picture: Image.Image, size: tuple[int, int], aspect: str) -> tuple[float, float]:
     """Let a JPEG be decoded at 1/2, 1/4 or 1/8 where that leaves twice the pixels that are needed.
 
     Returns:

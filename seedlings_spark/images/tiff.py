@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from seedlings_spark.errors import ImageError
 
@@ -145,7 +146,9 @@ def essence(content: bytes, max_pixels: int) -> tuple[bytes, int]:
     return _with_directory(content, order, made), compression
 
 
-def _numbers(content: bytes, order: str, entry: Any, kind: str, num_parts: int, what: str = "") -> Any:
+def _numbers(
+    content: bytes, order: str, entry: tuple[int, int, bytes], kind: str, num_parts: int, what: str = ""
+) -> npt.NDArray[Any]:
     """A table with a number for each part."""
     numbers = _table(content, order, entry, num_parts)
     if len(numbers) < num_parts:
@@ -153,7 +156,9 @@ def _numbers(content: bytes, order: str, entry: Any, kind: str, num_parts: int, 
     return numbers
 
 
-def _data_of_parts(content: bytes, offsets: Any, lengths: Any, *, is_reversed: bool) -> Iterator[bytes]:
+def _data_of_parts(
+    content: bytes, offsets: npt.NDArray[Any], lengths: npt.NDArray[Any], *, is_reversed: bool
+) -> Iterator[bytes]:
     """The bytes of each strip or tile, the most significant bit first."""
     for start, length in zip(offsets, lengths, strict=True):
         data = content[int(start) : int(start + length)]
@@ -168,7 +173,7 @@ def _check_fax(parts: Iterable[bytes], rows: Iterable[int], kind: str, *, is_fax
             raise ImageError("truncated", f"a fax without its end in one of the {kind}")
 
 
-def _check_jpeg(content: bytes, offsets: Any, lengths: Any, kind: str) -> None:
+def _check_jpeg(content: bytes, offsets: npt.NDArray[Any], lengths: npt.NDArray[Any], kind: str) -> None:
     """Refuse JPEG that ends early: libtiff adds an end where there is none."""
     for start, length in zip(offsets, lengths, strict=True):
         if content.rfind(b"\xff\xd9", int(start), int(start + length)) < 0:

@@ -58,7 +58,7 @@ def summary(version: ModelVersion, run: str, promotion: Promotion) -> list[tuple
     ]
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """A metric's value, or its values, for a person to read."""
     if isinstance(value, list):
         return " ".join(map(_shown, value))
