@@ -30,7 +30,7 @@ def split_of(content_hash: str, shares: Mapping[str, float]) -> str:
     """The split of an image: a function of its bytes alone.
 
     Args:
-        content_hash: Of the image's file.
+        content_hash: Hash of the image's file.
         shares: Split name -> share, in order; the shares add up to 1.
 
     Returns:

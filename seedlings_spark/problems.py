@@ -131,7 +131,7 @@ class Problem:
         kind: One of `KINDS`.
         labels: How they reach the loss: "index" (class numbers), "one_hot" (vectors made of class numbers),
             "number" (as they are) or "vector" (as they are).
-        num_outputs: Of the network.
+        num_outputs: Number of outputs of the network.
         num_classes: 0 where labels are no classes that exclude each other.
         head: Names of the layers that make probabilities of the network's outputs.
     """
@@ -419,7 +419,7 @@ def with_head(network: Any, head: Sequence[str]) -> Any:
 
     Args:
         network: Built.
-        head: Of `Problem`; nothing changes where it is empty.
+        head: That of `Problem`; nothing changes where it is empty.
     """
     if not head:
         return network

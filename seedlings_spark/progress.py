@@ -137,7 +137,7 @@ class Repeated:
     Args:
         do: What; ends it by `False`.
         every: Seconds before and between.
-        name: Of the thread.
+        name: Name of the thread.
     """
 
     def __init__(self, do: Callable[[], bool | None], every: float, name: str) -> None:

@@ -53,7 +53,7 @@ def command(page: str, heading: str, instead: Mapping[str, str], language: str =
         page: Path of the file in the repository.
         heading: Right above the block.
         instead: What to put in the place of names and numbers that are not this machine's; each has to occur.
-        language: Of the block.
+        language: Language of the block.
     """
     (content,) = (
         block.content for block in blocks(page) if (block.heading, block.language) == (heading, language)

@@ -16,7 +16,7 @@ class Socket:
     Args:
         address: Its own.
         port: Its own.
-        remote_port: Of the other side.
+        remote_port: Port of the other side.
         state: As the kernel writes it.
     """
 

@@ -74,7 +74,7 @@ def speeds(contestants: Mapping[str, Any], names: Mapping[str, str]) -> list[lis
 
     Args:
         contestants: Their numbers, by name.
-        names: Of two speeds, by their keys in the numbers.
+        names: Two speeds, by their keys in the numbers.
     """
     rows = [["images/s", "", *[cell for name in names.values() for cell in (name, "", "")]]]
     rows.append(["", "precision", *["median", "min", "max"] * len(names)])

@@ -67,7 +67,7 @@ class Measurement:
 
     Args:
         round: From 1.
-        num_workers: Of the run.
+        num_workers: Number of workers of the run.
         precision: That was computed in.
         images_per_second: From the end of the first epoch to that of the last.
         compute: Seconds that a worker computed for one step, on the average.

@@ -92,7 +92,7 @@ class Scoring:
     Args:
         num_images: PNG files, and rows of the prepared table.
         image_size: Height and width in pixels that the network takes.
-        network: Of `networks.BY_NAME`.
+        network: One of `networks.BY_NAME`.
         precision: "float32" or "auto", of all but those that have one of their own.
         images: Folder of pictures, or "" to draw some.
         stock_images: That stock Elephas scores, since it is slow; at most `num_images`.
@@ -114,7 +114,7 @@ class Measurement:
 
     Args:
         round: From 1.
-        contestant: Of `SCORERS`, or what it says of the forward pass alone.
+        contestant: One of `SCORERS`, or what it says of the forward pass alone.
         precision: That was computed in.
         images_per_second_steady: See the module; None where there were too few images to tell.
         images_per_second_whole: See the module; None where nothing is started. Stock Elephas' is scaled to as many
@@ -135,7 +135,7 @@ class Ratio:
     """Whose speed is to be how many times whose.
 
     Args:
-        of: Of `SCORERS`.
+        of: Some of `SCORERS`.
         to: To whose speed.
         speed: Which speed.
         target: What the ratio is meant to be at least, or None where it only explains others.
@@ -180,7 +180,7 @@ def measure_scoring(
     Args:
         spark: The session.
         task: What they score.
-        scorers: Of `SCORERS`.
+        scorers: Some of `SCORERS`.
         rounds: How often each scores.
         folder: Where pictures and tables are kept meanwhile: local, and shared with the executors if there are others.
         json_file: Written after each round with what there is by then; "" for none.
@@ -238,9 +238,9 @@ def scaled_whole(first: float, second: float, num_measured: int, num_images: int
 
     Args:
         first: Seconds of a call that starts its processes.
-        second: Of the same call in processes that are there.
+        second: Seconds of the same call in processes that are there.
         num_measured: Images of both.
-        num_images: Of the call that is asked about.
+        num_images: Number of images of the call that is asked about.
     """
     return num_images / (max(0.0, first - second) + second * num_images / num_measured)
 
@@ -249,7 +249,7 @@ def ratios(measurements: Sequence[Measurement], auto: str) -> list[dict[str, Any
     """Whose speed is how many times whose, in each round in which both have been measured.
 
     Args:
-        measurements: Of all rounds.
+        measurements: Measurements of all rounds.
         auto: What precision "auto" is here: where "png" has it anyway, it stands for "png-auto" too.
 
     Returns:
@@ -454,7 +454,7 @@ class _Stand:
     Args:
         spark: The session.
         task: What it is to hold.
-        path: Of the folder, which is made.
+        path: Path of the folder, which is made.
         vectors: Whether to make vectors for stock Elephas.
     """
 

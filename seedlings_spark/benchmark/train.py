@@ -49,10 +49,10 @@ class Training:
         num_images: Drawn, of `NUM_CLASSES` classes.
         image_size: Height and width in pixels.
         epochs: At least 2: the first one holds the tracing of the network.
-        num_workers: Of ours and of stock Elephas.
-        batch_size: Of one worker; plain Keras takes `num_workers` times as many.
-        network: Of `networks.BY_NAME`.
-        precision: Of the contestants that do not have one of their own.
+        num_workers: Number of workers of ours and of stock Elephas.
+        batch_size: Batch size of one worker; plain Keras takes `num_workers` times as many.
+        network: One of `networks.BY_NAME`.
+        precision: Precision of the contestants that do not have one of their own.
     """
 
     num_images: int
@@ -71,7 +71,7 @@ class Contestant:
     Args:
         engine: "ours", "plain" (Keras) or "stock" (Elephas).
         text: What it is, for a person to read.
-        frequency: Of ours.
+        frequency: Frequency of ours.
         precision: Its own, or "" for that of the benchmark.
     """
 
@@ -115,7 +115,7 @@ class Fit:
         precision: That was computed in.
         seconds: From call to return.
         ends: Seconds from the call to the end of each epoch; empty where nobody tells.
-        loss: Of the training images in the last epoch.
+        loss: Loss of the training images in the last epoch.
         seconds_of_workers: Sum over the workers of what they spent on "compute", on "exchange" (with the master, and
             waiting for it and for each other), both without the first epoch, and on "input" (reading their rows, once
             for all epochs); empty where nobody tells.
@@ -135,17 +135,17 @@ class Measurement:
 
     Args:
         round: From 1.
-        contestant: Of `CONTESTANTS`.
+        contestant: One of `CONTESTANTS`.
         precision: That was computed in.
         seconds_fit: From call to return.
-        images_per_second_fit: Of the whole fit.
+        images_per_second_fit: Images per second of the whole fit.
         images_per_second_steady: From the end of the first epoch to that of the last, or None.
-        share_compute: Of the workers' time, or None; the three shares add up to 1.
+        share_compute: Share of the workers' time, or None; the three shares add up to 1.
         share_exchange: Exchange with the master, and waiting for it and for each other.
         share_input: Reading the rows, which happens once, before the first epoch.
         share_outside_compute: Exchange, waiting and input together.
         share_exchange_of_step: Exchange and waiting in the time without input, or None.
-        loss: Of the training images in the last epoch; None if it was not finite.
+        loss: Loss of the training images in the last epoch; None if it was not finite.
         ends: As in `Fit`.
         seconds_of_workers: As in `Fit`.
     """
@@ -180,7 +180,7 @@ def measure_training(
     Args:
         spark: The session.
         training: What they train.
-        contestants: Of `CONTESTANTS`; "plain-bfloat16" is left out where the driver's CPU has no bfloat16.
+        contestants: Some of `CONTESTANTS`; "plain-bfloat16" is left out where the driver's CPU has no bfloat16.
         rounds: How often each trains.
         folder: Where the drawn images are kept meanwhile, on a file system that the executors read too.
         json_file: Written after each round with what there is by then; "" for none.
@@ -217,11 +217,11 @@ def measurement(number: int, contestant: str, fit: Fit, num_images: int, epochs:
     """The numbers of a fit.
 
     Args:
-        number: Of the round, from 1.
+        number: Number of the round, from 1.
         contestant: Who it was.
         fit: What was seen.
-        num_images: Of one epoch.
-        epochs: Of the fit.
+        num_images: Number of images of one epoch.
+        epochs: Epochs of the fit.
     """
     work = fit.seconds_of_workers
     total = sum(work.values())

@@ -95,7 +95,7 @@ def run(
 
     Args:
         job: Its name.
-        options_class: Of its options.
+        options_class: Class of its options.
         main: What it does; returns an exit code, None for 0.
         arguments: By default those of the process.
 

@@ -26,7 +26,7 @@ class Invocation:
         values: The last value of each of Spark's options.
         settings: Those given by `--conf`.
         deploy_mode: Where the driver runs: `client` or `cluster`.
-        switches: Of `--insecure`, `--detach` and `--help` before the job, those that are there.
+        switches: Those of `--insecure`, `--detach` and `--help` before the job, those that are there.
     """
 
     job: str = ""

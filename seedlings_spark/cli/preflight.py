@@ -67,12 +67,12 @@ def check_places(job: str, options: object, environment: Mapping[str, str], spar
 
     Args:
         job: Its name.
-        options: Of the job.
+        options: Options of the job.
         environment: Variables of the process.
         spark_options: What spark-submit is given, a line each.
 
     Raises:
-        SeedlingsError: Of the class that the job itself would end with.
+        SeedlingsError: An error of the class that the job itself would end with.
     """
     default_is_local = _default_is_local(environment, spark_options)
 

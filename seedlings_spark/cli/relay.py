@@ -38,7 +38,7 @@ class Relay:
         as_json: Whether each of them has to be an object of a log of JSON.
 
     Attributes:
-        exit_code: Of the driver, as YARN has told it last; None if it has not.
+        exit_code: Exit code of the driver, as YARN has told it last; None if it has not.
         application: YARN's id of the application; "" if none was told.
     """
 

@@ -62,7 +62,7 @@ class Probe:
     """What a task is told to look at.
 
     Args:
-        host: Of the driver.
+        host: Host of the driver.
         port: That the driver listens on.
         token: That it answers with.
         shared: A local path that the driver has written, or "".

@@ -149,7 +149,7 @@ def require_slots(spark: SparkSession, num_workers: int, wait_seconds: float = 1
 
     Args:
         spark: The session.
-        num_workers: Of the run.
+        num_workers: Number of workers of the run.
         wait_seconds: How long executors that were asked for may take to register.
 
     Raises:

@@ -20,7 +20,7 @@ class About(TypedDict, total=False):
     """What is known of an option besides its default and its text.
 
     Args:
-        unit: Of a number.
+        unit: Unit of a number.
         reason: Why the default is what it is.
         choices: The only values it can have.
         switch: Those that it has as a flag without a value, and as `--no-` flag: once it was true or false.

@@ -250,7 +250,7 @@ def read_and_decode(task: DecodeTask, row: Mapping[str, Any], content: bytes | N
 
     Args:
         task: How to decode.
-        row: Of `schema.LISTING`.
+        row: A row of `schema.LISTING`.
         content: The file's bytes, where Spark has read them.
     """
     found = _read(task, row) if content is None else _given(task, content)

@@ -325,7 +325,7 @@ class _Numbers:
         counts: (species, split) -> images.
         misfits: Split -> images that are not of the corpus' size.
         checksums: Path below the corpus -> `_checksum` of a file's rows.
-        fingerprint: Of all these images.
+        fingerprint: Fingerprint of all these images.
     """
 
     counts: Mapping[tuple[str, str], int]

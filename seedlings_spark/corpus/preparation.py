@@ -121,18 +121,22 @@ def prepare(
                 "found": growth.with_parent(num_found),
                 **growth.about(written["accepted"]),
             }
-            _log.info(
-                "wrote %d images of %d species (%d duplicates) and %d rejects",
-                manifest["accepted"],
-                len(manifest["images_of_species"]),
-                manifest["duplicates"],
-                manifest["rejected"],
-            )
             _publish(building, corpus, manifest, overwrite)
-            _log.info("published %s, fingerprint %s", corpus, manifest["fingerprint"])
+            _log_end(corpus, manifest)
     finally:
         _clear(building, corpus if is_new else None)
     return load(corpus)
+
+
+def _log_end(corpus: str, manifest: Mapping[str, Any]) -> None:
+    _log.info(
+        "wrote %d images of %d species (%d duplicates) and %d rejects",
+        manifest["accepted"],
+        len(manifest["images_of_species"]),
+        manifest["duplicates"],
+        manifest["rejected"],
+    )
+    _log.info("published %s, fingerprint %s", corpus, manifest["fingerprint"])
 
 
 def _about_decoding(task: decoding.DecodeTask) -> dict[str, Any]:

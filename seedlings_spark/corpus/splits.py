@@ -83,7 +83,7 @@ class SplitRule:
         """How images are split that are added to a corpus.
 
         Args:
-            manifest: Of the corpus. Of one with exact shares new images are dealt by their bytes, so that none moves.
+            manifest: Manifest of the corpus. After exact shares new images are dealt by their bytes: none moves.
             leaks: As above.
 
         Raises:

@@ -25,7 +25,7 @@ class Fault:
 
     Args:
         wrong: Whether a row is.
-        found: Of such rows, as in "3 of 100 rows ...".
+        found: What is said of such rows, as in "3 of 100 rows ...".
         expected: In every row.
         remedy: What to do.
         value: What such a row holds, for the message.
@@ -156,7 +156,7 @@ def class_numbers(label: Column, num_classes: int, name: str) -> list[Fault]:
     Args:
         label: A double.
         num_classes: Labels are 0 to one less.
-        name: Of the column.
+        name: Name of the column.
     """
     expected = f"class numbers 0 to {num_classes - 1}"
     remedy = "Index the labels with StringIndexer, or drop such rows before fit"
@@ -190,8 +190,8 @@ def vectors(label: Column, length: int, name: str, *, sums_to_one: bool, at_most
 
     Args:
         label: An array of doubles.
-        length: Of every row's.
-        name: Of the column.
+        length: That of every row's vector.
+        name: Name of the column.
         sums_to_one: Whether the elements are shares of classes, as one-hot vectors are.
         at_most_one: Whether each element lies between 0 and 1.
     """
@@ -259,7 +259,7 @@ def features(
         column: Bytes, or an array of doubles.
         length: Values of every row.
         shape: As the network takes them.
-        name: Of the column.
+        name: Name of the column.
         is_image: Whether they are bytes.
     """
     expected = f"{length:,} values in every row, which the network takes as {shape}"

@@ -89,9 +89,9 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
         nb_classes: Classes, where the loss wants one-hot labels; by default as many as the network has outputs.
         featuresCol: See above.
         labelCol: See above.
-        outputCol: Of the prediction (a double) that the model will add; "prediction" by default.
-        seed: Of everything that is drawn.
-        threads: Of TensorFlow in each worker; part of what a result depends on.
+        outputCol: Name of the prediction (a double) that the model will add; "prediction" by default.
+        seed: Seed of everything that is drawn.
+        threads: Threads of TensorFlow in each worker; part of what a result depends on.
         precision: "float32" (default), "mixed_bfloat16" or "auto".
         class_weight: See the params.
         augmentation: See the params and `networks.augmentation`.

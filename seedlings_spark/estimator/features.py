@@ -274,7 +274,7 @@ def exact(
     a mean and a std are those of exact arithmetic, whatever Spark's partitions were.
 
     Args:
-        mean: Of the values 0 to 255 of `num_images` images, to within rounding.
+        mean: Mean of the values 0 to 255 of `num_images` images, to within rounding.
         std: Their sample standard deviation (divided by num_images - 1), to within rounding.
         num_images: At least 1.
     """

@@ -273,7 +273,7 @@ def keep_network_once(version: str, uid: str) -> None:
 
     Args:
         version: Folder of the version, with the pipeline in `model`.
-        uid: Of the stage with the network, the last one of the pipeline.
+        uid: The `uid` of the stage with the network, the last one of the pipeline.
     """
     stages = files.join(version, "model", "stages")
     name = next(name for name in files.list_names(stages) if name.partition("_")[2] == uid)
@@ -284,8 +284,8 @@ def read_network(path: str, metadata: Mapping[str, Any]) -> bytes:
     """The network of a saved stage: in its folder, or where `keep_network_once` has put it.
 
     Args:
-        path: Of the stage.
-        metadata: Of the stage; what an earlier release wrote has no hash, and its network in the folder.
+        path: Path of the stage.
+        metadata: Metadata of the stage; what an earlier release wrote has no hash, and its network in the folder.
 
     Raises:
         NetworkError: It is not there, or is not the one that was saved.

@@ -76,7 +76,7 @@ class TrainingColumns:
         Args:
             dataset: With these columns.
             num_workers: Ranks.
-            held_out_share: Of the rows, chosen by their hashes, where no column marks them.
+            held_out_share: Share of the rows, chosen by their hashes, where no column marks them.
         """
         weight = schema.column(self.weight).cast("double") if self.weight else F.lit(1.0)
         by_content = schema.has_content_hash(dataset)

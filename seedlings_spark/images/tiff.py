@@ -88,11 +88,7 @@ def essence(content: bytes, max_pixels: int) -> tuple[bytes, int]:
         ImageError: The file ends within a part that is needed, lacks some, or its parts are too many or too large.
     """
     order = "<" if content.startswith(b"II") else ">"
-    is_big = b"+" in content[2:4]
-    try:
-        entries = _directory(content, order, is_big)
-    except struct.error:
-        raise ImageError("truncated", "the file ends within its directory") from None
+    entries = _directory(content, order, b"+" in content[2:4])
     values = {tag: _values(content, order, entry) for tag, entry in entries.items() if tag not in _TABLES}
 
     def number(tag: int, default: int) -> int:
@@ -190,6 +186,13 @@ def _check_pixels(size: tuple[int, int], max_pixels: int, what: str) -> None:
 
 def _directory(content: bytes, order: str, is_big: bool) -> dict[int, tuple[int, int, bytes]]:
     """The used entries of the first directory: tag -> (type, count, data)."""
+    try:
+        return _entries(content, order, is_big)
+    except struct.error:
+        raise ImageError("truncated", "the file ends within its directory") from None
+
+
+def _entries(content: bytes, order: str, is_big: bool) -> dict[int, tuple[int, int, bytes]]:
     head, count_, entry_, inline, pointer = (8, "Q", "HHQ", 8, "Q") if is_big else (4, "H", "HHI", 4, "I")
     (at,) = struct.unpack_from(order + pointer, content, head)
     (num_entries,) = struct.unpack_from(order + count_, content, at)

@@ -261,7 +261,7 @@ class RandomQuarterTurn(layers.Layer):
     """Turns each image of a batch by 0, 90, 180 or 270 degrees (0 or 180 where images are not square).
 
     Args:
-        seed: Of its generator.
+        seed: Seed of its generator.
     """
 
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
@@ -292,7 +292,7 @@ def augmentation(names: Sequence[str], image_size: tuple[int, int]) -> str:
     """The layers that change training images, as the JSON of a Keras network over raw pixels.
 
     Args:
-        names: Of `AUGMENTATIONS`: "flip" (both ways), "turn" (quarter turns), "zoom" (up to 10 % in or out),
+        names: Some of `AUGMENTATIONS`: "flip" (both ways), "turn" (quarter turns), "zoom" (up to 10 % in or out),
             "contrast" (up to 20 % less or more); "none" stands for no change.
         image_size: (height, width) in pixels.
 

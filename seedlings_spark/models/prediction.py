@@ -36,7 +36,7 @@ class ForwardTask:
         network: The content of a `.keras` file.
         precision: "float32" or "mixed_bfloat16".
         batch_size: Rows of one forward pass.
-        threads: Of TensorFlow within one operation.
+        threads: Threads of TensorFlow within one operation.
         custom_objects: Classes and functions that the network names.
         logits: "" for none; else `predict_rows` gives behind a row's probabilities also what they are the "softmax"
             or the "sigmoid" of.

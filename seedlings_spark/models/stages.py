@@ -138,7 +138,7 @@ def check(folder: str, own: Mapping[str, type[Params]], own_files: Mapping[str, 
     """Refuse a saved pipeline that holds anything else than what is known to be harmless.
 
     Args:
-        folder: Of the pipeline.
+        folder: Folder of the pipeline.
         own: Further stages by the names of their classes; their params are those that they declare.
         own_files: What they keep beside their metadata.
 

@@ -62,8 +62,8 @@ class ModelVersion:
     """One published version of a model.
 
     Args:
-        name: Of the model.
-        version: Of this version, such as v0001.
+        name: Name of the model.
+        version: Name of this version, such as v0001.
         path: Its folder.
         manifest: What was published with it; not to be changed.
     """
@@ -199,7 +199,7 @@ class ModelStore:
 
     Args:
         directory: The store, on any Hadoop file system; made by the first `publish`.
-        name: Of the model: letters, digits, `.`, `_` and `-`, at most 128, beginning with a letter or digit.
+        name: Name of the model: letters, digits, `.`, `_` and `-`, at most 128, beginning with a letter or digit.
         require_signature: A local file with a public key (Ed25519, PEM): a version is only resolved, promoted or
             rolled back to if the private key has signed it under this name and number. "" for none.
 

@@ -79,8 +79,8 @@ def line(done: int, num_files: int, num_rejected: int, speed: float, left: float
 
     Args:
         done: Files dealt with.
-        num_files: Of all.
-        num_rejected: Of those that are dealt with.
+        num_files: Number of all files.
+        num_rejected: Number of rejects among those that are dealt with.
         speed: Files in a second.
         left: Seconds until all are done; None where that is not known yet.
     """

@@ -53,7 +53,7 @@ def score(spark: SparkSession, version: ModelVersion, options: ScoringOptions) -
 
     Args:
         spark: The session.
-        version: Of the model.
+        version: Version of the model.
         options: What, and how; its paths are full URIs (`config.qualified`).
 
     Returns:
@@ -82,8 +82,8 @@ class _Scoring:
 
     Args:
         spark: The session.
-        version: Of the model.
-        runs: Of the output.
+        version: Version of the model.
+        runs: Runs of the output.
         options: What to score, and how.
         lock: On the output.
     """
@@ -227,8 +227,8 @@ class _Scoring:
 
         Args:
             listing: Files to score.
-            source: Of the files.
-            num_files: Of the listing.
+            source: Source of the files.
+            num_files: Number of files of the listing.
             is_whole: Whether the listing is all of the source.
         """
         folder = files.join(self._building, "all")

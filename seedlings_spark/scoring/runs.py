@@ -36,7 +36,7 @@ class RunsState:
     Args:
         sequence: Number of the newest one; 0 where there is none.
         ledger: Names of the runs whose parts make up the ledger, the oldest first.
-        columns: Of the predictions of all of them together; None where that has not been written down.
+        columns: Columns of the predictions of all of them together; None where that has not been written down.
     """
 
     sequence: int = 0
@@ -163,7 +163,7 @@ class Runs:
             spark: The session.
             runs: Their names, in the order that `number` shall have.
             table: `predictions` or `rejects`.
-            columns: Of the table, without `path`.
+            columns: Columns of the table, without `path`.
 
         Returns:
             `path`, the struct `own` with the columns, so that none of them can have the name of one of ours, `run`
@@ -190,8 +190,8 @@ def with_columns(earlier: StructType, new: StructType, where: str, remedy: str) 
     """The columns of earlier runs and those of a new one.
 
     Args:
-        earlier: Of the earlier ones.
-        new: Of the new one.
+        earlier: Columns of the earlier ones.
+        new: Columns of the new one.
         where: What has the new ones, for the message.
         remedy: What to do where they do not go together.
 
@@ -241,7 +241,7 @@ def latest(spark: SparkSession, output: str, name: str = "latest") -> DataFrame:
     Args:
         spark: The session.
         output: Folder of the runs.
-        name: Of a temporary view that is made of it, for SQL; "" for none.
+        name: Name of a temporary view that is made of it, for SQL; "" for none.
 
     Raises:
         InputError: There is no finished run, or one has more or fewer predictions than its manifest says.

@@ -80,9 +80,9 @@ def find(
     Args:
         spark: The session.
         images: A path or glob.
-        path_column: Of a table; "" for `path`.
-        content_column: Of a table that holds the files' bytes; "" for none.
-        table_format: Of a table, as Spark calls it; "" goes by the name.
+        path_column: Name of a table's column of paths; "" for `path`.
+        content_column: Name of a table's column of the files' bytes; "" for none.
+        table_format: Format of a table, as Spark calls it; "" goes by the name.
         allowed_roots: Folders and file systems that a list or table may name files of; see `references.Allowed`.
 
     Raises:

@@ -37,9 +37,9 @@ def register(
 
     Args:
         spark: The session.
-        name: Of the function.
+        name: Name of the function.
         store: Folder of the model store.
-        version: Of the model.
+        version: Version of the model.
         model: Name of the model in the store.
 
     Raises:
@@ -67,8 +67,8 @@ def register_functions(
 
     Args:
         spark: The session.
-        name: Of the function that gives the species, or NULL for what is no usable picture.
-        version: Of the model.
+        name: Name of the function that gives the species, or NULL for what is no usable picture.
+        version: Version of the model.
         forward: Its network.
         decode: How bytes become pixels.
     """

@@ -172,9 +172,9 @@ def score_files(
     Args:
         spark: The session.
         listing: Files to score, as `schema.LISTING`.
-        source: Of the files.
+        source: Source of the files.
         task: How to score.
-        tally: Of what the tasks have done.
+        tally: Tally of what the tasks have done.
         is_whole: Whether the listing is all of the source.
     """
     if source.contents is not None:

@@ -34,7 +34,7 @@ class FreeRunning:
     Args:
         group: The workers.
         center: What updates enter.
-        next_updates: Of each rank, where the run goes on from a checkpoint; else empty.
+        next_updates: Next updates of each rank, where the run goes on from a checkpoint; else empty.
 
     Attributes:
         watch: Told of every update, if there is one.
@@ -120,7 +120,7 @@ class FreeRunning:
 
         Args:
             begin: The same for all, but for `steps`, which are each worker's own.
-            rounds: Of each worker's epoch: (first, last) steps.
+            rounds: Rounds of each worker's epoch: (first, last) steps.
         """
         with self._condition:
             self._turns = Turns(rounds, self._next_updates)
@@ -247,7 +247,7 @@ class AsynchronousRun:
         master: Whose optimizer applies gradients. Its network is another one than `network` then.
         network: What callbacks see; it holds the last snapshot when training is over.
         center: What updates enter.
-        next_updates: Of each rank, where the run goes on from a checkpoint; else empty.
+        next_updates: Next updates of each rank, where the run goes on from a checkpoint; else empty.
     """
 
     def __init__(

@@ -49,10 +49,10 @@ def advice(exchange: Exchange, *, num_workers: int, vector_bytes: int, steps_of_
     """What to say of a run whose exchanges cost this; None where all is well.
 
     Args:
-        exchange: Of the worker that waits least, so that it is not a slow worker that the others wait for.
-        num_workers: Of the run.
-        vector_bytes: Of what travels in each direction in one exchange.
-        steps_of_epoch: Of one worker.
+        exchange: That of the worker that waits least: it is then not a slow worker that the others wait for.
+        num_workers: Number of workers of the run.
+        vector_bytes: Bytes of what travels in each direction in one exchange.
+        steps_of_epoch: Steps of one worker in an epoch.
     """
     if exchange.share_outside <= _TOO_MUCH or exchange.steps >= steps_of_epoch:
         return None
@@ -73,10 +73,10 @@ class ExchangeWatch:
     """Looks at the first exchanges of a run, and says once if they hold up the workers.
 
     Args:
-        num_workers: Of the run.
-        vector_bytes: Of what travels in each direction in one exchange.
-        steps: Of one exchange.
-        steps_of_epoch: Of one worker.
+        num_workers: Number of workers of the run.
+        vector_bytes: Bytes of what travels in each direction in one exchange.
+        steps: Steps of one exchange.
+        steps_of_epoch: Steps of one worker in an epoch.
         say: Hears of it.
         clock: In seconds.
     """
@@ -146,16 +146,16 @@ class Costs:
 
     Args:
         compute: Seconds that a worker computes for one step.
-        exchange: Seconds of a worker's own for one exchange: to encrypt, decrypt, hand over, wake up.
+        exchange: A worker's own seconds for one exchange: to encrypt, decrypt, hand over, wake up.
         batch_size: Images of one worker in one step.
-        vector_bytes: Of the weights or of a gradient.
-        state_bytes: Of the weights with the optimizer's slots.
+        vector_bytes: Bytes of the weights or of a gradient.
+        state_bytes: Bytes of the weights with the optimizer's slots.
         take: Seconds of one core of the driver to receive a worker's vector and to send it its next one.
         merge: Seconds to add one worker's vector to the mean, in one thread.
         apply: Seconds of one step of the master's optimizer.
         adopt: Seconds in which the master takes over a mean of states.
         rule: Seconds in which a rule lets an asynchronous worker's steps into the master.
-        cores: Of the driver, which take vectors at the same time.
+        cores: Cores of the driver, which take vectors at the same time.
         latency: Seconds of a message without content from one machine to another.
     """
 
@@ -180,7 +180,7 @@ class Plan:
     Args:
         num_workers: Each with a machine and a network connection of its own.
         bandwidth: Bytes a second of each machine's connection, in each of both directions.
-        steps: Of one exchange.
+        steps: Steps of one exchange.
         is_synchronous: Whether all workers wait for each other.
         shards: Servers, each on a machine of its own, that share the vector among them.
         is_ring: Whether the workers, without a server, pass sums around (Patarasuk and Yuan 2009, "Bandwidth optimal
@@ -202,8 +202,8 @@ class Prediction:
     """What the model says.
 
     Args:
-        images_per_second: Of all workers together.
-        efficiency: Of that in which workers only compute, from 0 to 1.
+        images_per_second: Images per second of all workers together.
+        efficiency: Share of the speed at which workers only compute, from 0 to 1.
         bound: Where most of the time goes, or what is used to its limit: "compute", "network" or "server".
         saturates_at: Workers beyond which more of them help less and less: from there on the exchange of all of them
             takes as long as the work of one.
@@ -238,8 +238,8 @@ def predict_on_one_machine(costs: Costs, num_workers: int, cores: int) -> float:
 
     Args:
         costs: Measured with one worker, which had a core for itself.
-        num_workers: Of one thread each; more than cores take turns.
-        cores: Of the machine.
+        num_workers: Number of workers, of one thread each; more than cores take turns.
+        cores: Cores of the machine.
     """
     turns = max(1.0, num_workers / cores)
     seconds = (

@@ -50,20 +50,20 @@ class TrainState:
 
     Args:
         epoch: Epochs that are done.
-        identity: Of network and options: another run's checkpoint is never taken.
+        identity: Identity of network and options: another run's checkpoint is never taken.
         iterations: Steps that the master's optimizer counts.
         learning_rate: In force, or None where a schedule gives it.
         stopped: Whether a callback has ended the run.
-        history: Of Keras.
-        callbacks: Of each callback the plain values that it holds, such as how long it has waited.
-        next_updates: Of each rank the next update, in asynchronous modes; else empty.
+        history: As Keras' `History` has it.
+        callbacks: For each callback the plain values that it holds, such as how long it has waited.
+        next_updates: For each rank the next update, in asynchronous modes; else empty.
         state: Weights and optimizer slots.
         arrays: Further arrays by name: what callbacks hold, such as the best weights.
         data: What is known when the workers are there, by name: the fingerprint of their rows, and their precision.
             Earlier releases wrote none.
         parts: What the identity is of, by name: short texts as they are, of long ones the hash. Earlier releases wrote
             none.
-        versions: Of packages that results depend on, by name. The same holds.
+        versions: Versions of packages that results depend on, by name. The same holds.
     """
 
     epoch: int
@@ -138,8 +138,8 @@ class Checkpoints:
         """The newest checkpoint that can be read, or None.
 
         Args:
-            identity: Of the run.
-            parts: Of the identity, as `RunIdentity.shown` gives them, to name what differs.
+            identity: Identity of the run.
+            parts: Parts of the identity, as `RunIdentity.shown` gives them, to name what differs.
 
         Raises:
             OptionError: It is that of a run with other options.
@@ -274,7 +274,7 @@ def _read(content: bytes) -> TrainState:
     """A checkpoint of this format or of an earlier one.
 
     Raises:
-        Exception: Of any kind: it is damaged, or of a later format.
+        Exception: One of any kind: it is damaged, or of a later format.
     """
     body, mark, digest = content[:-38], content[-38:-32], content[-32:]
     is_whole = mark == _HASH_MARK and hashlib.sha256(body).digest() == digest

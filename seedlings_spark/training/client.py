@@ -42,7 +42,7 @@ class ParameterClient:
 
     Args:
         address: (host, port) of the server.
-        credentials: Of the run.
+        credentials: Credentials of the run.
     """
 
     def __init__(self, address: tuple[str, int], credentials: Credentials) -> None:

@@ -38,9 +38,9 @@ def check_finite(result: Result, steps: Steps, rank: int, *, may_overflow: bool 
     """Refuse a result that would spoil the model.
 
     Args:
-        result: Of a worker.
+        result: Result of a worker.
         steps: That it was to train.
-        rank: Of the worker.
+        rank: Rank of the worker.
         may_overflow: Whether the optimizer itself leaves out a gradient that is not finite.
 
     Raises:

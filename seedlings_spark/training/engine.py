@@ -53,14 +53,14 @@ class RunOptions:
     """How a run is led; what its workers compute is a `worker.Recipe`.
 
     Args:
-        mode: Of `choices.MODES`.
+        mode: One of `choices.MODES`.
         frequency: "batch", "epoch", or a number of steps between two exchanges.
-        num_epochs: Of the whole run, with those that an earlier attempt has trained.
-        rule: Of `rules.RULES`, for asynchronous modes; "" for the default.
+        num_epochs: Number of epochs of the whole run, with those that an earlier attempt has trained.
+        rule: One of `rules.RULES`, for asynchronous modes; "" for the default.
         elasticity: alpha of the elastic rules; 0 for 0.9 / num_workers.
         precision: "float32", "mixed_bfloat16", or "auto".
         class_weight: Class number -> weight; None where the workers' rows are to balance them.
-        held_out_share: Of the rows, as asked for; 0 where a column marks them.
+        held_out_share: Share of the rows, as asked for; 0 where a column marks them.
         checkpoint_path: Folder on any file system; "" for none.
         has_given_weights: Whether the network's weights were given. Else they follow from the seed.
         ports: Candidates for the parameter server; 0 lets the system choose.
@@ -143,7 +143,7 @@ class Engine:
         network: The compiled network of the recipe, with its metrics built. It is trained.
         launcher: Starts the workers.
         identity: What a checkpoint must agree in with this run.
-        callbacks: Of Keras; they run here, at epoch level, on `network`.
+        callbacks: Keras' callbacks; they run here, at epoch level, on `network`.
         progress: Hears how far it is.
     """
 
@@ -314,8 +314,8 @@ def balanced_class_weights(counts: Sequence[Mapping[str, int]], num_classes: int
     """Class number -> weight with which all classes weigh alike.
 
     Args:
-        counts: Of each worker the rows of each class that it has, by the class' number.
-        num_classes: Of the problem; one without a row gets no weight.
+        counts: For each worker the rows of each class that it has, by the class' number.
+        num_classes: Number of classes of the problem; one without a row gets no weight.
     """
     totals: dict[str, int] = {}
     for of_worker in counts:
@@ -339,7 +339,7 @@ def uneven_shares(rows: Sequence[int], held_out: Sequence[int], share: float) ->
 
     Args:
         rows: To train on, of each worker.
-        held_out: Of each worker.
+        held_out: Held-out rows of each worker.
         share: That was to be held out; 0 where a column says which rows are.
 
     Returns:

@@ -14,7 +14,7 @@ class Epochs:
 
     Args:
         rows: To train on, of each worker.
-        held_out_rows: Of all workers together.
+        held_out_rows: Held-out rows of all workers together.
         batch_size: Rows of one worker at one step, at most.
         frequency: "batch", "epoch" or a number of steps between two exchanges.
         first: From 0; others have been trained before.
@@ -72,7 +72,7 @@ def rounds_of_epoch(num_steps: int, frequency: str | int) -> list[tuple[int, int
     """The (first, last) steps of an epoch's rounds; `last` is the step after.
 
     Args:
-        num_steps: Of the epoch.
+        num_steps: Number of steps of the epoch.
         frequency: "batch", "epoch", or a number of steps; a last, shorter round takes what is left.
     """
     length = {"batch": 1, "epoch": max(1, num_steps)}.get(str(frequency)) or int(frequency)

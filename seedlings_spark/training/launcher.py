@@ -44,7 +44,7 @@ class ThreadLauncher:
     """Workers as threads of this process, for tests and for a debugger: no Spark, no JVM.
 
     Args:
-        rows: Of each rank a function that gives its Arrow batches anew, as `worker.run` takes them.
+        rows: For each rank a function that gives its Arrow batches anew, as `worker.run` takes them.
         retries: How often a worker that ended with an error is started again alone, as a task of an ordinary stage is.
             Without any the first error ends the attempt, as in a barrier stage.
     """

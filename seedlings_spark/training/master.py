@@ -88,7 +88,7 @@ class MetricRecipe:
 
     Args:
         kind: Its class.
-        config: Of it.
+        config: Its configuration.
     """
 
     kind: Any

@@ -36,7 +36,7 @@ class Exchanged(enum.StrEnum):
         Args:
             mode: "synchronous", "asynchronous" or "hogwild".
             frequency: "batch", "epoch" or a number of steps.
-            rule: Of `rules.RULES`, or "".
+            rule: One of `rules.RULES`, or "".
         """
         if frequency == "batch" and rule not in rules.ELASTIC:
             return cls.GRADIENT
@@ -73,7 +73,7 @@ class Failure:
         """The error as the driver raises it.
 
         Args:
-            rank: Of the worker.
+            rank: Rank of the worker.
         """
         kind = getattr(errors, self.kind, None)
         is_ours = isinstance(kind, type) and issubclass(kind, SeedlingsError)
@@ -87,12 +87,12 @@ class Open:
 
     Args:
         run: Id of the run.
-        generation: Of the workers.
+        generation: Generation of the workers.
         rank: That it wants to hold.
         attempt: Tells two attempts of one rank apart.
         rows: To train on.
-        held_out_rows: Of its shard.
-        rows_fingerprint: Of all its rows, with labels, weights and marks.
+        held_out_rows: Held-out rows of its shard.
+        rows_fingerprint: Fingerprint of all its rows, with labels, weights and marks.
         weight_of_class: Rows of each class, by its number; empty without classes.
         environment: What its results depend on.
         failure: Why it cannot begin, if it cannot.
@@ -141,7 +141,7 @@ class Begin:
     """What holds for a worker's whole run.
 
     Args:
-        steps: Of an epoch.
+        steps: Steps of an epoch.
         precision: To compute in.
         exchanged: What it hands in.
         class_weight: Class number -> weight.
@@ -215,7 +215,7 @@ class Result:
     """What one worker has made of one piece of work.
 
     Args:
-        number: Of the work.
+        number: Number of the work.
         samples: Rows it looked at.
         loss: Sum over them; NaN after a bad step.
         metrics: Sums of the metrics' variables.
@@ -247,9 +247,9 @@ class Result:
         """The counterpart of `header`.
 
         Args:
-            header: Of a message.
-            payload: Of the message; the vector is a view of it.
-            layout: Of the vector.
+            header: Header of a message.
+            payload: Payload of the message; the vector is a view of it.
+            layout: Layout of the vector.
 
         Raises:
             Superseded: It is none.

@@ -143,7 +143,7 @@ def check_exchange(optimizer: Any, *, is_synchronous: bool, is_local: bool, rule
     """Refuse what has no meaning where workers do not wait for each other.
 
     Args:
-        optimizer: Of the run.
+        optimizer: Optimizer of the run.
         is_synchronous: Whether the workers meet.
         is_local: Whether workers take steps of their own.
         rule: How their work enters the model.

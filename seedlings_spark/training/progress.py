@@ -42,7 +42,7 @@ class ProgressLine:
     """Epoch, images, images/s, loss, metrics and time left.
 
     Args:
-        num_epochs: Of the run.
+        num_epochs: Number of epochs of the run.
         stream: A terminal gets a line that is rewritten; for anything else the module's logger gets lines.
     """
 

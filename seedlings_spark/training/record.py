@@ -12,7 +12,7 @@ class Updates:
     Args:
         rule: How updates entered the model.
         updates: All that were applied.
-        updates_of_rank: Of each rank.
+        updates_of_rank: Updates of each rank.
         rank_switches: How often an update was another rank's than the one before.
         staleness: `mean`, `max` and `histogram` of how many updates of others came between pull and push.
     """
@@ -31,12 +31,12 @@ class TrainingRecord:
     Args:
         mode: "synchronous", "asynchronous" or "hogwild".
         rows: To train on, of each worker.
-        held_out_rows: Of all workers together.
-        rows_fingerprint: Of all rows, with labels, weights and what is held out.
+        held_out_rows: Held-out rows of all workers together.
+        rows_fingerprint: Fingerprint of all rows, with labels, weights and what is held out.
         precision: That the workers computed in.
-        environment: Of the first worker.
+        environment: Environment of the first worker.
         environment_differences: In what the others differ.
-        updates: Of an asynchronous run.
+        updates: Updates of an asynchronous run.
         history: For each metric its values, one an epoch.
         stage_failures: How often the workers' stage was started again.
         workers: What each worker has left behind, by rank.

@@ -32,7 +32,7 @@ class RunCheckpoints:
 
     Args:
         directory: On any file system; "" for none.
-        identity: Of the run.
+        identity: Identity of the run.
         master: Whose state is kept.
         network: That callbacks see.
         callbacks: A `keras.callbacks.CallbackList`.

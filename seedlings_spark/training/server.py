@@ -117,9 +117,9 @@ class ParameterServer:
     """Accepts workers' connections and passes their messages to a coordinator; a context manager.
 
     Args:
-        coordinator: Of the training mode.
+        coordinator: Coordinator of the training mode.
         listener: Where workers come to. It is closed with the server.
-        credentials: Of the run.
+        credentials: Credentials of the run.
     """
 
     def __init__(self, coordinator: Coordinator, listener: Listener, credentials: Credentials) -> None:

@@ -54,11 +54,11 @@ def epoch_order(seed: int, epoch: int, rank: int, num_rows: int, row_bytes: int)
     """The order in which an epoch visits the rows of a shard.
 
     Args:
-        seed: Of the run.
+        seed: Seed of the run.
         epoch: From 0.
-        rank: Of the worker.
-        num_rows: Of the shard.
-        row_bytes: Of one row's features.
+        rank: Rank of the worker.
+        num_rows: Number of rows of the shard.
+        row_bytes: Bytes of one row's features.
 
     Returns:
         A permutation of 0 .. num_rows - 1.
@@ -84,11 +84,11 @@ class Shard:
     `pread` into one buffer that is used again and again: mapped pages would count as the container's memory.
 
     Args:
-        row_shape: Of one row's features.
-        dtype: Of the features.
+        row_shape: Shape of one row's features.
+        dtype: Dtype of the features.
         budget_bytes: Memory for the features.
         directory: Local folder for the rest; by default the system's temporary folder.
-        label_shape: Of one row's label.
+        label_shape: Shape of one row's label.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ class Rendezvous:
 
     Args:
         group: The workers.
-        layout: Of the workers' vectors.
+        layout: Layout of the workers' vectors.
 
     Attributes:
         watch: Told of every result, if there is one.

@@ -22,12 +22,12 @@ class Snapshot:
 
     Args:
         epoch: From 0.
-        weights: Of the master.
-        state: Of the master: with its optimizer's slots where it makes the steps.
-        next_updates: Of each rank the first one that is not in the weights.
-        sums: Of the epoch's training.
+        weights: Weights of the master.
+        state: State of the master: with its optimizer's slots where it makes the steps.
+        next_updates: For each rank the first one that is not in the weights.
+        sums: Sums of the epoch's training.
         seconds: That it took.
-        parts: Of each rank that has evaluated it, its part.
+        parts: The part of each rank that has evaluated it.
     """
 
     epoch: int
@@ -55,7 +55,7 @@ class Center:
 
     Args:
         master: Whose optimizer applies gradients; where workers take steps of their own it only lends its layout.
-        rule: Of `rules.RULES`.
+        rule: One of `rules.RULES`.
         elasticity: alpha of the elastic rules.
         local: Whether workers take steps of their own.
         locked: Whether one update at a time is applied (asynchronous) or not (hogwild).
@@ -158,8 +158,8 @@ class Turns:
     """Which update of each rank is the next, and what was taken so far. Used with the condition held.
 
     Args:
-        rounds: Of each rank's epoch: (first, last) steps.
-        next_updates: Of each rank, where an earlier attempt has taken some; else empty.
+        rounds: Rounds of each rank's epoch: (first, last) steps.
+        next_updates: Next updates of each rank, where an earlier attempt has taken some; else empty.
     """
 
     def __init__(
@@ -241,7 +241,7 @@ class Snapshots:
     """The epochs of the run, each a corpus' worth of samples applied. Used with the condition held.
 
     Args:
-        num_rows: Of the corpus.
+        num_rows: Number of rows of the corpus.
         first_epoch: From 0.
         has_held_out: Whether snapshots are evaluated.
     """

@@ -22,7 +22,7 @@ class Layout:
 
     Args:
         shapes: One shape an array, in order.
-        dtype: Of the vector: "float32" or "float64".
+        dtype: Dtype of the vector: "float32" or "float64".
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -70,7 +70,7 @@ def weighted_mean(vectors: Sequence[Vector], weights: Sequence[float], constants
     """The weighted mean of vectors, summed in the order given.
 
     Args:
-        vectors: Of one shape and dtype.
+        vectors: Vectors of one shape and dtype.
         weights: One a vector, at least 0. A vector of weight 0 is not looked at.
         constants: The part in which numbers that are the same in all vectors stay the same to the bit, which
             weights that add up to 1 only nearly would change a little in each round.

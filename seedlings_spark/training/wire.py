@@ -152,8 +152,8 @@ def secured(
 
     Args:
         raw: With a time-out set.
-        credentials: Of the run.
-        context: Of these credentials, for this side of the connection.
+        credentials: Credentials of the run.
+        context: Context of these credentials, for this side of the connection.
         became: Told of each socket that takes the place of `raw`, before anything is read from it: whoever wants
             to end the connection meanwhile has to know the current one.
 

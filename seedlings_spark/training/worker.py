@@ -49,16 +49,16 @@ class Recipe:
         metrics: As `master.metric_recipes` gives them.
         optimizer: What `optimizer.to_config` gives, for steps that workers take on their own.
         labels: "index" (class numbers), "one_hot", "number" or "vector".
-        num_classes: Of labels that are classes which exclude each other; else 0.
-        row_shape: Of one row's features.
-        row_dtype: Of the features: "uint8" for images, else the dtype of the network's input.
+        num_classes: Number of classes of labels that exclude each other; else 0.
+        row_shape: Shape of one row's features.
+        row_dtype: Dtype of the features: "uint8" for images, else the dtype of the network's input.
         augmentation: JSON configuration of the layers that change images before each training step, or None.
         batch_size: Rows of one worker at one step, at most.
-        seed: Of the run.
+        seed: Seed of the run.
         threads: That TensorFlow may use within one operation.
         budget_bytes: Memory for the shard's features.
         custom_objects: Classes and functions that the configurations name.
-        label_shape: Of one row's label: () for a number.
+        label_shape: Shape of one row's label: () for a number.
     """
 
     num_workers: int
@@ -82,7 +82,7 @@ class Recipe:
         """Eight labels as the workers will give them, not all the same.
 
         Args:
-            dtype: Of the network's outputs.
+            dtype: Dtype of the network's outputs.
         """
         numbers = np.arange(8) % max(2, self.num_classes)
         if self.labels == "index":
@@ -103,7 +103,7 @@ class TrainTask:
         run: Id of the run.
         generation: How many times the workers have been started before.
         address: (host, port) of the parameter server.
-        credentials: Of the run.
+        credentials: Credentials of the run.
         recipe: What it computes.
     """
 
@@ -248,8 +248,8 @@ class Computation:
     """The network of a worker and the functions traced from it.
 
     Args:
-        recipe: Of the run.
-        rank: Of the worker.
+        recipe: Recipe of the run.
+        rank: Rank of the worker.
         begin: What the master said holds for the whole run.
         tf: The module `tensorflow`.
     """

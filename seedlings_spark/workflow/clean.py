@@ -55,7 +55,7 @@ def clean_output(
     Args:
         spark: The session.
         output: Full URI of the folder of the runs.
-        age: Of a run that has ended later nothing is removed.
+        age: Nothing is removed of a run that has ended later.
         dry: Whether to remove nothing, and only say what would be.
 
     Raises:
@@ -111,7 +111,7 @@ def clean_corpus(path: str, age: datetime.timedelta, *, dry: bool) -> list[Super
     """Remove what runs of `prepare` that died have left in the folder of a corpus.
 
     Args:
-        path: Of the corpus, which may be half-written.
+        path: Path of the corpus, which may be half-written.
         age: What is younger stays.
         dry: As for `clean_output`.
 

@@ -103,7 +103,7 @@ class Trained:
 
     Args:
         run: Folder of the run.
-        name: Of the model.
+        name: Name of the model.
         version: That the run has published, such as v0001.
         published: The version itself; None where the run had published it before, and did nothing now.
         promotion: Whether it became the current version, and why; None likewise.

@@ -69,10 +69,10 @@ def optimizer(
     """An optimizer's configuration.
 
     Args:
-        name: Of a Keras optimizer.
+        name: Name of a Keras optimizer.
         learning_rate: The highest.
         schedule: "constant", or "cosine": the rate rises over the first steps, and then falls to 0.
-        num_steps: Of the whole run, after which the cosine reaches 0.
+        num_steps: Number of steps of the whole run, after which the cosine reaches 0.
         momentum: Nesterov's, for an optimizer that has one; 0 leaves the optimizer as Keras makes it.
     """
     if schedule not in SCHEDULES:
@@ -112,10 +112,10 @@ def num_steps(
     """Steps of one optimizer in a whole run: known before it starts, since shards follow from the hashes.
 
     Args:
-        images: Of the corpus.
-        num_workers: Of the run.
-        batch_size: Of each worker.
-        epochs: Of the run.
+        images: Images of the corpus.
+        num_workers: Number of workers of the run.
+        batch_size: Batch size of each worker.
+        epochs: Epochs of the run.
         is_shared: Whether the optimizer takes a step for each batch of each worker, as the master's does when
             asynchronous workers push gradients; else one for a batch of all workers together.
     """
@@ -168,7 +168,7 @@ class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
     """Writes the metrics of each epoch into the run's folder, one JSON object a line.
 
     Args:
-        path: Of `metrics.jsonl`, on any file system.
+        path: Path of `metrics.jsonl`, on any file system.
         check: Called before anything is written; raises if the folder is not this run's any more.
     """
 
@@ -221,7 +221,7 @@ def callbacks(
         corpus: Without validation images no epoch is known to be the best, and nothing stops early.
         keep: Whose weights the network has in the end: those of the "best" epoch, or of the "last".
         patience: Epochs without progress before it is stopped early; 0 for never.
-        epochs: Of the whole run.
+        epochs: Epochs of the whole run.
         check: As for `RunRecord`.
     """
     made: list[Any] = [RunRecord(files.join(run, runs.METRICS), check)]

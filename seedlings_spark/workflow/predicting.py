@@ -56,8 +56,8 @@ def evaluated(
     Args:
         predicted: As `predictions` gives it.
         corpus: That the images are of.
-        split: Of the corpus.
-        classes: Of the model.
+        split: Split of the corpus.
+        classes: Classes of the model.
 
     Raises:
         SeedlingsError: The model leaves out images, or gives probabilities that are not numbers.

@@ -162,7 +162,7 @@ def publish(
         model: The fitted pipeline.
         about: What the manifest shall say of corpus, options and classes.
         promote: Whether it becomes the current version.
-        profile: Of the corpus, with which scoring runs are compared.
+        profile: Profile of the corpus, with which scoring runs are compared.
     """
     last = _network_of(model)
     _check_kind(last.getOrDefault("kind"))
@@ -232,7 +232,7 @@ def publish_trained(
         store: Where to.
         model: The fitted pipeline.
         corpus: That it was fitted to.
-        about: Of `about`.
+        about: What the manifest says besides.
         check: Called before anything is published; raises if the run is not ours any more.
     """
     made = profile(spark, model, corpus)

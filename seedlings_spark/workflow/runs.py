@@ -74,7 +74,7 @@ def fail(run: str, exit_code: int, error: str) -> None:
 
     Args:
         run: The run's folder.
-        exit_code: Of the job.
+        exit_code: Exit code of the job.
         error: In one line.
     """
     if not files.exists(_path(run)):

@@ -26,7 +26,7 @@ class Raising(keras.layers.Layer):  # type: ignore[misc]
 
     Args:
         folder: Shared by all; a file in it for each rank that has raised.
-        pushes: Of each rank, before it raises.
+        pushes: Pushes of each rank, before it raises.
     """
 
     def __init__(self, folder: str, pushes: list[int], **kwargs: Any) -> None:

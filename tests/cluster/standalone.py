@@ -122,11 +122,11 @@ class Session:
     """A process with all that it starts; a context manager that ends them.
 
     Args:
-        command: Of the process.
-        environment: Of the process.
+        command: Command of the process.
+        environment: Environment of the process.
         folder: Its working directory, below which all is written that tells that it goes on.
         log: File for both of its streams, in the folder.
-        stdin: Of the process, as `subprocess.Popen` takes it.
+        stdin: Standard input of the process, as `subprocess.Popen` takes it.
     """
 
     def __init__(
@@ -342,11 +342,11 @@ class Attempt:
 
     Args:
         stage: Number of the stage, and of its own attempt.
-        rank: Of the worker.
+        rank: Rank of the worker.
         host: Where it ran.
         is_speculative: Whether it is a copy of one that ran.
         reason: How it ended: "Success", or Spark's name of the failure.
-        text: Of the failure.
+        text: Text of the failure.
     """
 
     stage: tuple[int, int]

@@ -60,7 +60,7 @@ class Place:
 
     Args:
         cluster: That is up.
-        folder: Of images, corpora and stores.
+        folder: Folder of images, corpora and stores.
     """
 
     cluster: StandaloneCluster

@@ -117,7 +117,7 @@ class Here:
     """Runs jobs as the processes of `jobs/` do, in this one: in the folder of the jobs, on the session of the tests.
 
     Args:
-        monkeypatch: Of the test.
+        monkeypatch: That of the test.
         folder: The jobs' working directory.
     """
 

@@ -281,3 +281,27 @@ def test_jobs_are_short_and_without_loops() -> None:
         text = file.read_text(encoding="utf-8")
         assert not any(isinstance(node, ast.For | ast.While) for node in ast.walk(ast.parse(text))), file.name
         assert len(text.splitlines()) <= 50, file.name
+
+
+def test_functions_stay_short_and_take_few_parameters() -> None:
+    """At most 50 lines of code, without docstring, comments and empty lines, and 8 parameters beside `self`."""
+    too_much = []
+    for file in PACKAGE.rglob("*.py"):
+        lines = file.read_text(encoding="utf-8").splitlines()
+        for function in ast.walk(ast.parse("\n".join(lines))):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            of_docstring = range(0)
+            if ast.get_docstring(function) is not None:
+                of_docstring = range(function.body[0].lineno, (function.body[0].end_lineno or 0) + 1)
+            numbers = range(function.lineno, (function.end_lineno or 0) + 1)
+            code = [lines[number - 1].strip() for number in numbers if number not in of_docstring]
+            num_lines = sum(bool(line) and not line.startswith("#") for line in code)
+            names = [each.arg for each in (*function.args.args, *function.args.kwonlyargs)]
+            num_parameters = len([name for name in names if name not in ("self", "cls")])
+            is_public_estimator = file.parent.name == "estimator"  # whose parameters are those of Spark ML
+            if num_lines > 50 or (num_parameters > 8 and not is_public_estimator):
+                too_much.append(
+                    f"{file.name}: {function.name}, {num_lines} lines, {num_parameters} parameters"
+                )
+    assert too_much == []

@@ -51,7 +51,7 @@ class Place:
 
     Args:
         cluster: That is up.
-        folder: Of this machine, for logs.
+        folder: Folder on this machine, for logs.
     """
 
     cluster: YarnCluster
@@ -66,8 +66,8 @@ class Place:
         """Run a job to its end; what it has printed.
 
         Args:
-            name: Of its log.
-            arguments: Of the script.
+            name: Name of its log.
+            arguments: Arguments of the script.
             code: That it has to end with.
         """
         with self.start(name, *arguments) as job:
