@@ -97,6 +97,7 @@ The map, room by room, in the order of imports: a module may import those of its
       store         model versions: publish, list, resolve, promote, roll back
 
     estimator       Spark ML's face of training
+      stock         Elephas' own classes, which ours extend: Elephas' only door
       columns       what the columns of a table to train on must hold
       features      Spark ML stages: class indices, mean and std of pixels
       params        the params of our stages, and their values as JSON

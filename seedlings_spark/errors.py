@@ -272,7 +272,7 @@ _RECOGNIZED: tuple[tuple[type[SeedlingsError], set[str], str, str, str], ...] = 
         ClusterError,
         {"ModuleNotFoundError"},
         r"PYTHON_VERSION_MISMATCH|has different version|No module named|Cannot run program .*python",
-        "Python 3.11 with the packages of conf/constraints.txt on the driver and on all executors",
+        "one Python with the same packages (conf/constraints-spark-*.txt) on the driver and on all executors",
         "Name it in PYSPARK_PYTHON, or ship it by --archives dist/environment.tar.gz#environment; doctor looks at it",
     ),
     (

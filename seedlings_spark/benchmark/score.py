@@ -803,9 +803,8 @@ _CALLS: Mapping[str, Callable[[_Stand, str], Callable[[str], None]]] = {
 def _measure_stock(stand: _Stand, number: int) -> Measurement:
     with runtime.quiet_import():
         import keras
-        from elephas.ml_model import ElephasTransformer
-        from elephas.utils.model_utils import ModelType
 
+        from seedlings_spark.estimator.stock import ElephasTransformer, ModelType
         from seedlings_spark.models import networks
 
     size = stand.task.image_size

@@ -547,7 +547,8 @@ def _fit_ours(training: Training, frequency: str, precision: str, images: DataFr
 def _fit_stock(training: Training, vectors: DataFrame) -> Fit:
     with runtime.quiet_import():
         import keras
-        from elephas.ml_model import ElephasEstimator
+
+        from seedlings_spark.estimator.stock import ElephasEstimator
 
     size = training.image_size
     network = keras.Sequential(

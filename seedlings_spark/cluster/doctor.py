@@ -107,11 +107,12 @@ def examine(spark: SparkSession, *, output: str, num_workers: int, ports: Sequen
                 r"(no Python [^'\"]{0,80}|Cannot run program \"[^\"]*\"[^:]*|No module named \S+)", text
             )
             remedy = (
-                "Executors need Python 3.11 at PYSPARK_PYTHON with the packages of conf/constraints.txt, or"
-                f" --archives dist/environment.tar.gz#environment; see {display.command()} pack"
+                f"Executors need Python {platform.python_version()} at PYSPARK_PYTHON with the packages of"
+                f" {_constraints(spark)}, or --archives dist/environment.tar.gz#environment; see"
+                f" {display.command()} pack"
             )
             return [*checks, Check("Python on the executors", found[0] if found else text[:200], BAD, remedy)]
-    return [*checks, *_executors(seen, asked, time.time(), probe)]
+    return [*checks, *_executors(seen, asked, time.time(), probe, _constraints(spark))]
 
 
 def is_fit(checks: Sequence[Check]) -> bool:
@@ -143,7 +144,7 @@ def _driver(spark: SparkSession) -> Iterator[Check]:
     yield Check("Java of the driver", java, BAD if old else GOOD, f"Install Java {_JAVA}, or set JAVA_HOME")
     yield Check("Python of the driver", f"{platform.python_version()} ({sys.executable})")
     seconds, error = _import_seconds()
-    yield _import("TensorFlow on the driver", seconds, error)
+    yield _import("TensorFlow on the driver", seconds, error, _constraints(spark))
     yield Check("address of the driver", ", ".join(dict.fromkeys(session.driver_addresses(spark))))
 
 
@@ -261,11 +262,10 @@ def _seen(probe: Probe, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Record
     context = TaskContext.get()
     gpus = runtime.gpu_addresses(context.resources()) if context is not None else ()
     seconds, error = _import_seconds()
-    versions = reproducibility.package_versions()
     row = {
         "host": platform.node(),
         "python": platform.python_version(),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "versions": _versions(),
         "features": " ".join(reproducibility.cpu_features()),
         "cores": os.cpu_count() or 0,
         "gpus": " ".join(gpus),
@@ -301,7 +301,14 @@ def _reads(path: str) -> str:
         return error.strerror or str(error)
 
 
-def _executors(seen: Sequence[Any], asked: float, answered: float, probe: Probe) -> Iterator[Check]:
+def _constraints(spark: SparkSession) -> str:
+    """The file of the packages' exact versions for this cluster's Spark."""
+    return f"conf/constraints-spark-{'.'.join(spark.version.split('.')[:2])}.txt"
+
+
+def _executors(
+    seen: Sequence[Any], asked: float, answered: float, probe: Probe, constraints: str
+) -> Iterator[Check]:
     hosts = sorted({row["host"] for row in seen})
     yield Check(
         "executors seen",
@@ -309,14 +316,15 @@ def _executors(seen: Sequence[Any], asked: float, answered: float, probe: Probe)
     )
     failures = sorted({row["import_error"] for row in seen if row["import_error"]})
     slowest = max(row["import_seconds"] for row in seen)
-    yield _import("TensorFlow on the executors", slowest, "; ".join(failures))
-    own = ", ".join(f"{name} {version}" for name, version in reproducibility.package_versions().items())
-    others = sorted({row["versions"] for row in seen} - {own})
+    yield _import("TensorFlow on the executors", slowest, "; ".join(failures), constraints)
+    own = _versions()
+    others = list(dict.fromkeys(row["versions"] for row in seen if row["versions"] != own))
+    differences = [_difference(own, versions) for versions in others]
     yield Check(
         "versions",
-        "those of the driver" if not others else f"{others[0]}; on the driver {own}",
+        "; ".join(differences) or f"those of the driver: {own}",
         FAIR if others else GOOD,
-        "Install conf/constraints.txt everywhere, or ship one environment: results depend on versions",
+        f"Install {constraints} everywhere, or ship one environment: results depend on versions",
     )
     yield _processors(seen)
     gpus = sorted({row["gpus"] for row in seen})
@@ -364,9 +372,27 @@ def _reachability(seen: Sequence[Any], probe: Probe) -> Check:
     )
 
 
-def _import(name: str, seconds: float, error: str) -> Check:
+def _versions() -> str:
+    """Of this process: Spark's as Python sees it, which is the cluster's on an executor, and the packages'."""
+    import pyspark
+
+    versions = {**reproducibility.package_versions(), "pyspark": pyspark.__version__}
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _difference(own: str, other: str) -> str:
+    """Where the versions of an executor differ from the driver's."""
+    ours, theirs = (dict(each.rsplit(" ", 1) for each in text.split(", ")) for text in (own, other))
+    return ", ".join(
+        f"{name} {theirs.get(name, 'none')} on executors, {ours.get(name, 'none')} on the driver"
+        for name in {**ours, **theirs}
+        if ours.get(name) != theirs.get(name)
+    )
+
+
+def _import(name: str, seconds: float, error: str, constraints: str) -> Check:
     if error:
-        remedy = f"Install conf/constraints.txt there, or ship an environment: {display.command()} pack"
+        remedy = f"Install {constraints} there, or ship an environment: {display.command()} pack"
         return Check(name, error, BAD, remedy)
     found = f"imported in {seconds:.1f} s"
     if seconds > _SLOW_IMPORT_SECONDS:

@@ -1,6 +1,6 @@
 """The Python packages of this installation as an archive, for cluster nodes that have none of them.
 
-    environment.tar.gz/bin/python   finds Python 3.11 on the node's PATH and gives it the packages
+    environment.tar.gz/bin/python   finds on the node's PATH the Python that packed, and gives it the packages
     environment.tar.gz/lib/         the packages, in the very versions that are installed here
     environment.tar.gz/LICENSES.txt their licences
 
@@ -27,6 +27,9 @@ from seedlings_spark import display
 _PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 # What Spark brings along, and what TensorFlow names and does not import.
 _LEFT_OUT = {"pyspark", "py4j", "libclang"}
+# What pip is given to install Elephas, which pyproject.toml does not name: its metadata allows NumPy 1, Spark 4.0.0 and
+# TensorFlow 2.19 only, and what it imports of others is named there.
+ELEPHAS = ("--no-deps", "--ignore-requires-python", "elephas==7.3.0")
 _FOR_CPUS = {"tensorflow": "tensorflow-cpu"}
 # Headers for C++, and tests: nobody imports them.
 _UNUSED = ("tensorflow/include", "pandas/tests", "numpy/*/tests", "sklearn/*/tests", "pyarrow/include")
@@ -58,7 +61,7 @@ def pinned(*, gpu: bool = False) -> list[str]:
         gpu: Whether to take the TensorFlow that also knows GPUs.
     """
     swapped = {} if gpu else _FOR_CPUS
-    found = dict(_installed(_direct(), set()))
+    found = {**dict(_installed(_direct(), set())), "elephas": metadata.version("elephas")}
     return [f"{swapped.get(name, name)}=={version}" for name, version in sorted(found.items())]
 
 
@@ -110,7 +113,8 @@ def pack(target: Path, requirements: list[str]) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         root = Path(folder) / "environment"
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-        subprocess.run([*pip, "--no-deps", "--target", str(root / "lib"), *requirements], check=True)  # noqa: S603 - pip, with the names of what is installed
+        options = [*ELEPHAS[:-1], "--target", str(root / "lib")]
+        subprocess.run([*pip, *options, *requirements], check=True)  # noqa: S603 - pip, with the names of what is installed
         for pattern in _UNUSED:
             for place in (root / "lib").glob(pattern):
                 shutil.rmtree(place)

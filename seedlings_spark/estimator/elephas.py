@@ -52,12 +52,11 @@ from seedlings_spark.training import network as carried
 from seedlings_spark.training import optimizer as optimizers
 
 with runtime.quiet_import():
-    from elephas import ml_model as stock
-    from elephas.utils.model_utils import LossModelTypeMapper, ModelType, ModelTypeEncoder, as_enum
-
     from seedlings_spark import problems
     from seedlings_spark.estimator.estimator import SeedlingsEstimator
     from seedlings_spark.estimator.model import NETWORK_HASH, SeedlingsModel, network_outputs, read_network
+    from seedlings_spark.estimator.stock import LossModelTypeMapper, ModelType, ModelTypeEncoder, as_enum
+    from seedlings_spark.estimator.stock import ml_model as stock
     from seedlings_spark.models import networks
     from seedlings_spark.problems import Problem
 

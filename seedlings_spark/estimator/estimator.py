@@ -39,10 +39,9 @@ from seedlings_spark.training.stage import StageLauncher
 from seedlings_spark.training.worker import Recipe
 
 with runtime.quiet_import():
-    from elephas.ml_model import ElephasEstimator
-
     from seedlings_spark import problems
     from seedlings_spark.estimator.model import SeedlingsModel
+    from seedlings_spark.estimator.stock import ElephasEstimator
     from seedlings_spark.models import networks
     from seedlings_spark.problems import Problem
     from seedlings_spark.training.engine import Engine, RunOptions

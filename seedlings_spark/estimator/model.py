@@ -31,9 +31,8 @@ from seedlings_spark.training import network as carried
 from seedlings_spark.training.record import TrainingRecord
 
 with runtime.quiet_import():
-    from elephas.ml_model import ElephasTransformer
-
     from seedlings_spark import problems
+    from seedlings_spark.estimator.stock import ElephasTransformer
     from seedlings_spark.models import networks
 
 # Of which function of them a model's probabilities are, by its kind.

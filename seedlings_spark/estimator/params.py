@@ -20,8 +20,8 @@ from seedlings_spark.training import optimizer as optimizers
 
 with runtime.quiet_import():
     import keras
-    from elephas.ml_model import ElephasEstimator
 
+    from seedlings_spark.estimator.stock import ElephasEstimator
     from seedlings_spark.problems import Problem
 
 

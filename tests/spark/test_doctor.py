@@ -4,9 +4,11 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyspark
 from pyspark.sql import SparkSession
 
-from seedlings_spark import files, reproducibility
+from seedlings_spark import files
 from seedlings_spark.cluster import doctor
 from seedlings_spark.cluster.doctor import BAD, FAIR, GOOD, Check
 
@@ -21,7 +23,7 @@ def test_nothing_is_in_the_way_of_this_session(spark: SparkSession, tmp_path: Pa
     assert doctor.is_fit(found), doctor.table(found)
     rows = by_name(found)
     assert rows["executors seen"].found.startswith("2 tasks on 1 host")
-    assert rows["versions"].found == "those of the driver"
+    assert rows["versions"].found.startswith("those of the driver: python 3.")
     assert rows["TensorFlow on the executors"].found.startswith("imported in ")
     assert rows["driver's port from the executors"].found.startswith("127.0.0.1:")
     assert rows["the same folder on the executors"].verdict == GOOD
@@ -52,7 +54,8 @@ def test_each_thing_in_the_way_is_told_with_what_to_do(spark: SparkSession, tmp_
 
 
 def test_what_executors_see_is_compared_with_the_driver() -> None:
-    versions = ", ".join(f"{name} {text}" for name, text in reproducibility.package_versions().items())
+    versions = doctor._versions()
+    assert f"pyspark {pyspark.__version__}, " in versions and f"numpy {np.__version__}, " in versions
     good: dict[str, Any] = {
         "host": "a",
         "python": "3.11",
@@ -67,19 +70,19 @@ def test_what_executors_see_is_compared_with_the_driver() -> None:
         "local": "",
     }
     probe = doctor.Probe("driver", 4100, "token", "/nfs/x")
-    rows = by_name(list(doctor._executors([good], 1000.0, 1010.0, probe)))
+    rows = by_name(list(doctor._executors([good], 1000.0, 1010.0, probe, "conf/c.txt")))
     assert {check.verdict for check in rows.values()} == {GOOD}
     assert rows["GPUs assigned to tasks"].found == "0"
     other = {
         "host": "b",
-        "versions": "python 3.11.0, keras 2.0",
+        "versions": versions.replace(f"pyspark {pyspark.__version__}", "pyspark 3.5.0"),
         "features": "avx2",
         "import_seconds": 45.0,
         "clock": 1100.0,
         "reaches": "Connection refused",
         "local": "No such file or directory",
     }
-    rows = by_name(list(doctor._executors([good, {**good, **other}], 1000.0, 1010.0, probe)))
+    rows = by_name(list(doctor._executors([good, {**good, **other}], 1000.0, 1010.0, probe, "conf/c.txt")))
     assert {name for name, check in rows.items() if check.verdict == BAD} == {
         "driver's port from the executors",
         "the same folder on the executors",
@@ -90,8 +93,10 @@ def test_what_executors_see_is_compared_with_the_driver() -> None:
         "processors",
         "clocks",
     }
+    found = f"pyspark 3.5.0 on executors, {pyspark.__version__} on the driver"
+    assert rows["versions"].found == found and "conf/c.txt" in rows["versions"].remedy
     assert rows["clocks"].found == "within 90 s of the driver's"
     assert "Connection refused from b" in rows["driver's port from the executors"].found
     broken = {**good, "import_error": "No module named tensorflow"}
-    rows = by_name(list(doctor._executors([broken], 1000.0, 1010.0, probe)))
+    rows = by_name(list(doctor._executors([broken], 1000.0, 1010.0, probe, "conf/c.txt")))
     assert rows["TensorFlow on the executors"].verdict == BAD

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from seedlings_spark import config
+from seedlings_spark.cluster import environment
 from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -622,9 +624,9 @@ def test_an_interpreter_that_is_not_there_is_named(machine: Machine) -> None:
 
 
 def test_an_interpreter_of_another_version_is_not_told_to_install_what_refuses_it(machine: Machine) -> None:
-    other = program(machine.folder / "python3.12", "#!/bin/sh\necho Python 3.12 >&2\nexit 1\n")
+    other = program(machine.folder / "python3.10", "#!/bin/sh\necho Python 3.10 >&2\nexit 1\n")
     said = refused(machine, 1, *PREPARE, SEEDLINGS_PYTHON=str(other))
-    assert "which is Python 3.12. Expected Python 3.11" in said and "pip" not in said
+    assert "which is Python 3.10. Expected Python 3.11, 3.12 or 3.13" in said and "pip" not in said
 
 
 @pytest.mark.parametrize("text", ["#!/bin/sh\nexit 1\n", f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n'])
@@ -636,11 +638,17 @@ def test_an_interpreter_without_the_packages_is_named_with_the_command_that_inst
     assert said.count("\n") == 1 and f"{bare} -m pip install -c " in said
 
 
+def test_an_interpreter_without_elephas_is_told_the_one_command(machine: Machine) -> None:
+    bare = program(machine.folder / "bare", "#!/bin/sh\necho a Python without elephas >&2\nexit 1\n")
+    said = refused(machine, 1, *PREPARE, SEEDLINGS_PYTHON=str(bare))
+    assert f"Install it with {bare} -m pip install {' '.join(environment.ELEPHAS)}.\n" in said
+
+
 # --- the set-up
 
 
 SET_UP = """#!/bin/sh
-# A python3.11 whose venv has a Python that does as FAKE_PIP says.
+# A Python whose venv has a Python that does as FAKE_PIP says.
 case "$*" in
 *version_info*) exit ${FAKE_OLD:-0} ;;
 *venv*) for folder; do :; done
@@ -671,7 +679,7 @@ def fresh(machine: Machine) -> tuple[Machine, Path]:
 
 def installs(machine: Machine) -> int:
     file = Path(f"{machine.record}.pip")
-    return file.read_text().count("install") if file.exists() else 0
+    return file.read_text().count("--editable") if file.exists() else 0
 
 
 def test_the_first_call_makes_the_environment_and_the_next_uses_it(fresh: tuple[Machine, Path]) -> None:
@@ -680,9 +688,38 @@ def test_the_first_call_makes_the_environment_and_the_next_uses_it(fresh: tuple[
     for _ in range(2):
         given = machine.submitted(*PREPARE, script=script)
         assert given["environment"]["PYSPARK_PYTHON"] == str(python)
-    assert installs(machine) == 1
+    packages, elephas = Path(f"{machine.record}.pip").read_text().splitlines()
+    assert re.search(r"--constraint conf/constraints-spark-4\.\d\.txt .*--editable \.\[dev\]$", packages)
+    assert elephas.endswith(" ".join(environment.ELEPHAS))
+
+
+@pytest.mark.parametrize(
+    ("variables", "jar", "venv"),
+    [
+        ({"SEEDLINGS_SPARK_VERSION": "4.3"}, "", ".venv-spark-4.3"),
+        ({"SEEDLINGS_SPARK_VERSION": "4.1.2"}, "spark-core_2.13-4.3.0.jar", ".venv-spark-4.1"),
+        ({}, "spark-core_2.13-4.3.0-vendor-1.jar", ".venv-spark-4.3"),
+        ({"SEEDLINGS_PYTHON_VERSION": "3.11"}, "", ".venv-python-3.11"),
+    ],
+)
+def test_packages_are_those_for_the_spark_that_is_asked_for_or_there(
+    fresh: tuple[Machine, Path], variables: dict[str, str], jar: str, venv: str
+) -> None:
+    machine, script = fresh
+    if jar:
+        program(machine.folder / "spark" / "jars" / jar, "")
+    machine.call(*PREPARE, script=script, **variables)
+    assert (script.parent / venv / "installed").exists()
     command = Path(f"{machine.record}.pip").read_text()
-    assert "--constraint conf/constraints.txt" in command and "--editable .[dev]" in command
+    _, _, spark = venv.rpartition("-spark-")
+    assert f"conf/constraints-spark-{spark if '-spark-' in venv else ''}" in command
+
+
+def test_a_spark_without_a_set_of_packages_is_refused(fresh: tuple[Machine, Path]) -> None:
+    machine, script = fresh
+    ran = machine.call(*PREPARE, script=script, SEEDLINGS_SPARK_VERSION="3.5.9")
+    assert ran.returncode == 1 and installs(machine) == 0
+    assert "Spark 3.5.9 (SEEDLINGS_SPARK_VERSION=3.5.9). Expected one of those that" in ran.stderr
 
 
 def test_the_environment_is_brought_up_to_date_when_what_it_is_made_from_changes(
@@ -690,8 +727,8 @@ def test_the_environment_is_brought_up_to_date_when_what_it_is_made_from_changes
 ) -> None:
     machine, script = fresh
     machine.submitted(*PREPARE, script=script)
-    with (script.parent / "conf" / "constraints.txt").open("a") as file:
-        file.write("a==1\n")
+    for constraints in script.parent.glob("conf/constraints-spark-4.*.txt"):
+        constraints.write_text(constraints.read_text() + "a==1\n")
     machine.submitted(*PREPARE, script=script)
     assert installs(machine) == 2
 
@@ -737,17 +774,19 @@ def test_two_first_calls_at_once_set_up_once(fresh: tuple[Machine, Path]) -> Non
     assert installs(machine) == 1
 
 
-@pytest.mark.parametrize("variables", [{"FAKE_OLD": "1"}, {"PATH": ""}])
-def test_a_machine_without_python_3_11_is_told_what_to_do(
-    fresh: tuple[Machine, Path], variables: dict[str, str]
+@pytest.mark.parametrize("is_old", [True, False])
+def test_a_machine_without_a_python_that_will_do_is_told_what_to_do(
+    fresh: tuple[Machine, Path], is_old: bool
 ) -> None:
     machine, script = fresh
-    if "PATH" in variables:
+    if not is_old:
         (machine.folder / "bin" / "python3.11").unlink()
-        variables = {"PATH": f"{path_without_java(machine)}:{machine.folder / 'bin'}"}
-    ran = machine.call(*PREPARE, script=script, **variables)
+    path = f"{path_without_java(machine)}:{machine.folder / 'bin'}"
+    ran = machine.call(*PREPARE, script=script, PATH=path, FAKE_OLD="1")
     assert ran.returncode == 1 and ran.stderr.count("\n") == 1
-    assert "on the PATH. Expected Python 3.11. " in ran.stderr and "SEEDLINGS_PYTHON" in ran.stderr
+    assert (
+        "on the PATH. Expected Python 3.11, 3.12 or 3.13. " in ran.stderr and "SEEDLINGS_PYTHON" in ran.stderr
+    )
     assert not (script.parent / ".venv" / "installed").exists()
 
 

@@ -70,6 +70,7 @@ GROUPS = [
     # models
     ["models", "models.networks", "models.prediction", "models.stages", "models.store"],
     # estimator
+    ["estimator.stock"],
     ["estimator.columns", "estimator.features", "estimator.params"],
     ["estimator.rows", "estimator.model"],
     ["estimator.estimator"],
@@ -110,14 +111,7 @@ DOORS = {
     "imagecodecs": {"images"},
     "simplejpeg": {"images"},
     "matplotlib": {"reports.plots"},
-    "elephas": {
-        "estimator.params",
-        "estimator.model",
-        "estimator.estimator",
-        "estimator.elephas",
-        "benchmark.train",
-        "benchmark.score",
-    },
+    "elephas": {"estimator.stock"},
     "socket": {"training.wire", "training.server", "training.client", "cluster.doctor"},
     "ssl": {"training.wire", "training.server"},
     "cryptography": {"training.wire", "models.store"},
