@@ -24,6 +24,8 @@ The map, room by room, in the order of imports: a module may import those of its
     progress        what a person sees of a job at work
 
     files           paths on any Hadoop file system; a file appears whole or not at all
+      connectors    which package a file system is missing
+      stores        objects of S3 by pyarrow, in executors too
       paths         names of paths, and what a listing says of them
       local         paths on this machine's file system, by Python
       hadoop        paths on any other, by the JVM of the running Spark application

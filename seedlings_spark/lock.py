@@ -1,7 +1,8 @@
 """One writer for one folder: a lock file that expires when its owner is dead.
 
-It works on any file system where a rename fails if the target exists (HDFS and local ones; not object stores). The
-owner renews it; an owner that has lost it is told so when it asks, which it does right before it publishes.
+It works on any file system that refuses to create a file that exists. The owner renews it; an owner that has lost it is
+told so when it asks, which it does right before it publishes. On an object store, where nothing is renamed at once, two
+that take over a dead lock in the same instant may both go on until they ask.
 
 A dead owner's lock is taken over: at once if its process was one that can be looked up from here, or an earlier attempt
 at the same YARN application, which YARN repeats only when the one before is over. Of all others it is watched whether
@@ -115,12 +116,9 @@ class Lock:
             raise self._in_use(held.content if held else {})
 
     def _take(self) -> bool:
-        temporary = files.join(self._folder, f"{NAME}-{self._content['id']}")
-        self._write(temporary)
         try:
-            files.rename(temporary, self._path)
+            files.create(self._path, self._text())
         except FileExistsError:
-            files.delete(temporary)
             return False
         return True
 
@@ -141,19 +139,17 @@ class Lock:
     def _renew(self) -> bool:
         try:
             self.check()
-            self._write(self._path)
+            files.write_bytes(self._path, self._text())
         except OutputInUseError:
             return False  # `check` tells the owner when it matters
         except OSError as error:
             _log.warning("the lock on %s could not be renewed (%s)", self._folder, error)
         return True
 
-    def _write(self, path: str) -> None:
+    def _text(self) -> bytes:
         # Whoever watches compares nothing but whether this changes; the time is for a person.
         self._signs += 1
-        files.write_text(
-            path, json.dumps({**self._content, "signs": self._signs, "renewed": time.time()}) + "\n"
-        )
+        return (json.dumps({**self._content, "signs": self._signs, "renewed": time.time()}) + "\n").encode()
 
     def _in_use(self, held: Mapping[str, Any]) -> OutputInUseError:
         return OutputInUseError(

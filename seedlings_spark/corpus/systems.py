@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TypeVar
 
+from seedlings_spark.errors import ClusterError
+
 _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
@@ -86,6 +88,8 @@ def asked(
                         answers[system] = answer.result()
                     except (OSError, ValueError) as cause:
                         errors[system] = cause
+                    except ClusterError as cause:  # one path of a table is not to end the job
+                        errors[system] = OSError(str(cause))
                 elif time.monotonic() - heard[system] > limit:
                     errors[system] = TimeoutError(f"{system} does not answer within {limit:.0f} s")
                 else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seedlings_spark.errors import ClusterError
+from seedlings_spark.files import connectors, stores
 from seedlings_spark.files.local import LocalPath, beside, take_over
 from seedlings_spark.files.paths import (
     BLOCK_SIZE,
@@ -22,6 +23,14 @@ from seedlings_spark.files.paths import (
     split,
     temporary_name,
 )
+
+# Where a file or folder takes another name at once. Of others a rename is a copy, file by file; abfs:// is taken to
+# have a hierarchical namespace.
+_RENAMING = frozenset(
+    (LOCAL_SCHEME, "hdfs", "viewfs", "webhdfs", "swebhdfs", "abfs", "abfss", "ofs", "maprfs")
+)
+_TRIES = 3  # of a write on condition: a store may answer that another one is at it in this instant
+_CONDITIONAL = "fs.option.create.conditional.overwrite"
 
 
 class HadoopPath:
@@ -41,9 +50,19 @@ class HadoopPath:
         self._configuration = context._jsc.hadoopConfiguration()
         with _java_errors(path):
             java_path = self._jvm.org.apache.hadoop.fs.Path(path)
-            self._file_system = java_path.getFileSystem(self._configuration)
+            try:
+                self._file_system = java_path.getFileSystem(self._configuration)
+            except Exception as error:
+                connectors.refuse_missing(
+                    path, error, self._jvm.org.apache.hadoop.util.VersionInfo.getVersion()
+                )
+                raise
             self._path = self._file_system.makeQualified(java_path)
             self.path: str = self._path.toString()
+
+    @property
+    def renames(self) -> bool:
+        return split(self.path)[0].partition(":")[0].lower() in _RENAMING
 
     def exists(self) -> bool:
         with _java_errors(self.path):
@@ -109,6 +128,11 @@ class HadoopPath:
         self._status()
         if target.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target.path)
+        if not self.renames:
+            with _java_errors(self.path):
+                if not self._file_system.rename(self._path, target._path):
+                    raise OSError(errno.EIO, "could not be renamed", self.path)
+            return
         source_here, folder_here = self._here(), HadoopPath(parent(target.path))._here()
         if source_here is None or folder_here is None:
             self._rename(target, "NONE")
@@ -130,21 +154,69 @@ class HadoopPath:
                 stream.close()
 
     def write_bytes(self, data: bytes) -> None:
+        if not self.renames:  # there an object appears whole, when all of it has been sent
+            if self.is_directory():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.path)
+            with _java_errors(self.path):
+                _send(self._file_system.create(self._path, True), data, is_object=True)
+            return
         with self._beside() as temporary, _java_errors(self.path):
-            stream = self._file_system.create(temporary._path, False)
-            try:
-                for start in range(0, len(data), BLOCK_SIZE):
-                    stream.write(data[start : start + BLOCK_SIZE])
-                if stream.hasCapability("hsync"):
-                    stream.hsync()
-            finally:
-                stream.close()
+            temporary._write(data)
             temporary._rename(self, "OVERWRITE")
+
+    def create(self, data: bytes) -> None:
+        if self.renames:
+            with self._beside() as temporary, _java_errors(self.path):
+                temporary._write(data)
+                temporary.rename(self)
+            return
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                with _java_errors(self.path):
+                    self._create_object(data)
+                return
+            except OSError as error:
+                cause = error
+            # Where the answer to a first try is lost, it is the second one that is told of a file that is there.
+            with contextlib.suppress(FileNotFoundError):
+                if b"".join(self.read_blocks()) == data:
+                    return
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.path) from cause
+            if not tries_left:
+                raise cause
+
+    def _create_object(self, data: bytes) -> None:
+        """Write a file by one request that the store refuses where there is one of that name."""
+        if not self.path.startswith("s3a:"):
+            _send(self._file_system.create(self._path, False), data, is_object=True)
+            return
+        if self._file_system.hasPathCapability(self._path, _CONDITIONAL):
+            builder = self._file_system.createFile(self._path).overwrite(False).must(_CONDITIONAL, True)
+            _send(builder.build(), data, is_object=True)
+            return
+        # Hadoop before 3.4.2 has no name for such a request; its client of S3 can be asked for one.
+        key = self._file_system.pathToKey(self._path)
+        options = self._jvm.org.apache.hadoop.fs.s3a.impl.PutObjectOptions.keepingDirs()
+        request = self._file_system.getRequestFactory().newPutObjectRequestBuilder(
+            key, options, len(data), False
+        )
+        sdk = self._jvm.software.amazon.awssdk
+        header = sdk.awscore.AwsRequestOverrideConfiguration.builder().putHeader("If-None-Match", "*")
+        request = request.overrideConfiguration(header.build()).build()
+        client = self._file_system.getS3AInternals().getAmazonS3Client("a write on condition")
+        client.putObject(request, sdk.core.sync.RequestBody.fromBytes(data))
+
+    def _write(self, data: bytes) -> None:
+        _send(self._file_system.create(self._path, False), data)
 
     def put(self, local: Path) -> None:
         if not local.exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(local))
         source = self._jvm.org.apache.hadoop.fs.Path(f"{LOCAL_SCHEME}://{local.absolute()}")
+        if not self.renames:
+            with _java_errors(self.path):
+                self._file_system.copyFromLocalFile(False, True, source, self._path)
+            return
         with self._beside() as temporary, _java_errors(self.path):
             self._file_system.copyFromLocalFile(False, False, source, temporary._path)
             if local.is_dir():
@@ -163,6 +235,16 @@ class HadoopPath:
                 LocalPath(temporary).rename(LocalPath(local))
             else:
                 take_over(temporary, local)
+
+    def store(self) -> stores.Store | None:
+        """The bucket that the path is in, where pyarrow can reach it."""
+
+        def configured(key: str) -> str | None:
+            found = self._configuration.getPassword(key)
+            return None if found is None else "".join(found)
+
+        with _java_errors(self.path):
+            return stores.store_of(split(self.path)[0], configured)
 
     def _here(self) -> Path | None:
         """The path on this machine that a view of file systems leads to; None where it leads to another one."""
@@ -205,6 +287,23 @@ class HadoopPath:
 
 
 _file_contexts: dict[tuple[str, str], Any] = {}  # by application and file system
+
+
+def _send(stream: Any, data: bytes, *, is_object: bool = False) -> None:
+    """Write all of a file; of an object, which appears when its stream is closed, all or nothing."""
+    try:
+        for start in range(0, len(data), BLOCK_SIZE):
+            stream.write(data[start : start + BLOCK_SIZE])
+        if stream.hasCapability("hsync"):
+            stream.hsync()
+    except BaseException:
+        with contextlib.suppress(Exception):
+            if not is_object:
+                stream.close()
+            elif stream.hasCapability("fs.capability.outputstream.abortable"):
+                stream.abort()
+        raise
+    stream.close()
 
 
 def spark_context() -> Any:

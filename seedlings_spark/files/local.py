@@ -28,6 +28,8 @@ class LocalPath:
     without checksums is read unchecked. Before, because a crash in between must leave a readable file.
     """
 
+    renames = True
+
     def __init__(self, path: Path) -> None:
         self._path = path
 
@@ -120,11 +122,13 @@ class LocalPath:
 
     def write_bytes(self, data: bytes) -> None:
         with beside(self._path) as temporary:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            _write(temporary, data)
             take_over(temporary, self._path)
+
+    def create(self, data: bytes) -> None:
+        with beside(self._path) as temporary:
+            _write(temporary, data)
+            LocalPath(temporary).rename(self)
 
     def put(self, local: Path) -> None:
         with beside(self._path) as temporary:
@@ -158,6 +162,13 @@ def take_over(temporary: Path, path: Path) -> None:
     _remove_checksums(path)
     temporary.replace(path)
     _flush_directory(path.parent)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _copy(source: str, target: str) -> None:

@@ -21,6 +21,7 @@ GROUPS = [
     # files
     ["files.paths"],
     ["files.local"],
+    ["files.connectors", "files.stores"],
     ["files.hadoop"],
     ["files"],
     # config
