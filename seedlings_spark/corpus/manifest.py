@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,8 +33,10 @@ _MANIFEST_KEYS: Mapping[str, type] = {
     "aspect": str,
 }
 # What corpora of earlier releases do not have.
-_LATER_KEYS: Mapping[str, type] = {"files": dict}
+_LATER_KEYS: Mapping[str, type] = {"files": dict, "tables": str}
 REJECTS = "rejects"
+# The name of a folder of tables where they are not in that of the corpus itself.
+TABLES = re.compile(r"tables-[0-9a-f]*")
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,19 @@ class Corpus:
     _compared: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property
+    def tables_path(self) -> str:
+        """The folder of its tables: on an object store one in that of the corpus, which the manifest names."""
+        return tables_path(self.path, self.manifest)
+
+    @property
     def images_path(self) -> str:
         """Parquet of `schema.CORPUS`, partitioned by split."""
-        return files.join(self.path, "images")
+        return files.join(self.tables_path, "images")
 
     @property
     def rejects_path(self) -> str:
         """Parquet of `schema.REJECTS`."""
-        return files.join(self.path, "rejects")
+        return files.join(self.tables_path, REJECTS)
 
     @property
     def fingerprint(self) -> str:
@@ -89,20 +97,20 @@ class Corpus:
         """
         splits = splits or tuple(self.manifest["images_of_split"])
         self._compare_images(spark, splits)
-        return images_of(spark, self.path, *splits)
+        return images_of(spark, self.tables_path, *splits)
 
     def rejects(self, spark: SparkSession) -> DataFrame:
         """The rejected files, as `schema.REJECTS`, compared with the manifest as the images are."""
         if REJECTS not in self._compared:
             self._compare_files(REJECTS)
             with self._refusing_damage():
-                reasons, checksums = _numbers_of_rejects(spark, self.path)
+                reasons, checksums = _numbers_of_rejects(spark, self.tables_path)
             self._compare_checksums(REJECTS, checksums)
             expected = self.manifest["rejected_by_reason"]
             if reasons != expected:
                 raise self._not_as_written(f"its rejects are {reasons}", str(expected))
             self._compared.add(REJECTS)
-        return rejects_of(spark, self.path)
+        return rejects_of(spark, self.tables_path)
 
     def _compare_images(self, spark: SparkSession, splits: Sequence[str]) -> None:
         """Refuse images that are not those of the manifest: in part lost, twice there, damaged or of another corpus."""
@@ -115,7 +123,7 @@ class Corpus:
             self._compare_files(folder)
         self._compare_files("images", strangers_only=True)
         with self._refusing_damage():
-            found = _numbers_of_images(images_of(spark, self.path, *wanted), self.image_size)
+            found = _numbers_of_images(images_of(spark, self.tables_path, *wanted), self.image_size)
         for split, folder in zip(wanted, folders, strict=True):
             self._compare_checksums(folder, found.checksums)
             self._compare_numbers(split, found)
@@ -151,7 +159,7 @@ class Corpus:
         """Refuse files that are not those of the manifest, where it names them: Spark reads whatever there is."""
         if "files" not in self.manifest:
             return
-        found, expected = _lengths(self.path, folder), self._listed(folder)
+        found, expected = _lengths(self.tables_path, folder), self._listed(folder)
         for path in sorted({*found, *expected}):
             if path not in expected:
                 raise self._not_as_written(f"{path} has been added", "the files that the manifest names")
@@ -245,8 +253,16 @@ def _damage(path: str, manifest: Mapping[str, Any]) -> str:
     listed, accepted, rejected = (manifest[key] for key in ("listed", "accepted", "rejected"))
     if listed != accepted + rejected or accepted != sum(manifest["images_of_split"].values()):
         return f"in which {accepted:,} accepted and {rejected:,} rejected files do not make {listed:,} listed"
-    missing = [name for name in ("images", "rejects") if not files.is_directory(files.join(path, name))]
+    if not TABLES.fullmatch(manifest.get("tables", "tables-")):
+        return f"whose tables are {manifest['tables']!r}"
+    place = tables_path(path, manifest)
+    missing = [name for name in ("images", REJECTS) if not files.is_directory(files.join(place, name))]
     return f"beside which there is no {' and no '.join(missing)} folder" if missing else ""
+
+
+def tables_path(path: str, manifest: Mapping[str, Any]) -> str:
+    """Where the tables of a corpus are."""
+    return files.join(path, manifest["tables"]) if "tables" in manifest else path
 
 
 def corpus_fingerprint(images: DataFrame) -> str:

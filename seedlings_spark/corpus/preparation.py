@@ -15,7 +15,15 @@ from seedlings_spark.choices import CONFLICT_POLICIES
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import decoding, tables
 from seedlings_spark.corpus.layout import Source, found, look_alikes, rejects_of_hidden
-from seedlings_spark.corpus.manifest import EXAMPLES, FORMAT, REJECTS, Corpus, load, numbers_on_disk
+from seedlings_spark.corpus.manifest import (
+    EXAMPLES,
+    FORMAT,
+    REJECTS,
+    TABLES,
+    Corpus,
+    load,
+    numbers_on_disk,
+)
 from seedlings_spark.corpus.splits import GIVEN, GROUP, UNIT, SplitRule, sample_of
 from seedlings_spark.errors import CorpusError, OptionError, OutputInUseError
 from seedlings_spark.lock import Lock, is_held
@@ -69,7 +77,8 @@ def prepare(
 
     What fails leaves no trace: a corpus that is to be replaced stays until the new one is complete and is
     put back if it cannot be published. Only a process that is killed in the instant between its renames
-    leaves a corpus without a manifest, which no job reads, and the old tables in `CORPUS/.building-*/old`.
+    leaves a corpus without a manifest, which no job reads, and the old tables in `CORPUS/.building-*/old`. On an object
+    store nothing is renamed: the manifest names the folder of its tables, and one request puts it in place.
 
     Args:
         spark: The session.
@@ -93,7 +102,9 @@ def prepare(
     images, corpus = _qualified(images), _qualified(corpus)
     is_new = not files.exists(corpus)
     _check_target(images, corpus, overwrite)
-    building = files.join(corpus, f"{_BUILDING}{uuid.uuid4().hex[:12]}")
+    building = files.join(
+        corpus, f"{_BUILDING if files.renames(corpus) else 'tables-'}{uuid.uuid4().hex[:12]}"
+    )
     try:
         # By its lock `clean` knows whether somebody is building here.
         with found(spark, images, split) as source, Lock(building, "prepare"):
@@ -121,7 +132,7 @@ def prepare(
                 "found": growth.with_parent(num_found),
                 **growth.about(written["accepted"]),
             }
-            _publish(building, corpus, manifest, overwrite)
+            (_publish if files.renames(corpus) else _publish_in_place)(building, corpus, manifest, overwrite)
             _log_end(corpus, manifest)
     finally:
         _clear(building, corpus if is_new else None)
@@ -157,7 +168,11 @@ def left_behind(path: str) -> list[str]:
         CorpusError: A run that died between two renames has left the tables of the former corpus in one of them.
     """
     names = files.list_names(path) if files.is_directory(path) else []
-    found = [files.join(path, name) for name in names if name.startswith(_BUILDING)]
+    made = [name for name in names if name.startswith(_BUILDING)]
+    tables_of = [name for name in names if TABLES.fullmatch(name)]
+    used = load(path).manifest.get("tables") if tables_of and "manifest.json" in names else None
+    made += [name for name in tables_of if name != used]
+    found = [files.join(path, name) for name in made]
     found = [each for each in found if not is_held(each)]
     for each in [] if "manifest.json" in names else found:
         old = files.join(each, "old")
@@ -202,7 +217,10 @@ def _check_target(images: str, corpus: str, overwrite: bool) -> None:
     strangers = [
         name
         for name in names
-        if not name.startswith(".") and name != "manifest.json" and not _is_our_table(corpus, name)
+        if not name.startswith(".")
+        and name != "manifest.json"
+        and not TABLES.fullmatch(name)
+        and not _is_our_table(corpus, name)
     ]
     if strangers:
         raise CorpusError(
@@ -231,7 +249,7 @@ def _decode(
         chosen = listing if sample == 1 else sample_of(spark, listing, roots, task, sample).persist()
         num_chosen = chosen.count()
         decoded = decoding.decode_all(spark, chosen, roots, task)
-        decoded.write.options(**_parquet_options(task)).parquet(target)
+        decoded.write.options(**_parquet_options(task), **tables.write_options(target)).parquet(target)
         if chosen is not listing:
             chosen.unpersist()
     return tables.parquet(spark, target, schema.DECODED), num_chosen
@@ -479,24 +497,20 @@ def _write(
         schema.with_content_hash(laid_out)
         .repartition(num_files, schema.CONTENT_HASH)
         .sortWithinPartitions(schema.SPLIT, schema.CONTENT_HASH, schema.PATH)
-        .write.options(**_parquet_options(task))
+        .write.options(**_parquet_options(task), **tables.write_options(building))
         .partitionBy(schema.SPLIT)
         .parquet(files.join(building, "images"))
     )
-    rejected.coalesce(1).write.options(**session.PARQUET_CHECKSUMS).parquet(files.join(building, REJECTS))
+    options = {**session.PARQUET_CHECKSUMS, **tables.write_options(building)}
+    rejected.coalesce(1).write.options(**options).parquet(files.join(building, REJECTS))
 
 
 def _publish(building: str, corpus: str, manifest: Mapping[str, Any], overwrite: bool) -> None:
     """Put the tables into place: the manifest goes first and comes last, and a failure takes all steps back."""
-    overtaken = OutputInUseError(
-        f"{corpus}, which another run has written meanwhile",
-        "one run for one --corpus",
-        "Use what the other run has written, or run prepare again with --overwrite",
-    )
+    overtaken = _overtaken(corpus)
     if not overwrite and files.exists(files.join(corpus, "manifest.json")):
         raise overtaken
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    files.write_text(files.join(building, "manifest.json"), text)
+    files.write_bytes(files.join(building, "manifest.json"), _as_json(manifest))
     old = files.join(building, "old")
     files.make_directory(old)
     names = ("manifest.json", "images", "rejects")
@@ -515,10 +529,50 @@ def _publish(building: str, corpus: str, manifest: Mapping[str, Any], overwrite:
         raise
 
 
+def _publish_in_place(building: str, corpus: str, manifest: Mapping[str, Any], overwrite: bool) -> None:
+    """Let the tables stay where they are, and the manifest name them: on an object store that is one request."""
+    path = files.join(corpus, "manifest.json")
+    before = _tables_in_use(corpus)
+    content = _as_json({**manifest, "tables": files.name(building)})
+    if not overwrite:
+        try:
+            files.create(path, content)
+        except FileExistsError:
+            raise _overtaken(corpus) from None
+        return
+    files.write_bytes(path, content)
+    if _tables_in_use(corpus) != files.name(building):
+        raise _overtaken(corpus)
+    for name in [before] if before else ["images", REJECTS]:
+        files.delete(files.join(corpus, name))
+
+
+def _tables_in_use(corpus: str) -> str | None:
+    """The folder that the manifest of a corpus names; None if it names none, or there is none."""
+    try:
+        manifest = json.loads(files.read_bytes(files.join(corpus, "manifest.json")))
+    except (FileNotFoundError, ValueError):
+        return None
+    return manifest.get("tables") if isinstance(manifest, dict) else None
+
+
+def _overtaken(corpus: str) -> OutputInUseError:
+    return OutputInUseError(
+        f"{corpus}, which another run has written meanwhile",
+        "one run for one --corpus",
+        "Use what the other run has written, or run prepare again with --overwrite",
+    )
+
+
+def _as_json(manifest: Mapping[str, Any]) -> bytes:
+    return (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+
+
 def _clear(building: str, new_corpus: str | None) -> None:
     """Remove what a run leaves behind; a corpus' folder too if this run has made it for nothing."""
     try:
-        files.delete(building)
+        is_used = _tables_in_use(files.parent(building)) == files.name(building)
+        files.delete(files.join(building, "decoded") if is_used else building)
         if new_corpus is not None and files.exists(new_corpus) and not files.list_names(new_corpus):
             files.delete(new_corpus)
     except OSError as error:

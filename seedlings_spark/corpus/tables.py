@@ -90,6 +90,14 @@ def parquet(spark: SparkSession, path: str | Sequence[str], layout: StructType) 
     )
 
 
+def write_options(path: str) -> dict[str, str]:
+    """Options for writing a table of ours, all of whose rows are counted before it is used.
+
+    Where a rename is a copy, each task puts its files into place, once; by default the driver would copy them again.
+    """
+    return {} if files.renames(path) else {"mapreduce.fileoutputcommitter.algorithm.version": "2"}
+
+
 def unreadable_file(error: BaseException) -> tuple[str, str] | None:
     """The file that Spark could not read, and why, of what it has raised; None if that was something else."""
     cause: Any = getattr(error, "java_exception", None) or getattr(error, "_origin", None)

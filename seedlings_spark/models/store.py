@@ -11,8 +11,10 @@
     STORE/NAME/promotions       how it came to be, one version a line, newest last
 
 A version is built in a hidden folder and gets its name by one rename, so that it is there whole or not at
-all, and of two publishers at once each gets a number of its own. A folder without a manifest is no version. A file
-that the manifest does not list makes a version one that was tampered with: Spark reads folders, not lists of files.
+all, and of two publishers at once each gets a number of its own. On an object store, where a rename is a copy, a
+publisher first creates `.claim` in the folder of a number, which the store lets only one do, and its manifest last. A
+folder without a manifest is no version. A file that the manifest does not list makes a version one that was tampered
+with: Spark reads folders, not lists of files.
 An import is the publishing of a network that was made elsewhere.
 
 `promotions` is what a rollback goes back along: the versions that were current before the current one, and
@@ -48,6 +50,7 @@ PIPELINE = "model"
 REPORT = "report"
 PROFILE = "profile.json"
 DELETED = "deleted"
+CLAIM = ".claim"
 # What `publish` writes into a manifest itself.
 RESERVED_KEYS = ("format", "name", "version", "created", "files")
 
@@ -151,7 +154,7 @@ class ModelVersion:
             status.path[len(self.path.rstrip("/")) + 1 :]: status
             for status in files.walk(self.path.rstrip("/"))
         }
-        for own in (MANIFEST, SIGNATURE):
+        for own in (MANIFEST, SIGNATURE, CLAIM):
             found.pop(own, None)
         known = {f".{name}.crc" for name in (MANIFEST, SIGNATURE)}
         known |= {_checksums_of(relative) for relative in self.manifest["files"]}
@@ -414,9 +417,20 @@ class ModelStore:
         for name in found:
             if _VERSION.fullmatch(name) and name not in versions:
                 place = files.join(self.path, name)
-                if files.is_directory(place) and set(files.list_names(place)) - {DELETED}:
+                if not files.is_directory(place) or self._is_being_published(place):
+                    continue
+                there = set(files.list_names(place))
+                if MANIFEST not in there and there - {DELETED}:
                     left.append(place)
         return left
+
+    def _is_being_published(self, place: str) -> bool:
+        """Whether a publisher who has claimed the folder of a version is at work."""
+        try:
+            building = files.read_text(files.join(place, CLAIM))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return building.startswith(_BUILDING) and lock.is_held(files.join(self.path, building))
 
     def remove_left_behind(self, place: str) -> None:
         """Remove one of `left_behind`."""
@@ -517,9 +531,8 @@ class ModelStore:
                 **manifest,
                 "files": found,
             }
-            files.write_text(files.join(building, MANIFEST), _to_json(whole))
             try:
-                files.rename(building, self.version_path(version))
+                self._put(building, self.version_path(version), _to_json(whole))
             except FileExistsError:
                 continue
             return self._load(version)
@@ -528,6 +541,22 @@ class ModelStore:
             expected="a free number",
             remedy="Publish again when fewer publish at once",
         )
+
+    @staticmethod
+    def _put(building: str, path: str, manifest: str) -> None:
+        """Give what was built its place, which it has to itself; the manifest, which makes it a version, comes last.
+
+        Raises:
+            FileExistsError: Another one has this place.
+        """
+        if files.renames(path):
+            files.write_text(files.join(building, MANIFEST), manifest)
+            files.rename(building, path)
+            return
+        files.create(files.join(path, CLAIM), files.name(files.parent(building)).encode())
+        for name in files.list_names(building):
+            files.rename(files.join(building, name), files.join(path, name))
+        files.create(files.join(path, MANIFEST), manifest.encode("utf-8"))
 
     def _version_names(self) -> list[str]:
         """The names of the folders with a manifest, in the order of their numbers."""

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 
 from seedlings_spark import files, schema
 from seedlings_spark.corpus import tables
+from seedlings_spark.scoring.runs import Runs
 
 FOLDER = "ledger"
 MOST_PARTS = 24
@@ -76,7 +77,7 @@ class Ledger:
 
 def part_of(spark: SparkSession, output: str, run: str) -> DataFrame:
     """The entries that a run has left."""
-    path = files.join(output, "runs", run, FOLDER)
+    path = files.join(Runs(output).tables_path(run), FOLDER)
     return tables.parquet(spark, path, schema.LEDGER)
 
 

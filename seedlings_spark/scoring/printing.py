@@ -29,6 +29,7 @@ def summary(run: ScoreRun) -> list[tuple[str, object]]:
     return [
         ("model", f"{manifest['model_name']} {manifest['model_version']}"),
         ("run", display.Whole(run.path or "none, since nothing is new")),
+        *([("tables", display.Whole(run.tables_path))] if run.tables_path != run.path else []),
         ("listed", f"{manifest['listed']:,}"),
         ("scored", f"{manifest['scored']:,}"),
         ("rejected", f"{manifest['rejected']:,}" + (f" ({reasons})" if reasons else "")),
@@ -51,5 +52,5 @@ def drift_table(run: ScoreRun) -> str:
 
 def short_summary(run: ScoreRun) -> dict[str, Any]:
     """What a scheduler wants to know of a run: its manifest, without what is long."""
-    left_out = ("profile", "ledger", "classes", "columns")
+    left_out = ("profile", "ledger", "classes", "columns", "files")
     return {"path": run.path, **{key: value for key, value in run.manifest.items() if key not in left_out}}

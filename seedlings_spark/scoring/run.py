@@ -24,7 +24,7 @@ from seedlings_spark.reports import drift
 from seedlings_spark.scoring import ledger, progress, review, sources, tasks
 from seedlings_spark.scoring.ledger import ALREADY_REJECTED, ALREADY_SCORED, NEW, Ledger
 from seedlings_spark.scoring.profile import profile_of, profile_of_corpus
-from seedlings_spark.scoring.runs import FORMAT, Runs, RunsState, as_json, with_columns
+from seedlings_spark.scoring.runs import FORMAT, Runs, RunsState, tables_path, with_columns
 from seedlings_spark.scoring.tasks import SCORED, ScoreTask, forward_task, with_species
 
 _log = logging.getLogger(__name__)
@@ -46,6 +46,11 @@ class ScoreRun:
     manifest: Mapping[str, Any]
     drifts: Sequence[drift.Drift] = ()
     is_new: bool = True
+
+    @property
+    def tables_path(self) -> str:
+        """The folder of its tables: the run's own, or on an object store the one that its manifest names."""
+        return tables_path(self.path, self.manifest)
 
 
 def score(spark: SparkSession, version: ModelVersion, options: ScoringOptions) -> ScoreRun:
@@ -138,11 +143,11 @@ class _Scoring:
             manifest["columns"] = json.loads(columns.json())["fields"]
             if self._options.review and numbers.species:
                 review.write(self._spark, self._building, source, self._task.decode, self._options.review)
-            files.write_text(files.join(self._building, "manifest.json"), as_json(manifest))
             self._lock.check()
-            files.rename(self._building, target)
+            manifest = dict(self._runs.publish(self._building, self._name, manifest))
         finally:
-            files.delete(self._building)
+            if self._building in self._runs.left_behind():
+                files.delete(self._building)
             listing.unpersist()
         self._runs.point_to(manifest)
         _log.info(
@@ -231,7 +236,7 @@ class _Scoring:
             num_files: Number of files of the listing.
             is_whole: Whether the listing is all of the source.
         """
-        folder = files.join(self._building, "all")
+        folder, options = files.join(self._building, "all"), tables.write_options(self._building)
         if num_files:
             environment = runtime.worker_environment(self._task.forward.threads)
             with decoding.batches(self._spark), progress.Watch(self._spark, num_files) as watch:
@@ -239,15 +244,15 @@ class _Scoring:
                     scored = tasks.score_files(
                         self._spark, listing, source, self._task, watch.tally, is_whole=is_whole
                     )
-                scored.write.parquet(folder)
+                scored.write.options(**options).parquet(folder)
         rows = (
             self._spark.read.schema(SCORED).parquet(tables.literal(folder))
             if num_files
             else self._spark.createDataFrame([], SCORED)
         )
         predictions, rejects = self._tables(rows, source)
-        predictions.write.parquet(files.join(self._building, "predictions"))
-        rejects.write.parquet(files.join(self._building, "rejects"))
+        predictions.write.options(**options).parquet(files.join(self._building, "predictions"))
+        rejects.write.options(**options).parquet(files.join(self._building, "rejects"))
         return rows
 
     def _predictions(self, rows: DataFrame) -> DataFrame:
@@ -309,7 +314,8 @@ class _Scoring:
         )
         if earlier.is_long:
             part = ledger.newest(self._spark, [earlier.read(self._spark), part])
-        part.write.parquet(files.join(self._building, ledger.FOLDER))
+        options = tables.write_options(self._building)
+        part.write.options(**options).parquet(files.join(self._building, ledger.FOLDER))
         files.delete(files.join(self._building, "all"))
 
     def _manifest(

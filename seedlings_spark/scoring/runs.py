@@ -3,12 +3,20 @@
     OUTPUT/runs/RUN/      predictions/ rejects/ ledger/ review/ manifest.json; appears whole, by one rename
     OUTPUT/manifest.json  the newest run's
 
+On an object store, where a rename is a copy, a run appears by one write of its manifest, which the store refuses if
+there is one. It names the folder that the tables were made in, and they stay there; its `files` are all of theirs:
+
+    OUTPUT/runs/RUN/manifest.json
+    OUTPUT/tables/RUN-.../  predictions/ rejects/ ledger/ review/
+
 The order of runs is that of the `sequence` in their manifests, not of clocks or names.
 """
 
+import dataclasses
 import json
 import re
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -24,6 +32,8 @@ from seedlings_spark.errors import InputError, OptionError
 
 FORMAT = 1
 _BUILDING = ".building-"
+# A folder of an output, and a key of a manifest.
+_TABLES = "tables"
 # What may stand in the name of a run and is not encoded in Spark's `_metadata.file_path`.
 _AS_THEY_ARE = "._:+-"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,127}")
@@ -53,6 +63,9 @@ class Runs:
     """
 
     output: str
+    _known: dict[str, dict[str, Any]] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def path(self, run: str) -> str:
         """The folder of a run.
@@ -71,7 +84,41 @@ class Runs:
     def building_path(self, run: str) -> str:
         """Where a run is while it is made: a place of its own, should another one of its name be made."""
         self.path(run)
-        return files.join(self.output, "runs", f"{_BUILDING}{run}-{uuid.uuid4().hex[:8]}")
+        unique = f"{run}-{uuid.uuid4().hex[:8]}"
+        if files.renames(self.output):
+            return files.join(self.output, "runs", f"{_BUILDING}{unique}")
+        return files.join(self.output, _TABLES, unique)
+
+    def tables_path(self, run: str) -> str:
+        """The folder of a finished run's tables.
+
+        Raises:
+            InputError: Its manifest cannot be read.
+        """
+        return tables_path(self.path(run), self.manifest(run))
+
+    def publish(self, building: str, run: str, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Let a run appear, whole.
+
+        Args:
+            building: Where its tables have been made, of `building_path`.
+            run: Its name.
+            manifest: Of the run.
+
+        Returns:
+            The manifest as it was written.
+
+        Raises:
+            FileExistsError: There is one of that name.
+        """
+        if files.renames(self.output):
+            files.write_text(files.join(building, "manifest.json"), as_json(manifest))
+            files.rename(building, self.path(run))
+            return manifest
+        lengths = {each.path[len(building) + 1 :]: each.length for each in files.walk(building)}
+        content = {**manifest, _TABLES: files.name(building), "files": lengths}
+        files.create(files.join(self.path(run), "manifest.json"), as_json(content).encode("utf-8"))
+        return content
 
     def is_finished(self, run: str) -> bool:
         """Whether there is such a run."""
@@ -83,14 +130,13 @@ class Runs:
         Raises:
             InputError: It cannot be read.
         """
-        return _read(files.join(self.path(run), "manifest.json"))
+        if run not in self._known:
+            self._known[run] = _read(files.join(self.path(run), "manifest.json"))
+        return self._known[run]
 
     def names(self) -> list[str]:
         """Of all finished runs, in no order that means anything."""
-        folder = files.join(self.output, "runs")
-        if not files.is_directory(folder):
-            return []
-        return [name for name in files.list_names(folder) if _NAME.fullmatch(name)]
+        return [name for name in self._in("runs") if _NAME.fullmatch(name)]
 
     def in_order(self) -> list[str]:
         """The names of all finished runs, the oldest first."""
@@ -128,7 +174,7 @@ class Runs:
         # An earlier release has not written it down.
         columns = StructType()
         for run in self.in_order():
-            path = tables.literal(files.join(self.path(run), "predictions"))
+            path = tables.literal(files.join(self.tables_path(run), "predictions"))
             columns = with_columns(
                 columns, spark.read.parquet(path).schema, f"run {run}", "Give another --output"
             )
@@ -141,9 +187,16 @@ class Runs:
 
     def left_behind(self) -> list[str]:
         """Folders that runs were made in, or that were deleted; with the lock of the output, all of these are dead."""
-        folder = files.join(self.output, "runs")
-        names = files.list_names(folder) if files.is_directory(folder) else []
-        return [files.join(folder, name) for name in names if name.startswith(_BUILDING)]
+        found = [name for name in self._in("runs") if name.startswith(_BUILDING)]
+        left = [files.join(self.output, "runs", name) for name in found]
+        made = [(name, name.rpartition("-")[0]) for name in self._in(_TABLES)]
+        finished, tried = set(self.names()), Counter(run for _, run in made)
+        for name, run in made:
+            path = files.join(self.output, _TABLES, name)
+            # Of a finished run with one folder this is it, and its manifest need not be read.
+            if run not in finished or (tried[run] > 1 and self.tables_path(run) != path):
+                left.append(path)
+        return left
 
     def clear(self) -> None:
         """Remove what runs that died have left behind."""
@@ -152,9 +205,15 @@ class Runs:
 
     def delete(self, run: str) -> None:
         """Delete a run: at no time is a part of it there. `point_to` the newest one afterwards."""
-        aside = self.building_path(run)
-        files.rename(self.path(run), aside)
-        files.delete(aside)
+        place = self.tables_path(run)
+        self._known.pop(run, None)
+        if files.renames(self.output):
+            aside = self.building_path(run)
+            files.rename(self.path(run), aside)
+            files.delete(aside)
+        else:
+            files.delete(self.path(run))
+        files.delete(place)
 
     def rows(self, spark: SparkSession, runs: Sequence[str], table: str, columns: StructType) -> DataFrame:
         """One of the tables of several runs, as one: a union of so many would be a plan of so many parts.
@@ -169,21 +228,40 @@ class Runs:
             `path`, the struct `own` with the columns, so that none of them can have the name of one of ours, `run`
             and `number`.
         """
-        paths = [files.join(self.path(run), table) for run in runs]
+        folders = [self.tables_path(run) for run in runs]
+        paths = [files.join(folder, table) for folder in folders]
         path = StructField(schema.PATH, StringType())
         own = [schema.column(name) for name in columns.names]
         rows = tables.parquet(spark, paths, StructType([path, *columns])).select(
             schema.PATH,
             (F.struct(*own) if own else F.lit(None)).alias("own"),
-            F.regexp_extract("_metadata.file_path", rf"/runs/([^/]+)/{table}/[^/]+\z", 1).alias("folder"),
+            F.regexp_extract("_metadata.file_path", rf"/([^/]+)/{table}/[^/]+\z", 1).alias("folder"),
         )
-        numbers = [(quote(run, safe=_AS_THEY_ARE), run, number) for number, run in enumerate(runs)]
+        names = [quote(files.name(folder), safe=_AS_THEY_ARE) for folder in folders]
+        numbers = [(name, run, number) for number, (name, run) in enumerate(zip(names, runs, strict=True))]
         of_run = spark.createDataFrame(numbers, "folder string, run string, number int")
         return rows.join(F.broadcast(of_run), "folder").select(schema.PATH, "own", "run", "number")
+
+    def _in(self, name: str) -> list[str]:
+        """What is in a folder of the output; nothing if that is not there."""
+        folder = files.join(self.output, name)
+        return files.list_names(folder) if files.is_directory(folder) else []
 
     def _manifests(self) -> list[tuple[str, dict[str, Any]]]:
         found = [(name, self.manifest(name)) for name in self.names()]
         return sorted(found, key=lambda item: (int(item[1].get("sequence", 0)), item[0]))
+
+
+def tables_path(path: str, manifest: Mapping[str, Any]) -> str:
+    """The folder of a run's tables.
+
+    Args:
+        path: Of the run.
+        manifest: Its own.
+    """
+    if _TABLES not in manifest:
+        return path
+    return files.join(files.parent(files.parent(path)), _TABLES, str(manifest[_TABLES]))
 
 
 def with_columns(earlier: StructType, new: StructType, where: str, remedy: str) -> StructType:

@@ -72,7 +72,7 @@ def clean_output(
         old = [name for name in names[:-1] if ended[name] < _now() - age]
         needed = _needed(spark, found, names) if old else set()
         superfluous = [name for name in old if name not in needed]
-        removed += [_measured(found.path(name)) for name in superfluous]
+        removed += [_measured(found.tables_path(name)) for name in superfluous]
         if not dry:
             found.clear()
             for name in superfluous:
