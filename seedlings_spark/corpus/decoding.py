@@ -1,16 +1,19 @@
 """Of each listed file its pixels or the reason why there are none: each listed path ends as exactly one row.
 
-Local files (and network file systems that are mounted alike everywhere) are read by the executors' Python. On any
-other file system, where a Python process has no way, Spark's `binaryFile` source reads, and the driver what that leaves
-out; what neither can read is rejected.
+Local files (and network file systems that are mounted alike everywhere) are read by the executors' Python, and so are
+the objects of S3, several at once. On any other file system, where a Python process has no way, Spark's `binaryFile`
+source reads, and the driver what that leaves out; what neither can read is rejected.
 """
 
 import contextlib
 import os
 import stat
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,7 @@ from seedlings_spark import choices, files, fingerprint, images, schema
 from seedlings_spark.cluster import runtime, session
 from seedlings_spark.corpus.listings import milliseconds
 from seedlings_spark.corpus.remote import LOST, contents_of, is_of_this_machine, not_local
+from seedlings_spark.corpus.systems import by_system, system_of
 from seedlings_spark.corpus.tables import arrow_schema
 from seedlings_spark.errors import ImageError
 
@@ -40,6 +44,9 @@ _BATCH_BYTES = 8 * 1024 * 1024
 # Bytes of one Arrow batch of file contents that enters a task, and rows: of small files.
 _CONTENT_BATCH_BYTES = 32 * 1024 * 1024
 _CONTENT_BATCH_ROWS = 1024
+# Requests of one task to a store that are under way at once, and bytes that are read ahead of what decodes them.
+_AT_ONCE = 8
+_AHEAD_BYTES = 64 * 1024 * 1024
 _TASK = "task"
 _NUMBERED = StructType([*schema.LISTING.fields, StructField(_TASK, IntegerType(), False)])
 
@@ -85,6 +92,34 @@ class Decoded:
     reason: str | None = None
     stage: str | None = None
     detail: str | None = None
+
+
+@dataclass(frozen=True)
+class DirectReading:
+    """What of a listing executors read themselves.
+
+    Args:
+        stores: Buckets that they can reach.
+        others: Roots that they cannot read, which are neither of this machine nor in such a bucket.
+    """
+
+    stores: tuple[files.Store, ...]
+    others: tuple[str, ...]
+
+    @classmethod
+    def of(cls, roots: str | Sequence[str]) -> "DirectReading":
+        """Of these folders."""
+        remote = not_local(roots)
+        found = {system: files.store_of(folders[0]) for system, folders in by_system(remote).items()}
+        stores = tuple(store for store in found.values() if store is not None)
+        return cls(stores, tuple(root for root in remote if found[system_of(root)] is None))
+
+    def has(self, path: str) -> Column:
+        """Whether a column of full URIs has one that executors read."""
+        is_direct = is_of_this_machine(path)
+        for store in self.stores:
+            is_direct |= F.startswith(F.col(path), F.lit(f"{store.root}/"))
+        return is_direct
 
 
 @contextlib.contextmanager
@@ -158,16 +193,15 @@ def decode_all(
     Returns:
         A table of `schema.DECODED`, with one row for each of the listing. Run it within `batches`.
     """
-    remote_roots = not_local(roots)
-    decode = partial(decode_listed, task)
-    if not remote_roots:
+    direct = DirectReading.of(roots)
+    decode = partial(decode_listed, task, stores=direct.stores)
+    if not direct.others:
         return spread(spark, listing).mapInArrow(decode, schema.DECODED)
     # What the listing already knows to be a reject needs no bytes.
-    is_local = is_of_this_machine(schema.PATH)
-    is_readable = ~is_local & _is_worth_reading(task)
+    is_readable = ~direct.has(schema.PATH) & _is_worth_reading(task)
     rest = spread(spark, listing.where(~is_readable)).mapInArrow(decode, schema.DECODED)
     readable = listing.where(is_readable)
-    contents = contents_of(spark, readable, remote_roots, task.max_bytes)
+    contents = contents_of(spark, readable, direct.others, task.max_bytes)
     unlabelled = contents.withColumns(
         {
             schema.MODIFIED: F.lit(-1).cast("long"),
@@ -209,27 +243,30 @@ def hash_all(
 ) -> DataFrame:
     """The listing with each file's content hash (null where it cannot be read), without decoding."""
     layout = StructType([*schema.LISTING.fields, StructField(schema.CONTENT_HASH, StringType(), True)])
-    remote_roots = not_local(roots)
-    hash_ = partial(_hash_listed, task)
-    if not remote_roots:
+    direct = DirectReading.of(roots)
+    hash_ = partial(_hash_listed, task, direct.stores)
+    if not direct.others:
         return spread(spark, listing).mapInArrow(hash_, layout)
-    is_readable = ~is_of_this_machine(schema.PATH) & _is_worth_reading(task)
+    is_readable = ~direct.has(schema.PATH) & _is_worth_reading(task)
     rest = spread(spark, listing.where(~is_readable)).mapInArrow(hash_, layout)
     readable = listing.where(is_readable)
-    contents = contents_of(spark, readable, remote_roots, task.max_bytes)
+    contents = contents_of(spark, readable, direct.others, task.max_bytes)
     hashes = contents.select(schema.PATH, F.sha2(schema.CONTENT, 256).alias(schema.CONTENT_HASH))
     return readable.join(hashes, schema.PATH, "left").select(*layout.names).union(rest.select(*layout.names))
 
 
-def decode_listed(task: DecodeTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def decode_listed(
+    task: DecodeTask, batches: Iterator[pa.RecordBatch], stores: Sequence[files.Store] = ()
+) -> Iterator[pa.RecordBatch]:
     """The function of a Spark task: listed files, with or without their content, to rows of `schema.DECODED`."""
     runtime.forget_archives()
     height, width = task.size
     num_rows = max(1, min(_ROWS, _BATCH_BYTES // (height * width * 3)))
     for batch in batches:
+        contents = _contents(task, stores, batch)
         for start in range(0, batch.num_rows, num_rows):
             rows = batch.slice(start, num_rows).to_pylist()
-            decoded = [read_and_decode(task, row, row.get(schema.CONTENT)) for row in rows]
+            decoded = [_decode(task, content) for content in islice(contents, len(rows))]
             yield pa.RecordBatch.from_pydict(
                 {
                     schema.PATH: [row[schema.PATH] for row in rows],
@@ -253,7 +290,10 @@ def read_and_decode(task: DecodeTask, row: Mapping[str, Any], content: bytes | N
         row: A row of `schema.LISTING`.
         content: The file's bytes, where Spark has read them.
     """
-    found = _read(task, row) if content is None else _given(task, content)
+    return _decode(task, _read(task, row) if content is None else _given(task, content))
+
+
+def _decode(task: DecodeTask, found: bytes | Decoded) -> Decoded:
     if isinstance(found, Decoded):
         return found
     content_hash = fingerprint.content_hash(found)
@@ -266,14 +306,45 @@ def read_and_decode(task: DecodeTask, row: Mapping[str, Any], content: bytes | N
     return Decoded(content_hash, len(found), pixels)
 
 
-def _hash_listed(task: DecodeTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _hash_listed(
+    task: DecodeTask, stores: Sequence[files.Store], batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        contents = (_read(task, row) for row in batch.to_pylist())
         hashes = [
             None if isinstance(content, Decoded) else fingerprint.content_hash(content)
-            for content in contents
+            for content in _contents(task, stores, batch)
         ]
         yield batch.append_column(schema.CONTENT_HASH, pa.array(hashes, pa.string()))
+
+
+def _contents(
+    task: DecodeTask, stores: Sequence[files.Store], batch: pa.RecordBatch
+) -> Iterator[bytes | Decoded]:
+    """The bytes of each file of a batch, or why there are none; of stores several are read ahead."""
+    if schema.CONTENT in batch.schema.names:
+        for row in batch.to_pylist():
+            content = row[schema.CONTENT]
+            yield _read(task, row) if content is None else _given(task, content)
+        return
+    rows = batch.to_pylist()
+    if not stores:
+        yield from (_read(task, row) for row in rows)
+        return
+    store_of = {store.root: store for store in stores}
+    waiting: deque[tuple[int, Future[bytes | Decoded]]] = deque()
+    num_bytes = 0
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for row in rows:
+            length = int(row[schema.LENGTH])
+            cost = min(length, task.max_bytes) if length >= 0 else task.max_bytes
+            while waiting and (len(waiting) >= 2 * _AT_ONCE or num_bytes + cost > _AHEAD_BYTES):
+                done, answer = waiting.popleft()
+                num_bytes -= done
+                yield answer.result()
+            num_bytes += cost
+            waiting.append((cost, pool.submit(_read, task, row, store_of.get(system_of(row[schema.PATH])))))
+        for _, answer in waiting:
+            yield answer.result()
 
 
 def _given(task: DecodeTask, content: bytes) -> bytes | Decoded:
@@ -283,8 +354,8 @@ def _given(task: DecodeTask, content: bytes) -> bytes | Decoded:
     return content or Decoded(reason="empty", stage="read")
 
 
-def _read(task: DecodeTask, row: Mapping[str, Any]) -> bytes | Decoded:
-    """The bytes of a listed local file, or why there are none."""
+def _read(task: DecodeTask, row: Mapping[str, Any], store: "files.Store | None" = None) -> bytes | Decoded:
+    """The bytes of a listed file, on this machine or in a store, or why there are none."""
     length = int(row[schema.LENGTH])
     if row[schema.DETAIL] is not None:
         return Decoded(reason="unreadable", stage="list", detail=row[schema.DETAIL])
@@ -293,14 +364,20 @@ def _read(task: DecodeTask, row: Mapping[str, Any]) -> bytes | Decoded:
     if length > task.max_bytes:
         detail = f"{length:,} bytes, at most {task.max_bytes:,}"
         return Decoded(reason="too_large", stage="list", detail=detail)
+    modified = int(row[schema.MODIFIED])
     try:
-        content, status = _read_local(row[schema.PATH], task.max_bytes)
+        if store is not None:
+            content = store.read(row[schema.PATH], task.max_bytes + 1)
+            size, is_as_listed = len(content), len(content) == length
+        else:
+            content, status = _read_local(row[schema.PATH], task.max_bytes)
+            size = status.st_size
+            is_as_listed = modified < 0 or (size, milliseconds(status)) == (length, modified)
     except (OSError, ValueError) as error:
-        detail = getattr(error, "strerror", None) or str(error)
+        detail = getattr(error, "strerror", None) or str(error)[:500]
         return Decoded(reason="unreadable", stage="read", detail=detail)
-    now = (status.st_size, milliseconds(status))
-    if length > 0 and int(row[schema.MODIFIED]) >= 0 and now != (length, int(row[schema.MODIFIED])):
-        detail = f"{length:,} bytes when it was listed, {status.st_size:,} when it was read"
+    if length > 0 and not is_as_listed:
+        detail = f"{length:,} bytes when it was listed, {size:,} when it was read"
         return Decoded(reason="changed", stage="read", detail=detail)
     if len(content) > task.max_bytes:
         return Decoded(reason="too_large", stage="read", detail=f"more than {task.max_bytes:,} bytes")

@@ -89,10 +89,13 @@ def forward_task(spark: SparkSession, version: ModelVersion, batch_size: int) ->
 
 
 def score_listed(
-    task: ScoreTask, batches: Iterator[pa.RecordBatch], tally: "progress.Tally | None" = None
+    task: ScoreTask,
+    batches: Iterator[pa.RecordBatch],
+    tally: "progress.Tally | None" = None,
+    stores: Sequence[files.Store] = (),
 ) -> Iterator[pa.RecordBatch]:
     """The function of a Spark task: listed files, with or without content, to rows of `SCORED`."""
-    return score_decoded(task.forward, decoding.decode_listed(task.decode, batches), tally)
+    return score_decoded(task.forward, decoding.decode_listed(task.decode, batches, stores), tally)
 
 
 def score_decoded(
@@ -181,8 +184,10 @@ def score_files(
         # With nothing left out the bytes stay where Spark reads them; else those that are new have to be found.
         rows = source.contents if is_whole else source.contents.join(listing, schema.PATH, "left_semi")
         return rows.mapInArrow(partial(score_listed, task, tally=tally), SCORED)
-    if all(map(files.is_local, source.roots)):
-        return decoding.spread(spark, listing).mapInArrow(partial(score_listed, task, tally=tally), SCORED)
+    direct = decoding.DirectReading.of(source.roots)
+    if not direct.others:
+        scores = partial(score_listed, task, tally=tally, stores=direct.stores)
+        return decoding.spread(spark, listing).mapInArrow(scores, SCORED)
     # On other file systems Spark itself reads, and a row of decoded pixels comes back into Python once more.
     decoded = decoding.decode_all(spark, listing, source.roots, task.decode)
     return decoded.mapInArrow(partial(score_decoded, task.forward, tally=tally), SCORED)
