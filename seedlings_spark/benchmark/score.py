@@ -25,6 +25,7 @@ import resource
 import statistics
 import struct
 import time
+import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ SCORERS: Mapping[str, str] = {
     "busy": "the same measured on all cores at once",
     "png": "ours: score, from PNG files",
     "png-auto": "as png, precision auto",
+    "png-store": "as png, from copies beside --images, where that is in an object store",
     "table": "ours: score's forward pass over the prepared table",
     "transform": "ours: SeedlingsModel.transform over the prepared table",
     "udf": "Spark's predict_batch_udf with model.predict, as documented, over the prepared table",
@@ -203,8 +205,14 @@ def measure_scoring(
         train.check_heap_for_stock(spark, min(task.stock_images, task.num_images), task.image_size, "score")
     names = _can_run(task, scorers)
     measurements: list[Measurement] = []
-    with benchmark.scratch(files.qualify(folder)) as path, _quiet_scoring():
-        stand = _Stand(spark, task, path, vectors="stock" in names)
+    with contextlib.ExitStack() as held:
+        path = held.enter_context(benchmark.scratch(files.qualify(folder)))
+        held.enter_context(_quiet_scoring())
+        stored = ""
+        if "png-store" in names:
+            stored = files.join(files.parent(files.qualify(task.images)), f".benchmark-{uuid.uuid4().hex}")
+            held.callback(files.delete, stored)
+        stand = _Stand(spark, task, path, vectors="stock" in names, stored=stored)
         memory = _memory(stand) if task.memory_images else {}
         setting = {**_setting(spark, task), **stand.about()}
         found = summary(setting, measurements, memory)
@@ -456,12 +464,15 @@ class _Stand:
         task: What it is to hold.
         path: Path of the folder, which is made.
         vectors: Whether to make vectors for stock Elephas.
+        stored: URI of a folder in an object store for the pictures too; "" for none.
     """
 
-    def __init__(self, spark: SparkSession, task: Scoring, path: str, *, vectors: bool) -> None:
+    def __init__(
+        self, spark: SparkSession, task: Scoring, path: str, *, vectors: bool, stored: str = ""
+    ) -> None:
         from seedlings_spark.models import networks
 
-        self.spark, self.task, self.path = spark, task, path
+        self.spark, self.task, self.path, self.stored = spark, task, path, stored
         self.num_images = {SMALL: max(1, task.num_images // _SMALLER), LARGE: task.num_images}
         self.num_stock = min(task.stock_images, task.num_images)
         different = min(_MOST_DIFFERENT, task.num_images)
@@ -470,11 +481,15 @@ class _Stand:
             files.join(path, "different", f"{number:06d}.png") for number in range(len(sources) or different)
         ]
         files.make_directory(files.join(path, "different"))
-        _run(spark.range(len(self.pictures)), partial(_write_pictures, self.pictures, sources))
+        store = _store_of(task.images)
+        _run(spark.range(len(self.pictures)), partial(_write_pictures, self.pictures, sources, store))
         for size, count in self.num_images.items():
             files.make_directory(files.join(path, size))
             for number in range(count):
                 os.link(files.local_path(self.picture(number)), files.local_path(self.named(size, number)))
+            if store is not None and stored:
+                copy = partial(_store_pictures, store, files.join(path, size), files.join(stored, size))
+                _run(spark.range(count), copy)
         built = benchmark.network(task.network, task.image_size)
         self.network = networks.to_bytes(built)
         self.versions = {precision: self._publish(precision) for precision in ("float32", "mixed_bfloat16")}
@@ -552,18 +567,31 @@ def _sources(folder: str, most: int) -> list[str]:
 
 
 def _write_pictures(
-    targets: Sequence[str], sources: Sequence[str], batches: Iterator[pa.RecordBatch]
+    targets: Sequence[str],
+    sources: Sequence[str],
+    store: files.Store | None,
+    batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         for number in batch.column(0).to_pylist():
-            content = _as_picture(sources[number]) if sources else encode_png(picture(number))
+            content = _as_picture(sources[number], store) if sources else encode_png(picture(number))
             files.local_path(targets[number]).write_bytes(content)
         yield batch
 
 
-def _as_picture(path: str) -> bytes:
+def _store_pictures(
+    store: files.Store, source: str, target: str, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        for number in batch.column(0).to_pylist():
+            name = f"{number:08d}.png"
+            store.write(files.join(target, name), files.read_bytes(files.join(source, name)))
+        yield batch
+
+
+def _as_picture(path: str, store: files.Store | None) -> bytes:
     """A given picture as a PNG of the size that is measured; as it is if it is one already."""
-    content = files.read_bytes(path)
+    content = files.read_bytes(path) if store is None else store.read(path)
     if content[:8] == _PNG and struct.unpack(">II", content[16:24]) == (PICTURE_SIZE, PICTURE_SIZE):
         return content
     try:
@@ -614,7 +642,13 @@ def _can_run(task: Scoring, scorers: Sequence[str]) -> list[str]:
     if "png-auto" in names and runtime.resolve_precision(task.precision) == auto:
         _log.info("precision auto is %s, as that of png: png-auto is left out", auto)
         names.remove("png-auto")
+    if "png" in names and _store_of(task.images):
+        names.insert(names.index("png") + 1, "png-store")
     return names
+
+
+def _store_of(folder: str) -> files.Store | None:
+    return files.store_of(files.qualify(folder)) if folder else None
 
 
 def _setting(spark: SparkSession, task: Scoring) -> dict[str, Any]:
@@ -679,12 +713,12 @@ def _seconds(call: Callable[[str], None], size: str) -> float:
     return time.perf_counter() - started
 
 
-def _ours_from_png(stand: _Stand, precision: str) -> Callable[[str], None]:
-    environment = benchmark.fresh()
+def _ours_from_png(stand: _Stand, precision: str, *, is_stored: bool = False) -> Callable[[str], None]:
+    environment, place = benchmark.fresh(), stand.stored if is_stored else stand.path
 
     def call(size: str) -> None:
         output = files.join(stand.path, "scores")
-        options = ScoringOptions(files.join(stand.path, size), output=output, batch_size=_BATCH_SIZE, review=0)
+        options = ScoringOptions(files.join(place, size), output=output, batch_size=_BATCH_SIZE, review=0)
         with session.python_environment(stand.spark, environment):
             run = scoring.score(stand.spark, stand.versions[precision], options)
         if run.manifest["scored"] != stand.num_images[size]:
@@ -793,6 +827,7 @@ def _make_predict(content: bytes, precision: str, *, tuned: bool) -> Callable[[A
 _CALLS: Mapping[str, Callable[[_Stand, str], Callable[[str], None]]] = {
     "png": _ours_from_png,
     "png-auto": _ours_from_png,
+    "png-store": partial(_ours_from_png, is_stored=True),
     "table": _ours_from_table,
     "transform": _ours_as_transformer,
     "udf": _batch_udf,
