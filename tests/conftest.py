@@ -1,5 +1,6 @@
 """Fixtures for all tests: one Spark session, images, the data outside of the repository."""
 
+import contextlib
 import os
 import socket
 import uuid
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests import java
+from tests import java, s3
 
 ROOT = Path(__file__).parents[1]
 # Photographs and other data that are not part of the repository; tests that need them skip without.
@@ -42,9 +43,12 @@ def shared_data(name: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def spark(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A session with two cores; its Python workers import this checkout."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    if any("s3_server" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        with contextlib.suppress(s3.NoServerError):  # which those tests say
+            os.environ["SPARK_DIST_CLASSPATH"] = f"{s3.connector()}/*"
     from seedlings_spark.cluster import session
 
     scratch = tmp_path_factory.mktemp("spark")
@@ -98,6 +102,30 @@ def mounted(mount: Callable[[Path], str], tmp_path: Path) -> tuple[str, Path]:
     behind = tmp_path / "behind"
     behind.mkdir()
     return mount(behind), behind
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.Server]:
+    """An S3 server of this machine, or a skip with the reason."""
+    try:
+        s3.connector(), s3.gateway()
+    except s3.NoServerError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("s3") / "buckets"
+    folder.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    with s3.Server(folder, port) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(spark: Any, s3_server: s3.Server) -> Iterator[tuple[str, Path]]:
+    """The URI of a new bucket that Spark can use, and the folder behind it."""
+    uri, behind = s3_server.bucket()
+    with s3_server.used_by(spark, uri):
+        yield uri, behind
 
 
 @pytest.fixture(scope="session")

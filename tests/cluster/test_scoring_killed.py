@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from pyspark.sql import SparkSession
 from seedlings_spark import files, scoring
 from seedlings_spark.config import ScoringOptions
 from seedlings_spark.corpus import synthetic
+from seedlings_spark.errors import OutputInUseError
 from seedlings_spark.models.store import ModelStore
+from seedlings_spark.scoring import ScoreRun
 from seedlings_spark.scoring.runs import Runs
 from seedlings_spark.workflow import publication
+from tests import s3
 from tests.cluster.standalone import Session, clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -26,10 +30,28 @@ INSTANTS = 20 if os.environ.get("SEEDLINGS_TEST_ALL") else 3
 
 
 class Place:
-    """A store with one version, images, and an output with one old run."""
+    """A store with one version, images, and an output with one old run.
 
-    def __init__(self, spark: SparkSession, folder: Path) -> None:
-        self.spark = spark
+    Args:
+        spark: The session.
+        folder: Of this machine, below which all of it lies.
+        root: The folder's URI, in an object store or not.
+        work: Working directory of jobs, with their logs.
+        options: For spark-submit.
+        variables: For its environment.
+    """
+
+    def __init__(
+        self,
+        spark: SparkSession,
+        folder: Path,
+        root: str,
+        work: Path,
+        options: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self.spark, self.root, self.work, self.options = spark, root, work, options
+        self.variables = dict(variables or {})
         self.images, self.output = folder / "images", folder / "output"
         synthetic.write_corpus(self.images, images_per_species=25, size=64)
         (self.images / "bad.png").write_bytes(b"no picture")
@@ -44,32 +66,59 @@ class Place:
             ]
         )
         network.save(folder / "network.keras")
-        self.store = ModelStore(files.qualify(str(folder / "store")), "seedlings")
+        self.store = ModelStore(f"{root}/store", "seedlings")
         classes = [f"species {number}" for number in range(12)]
         publication.import_network(
             self.store, str(folder / "network.keras"), classes, aspect="crop", promote=True
         )
 
-    def command(self, run: str) -> list[str]:
-        paths = ("--images", str(self.images), "--store", self.store.directory, "--output", str(self.output))
-        return [str(ROOT / "spark-submit.sh"), "--master", "local[2]", "score", *paths, "--run-id", run]
+    @property
+    def runs(self) -> Runs:
+        return Runs(f"{self.root}/output")
 
     def start(self, run: str) -> Session:
-        folder = self.images.parent
-        return Session(self.command(run), clean_environment(), folder, folder / f"{run}.log")
+        paths = ("--images", f"{self.root}/images", "--store", self.store.directory)
+        arguments = ["score", *paths, "--output", self.runs.output, "--run-id", run]
+        command = [str(ROOT / "spark-submit.sh"), "--master", "local[2]", *self.options, *arguments]
+        return Session(
+            command, {**clean_environment(), **self.variables}, self.work, self.work / f"{run}.log"
+        )
+
+    def score(self, run: str) -> ScoreRun:
+        """Score in this process."""
+        options = ScoringOptions(f"{self.root}/images", output=self.runs.output, run_id=run, review=0)
+        return scoring.score(self.spark, self.store.resolve(), options)
 
     def rows(self, run: str) -> list[tuple[Any, ...]]:
         """Path and outcome of every row of a run, in the order of the paths."""
-        folder = Runs(files.qualify(str(self.output))).path(run)
+        folder = self.runs.tables_path(run)
         predictions = self.spark.read.parquet(files.join(folder, "predictions"))
         rejects = self.spark.read.parquet(files.join(folder, "rejects"))
         found = [(row.path, row.predicted_species) for row in predictions.collect()]
         return sorted(found + [(row.path, row.reason) for row in rejects.collect()])
 
 
-@pytest.fixture(scope="module")
-def place(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place(spark, tmp_path_factory.mktemp("killed"))
+@pytest.fixture(scope="module", params=["disk", "object store"])
+def place(
+    request: pytest.FixtureRequest,
+    spark: SparkSession,
+    s3_server: s3.Server,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Place]:
+    work = tmp_path_factory.mktemp("killed")
+    if request.param == "disk":
+        folder = tmp_path_factory.mktemp("place")
+        yield Place(spark, folder, files.qualify(str(folder)), work)
+        return
+    root, behind = s3_server.bucket()
+    with s3_server.used_by(spark, root):
+        options = [
+            part
+            for item in s3_server.settings().items()
+            for part in ("--conf", "spark.hadoop.{}={}".format(*item))
+        ]
+        variables = {**s3_server.variables(), "SPARK_DIST_CLASSPATH": f"{s3.connector()}/*"}
+        yield Place(spark, behind, root, work, options, variables)
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +155,20 @@ def test_a_killed_job_that_is_started_again_leaves_each_file_exactly_once(
         _kill(job)
     # What was there stays readable, and what is there now is whole.
     assert place.rows("calm") == calm
-    finished = Runs(files.qualify(str(place.output))).is_finished(run)
+    finished = place.runs.is_finished(run)
     if finished:
         assert place.rows(run) == calm
-    output = files.qualify(str(place.output))
-    options = ScoringOptions(files.qualify(str(place.images)), output=output, run_id=run, review=0)
-    made = scoring.score(place.spark, place.store.resolve(), options)
-    assert made.is_new != finished
+    assert place.score(run).is_new != finished
     assert place.rows(run) == calm
-    left = sorted(each.name for each in place.output.iterdir())
-    assert [name for name in left if not name.startswith(".lock")] == ["manifest.json", "runs"]
-    assert not [each for each in (place.output / "runs").iterdir() if each.name.startswith(".")] or finished
+    left = {each.name for each in place.output.iterdir() if not each.name.startswith(".lock")}
+    assert left - {"tables"} == {"manifest.json", "runs"}
+    assert not place.runs.left_behind() or finished
+
+
+def test_a_second_driver_is_refused(place: Place) -> None:
+    with place.start("first") as job:
+        _wait_for(place.output / ".lock", job)
+        with pytest.raises(OutputInUseError, match="is writing"):
+            place.score("second")
+        assert job.wait() == 0, job.said()
+    assert {"first"} == {"first", "second"} & set(place.runs.names())
