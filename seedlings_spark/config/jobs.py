@@ -58,6 +58,13 @@ class DecodeOptions(Options):
             raise OptionError("no format in --formats", "at least one", "Add one, or leave --formats out")
 
 
+_CONTENT_COLUMN = (
+    "column of the files' bytes, or of images as Spark's source `image` reads them, where --images is a table that"
+    " holds them"
+)
+_TABLE_FORMAT = "format of a table, as Spark calls it; without one it goes by the name"
+
+
 @dataclass(frozen=True)
 class PrepareOptions(DecodeOptions):
     """Read image files into a corpus: pixels, splits, rejects and a manifest that adds up."""
@@ -67,6 +74,8 @@ class PrepareOptions(DecodeOptions):
         " with the columns path and species"
     )
     corpus: str = required("folder that the corpus is written to")
+    content_column: str = option("", _CONTENT_COLUMN, reason="most do not")
+    table_format: str = option("", _TABLE_FORMAT, reason="names usually tell")
     image_size: int = option(
         64,
         "height and width of the prepared images",
@@ -397,14 +406,8 @@ class ScoringOptions(DecodeOptions):
         reason="Spark's own name for it",
         group="tables",
     )
-    content_column: str = option(
-        "", "column of the files' bytes, where --images is a table that holds them", reason="most do not"
-    )
-    table_format: str = option(
-        "",
-        "format of a table, as Spark calls it; without one it goes by the name",
-        reason="names usually tell",
-    )
+    content_column: str = option("", _CONTENT_COLUMN, reason="most do not")
+    table_format: str = option("", _TABLE_FORMAT, reason="names usually tell")
     allowed_roots: tuple[str, ...] = option(
         (),
         "where a list or table may name files: folders, file systems; others are rejects. Files by http, ftp or"

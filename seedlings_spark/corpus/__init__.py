@@ -5,7 +5,7 @@ shares, a sample) then works on hashes and names alone. The manifest is written 
 half-written, and no job reads it.
 """
 
-from seedlings_spark.corpus.layout import look_alikes
+from seedlings_spark.corpus.layout import TableFormat, look_alikes
 from seedlings_spark.corpus.manifest import FORMAT, Corpus, corpus_fingerprint, load, summary
 from seedlings_spark.corpus.preparation import Selection, left_behind, prepare
 from seedlings_spark.corpus.splits import SplitRule
@@ -15,6 +15,7 @@ __all__ = [
     "Corpus",
     "Selection",
     "SplitRule",
+    "TableFormat",
     "corpus_fingerprint",
     "left_behind",
     "load",

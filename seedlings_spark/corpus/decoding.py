@@ -238,6 +238,23 @@ def decode_all(
     return found.select(*schema.DECODED.names).union(rest.select(*schema.DECODED.names))
 
 
+def decode_contents(spark: SparkSession, contents: DataFrame, task: DecodeTask) -> DataFrame:
+    """Decode files whose bytes a table holds.
+
+    Args:
+        spark: The session.
+        contents: A table of `schema.LISTING` with the further column `content`.
+        task: How to decode.
+
+    Returns:
+        A table of `schema.DECODED`, with one row for each of the listing. Run it within `batches`.
+    """
+    slots = session.num_slots(spark)
+    if contents.rdd.getNumPartitions() < slots:
+        contents = contents.repartition(2 * slots)
+    return contents.mapInArrow(partial(decode_listed, task), schema.DECODED)
+
+
 def hash_all(
     spark: SparkSession, listing: DataFrame, roots: str | Sequence[str], task: DecodeTask
 ) -> DataFrame:

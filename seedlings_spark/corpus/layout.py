@@ -11,7 +11,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from pyspark.sql.types import NumericType, StringType
 
 from seedlings_spark import files, schema
-from seedlings_spark.corpus import listings, references, tables
+from seedlings_spark.corpus import contents, listings, references, tables
 from seedlings_spark.corpus.splits import GIVEN, GROUP, TIME, SplitRule
 from seedlings_spark.errors import CorpusError, InputError, OptionError
 
@@ -54,6 +54,7 @@ class Source:
     hidden: Sequence[listings.Listed] = ()
     split_of: Mapping[str, str] = field(default_factory=dict)
     known: DataFrame | None = None
+    contents: DataFrame | None = None
 
     def described(self, rows: DataFrame) -> DataFrame:
         """Rows with a path, with what is known of each besides: the columns `GIVEN`, `GROUP` and `TIME`."""
@@ -85,8 +86,22 @@ class Source:
         return split
 
 
+@dataclass(frozen=True)
+class TableFormat:
+    """How a table holds images.
+
+    Args:
+        format: As Spark calls it; "" goes by the name.
+        content_column: Name of the column of the files' bytes, or of images as Spark's source `image` reads them; ""
+            where the table names files.
+    """
+
+    format: str = ""
+    content_column: str = ""
+
+
 @contextlib.contextmanager
-def found(spark: SparkSession, images: str, rule: SplitRule) -> Iterator[Source]:
+def found(spark: SparkSession, images: str, rule: SplitRule, table: TableFormat) -> Iterator[Source]:
     """What is to be prepared of a folder or a table; what Spark holds of it is given free in the end.
 
     Raises:
@@ -95,7 +110,10 @@ def found(spark: SparkSession, images: str, rule: SplitRule) -> Iterator[Source]
     """
     _check_expression(rule.group_from_path)
     with contextlib.ExitStack() as held:
-        source = (_of_table if _is_table(images) else _of_folder)(spark, images, rule, held)
+        if table != TableFormat() or _is_table(images):
+            source = _of_table(spark, images, rule, table, held)
+        else:
+            source = _of_folder(spark, images, rule, held)
         _refuse_look_alikes(source.listing, images)
         yield source
 
@@ -269,11 +287,16 @@ def _unlistable(images: str, error: OSError) -> CorpusError:
     )
 
 
-def _of_table(spark: SparkSession, table: str, rule: SplitRule, held: contextlib.ExitStack) -> Source:
-    rows = _table(spark, table)
+def _of_table(
+    spark: SparkSession, table: str, rule: SplitRule, its: TableFormat, held: contextlib.ExitStack
+) -> Source:
+    rows = _table(spark, table, its.format)
+    if its.content_column:
+        rows = contents.with_path(rows, its.content_column)
     is_given = schema.SPLIT in rows.columns
     rule = rule.resolved(is_given=is_given)
-    wanted = [schema.PATH, schema.SPECIES, *filter(None, (rule.group_column, rule.time_column))]
+    wanted = [schema.PATH, schema.SPECIES]
+    wanted += filter(None, (rule.group_column, rule.time_column, its.content_column))
     missing = [column for column in wanted if column not in rows.columns]
     if missing:
         raise CorpusError(
@@ -286,6 +309,7 @@ def _of_table(spark: SparkSession, table: str, rule: SplitRule, held: contextlib
         _given_split(rows, table) if rule.policy == "given" else F.lit(None).cast("string").alias(GIVEN),
         (schema.column(rule.group_column) if rule.group_column else F.lit(None)).cast("string").alias(GROUP),
         _time(rows, rule.time_column, table).alias(TIME),
+        *_content(rows, table, its.content_column),
     )
     is_empty = F.coalesce(schema.PATH, F.lit("")) == ""
     (counts,) = rows.agg(F.count("*"), F.sum(is_empty.cast("int"))).collect()
@@ -295,6 +319,8 @@ def _of_table(spark: SparkSession, table: str, rule: SplitRule, held: contextlib
             "a path and a species in every row",
             "Correct the table",
         )
+    if its.content_column:
+        return _of_contents(rows, table, rule, held)
     try:
         named, roots = references.listing_of_given_paths(spark, rows, files.parent(table))
     except (InputError, OSError) as error:
@@ -308,6 +334,37 @@ def _of_table(spark: SparkSession, table: str, rule: SplitRule, held: contextlib
     known = _held(known, held)
     _refuse_two_rows(known, table)
     return Source(listing, roots, rule, known=known)
+
+
+def _content(rows: DataFrame, table: str, column: str) -> list[Column]:
+    try:
+        return [contents.of_column(rows, column, table)] if column else []
+    except InputError as error:
+        raise CorpusError(error.found, error.expected, error.remedy) from None
+
+
+def _of_contents(rows: DataFrame, table: str, rule: SplitRule, held: contextlib.ExitStack) -> Source:
+    """What is to be prepared of a table that holds the files' bytes."""
+    twice = rows.groupBy(schema.PATH).count().where("count > 1")
+    if count := twice.count():
+        (first,) = twice.orderBy(schema.PATH).limit(1).collect()
+        raise CorpusError(
+            f"{table}, which has {count:,} paths more than once, such as {first[0]} {first[1]} times",
+            "each path once: it is an image's name in the corpus",
+            "Remove the repeated rows",
+        )
+    rows = rows.withColumns(
+        {
+            schema.LENGTH: F.lit(-1).cast("long"),
+            schema.MODIFIED: F.lit(-1).cast("long"),
+            schema.SPECIES: F.nullif(F.trim(schema.SPECIES), F.lit("")),
+        }
+    )
+    unread = rows.withColumn(schema.DETAIL, F.lit(None).cast("string")).select(*schema.LISTING.names)
+    missing = F.when(F.col(schema.CONTENT).isNull(), F.lit(contents.MISSING))
+    whole = rows.withColumn(schema.DETAIL, missing).select(*schema.LISTING.names, schema.CONTENT)
+    known = rows.select(schema.PATH, GIVEN, GROUP, TIME)
+    return Source(_held(unread, held), (), rule, known=known, contents=whole)
 
 
 def _given_split(rows: DataFrame, table: str) -> Column:
@@ -379,16 +436,16 @@ def _refuse_two_rows(known: DataFrame, table: str) -> None:
         )
 
 
-def _table(spark: SparkSession, table: str) -> DataFrame:
+def _table(spark: SparkSession, table: str, kind: str) -> DataFrame:
     name = files.name(table).lower()
     is_csv = name.endswith((".csv", ".csv.gz", ".txt"))
-    if not (is_csv or name.endswith(".parquet") or files.is_directory(table)):
+    if not (kind or is_csv or name.endswith(".parquet") or files.is_directory(table)):
         raise CorpusError(
             f"{table}, which is neither a folder nor a .csv or .parquet table",
             f"{_FOLDERS}, or {_TABLE}",
             "Check --images",
         )
     try:
-        return tables.read_table(spark, table, "csv" if is_csv else "parquet", _TABLE)
+        return tables.read_table(spark, table, kind or ("csv" if is_csv else "parquet"), _TABLE)
     except InputError as error:
         raise CorpusError(error.found, error.expected, error.remedy) from None

@@ -14,7 +14,7 @@ from seedlings_spark import files, schema
 from seedlings_spark.choices import CONFLICT_POLICIES
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import decoding, tables
-from seedlings_spark.corpus.layout import Source, found, look_alikes, rejects_of_hidden
+from seedlings_spark.corpus.layout import Source, TableFormat, found, look_alikes, rejects_of_hidden
 from seedlings_spark.corpus.manifest import (
     EXAMPLES,
     FORMAT,
@@ -71,6 +71,7 @@ def prepare(
     split: SplitRule,
     selection: "Selection | None" = None,
     *,
+    table: TableFormat | None = None,
     overwrite: bool = False,
 ) -> Corpus:
     """Read image files into a corpus.
@@ -82,12 +83,13 @@ def prepare(
 
     Args:
         spark: The session.
-        images: A folder with one folder a species, or a CSV or Parquet table with the columns `path` and
-            `species`, whose relative paths are looked up beside the table.
+        images: A folder with one folder a species, or a table with the columns `path` and `species`, whose relative
+            paths are looked up beside the table if it does not hold the files' bytes itself.
         corpus: The folder to write.
         task: How to decode.
         split: Which image goes into which split; of a corpus that grows `SplitRule.of_parent`.
         selection: Which images are taken; without one all.
+        table: How a table holds the images; without one by its name, with paths.
         overwrite: Whether a corpus that is already there may be replaced.
 
     Returns:
@@ -107,7 +109,7 @@ def prepare(
     )
     try:
         # By its lock `clean` knows whether somebody is building here.
-        with found(spark, images, split) as source, Lock(building, "prepare"):
+        with found(spark, images, split, table or TableFormat()) as source, Lock(building, "prepare"):
             num_found = source.listing.count() + len(source.hidden)
             _log.info("listed %d files of %s", num_found, images)
             decoded, num_listed = _decode(spark, source, task, selection.sample, building)
@@ -246,13 +248,26 @@ def _decode(
     target = files.join(building, "decoded")
     listing, roots = source.listing, source.roots
     with decoding.batches(spark):
-        chosen = listing if sample == 1 else sample_of(spark, listing, roots, task, sample).persist()
+        # To choose by content all bytes have to be read, but only what is chosen is decoded.
+        chosen = listing if sample == 1 else sample_of(_hashed(spark, source, task), sample).persist()
         num_chosen = chosen.count()
-        decoded = decoding.decode_all(spark, chosen, roots, task)
+        if source.contents is None:
+            decoded = decoding.decode_all(spark, chosen, roots, task)
+        else:
+            decoded = decoding.decode_contents(
+                spark, source.contents.join(chosen, schema.PATH, "left_semi"), task
+            )
         decoded.write.options(**_parquet_options(task), **tables.write_options(target)).parquet(target)
         if chosen is not listing:
             chosen.unpersist()
     return tables.parquet(spark, target, schema.DECODED), num_chosen
+
+
+def _hashed(spark: SparkSession, source: Source, task: decoding.DecodeTask) -> DataFrame:
+    if source.contents is None:
+        return decoding.hash_all(spark, source.listing, source.roots, task)
+    digest = F.when(F.octet_length(schema.CONTENT) > 0, F.sha2(schema.CONTENT, 256))
+    return source.contents.select(*schema.LISTING.names, digest.alias(schema.CONTENT_HASH))
 
 
 def _parquet_options(task: decoding.DecodeTask) -> dict[str, str]:

@@ -4,12 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import fingerprint, schema
 from seedlings_spark.choices import LEAK_POLICIES, SPLIT_POLICIES
-from seedlings_spark.corpus import decoding
 from seedlings_spark.errors import CorpusError, OptionError
 
 # Columns beside those of `schema.DECODED`, all of them text or null but the last, a number: what the source says of
@@ -197,14 +196,16 @@ def _split_at(place: Column, shares: Mapping[str, float]) -> Column:
     return F.lit(names[-1]) if split is None else split.otherwise(F.lit(names[-1]))
 
 
-def sample_of(
-    spark: SparkSession, listing: DataFrame, roots: tuple[str, ...], task: decoding.DecodeTask, sample: float
-) -> DataFrame:
+def sample_of(hashed: DataFrame, sample: float) -> DataFrame:
     """The share of each species' readable files with the smallest `fingerprint.sample_key`.
 
-    To choose by content all bytes have to be read, but only what is chosen is decoded.
+    Args:
+        hashed: A listing with the content hash of each file, null where it cannot be read.
+        sample: The share.
+
+    Returns:
+        The part of the listing.
     """
-    hashed = decoding.hash_all(spark, listing, roots, task)
     key = F.sha2(F.concat(F.lit(fingerprint.SAMPLE_PREFIX), F.col(schema.CONTENT_HASH)), 256)
     readable = hashed.where(F.col(schema.CONTENT_HASH).isNotNull()).withColumn("key", key)
     # Rounded, since 100 * 0.07 is a little more than 7.

@@ -15,7 +15,6 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import (
     ArrayType,
-    BinaryType,
     CalendarIntervalType,
     DataType,
     MapType,
@@ -24,7 +23,7 @@ from pyspark.sql.types import (
 )
 
 from seedlings_spark import files, schema
-from seedlings_spark.corpus import listings, references, tables
+from seedlings_spark.corpus import contents, listings, references, tables
 from seedlings_spark.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -245,12 +244,6 @@ def _check_columns(rows: DataFrame, table: str, path_column: str, content_column
             "a text: the path of a file",
             "Correct --path-column",
         )
-    if content_column and not isinstance(rows.schema[content_column].dataType, BinaryType):
-        raise InputError(
-            f"a column {content_column} of type {rows.schema[content_column].dataType.simpleString()} in {table}",
-            "binary: the bytes of the image files",
-            "Correct --content-column",
-        )
 
 
 def _of_table(
@@ -272,24 +265,24 @@ def _of_table(
     # From here on every name is ours: the table's own ones are fields of a struct.
     rows = rows.select(
         schema.column(path_column).cast("string").alias(_GIVEN),
-        *([schema.column(content_column).alias(schema.CONTENT)] if content_column else []),
+        *([contents.of_column(rows, content_column, table)] if content_column else []),
         *([F.struct(*map(schema.column, others)).alias(OTHERS)] if others else []),
     )
     _check_paths(rows, table)
     if content_column:
         content = F.col(schema.CONTENT)
-        contents = rows.select(
+        whole = rows.select(
             F.col(_GIVEN).alias(schema.PATH),
             F.coalesce(F.octet_length(content).cast("long"), F.lit(-1).cast("long")).alias(schema.LENGTH),
             # In place of a time: other bytes of the same length are another file.
             F.coalesce(F.shiftrightunsigned(F.xxhash64(content), 1), F.lit(-1)).alias(schema.MODIFIED),
             F.lit(None).cast("string").alias(schema.SPECIES),
-            F.when(content.isNull(), F.lit("no content")).alias(schema.DETAIL),
+            F.when(content.isNull(), F.lit(contents.MISSING)).alias(schema.DETAIL),
             content.alias(schema.CONTENT),
         )
-        listing = contents.select(*schema.LISTING.names)
+        listing = whole.select(*schema.LISTING.names)
         extras = rows.select(F.col(_GIVEN).alias(schema.PATH), OTHERS) if others else None
-        return Source(listing, (), extras, contents)
+        return Source(listing, (), extras, whole)
     base = files.parent(table)
     named = rows.select(F.col(_GIVEN).alias(schema.PATH), F.lit(None).cast("string").alias(schema.SPECIES))
     resolved, roots = references.listing_of_given_paths(spark, named, base, allowed_roots)

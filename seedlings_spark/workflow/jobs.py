@@ -71,8 +71,16 @@ def prepare(spark: SparkSession, options: PrepareOptions) -> Corpus:
         task = decoding.DecodeTask.of_corpus(parent.manifest)
         split = corpus.SplitRule.of_parent(parent.manifest, options.leaks)
     selection = corpus.Selection(options.conflicts, options.sample, parent)
+    table = corpus.TableFormat(options.table_format, options.content_column)
     return corpus.prepare(
-        spark, options.images, options.corpus, task, split, selection, overwrite=options.overwrite
+        spark,
+        options.images,
+        options.corpus,
+        task,
+        split,
+        selection,
+        table=table,
+        overwrite=options.overwrite,
     )
 
 

@@ -38,7 +38,7 @@ GROUPS = [
     ["images.png", "images.gif", "images.jpeg", "images.tiff", "images.bmp", "images.libtiff"],
     ["images"],
     # corpus
-    ["corpus.systems", "corpus.tables", "corpus.listings", "corpus.synthetic"],
+    ["corpus.systems", "corpus.tables", "corpus.listings", "corpus.synthetic", "corpus.contents"],
     ["corpus.remote"],
     ["corpus.decoding", "corpus.references"],
     ["corpus.layout", "corpus.splits", "corpus.manifest"],
