@@ -6,6 +6,7 @@ left to Hadoop.
 
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ _PROVIDERS = frozenset(
         "DefaultAWSCredentialsProviderChain",
     )
 )
+_AMAZON = re.compile(r"s3(?:[.-]([a-z0-9-]+))?\.amazonaws\.com(?:\.cn)?/?")
 _ANONYMOUS = "AnonymousAWSCredentialsProvider"
 
 
@@ -144,7 +146,10 @@ def store_of(root: str, configured: Callable[[str], str | None]) -> Store | None
     if reason:
         _log.info("Hadoop reads %s, and not pyarrow, which does not know %s", root, reason)
         return None
-    return Store(root, tuple(sorted(_options(setting).items())))
+    options = _options(setting)
+    if not {"region", "endpoint_override"} & options.keys():
+        options |= _region_of(bucket)
+    return Store(root, tuple(sorted(options.items())))
 
 
 def _not_for_arrow(setting: Callable[[str], str]) -> str:
@@ -159,16 +164,19 @@ def _not_for_arrow(setting: Callable[[str], str]) -> str:
     return f"its encryption {encryption}" if encryption.upper().startswith(("CSE", "SSE-C")) else ""
 
 
-def _options(setting: Callable[[str], str]) -> Mapping[str, Any]:
+def _options(setting: Callable[[str], str]) -> dict[str, Any]:
     options: dict[str, Any] = {"connect_timeout": _CONNECT_SECONDS, "request_timeout": _REQUEST_SECONDS}
     scheme, _, endpoint = setting("endpoint").rpartition("://")
-    if endpoint and endpoint != "s3.amazonaws.com":
+    region = setting("endpoint.region")
+    if amazon := _AMAZON.fullmatch(endpoint):
+        region = region or amazon[1] or ""
+    elif endpoint:
         options["endpoint_override"] = endpoint.rstrip("/")
         options["force_virtual_addressing"] = setting("path.style.access").lower() != "true"
     options["scheme"] = scheme or (
         "http" if setting("connection.ssl.enabled").lower() == "false" else "https"
     )
-    if region := setting("endpoint.region"):
+    if region:
         options["region"] = region
     if setting("access.key") and setting("secret.key"):
         options["access_key"], options["secret_key"] = setting("access.key"), setting("secret.key")
@@ -177,6 +185,18 @@ def _options(setting: Callable[[str], str]) -> Mapping[str, Any]:
     elif setting("aws.credentials.provider").strip().endswith(_ANONYMOUS):
         options["anonymous"] = True
     return options
+
+
+@functools.lru_cache(maxsize=64)
+def _region_of(bucket: str) -> Mapping[str, str]:
+    """The region of a bucket of Amazon's, which Hadoop finds by itself; nothing where Amazon does not answer."""
+    from pyarrow import fs
+
+    try:
+        return {"region": fs.resolve_s3_region(bucket)}
+    except OSError as error:
+        _log.info("the region of the bucket %s is not known (%s)", bucket, error)
+        return {}
 
 
 @functools.lru_cache(maxsize=64)

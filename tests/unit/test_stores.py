@@ -15,17 +15,18 @@ def options_of(settings: dict[str, str], root: str = "s3a://bucket") -> dict[str
 
 
 def test_a_bucket_is_reached_as_hadoop_is_told() -> None:
-    assert options_of({}) == {"scheme": "https"}  # keys: the environment's, a profile's, the machine's own
-    assert options_of({"fs.s3a.endpoint": "s3.amazonaws.com", "fs.s3a.endpoint.region": "eu-north-1"}) == {
-        "scheme": "https",
-        "region": "eu-north-1",
-    }
+    # Without keys they are the environment's, a profile's, or the machine's own.
+    north = {"scheme": "https", "region": "eu-north-1"}
+    assert (
+        options_of({"fs.s3a.endpoint": "s3.amazonaws.com", "fs.s3a.endpoint.region": "eu-north-1"}) == north
+    )
+    assert options_of({"fs.s3a.endpoint": "https://s3.eu-north-1.amazonaws.com"}) == north
     here = {"fs.s3a.endpoint": "http://127.0.0.1:9000/", "fs.s3a.path.style.access": "true"}
     found = {"scheme": "http", "endpoint_override": "127.0.0.1:9000", "force_virtual_addressing": False}
     assert options_of(here) == found
-    token = {"fs.s3a.session.token": "a-token"}
+    token = {"fs.s3a.session.token": "a-token", "fs.s3a.endpoint.region": "eu-north-1"}
     assert options_of({**KEYS, **token}) == {
-        "scheme": "https",
+        **north,
         "access_key": "an-access-key",
         "secret_key": "a-secret-key",
         "session_token": "a-token",
@@ -34,7 +35,7 @@ def test_a_bucket_is_reached_as_hadoop_is_told() -> None:
     assert options_of({**here, **own})["endpoint_override"] == "minio:9000"
     assert options_of({**here, **own}, "s3a://other")["endpoint_override"] == "127.0.0.1:9000"
     anonymous = "org.apache.hadoop.fs.s3a.AnonymousAWSCredentialsProvider"
-    assert options_of({"fs.s3a.aws.credentials.provider": anonymous})["anonymous"] is True
+    assert options_of({**here, "fs.s3a.aws.credentials.provider": anonymous})["anonymous"] is True
 
 
 @pytest.mark.parametrize(
