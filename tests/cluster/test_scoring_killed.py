@@ -1,4 +1,4 @@
-"""A scoring job whose driver is killed at any instant, and which is started again."""
+"""Jobs whose driver is killed at any instant, and which are started again, on disks and in an object store."""
 
 import contextlib
 import os
@@ -13,14 +13,14 @@ import keras
 import pytest
 from pyspark.sql import SparkSession
 
-from seedlings_spark import files, scoring
-from seedlings_spark.config import ScoringOptions
+from seedlings_spark import corpus, files, scoring
+from seedlings_spark.config import PrepareOptions, ScoringOptions
 from seedlings_spark.corpus import synthetic
-from seedlings_spark.errors import OutputInUseError
+from seedlings_spark.errors import CorpusError, OutputInUseError
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.scoring import ScoreRun
 from seedlings_spark.scoring.runs import Runs
-from seedlings_spark.workflow import publication
+from seedlings_spark.workflow import jobs, publication
 from tests import s3
 from tests.cluster.standalone import Session, clean_environment
 
@@ -77,12 +77,15 @@ class Place:
         return Runs(f"{self.root}/output")
 
     def start(self, run: str) -> Session:
-        paths = ("--images", f"{self.root}/images", "--store", self.store.directory)
-        arguments = ["score", *paths, "--output", self.runs.output, "--run-id", run]
-        command = [str(ROOT / "spark-submit.sh"), "--master", "local[2]", *self.options, *arguments]
-        return Session(
-            command, {**clean_environment(), **self.variables}, self.work, self.work / f"{run}.log"
-        )
+        paths = ("--store", self.store.directory, "--output", self.runs.output)
+        return self.start_job(run, "score", *paths, "--run-id", run)
+
+    def start_job(self, name: str, job: str, *options: str) -> Session:
+        """Start a job over the images, with a log of this name."""
+        command = [str(ROOT / "spark-submit.sh"), "--master", "local[2]", *self.options]
+        command += [job, "--images", f"{self.root}/images", *options]
+        environment = {**clean_environment(), **self.variables}
+        return Session(command, environment, self.work, self.work / f"{name}.log")
 
     def score(self, run: str) -> ScoreRun:
         """Score in this process."""
@@ -172,3 +175,25 @@ def test_a_second_driver_is_refused(place: Place) -> None:
             place.score("second")
         assert job.wait() == 0, job.said()
     assert {"first"} == {"first", "second"} & set(place.runs.names())
+
+
+@pytest.mark.parametrize("seed", range(INSTANTS))
+def test_a_killed_prepare_that_is_started_again_leaves_one_corpus(place: Place, seed: int) -> None:
+    path, behind = f"{place.root}/corpus-{seed}", place.images.parent / f"corpus-{seed}"
+    with place.start_job(behind.name, "prepare", "--corpus", path, "--image-size", "32") as job:
+        job.wait_for(lambda: list(behind.glob("*/.lock")), f"a lock below {behind}")
+        time.sleep(random.Random(seed).uniform(0, 8))
+        _kill(job)
+    is_there = (behind / "manifest.json").exists()
+    if is_there:
+        assert corpus.load(path).images(place.spark).count() == 300
+    else:
+        with pytest.raises(CorpusError):
+            corpus.load(path)
+    options = PrepareOptions(f"{place.root}/images", corpus=path, image_size=32, overwrite=is_there)
+    made = jobs.prepare(place.spark, options)
+    assert made.images(place.spark).count() == made.manifest["accepted"] == 300
+    for left in corpus.left_behind(path):
+        files.delete(left)
+    tables = {"images", "rejects"} if files.renames(path) else {files.name(made.tables_path)}
+    assert set(files.list_names(path)) == {"manifest.json", *tables}

@@ -11,7 +11,7 @@ from pyspark import InheritableThread
 from pyspark.sql import SparkSession
 
 from seedlings_spark import files, scoring
-from seedlings_spark.config import PrepareOptions, ScoringOptions
+from seedlings_spark.config import EvaluateOptions, PrepareOptions, ScoringOptions, TrainOptions
 from seedlings_spark.corpus import Corpus, decoding, listings
 from seedlings_spark.errors import ClusterError, CorpusError, OutputInUseError
 from seedlings_spark.files import connectors
@@ -136,6 +136,12 @@ def test_a_corpus_is_the_same_as_from_local_disks(
     assert sorted(files.list_names(f"{root}/corpus")) == ["manifest.json", tables_of]
     with pytest.raises(CorpusError, match="already holds a corpus"):
         jobs.prepare(spark, options)
+    # A run of training has its folder there too, and so has the report.
+    training = TrainOptions(made.path, store=f"{root}/store", run=f"{root}/run", epochs=1, num_workers=1)
+    assert jobs.train(spark, training).version == "v0001"
+    assert jobs.train(spark, training).published is None  # it had ended
+    jobs.evaluate(spark, EvaluateOptions(made.path, store=f"{root}/store", report=f"{root}/report"))
+    assert {"index.html", "metrics.json"} <= set(files.list_names(f"{root}/report"))
     again = jobs.prepare(spark, dataclasses.replace(options, overwrite=True))
     assert again.fingerprint == made.fingerprint and again.tables_path != made.tables_path
     assert sorted(files.list_names(f"{root}/corpus")) == ["manifest.json", files.name(again.tables_path)]
