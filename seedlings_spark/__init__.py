@@ -55,6 +55,7 @@ The map, room by room, in the order of imports: a module may import those of its
     corpus          image files -> corpus table, rejects, manifest
       systems       file systems that are asked, and may fall silent
       tables        tables of others and of ours, as Spark reads them: whole, or not at all
+      archives      pictures in zip and tar archives, which are not unpacked
       contents      tables that hold the files' bytes, or images that Spark has read
       listings      which files there are below a folder
       remote        bytes that no Python process of an executor can open: Spark reads them

@@ -70,8 +70,8 @@ class PrepareOptions(DecodeOptions):
     """Read image files into a corpus: pixels, splits, rejects and a manifest that adds up."""
 
     images: str = required(
-        "folder with one folder a species, also below folders train, validation and test, or a CSV or Parquet table"
-        " with the columns path and species"
+        "folder with one folder a species, also below folders train, validation and test; zip or tar archives of such"
+        " folders; or a table with the columns path and species"
     )
     corpus: str = required("folder that the corpus is written to")
     content_column: str = option("", _CONTENT_COLUMN, reason="most do not")

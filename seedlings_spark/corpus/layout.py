@@ -11,7 +11,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from pyspark.sql.types import NumericType, StringType
 
 from seedlings_spark import files, schema
-from seedlings_spark.corpus import contents, listings, references, tables
+from seedlings_spark.corpus import archives, contents, listings, references, tables
 from seedlings_spark.corpus.splits import GIVEN, GROUP, TIME, SplitRule
 from seedlings_spark.errors import CorpusError, InputError, OptionError
 
@@ -101,7 +101,9 @@ class TableFormat:
 
 
 @contextlib.contextmanager
-def found(spark: SparkSession, images: str, rule: SplitRule, table: TableFormat) -> Iterator[Source]:
+def found(
+    spark: SparkSession, images: str, rule: SplitRule, table: TableFormat, max_bytes: int
+) -> Iterator[Source]:
     """What is to be prepared of a folder or a table; what Spark holds of it is given free in the end.
 
     Raises:
@@ -110,7 +112,9 @@ def found(spark: SparkSession, images: str, rule: SplitRule, table: TableFormat)
     """
     _check_expression(rule.group_from_path)
     with contextlib.ExitStack() as held:
-        if table != TableFormat() or _is_table(images):
+        if archives.is_archive(images):
+            source = _of_archives(spark, images, rule, max_bytes, held)
+        elif table != TableFormat() or _is_table(images):
             source = _of_table(spark, images, rule, table, held)
         else:
             source = _of_folder(spark, images, rule, held)
@@ -336,6 +340,45 @@ def _of_table(
     return Source(listing, roots, rule, known=known)
 
 
+def _of_archives(
+    spark: SparkSession, images: str, rule: SplitRule, max_bytes: int, held: contextlib.ExitStack
+) -> Source:
+    _refuse_columns(rule)
+    try:
+        members, whole = archives.members_of(spark, images, max_bytes, by_folder=True)
+    except (InputError, OSError) as error:
+        raise CorpusError(f"{images}: {error}", "archives that can be read", "Check --images") from None
+    members = _held(members, held)
+    listing = members.where(~F.col(archives.HIDDEN)).drop(archives.HIDDEN)
+    species = [row[0] for row in listing.select(schema.SPECIES).distinct().dropna().limit(10).collect()]
+    if not species or all(map(_split_of_folder, species)):
+        raise CorpusError(
+            f"{images} with the folders {', '.join(species)}, which are splits"
+            if species
+            else f"{images} with no picture in a folder",
+            "one folder a species in it, or a file .cls with the species beside each picture",
+            "Unpack it, or pack the species' folders",
+        )
+    _refuse_twice(listing, images)
+    hidden = [
+        listings.Listed(row[0], row[1], -1, None, "a file of a system's or a program's own", is_hidden=True)
+        for row in members.where(archives.HIDDEN).select(schema.PATH, schema.LENGTH).collect()
+    ]
+    contents_ = whole.where(~F.col(archives.HIDDEN)).drop(archives.HIDDEN)
+    return Source(listing, (), rule.resolved(is_given=False), hidden, contents=contents_)
+
+
+def _refuse_twice(rows: DataFrame, images: str) -> None:
+    twice = rows.groupBy(schema.PATH).count().where("count > 1")
+    if count := twice.count():
+        (first,) = twice.orderBy(schema.PATH).limit(1).collect()
+        raise CorpusError(
+            f"{images}, which has {count:,} paths more than once, such as {first[0]} {first[1]} times",
+            "each path once: it is an image's name in the corpus",
+            "Remove the repeated ones",
+        )
+
+
 def _content(rows: DataFrame, table: str, column: str) -> list[Column]:
     try:
         return [contents.of_column(rows, column, table)] if column else []
@@ -345,14 +388,7 @@ def _content(rows: DataFrame, table: str, column: str) -> list[Column]:
 
 def _of_contents(rows: DataFrame, table: str, rule: SplitRule, held: contextlib.ExitStack) -> Source:
     """What is to be prepared of a table that holds the files' bytes."""
-    twice = rows.groupBy(schema.PATH).count().where("count > 1")
-    if count := twice.count():
-        (first,) = twice.orderBy(schema.PATH).limit(1).collect()
-        raise CorpusError(
-            f"{table}, which has {count:,} paths more than once, such as {first[0]} {first[1]} times",
-            "each path once: it is an image's name in the corpus",
-            "Remove the repeated rows",
-        )
+    _refuse_twice(rows, table)
     rows = rows.withColumns(
         {
             schema.LENGTH: F.lit(-1).cast("long"),

@@ -3,6 +3,7 @@
 Spark's file sources silently drop zero-byte files, names that begin with `_` or `.` and dangling links.
 """
 
+import glob
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from seedlings_spark.errors import InputError
 # Listed paths that travel to the JVM at once.
 _LISTING_CHUNK = 100_000
 # What systems and programs put beside pictures.
+_BRACES = re.compile(r"\{([^{}]*)\}")
 _SYSTEM_FOLDER = re.compile(
     r"\..*|@eaDir|@tmp|@Recycle|@Recently-Snapshot|#recycle|#snapshot|__MACOSX|__pycache__|\$RECYCLE\.BIN|\$Extend"
     r"|Recycle[rd]|System Volume Information|found\.\d{3}|lost\+found|Network Trash Folder|Temporary Items|_temporary",
@@ -74,7 +76,7 @@ def walk(root: str, *, by_folder: bool, depth: int = 0) -> Iterator[Listed]:
         parts = status.path[len(root) :].strip("/").split("/")
         if is_hidden_folder(parts[-1]) and files.is_directory(status.path):
             yield _hidden(status, "a hidden or system folder, with all that is in it")
-        elif _is_hidden_file(parts[-1]):
+        elif is_hidden_file(parts[-1]):
             yield _hidden(status, "a file of a system's or a program's own")
         else:
             yield listed(status, parts[depth] if len(parts) > depth + 1 else None)
@@ -85,7 +87,8 @@ def is_hidden_folder(name: str) -> bool:
     return _SYSTEM_FOLDER.fullmatch(name) is not None
 
 
-def _is_hidden_file(name: str) -> bool:
+def is_hidden_file(name: str) -> bool:
+    """Whether a file is a system's or a program's own."""
     return _SYSTEM_FILE.fullmatch(name) is not None or name.startswith(_SYSTEM_PREFIXES)
 
 
@@ -139,3 +142,30 @@ def topmost(folders: Iterable[str]) -> tuple[str, ...]:
         if not (kept and folder.startswith(kept[-1])):
             kept.append(folder)
     return tuple(folder.rstrip("/") if folder.count("/") > 3 else folder for folder in kept)
+
+
+def matches(pattern: str) -> list[str]:
+    """The full URIs that a glob stands for, in the order of their names."""
+    return sorted({match for each in without_braces(pattern) for match in _matches(each)})
+
+
+def without_braces(pattern: str) -> list[str]:
+    """`a{b,c}` as `ab` and `ac`, as shells and Hadoop have it, and Python's own globs do not."""
+    match = _BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    alternatives = match[1].split(",")
+    return [
+        each
+        for alternative in alternatives
+        for each in without_braces(pattern[: match.start()] + alternative + pattern[match.end() :])
+    ]
+
+
+def _matches(pattern: str) -> list[str]:
+    if files.is_local(pattern):
+        local = str(files.local_path(pattern))
+        # `Path.glob` has no way to take hidden files in.
+        found = glob.glob(local, recursive=True, include_hidden=True)  # noqa: PTH207
+        return [files.qualify(each) for each in found]
+    return files.glob(pattern)

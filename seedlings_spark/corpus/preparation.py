@@ -104,12 +104,13 @@ def prepare(
     images, corpus = _qualified(images), _qualified(corpus)
     is_new = not files.exists(corpus)
     _check_target(images, corpus, overwrite)
-    building = files.join(
-        corpus, f"{_BUILDING if files.renames(corpus) else 'tables-'}{uuid.uuid4().hex[:12]}"
-    )
+    building = _place_to_build(corpus)
     try:
         # By its lock `clean` knows whether somebody is building here.
-        with found(spark, images, split, table or TableFormat()) as source, Lock(building, "prepare"):
+        with (
+            found(spark, images, split, table or TableFormat(), task.max_bytes) as source,
+            Lock(building, "prepare"),
+        ):
             num_found = source.listing.count() + len(source.hidden)
             _log.info("listed %d files of %s", num_found, images)
             decoded, num_listed = _decode(spark, source, task, selection.sample, building)
@@ -139,6 +140,11 @@ def prepare(
     finally:
         _clear(building, corpus if is_new else None)
     return load(corpus)
+
+
+def _place_to_build(corpus: str) -> str:
+    """A new folder in a corpus: tables stay in it where there is no renaming."""
+    return files.join(corpus, f"{_BUILDING if files.renames(corpus) else 'tables-'}{uuid.uuid4().hex[:12]}")
 
 
 def _log_end(corpus: str, manifest: Mapping[str, Any]) -> None:

@@ -192,6 +192,7 @@ class _Scoring:
             content_column=self._options.content_column,
             table_format=self._options.table_format,
             allowed_roots=self._options.allowed_roots,
+            max_bytes=self._task.decode.max_bytes,
         )
 
     def _nothing_new(self, state: RunsState, num_listed: int, counts: Mapping[str, "_Count"]) -> ScoreRun:

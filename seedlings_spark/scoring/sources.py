@@ -4,7 +4,6 @@ Whatever it is becomes a listing (`schema.LISTING`), one row a path, and what el
 """
 
 import fnmatch
-import glob
 import logging
 import os
 import re
@@ -22,8 +21,8 @@ from pyspark.sql.types import (
     StructType,
 )
 
-from seedlings_spark import files, schema
-from seedlings_spark.corpus import contents, listings, references, tables
+from seedlings_spark import choices, files, schema
+from seedlings_spark.corpus import archives, contents, listings, references, tables
 from seedlings_spark.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -44,7 +43,6 @@ _KINDS = (
     " --table-format)"
 )
 _GLOB = re.compile(r"[*?\[{]")
-_BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,7 @@ def find(
     content_column: str = "",
     table_format: str = "",
     allowed_roots: Sequence[str] = (),
+    max_bytes: int = choices.MAX_BYTES,
 ) -> Source:
     """What a path, as `--images` has it, stands for.
 
@@ -83,11 +82,15 @@ def find(
         content_column: Name of a table's column of the files' bytes; "" for none.
         table_format: Format of a table, as Spark calls it; "" goes by the name.
         allowed_roots: Folders and file systems that a list or table may name files of; see `references.Allowed`.
+        max_bytes: Length up to which members of an archive are read whole.
 
     Raises:
         InputError: Nothing is there, or it is not as it has to be.
     """
     try:
+        if archives.is_archive(images):
+            members, contents_ = archives.members_of(spark, images, max_bytes, by_folder=False)
+            return Source(members.drop(archives.HIDDEN), (), None, contents_.drop(archives.HIDDEN))
         if files.exists(images):
             kind = table_format or _format_of(images, is_table=bool(path_column or content_column))
             if kind:
@@ -149,7 +152,7 @@ def check_output(images: str, output: str) -> None:
             f"{each.rstrip('/')}/".startswith(f"{of.rstrip('/')}/") for each in places for of in sources
         )
     else:
-        patterns = [way for pattern in _without_braces(images) for way in _spellings(pattern)]
+        patterns = [way for pattern in listings.without_braces(images) for way in _spellings(pattern)]
         inside = any(_reaches(pattern, each) for pattern in patterns for each in places)
     if inside:
         raise output_inside(images, output)
@@ -183,7 +186,7 @@ def _reaches(pattern: str, folder: str) -> bool:
 
 
 def _of_glob(spark: SparkSession, pattern: str) -> Source:
-    matches = sorted({match for each in _without_braces(pattern) for match in _matches(each)})
+    matches = listings.matches(pattern)
     if not matches:
         raise InputError(
             f"nothing that matches {pattern}", _KINDS, "Check --images, and quote it for the shell"
@@ -202,28 +205,6 @@ def _of_glob(spark: SparkSession, pattern: str) -> Source:
     # A file can be matched by itself and by its folder.
     listing = listings.listing_table(spark, found()).dropDuplicates([schema.PATH])
     return Source(listing, listings.topmost(folders))
-
-
-def _without_braces(pattern: str) -> list[str]:
-    """`a{b,c}` as `ab` and `ac`, as shells and Hadoop have it, and Python's own globs do not."""
-    match = _BRACES.search(pattern)
-    if match is None:
-        return [pattern]
-    alternatives = match[1].split(",")
-    return [
-        each
-        for alternative in alternatives
-        for each in _without_braces(pattern[: match.start()] + alternative + pattern[match.end() :])
-    ]
-
-
-def _matches(pattern: str) -> list[str]:
-    if files.is_local(pattern):
-        local = str(files.local_path(pattern))
-        # `Path.glob` has no way to take hidden files in.
-        found = glob.glob(local, recursive=True, include_hidden=True)  # noqa: PTH207
-        return [files.qualify(each) for each in found]
-    return files.glob(pattern)
 
 
 # --- tables ---------------------------------------------------------------------------------------------

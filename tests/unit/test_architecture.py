@@ -40,6 +40,7 @@ GROUPS = [
     # corpus
     ["corpus.systems", "corpus.tables", "corpus.listings", "corpus.synthetic", "corpus.contents"],
     ["corpus.remote"],
+    ["corpus.archives"],
     ["corpus.decoding", "corpus.references"],
     ["corpus.layout", "corpus.splits", "corpus.manifest"],
     ["corpus.preparation"],

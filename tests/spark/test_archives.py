@@ -1,0 +1,117 @@
+"""Archives of pictures: the corpus and the scores are those of the same files in folders."""
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+
+import seedlings_spark as ss
+from seedlings_spark import files
+from seedlings_spark.corpus import synthetic
+from seedlings_spark.errors import CorpusError, OptionError
+from seedlings_spark.scoring import sources
+
+SPECIES = synthetic.SPECIES[:3]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos of archives")
+    synthetic.write_corpus(folder / "all", images_per_species=4, size=24)
+    (folder / "photos").mkdir()
+    for species in SPECIES:
+        (folder / "all" / species).rename(folder / "photos" / species)
+    return folder / "photos"
+
+
+def prepared(spark: SparkSession, images: object, corpus: Path, **options: object) -> tuple[dict, list]:
+    made = ss.prepare(
+        spark, ss.PrepareOptions(images=str(images), corpus=str(corpus), image_size=16, **options)
+    )
+    rows = spark.read.parquet(f"{corpus}/images").select("species", F.md5("image"), "split", "content_hash")
+    return made.manifest, sorted(map(tuple, rows.collect()))
+
+
+@pytest.fixture(scope="module")
+def expected(spark: SparkSession, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list:
+    """The images of a corpus of the folders."""
+    return prepared(spark, photos, tmp_path_factory.mktemp("corpora") / "of folders")[1]
+
+
+def rejects(spark: SparkSession, corpus: Path) -> dict[str, str]:
+    rows = spark.read.parquet(f"{corpus}/rejects").select("path", "reason").collect()
+    return {row[0].rpartition("/")[2]: row[1] for row in rows}
+
+
+def test_a_zip_is_the_folder_that_it_was_made_of(
+    spark: SparkSession, photos: Path, expected: list, tmp_path: Path
+) -> None:
+    archive = tmp_path / "my photos #1.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as made:
+        for file in sorted(photos.rglob("*.png")):
+            made.write(file, f"photos/{file.relative_to(photos)}")
+        made.writestr(f"photos/{SPECIES[0]}/broken.png", b"")
+        made.writestr(f"photos/{SPECIES[0]}/.DS_Store", b"x")
+        made.writestr(f"__MACOSX/photos/{SPECIES[0]}/._0000.png", b"x")
+    found, images = prepared(spark, archive, tmp_path / "of a zip")
+    assert images == expected and len(images) == 12
+    assert (found["found"], found["listed"], found["rejected"]) == (15, 15, 3)
+    hidden = {".DS_Store": "hidden", "._0000.png": "hidden"}
+    assert rejects(spark, tmp_path / "of a zip") == {"broken.png": "empty", **hidden}
+    with pytest.raises(OptionError, match="--group-column plant with a folder"):
+        prepared(spark, archive, tmp_path / "no", group_column="plant")
+
+    # A damaged member, found by its checksum, is one reject; of a cut archive nothing is taken for whole.
+    content = bytearray(archive.read_bytes())
+    with zipfile.ZipFile(archive) as made:
+        info = made.getinfo(f"photos/{SPECIES[1]}/0002.png")
+    content[info.header_offset + 30 + len(info.filename) + info.compress_size // 2] ^= 0xFF
+    (tmp_path / "damaged.zip").write_bytes(content)
+    found, images = prepared(spark, tmp_path / "damaged.zip", tmp_path / "of a damaged zip")
+    assert len(images) == 11 and rejects(spark, tmp_path / "of a damaged zip")["0002.png"] == "unreadable"
+    (tmp_path / "cut.zip").write_bytes(content[: len(content) // 2])
+    with pytest.raises(CorpusError, match=r"cut\.zip with no picture in a folder"):
+        prepared(spark, tmp_path / "cut.zip", tmp_path / "of a cut zip")
+
+    source = sources.find(spark, files.qualify(str(archive)))
+    assert source.listing.count() == 15 and source.contents is not None
+    lengths = source.contents.where("length != octet_length(content)").count()
+    assert lengths == 0 and source.contents.where("content IS NULL").count() == 0
+
+
+def test_shards_of_a_file_system_that_is_not_local_are_read_by_spark(
+    spark: SparkSession, photos: Path, expected: list, mounted: tuple[str, Path], tmp_path: Path
+) -> None:
+    """WebDataset's layout: beside each picture a file with its class."""
+    uri, behind = mounted
+    pictures = sorted(photos.rglob("*.png"))
+    for number in range(3):
+        with tarfile.open(behind / f"shard-{number:03d}.tar", "w") as made:
+            for index, file in enumerate(pictures[number::3]):
+                for ending, content in (("png", file.read_bytes()), ("cls", file.parent.name.encode())):
+                    info = tarfile.TarInfo(f"{index:05d}.{ending}")
+                    info.size = len(content)
+                    made.addfile(info, io.BytesIO(content))
+    found, images = prepared(spark, f"{uri}/shard-*.tar", tmp_path / "of shards")
+    assert images == expected and (found["found"], found["rejected"]) == (12, 0)
+
+    # A shard whose upload was cut: what is in it, and a reject that says so.
+    cut = behind / "shard-001.tar"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    found, images = prepared(spark, f"{uri}/shard-*.tar", tmp_path / "of cut shards")
+    assert 8 <= len(images) < 12 and set(images) < set(expected)
+    assert rejects(spark, tmp_path / "of cut shards")["shard-001.tar"] == "unreadable"
+    assert found["found"] == found["listed"] == found["accepted"] + found["rejected"]
+
+
+def test_a_compressed_tar_is_read_too(
+    spark: SparkSession, photos: Path, expected: list, tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "photos.tar.gz", "w:gz") as made:
+        made.add(photos, "./")
+    _, images = prepared(spark, tmp_path / "photos.tar.gz", tmp_path / "of a tar")
+    assert images == expected
