@@ -279,7 +279,7 @@ def _is_table(images: str) -> bool:
         return (
             not files.is_directory(images)
             or images.endswith(".parquet")
-            or "_SUCCESS" in files.list_names(images)
+            or files.exists(files.join(images, "_SUCCESS"))
         )
     except OSError as error:
         raise _unlistable(images, error) from None

@@ -102,6 +102,10 @@ class HadoopPath:
         # A listing of a file is the file itself, so ask first.
         if not self._status().isDirectory():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.path)
+        store = self.store()
+        if store is not None:  # each entry that crosses from the JVM costs a millisecond
+            yield from store.entries(self.path)
+            return
         with _java_errors(self.path):
             statuses = self._file_system.listStatusIterator(self._path)
             while statuses.hasNext():

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from seedlings_spark.files.paths import FileStatus
+from seedlings_spark.files.paths import Entry, FileStatus
 
 if TYPE_CHECKING:  # slow to import, and not needed by who has no such store
     from pyarrow.fs import FileInfo, S3FileSystem
@@ -77,6 +77,16 @@ class Store:
         """
         with self._file_system.open_output_stream(self._key(path)) as stream:
             stream.write(data)
+
+    def entries(self, directory: str) -> Iterator[Entry]:
+        """What is in a folder.
+
+        Raises:
+            OSError: It cannot be listed.
+        """
+        for info in self._list(directory.rstrip("/"), recursive=False):
+            length, modified = (info.size, (info.mtime_ns or 0) / 1e9) if info.is_file else (0, 0.0)
+            yield Entry(info.base_name, not info.is_file, length, modified)
 
     def walk(self, directory: str, closed: Callable[[str], bool]) -> Iterator[FileStatus]:
         """What `files.walk` says of a folder, by several requests at once, one for each folder in it.

@@ -122,10 +122,14 @@ def _format_of(images: str, *, is_table: bool) -> str:
         return named
     if named and named != "text":
         return named
-    names = files.list_names(images)
-    if not (is_table or "_SUCCESS" in names):
+    if not (is_table or files.exists(files.join(images, "_SUCCESS"))):
         return ""
-    found = {kind for each in names for ending, kind in _FORMATS.items() if each.lower().endswith(ending)}
+    found = {
+        kind
+        for each in files.list_names(images)
+        for ending, kind in _FORMATS.items()
+        if each.lower().endswith(ending)
+    }
     return found.pop() if len(found) == 1 else "parquet"
 
 
