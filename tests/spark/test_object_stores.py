@@ -105,7 +105,7 @@ def put_images(behind: Path, drawn_images: Path) -> int:
     images = behind / "images"
     shutil.copytree(drawn_images, images)
     species = min(images.iterdir())
-    shutil.copy(min(species.iterdir()), species / "_hidden \N{SEEDLING}.png")
+    shutil.copy(min(species.iterdir()), species / "_hidden caf\N{LATIN SMALL LETTER E WITH ACUTE}.png")
     (species / "bad one%20#1.png").write_bytes(b"no picture")
     (species / "_empty.png").touch()
     return sum(each.is_file() for each in images.rglob("*"))
