@@ -61,7 +61,16 @@ def _do(arguments: Sequence[str], installation: Installation) -> int:
         print(usage(installation), file=sys.stderr)
         return cli.WRONG_ARGUMENTS
     if call.job == "test":
-        return _test(call.arguments, installation)
+        if not installation.is_checkout:
+            raise OptionError(
+                "test of an installed package", "the repository, which has the tests", "Call it there"
+            )
+        is_matrix = call.arguments[:1] == ("--matrix",)
+        return (
+            _test_matrix(call.arguments[1:], installation)
+            if is_matrix
+            else _test(call.arguments, installation)
+        )
     if call.job == "pack":
         return _pack(call.arguments, installation)
     return _submit(call, installation)
@@ -76,10 +85,6 @@ def usage(installation: Installation) -> str:
 
 
 def _test(arguments: Sequence[str], installation: Installation) -> int:
-    if not installation.is_checkout:
-        raise OptionError(
-            "test of an installed package", "the repository, which has the tests", "Call it there"
-        )
     require_java(os.environ)
     environment, given = dict(os.environ), list(arguments)
     for flag, variable in (("--all", "SEEDLINGS_TEST_ALL"), ("--yarn", "SEEDLINGS_TEST_YARN")) * 2:
@@ -96,6 +101,21 @@ def _test(arguments: Sequence[str], installation: Installation) -> int:
         folders = []
     os.chdir(installation.home)
     relay.become([installation.python, "-m", "pytest", *folders, *given], environment)
+
+
+def _test_matrix(arguments: Sequence[str], installation: Installation) -> int:
+    """Run the tests with the packages for each Spark, one after the other; the exit code, of the first that failed."""
+    outcomes: dict[str, int] = {}
+    for file in sorted((installation.home / "conf").glob("constraints-spark-*.txt")):
+        spark = file.stem.rpartition("-")[2]
+        chosen = {**os.environ, "SEEDLINGS_SPARK_VERSION": spark}
+        for name in ("SEEDLINGS_PYTHON", "SPARK_HOME"):  # they would choose another
+            chosen.pop(name, None)
+        command = [str(installation.home / "spark-submit.sh"), "test", *arguments]
+        outcomes[spark] = subprocess.run(command, env=chosen, check=False).returncode
+    told = [(f"Spark {spark}", f"exit code {code}" if code else "passed") for spark, code in outcomes.items()]
+    print(display.table(told))
+    return next(filter(None, outcomes.values()), cli.DONE)
 
 
 def _pack(arguments: Sequence[str], installation: Installation) -> int:

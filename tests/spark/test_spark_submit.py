@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyspark
 import pytest
 
 from seedlings_spark import config
@@ -281,7 +282,8 @@ def test_what_a_bashrc_has_for_notebooks_and_other_sparks_is_of_no_matter(machin
 
 
 def test_a_spark_home_without_spark_or_with_another_one_is_named(machine: Machine) -> None:
-    assert "no Spark in SPARK_HOME=/no spark. Expected Spark 4.0." in refused(
+    minor = pyspark.__version__.rpartition(".")[0]
+    assert f"no Spark in SPARK_HOME=/no spark. Expected Spark {minor}." in refused(
         machine, 1, *PREPARE, SPARK_HOME="/no spark"
     )
     program(machine.folder / "spark" / "jars" / "spark-core_2.12-3.5.1.jar", "")
@@ -697,7 +699,7 @@ def test_the_first_call_makes_the_environment_and_the_next_uses_it(fresh: tuple[
     ("variables", "jar", "venv"),
     [
         ({"SEEDLINGS_SPARK_VERSION": "4.3"}, "", ".venv-spark-4.3"),
-        ({"SEEDLINGS_SPARK_VERSION": "4.1.2"}, "spark-core_2.13-4.3.0.jar", ".venv-spark-4.1"),
+        ({"SEEDLINGS_SPARK_VERSION": "4.2.0"}, "spark-core_2.13-4.3.0.jar", ".venv-spark-4.2"),
         ({}, "spark-core_2.13-4.3.0-vendor-1.jar", ".venv-spark-4.3"),
         ({"SEEDLINGS_PYTHON_VERSION": "3.11"}, "", ".venv-python-3.11"),
     ],
@@ -821,6 +823,29 @@ def test_the_tests_are_run_in_the_checkout_with_pytests_own_arguments(
     ran = machine.call("test", *arguments, SEEDLINGS_PYTHON="./recording")
     assert ran.returncode == 5
     assert machine.record.read_text().splitlines() == [str(ROOT), "-m", "pytest", *passed]
+
+
+def test_the_matrix_runs_the_tests_with_the_packages_for_each_spark(fresh: tuple[Machine, Path]) -> None:
+    machine, script = fresh
+    text = VENV_PYTHON.replace(
+        "*find_spec*", '*"-m pytest"*) echo "$0 $*" >>"$FAKE_RECORD"; exit 5 ;;\n*find_spec*'
+    )
+    program(Path(machine.environment["FAKE_VENV_PYTHON"]), text)
+    ran = machine.call("test", "--matrix", "tests/unit", script=script)
+    assert ran.returncode == 5, ran.stderr
+    assert ran.stdout.splitlines()[-1].split() == [
+        "Spark",
+        "4.3",
+        "exit",
+        "code",
+        "5",
+    ]
+    calls = machine.record.read_text().splitlines()
+    assert len(calls) == 4 and all(call.endswith(" -m pytest tests/unit") for call in calls)
+    assert (
+        "/.venv-spark-4.3/bin/python " in calls[-1]
+        and sum("/.venv/bin/python " in call for call in calls) == 1
+    )
 
 
 # --- clusters: secrets, containers, environments that travel along, the background

@@ -68,13 +68,15 @@ class NoHadoopError(Exception):
 
 
 def fetch_jars() -> Path:
-    """The folder of Hadoop's test jars, which the first call fills.
+    """The folder of Hadoop's test jars, of the version that Spark brings, which the first call fills.
 
     Raises:
         NoHadoopError: There is no Maven, or it could not fetch them.
     """
     pom = _HERE / "pom.xml"
-    folder = JARS / hashlib.sha256(pom.read_bytes()).hexdigest()[:16]
+    (client,) = (spark_home() / "jars").glob("hadoop-client-api-*.jar")
+    version = client.stem.removeprefix("hadoop-client-api-")
+    folder = JARS / hashlib.sha256(pom.read_bytes() + version.encode()).hexdigest()[:16]
     if folder.exists():
         return folder
     maven = shutil.which("mvn")
@@ -82,7 +84,8 @@ def fetch_jars() -> Path:
         raise NoHadoopError("no mvn on the PATH, which fetches Hadoop's test jars (apt-get install maven)")
     JARS.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=JARS) as place:
-        command = [maven, "-q", "-B", "-f", str(pom), f"-DoutputDirectory={place}/jars"]
+        command = [maven, "-q", "-B", "-f", str(pom), f"-Dhadoop.version={version}"]
+        command.append(f"-DoutputDirectory={place}/jars")
         try:
             done = subprocess.run(
                 [*command, "dependency:copy-dependencies"],
