@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.types import BinaryType, BooleanType, StructField, StructType
+from pyspark.sql.types import BinaryType, BooleanType, StringType, StructField, StructType
 
 from seedlings_spark import files, schema
 from seedlings_spark.cluster import session
@@ -25,12 +25,13 @@ from seedlings_spark.corpus.remote import contents_of, not_local
 from seedlings_spark.corpus.tables import arrow_schema
 from seedlings_spark.errors import InputError
 
-HIDDEN = "is_hidden"
+HIDDEN, SPLIT = "is_hidden", "split"
 _ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 _ROWS = StructType(
     [
         *schema.LISTING.fields,
         StructField(HIDDEN, BooleanType(), False),
+        StructField(SPLIT, StringType(), True),
         StructField(schema.CONTENT, BinaryType(), True),
     ]
 )
@@ -68,9 +69,10 @@ def members_of(
             programs are then marked as hidden.
 
     Returns:
-        The listing with the column `is_hidden`, made without reading the members; and the same with the column
-        `content`. A path is that of the archive, with that of the member below it. An archive that cannot be read has
-        a row of its own that says why, behind those of what could be.
+        The listing with the columns `is_hidden` and `split` (where the archive's folders are splits), made without
+        reading the members; and the same with the column `content`. A path is that of the archive, with that of the
+        member below it. An archive that cannot be read has a row of its own that says why, behind those of what could
+        be.
 
     Raises:
         InputError: There is no such archive.
@@ -165,8 +167,12 @@ def _rows_of_members(
 ) -> Iterator[dict[str, Any]]:
     folders = [each.name.split("/")[:-1] for each in members if not _is_hidden(each.name)]
     tops = {each[0] if each else "" for each in folders}
-    # One folder around all others, as most programs make it.
-    depth = int(len(tops) == 1 and "" not in tops and any(len(each) > 1 for each in folders))
+    split_of = {each: split for each in tops if (split := listings.split_of_folder(each))}
+    is_split = (
+        schema.TRAIN in split_of.values() and len(set(split_of.values())) > 1 and len(split_of) == len(tops)
+    )
+    # One folder around all others, as most programs make it; or those of the splits.
+    depth = int(is_split or (len(tops) == 1 and "" not in tops and any(len(each) > 1 for each in folders)))
     labels = {
         each.name.removesuffix(_LABEL): each.read(_MAX_LABEL_BYTES).decode("utf-8", "replace").strip()
         for each in (members if reading.by_folder else [])
@@ -183,6 +189,7 @@ def _rows_of_members(
         row[HIDDEN] = is_hidden
         if reading.by_folder and not is_hidden:
             row[schema.SPECIES] = labels.get(base, species)
+            row[SPLIT] = split_of[above[0]] if is_split else None
         if reading.max_bytes is not None and member.error is None and not is_hidden:
             try:
                 row[schema.CONTENT] = member.read(reading.max_bytes + 1)
@@ -204,6 +211,7 @@ def _row(path: str, length: int, mark: int, species: str | None, detail: str | N
         schema.SPECIES: species,
         schema.DETAIL: detail,
         HIDDEN: False,
+        SPLIT: None,
         schema.CONTENT: None,
     }
 

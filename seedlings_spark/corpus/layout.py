@@ -17,13 +17,6 @@ from seedlings_spark.errors import CorpusError, InputError, OptionError
 
 _FOLDERS = "one folder a species, as in plants/Maize/0001.png"
 _TABLE = "a table with the columns path and species"
-# Words in the names of folders that are the splits of a data set, and words beside them.
-_SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training"), schema.TRAIN),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), schema.VALIDATION),
-    **dict.fromkeys(("test", "testing", "holdout"), schema.TEST),
-}
-_BESIDE_SPLIT_WORDS = {"set", "data", "dataset", "images", "imgs", "split", "seg", "samples"}
 # Letters of other alphabets that print as Latin ones: Cyrillic, then Greek.
 _AS_LATIN = str.maketrans(
     "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425\u0405\u0406\u0408"
@@ -205,7 +198,7 @@ def _given_splits(images: str) -> dict[str, str]:
         for name in files.list_names(images)
         if not listings.is_hidden_folder(name) and files.is_directory(files.join(images, name))
     ]
-    split_of = {name: split for name in folders if (split := _split_of_folder(name))}
+    split_of = {name: split for name in folders if (split := listings.split_of_folder(name))}
     given, num_splits = list(split_of), len(set(split_of.values()))
     with_species = [name for name in given if _has_folders(files.join(images, name))]
     if num_splits > 1 and schema.TRAIN in split_of.values() and len(with_species) == len(folders):
@@ -219,13 +212,6 @@ def _given_splits(images: str) -> dict[str, str]:
             " split as --images",
         )
     return {}
-
-
-def _split_of_folder(name: str) -> str | None:
-    """The split that a folder is, by its name: `train`, `Test 1`, `training_set`, `val2017`."""
-    words = set(re.findall(r"[a-z]+", name.casefold()))
-    found = words & set(_SPLIT_WORDS)
-    return _SPLIT_WORDS[min(found)] if found and words - found <= _BESIDE_SPLIT_WORDS else None
 
 
 def _has_folders(folder: str) -> bool:
@@ -349,13 +335,12 @@ def _of_archives(
     except (InputError, OSError) as error:
         raise CorpusError(f"{images}: {error}", "archives that can be read", "Check --images") from None
     members = _held(members, held)
-    listing = members.where(~F.col(archives.HIDDEN)).drop(archives.HIDDEN)
-    species = [row[0] for row in listing.select(schema.SPECIES).distinct().dropna().limit(10).collect()]
-    if not species or all(map(_split_of_folder, species)):
+    visible = members.where(~F.col(archives.HIDDEN))
+    listing = visible.select(*schema.LISTING.names)
+    (counts,) = visible.agg(F.count(schema.SPECIES), F.count(archives.SPLIT)).collect()
+    if not counts[0]:
         raise CorpusError(
-            f"{images} with the folders {', '.join(species)}, which are splits"
-            if species
-            else f"{images} with no picture in a folder",
+            f"{images} with no picture in a folder",
             "one folder a species in it, or a file .cls with the species beside each picture",
             "Unpack it, or pack the species' folders",
         )
@@ -364,8 +349,16 @@ def _of_archives(
         listings.Listed(row[0], row[1], -1, None, "a file of a system's or a program's own", is_hidden=True)
         for row in members.where(archives.HIDDEN).select(schema.PATH, schema.LENGTH).collect()
     ]
-    contents_ = whole.where(~F.col(archives.HIDDEN)).drop(archives.HIDDEN)
-    return Source(listing, (), rule.resolved(is_given=False), hidden, contents=contents_)
+    bytes_ = whole.where(~F.col(archives.HIDDEN)).select(*schema.LISTING.names, schema.CONTENT)
+    rule = rule.resolved(is_given=bool(counts[1]))
+    nothing = F.lit(None)
+    known = visible.select(
+        schema.PATH,
+        F.col(archives.SPLIT).alias(GIVEN),
+        nothing.cast("string").alias(GROUP),
+        nothing.cast("double").alias(TIME),
+    )
+    return Source(listing, (), rule, hidden, known=known, contents=bytes_)
 
 
 def _refuse_twice(rows: DataFrame, images: str) -> None:
@@ -411,7 +404,7 @@ def _given_split(rows: DataFrame, table: str) -> Column:
     """
     value = F.lower(F.trim(F.col(schema.SPLIT).cast("string")))
     split = F.lit(None).cast("string")
-    for word, its in _SPLIT_WORDS.items():
+    for word, its in listings.SPLIT_WORDS.items():
         split = F.when(value == word, F.lit(its)).otherwise(split)
     wrong = rows.where(split.isNull()).groupBy(F.col(schema.SPLIT).cast("string").alias(schema.SPLIT)).count()
     first = wrong.orderBy(F.desc("count"), schema.SPLIT).first()

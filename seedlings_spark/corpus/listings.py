@@ -30,6 +30,15 @@ _SYSTEM_FILE = re.compile(r"(eh)?thumbs(_vista)?\.db|desktop\.ini|\.DS_Store|Ico
 _SYSTEM_PREFIXES = ("._", ".trashed-", ".pending-", ".nfs", ".fuse_hidden", ".syncthing.", "~syncthing~")
 
 
+# Words in the names of folders that are the splits of a data set, and words beside them.
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), schema.TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), schema.VALIDATION),
+    **dict.fromkeys(("test", "testing", "holdout"), schema.TEST),
+}
+_BESIDESPLIT_WORDS = {"set", "data", "dataset", "images", "imgs", "split", "seg", "samples"}
+
+
 @dataclass(frozen=True)
 class Listed:
     """One file of a listing.
@@ -85,6 +94,13 @@ def walk(root: str, *, by_folder: bool, depth: int = 0) -> Iterator[Listed]:
 def is_hidden_folder(name: str) -> bool:
     """Whether a folder is a system's or a program's own: thumbnails, versions, bins."""
     return _SYSTEM_FOLDER.fullmatch(name) is not None
+
+
+def split_of_folder(name: str) -> str | None:
+    """The split that a folder is, by its name: `train`, `Test 1`, `training_set`, `val2017`."""
+    words = set(re.findall(r"[a-z]+", name.casefold()))
+    found = words & set(SPLIT_WORDS)
+    return SPLIT_WORDS[min(found)] if found and words - found <= _BESIDESPLIT_WORDS else None
 
 
 def is_hidden_file(name: str) -> bool:

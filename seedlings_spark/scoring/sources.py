@@ -90,7 +90,8 @@ def find(
     try:
         if archives.is_archive(images):
             members, contents_ = archives.members_of(spark, images, max_bytes, by_folder=False)
-            return Source(members.drop(archives.HIDDEN), (), None, contents_.drop(archives.HIDDEN))
+            of_ours = (archives.HIDDEN, archives.SPLIT)
+            return Source(members.drop(*of_ours), (), None, contents_.drop(*of_ours))
         if files.exists(images):
             kind = table_format or _format_of(images, is_table=bool(path_column or content_column))
             if kind:

@@ -111,7 +111,11 @@ def test_shards_of_a_file_system_that_is_not_local_are_read_by_spark(
 def test_a_compressed_tar_is_read_too(
     spark: SparkSession, photos: Path, expected: list, tmp_path: Path
 ) -> None:
+    """With folders of splits in it."""
     with tarfile.open(tmp_path / "photos.tar.gz", "w:gz") as made:
-        made.add(photos, "./")
-    _, images = prepared(spark, tmp_path / "photos.tar.gz", tmp_path / "of a tar")
-    assert images == expected
+        for number, file in enumerate(sorted(photos.rglob("*.png"))):
+            split = ("train", "train", "val", "test")[number % 4]
+            made.add(file, f"./{split}/{file.parent.name}/{file.name}")
+    found, images = prepared(spark, tmp_path / "photos.tar.gz", tmp_path / "of a tar")
+    assert [each[:2] for each in images] == [each[:2] for each in expected]
+    assert found["images_of_split"] == {"train": 6, "validation": 3, "test": 3}
