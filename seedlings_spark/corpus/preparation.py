@@ -260,9 +260,10 @@ def _decode(
         if source.contents is None:
             decoded = decoding.decode_all(spark, chosen, roots, task)
         else:
-            decoded = decoding.decode_contents(
-                spark, source.contents.join(chosen, schema.PATH, "left_semi"), task
-            )
+            contents = source.contents
+            if chosen is not listing:
+                contents = contents.join(chosen, schema.PATH, "left_semi")
+            decoded = decoding.decode_contents(spark, contents, task)
         decoded.write.options(**_parquet_options(task), **tables.write_options(target)).parquet(target)
         if chosen is not listing:
             chosen.unpersist()
