@@ -102,7 +102,7 @@ def test_a_picture_that_is_none_is_named(spark: SparkSession, tmp_path: Path) ->
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"broken\.png"):
-        score._as_picture(broken.as_uri())
+        score._as_picture(broken.as_uri(), None)
 
 
 def test_a_folder_that_python_cannot_read_is_refused(spark: SparkSession) -> None:
