@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyspark
@@ -50,6 +51,26 @@ def make_archive() -> None:
             subprocess.run(command, env=environment, capture_output=True, timeout=_MAKE_SECONDS)
             if made.exists():
                 made.rename(archive)
+
+
+def why_not_fetched(
+    command: Sequence[str], seconds: float, folder: Path | None = None, **variables: str
+) -> str:
+    """Run a program that fetches or builds what tests need; why it could not, or ""."""
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env={**os.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        return f"{command[0]} has not ended in {seconds:g} s"
+    return f"{command[0]} failed: {done.stdout.strip()[-500:]}" if done.returncode else ""
 
 
 def _archive() -> Path:

@@ -23,7 +23,7 @@ from typing import Any
 
 import pyspark
 
-from tests.java import CACHE
+from tests.java import CACHE, why_not_fetched
 
 _GATEWAY = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 _CONNECTOR = "org.apache.hadoop:hadoop-aws"
@@ -105,21 +105,9 @@ def _fetch(program: str, *arguments: str, folder: Path, **variables: str) -> Non
     path = shutil.which(program)
     if path is None:
         raise NoServerError(f"no {program} on the PATH, for an S3 server to test with")
-    try:
-        done = subprocess.run(
-            [path, *arguments],
-            cwd=folder,
-            env={**os.environ, **variables},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=_FETCH_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        raise NoServerError(f"{program} has not ended in {_FETCH_SECONDS:g} s") from None
-    if done.returncode:
-        raise NoServerError(f"{program} failed: {done.stdout.strip()[-500:]}")
+    why = why_not_fetched([path, *arguments], _FETCH_SECONDS, folder, **variables)
+    if why:
+        raise NoServerError(why)
 
 
 @dataclass

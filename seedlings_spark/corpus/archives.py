@@ -149,16 +149,20 @@ def _rows_of(reading: _Reading, archive: dict[str, Any]) -> Iterator[dict[str, A
     """Rows of `_ROWS` of an archive, or of a part of its members."""
     path = archive[schema.PATH]
     part, num_parts = archive.get("part", 0), archive.get("num_parts", 1)
-    try:
-        content = archive.get(schema.CONTENT)
-        with io.BytesIO(content) if content is not None else files.local_path(path).open("rb") as file:
-            members = list(_zip(file) if path.lower().endswith(".zip") else _tar(file))
-            error = members.pop() if members and isinstance(members[-1], str) else None
-            named = [each for each in members if isinstance(each, _Member)]
-            yield from _rows_of_members(reading, path, named, part, num_parts)
-    except _NOT_READABLE as cause:
-        error = str(cause) or type(cause).__name__
-    if error is not None and part == 0:
+    content = archive.get(schema.CONTENT)
+    members: list[_Member] = []
+    error = ""
+    # A file that cannot be opened any more ends its task, which Spark tries again.
+    with io.BytesIO(content) if content is not None else files.local_path(path).open("rb") as file:
+        try:
+            for member in _zip(file) if path.lower().endswith(".zip") else _tar(file):
+                members.append(member)
+        except _NOT_READABLE as cause:  # what came before is there
+            if isinstance(cause, OSError) and num_parts > 1:
+                raise  # other tasks may have read on: their parts would not fit
+            error = str(cause) or type(cause).__name__
+        yield from _rows_of_members(reading, path, members, part, num_parts)
+    if error and part == 0:
         yield _row(path, -1, -1, None, f"not a whole archive: {error}"[:500])
 
 
@@ -173,12 +177,9 @@ def _rows_of_members(
     )
     # One folder around all others, as most programs make it; or those of the splits.
     depth = int(is_split or (len(tops) == 1 and "" not in tops and any(len(each) > 1 for each in folders)))
-    labels = {
-        each.name.removesuffix(_LABEL): each.read(_MAX_LABEL_BYTES).decode("utf-8", "replace").strip()
-        for each in (members if reading.by_folder else [])
-        if each.name.endswith(_LABEL) and each.error is None
-    }
-    if labels:
+    beside = [each for each in members if each.name.endswith(_LABEL)] if reading.by_folder else []
+    labels = {each.name.removesuffix(_LABEL): label for each in beside if (label := _label(each))}
+    if beside:
         members = [each for each in members if not each.name.endswith(_LABEL)]
     for member in members[part * len(members) // num_parts : (part + 1) * len(members) // num_parts]:
         *above, name = member.name.split("/")
@@ -196,6 +197,14 @@ def _rows_of_members(
             except _NOT_READABLE as cause:
                 row[schema.DETAIL] = (str(cause) or type(cause).__name__)[:500]
         yield row
+
+
+def _label(member: _Member) -> str:
+    """What a file of a class says; "" where it cannot be read: its picture then has no species."""
+    try:
+        return "" if member.error else member.read(_MAX_LABEL_BYTES).decode("utf-8", "replace").strip()
+    except _NOT_READABLE:
+        return ""
 
 
 def _is_hidden(name: str) -> bool:
@@ -229,8 +238,7 @@ def _zip(file: IO[bytes]) -> Iterator[_Member]:
             yield _Member(info.filename, info.file_size, info.CRC, partial(read, info), error)
 
 
-def _tar(file: IO[bytes]) -> Iterator[_Member | str]:
-    """The members of a tar; of one that ends too early those that are there, and then why there are no more."""
+def _tar(file: IO[bytes]) -> Iterator[_Member]:
     archive = tarfile.open(fileobj=file)  # noqa: SIM115 - its file is closed by who opened it
 
     def read(info: tarfile.TarInfo, num_bytes: int) -> bytes:
@@ -240,11 +248,8 @@ def _tar(file: IO[bytes]) -> Iterator[_Member | str]:
             raise tarfile.ReadError(f"the archive ends {info.size - len(content):,} bytes before the member")
         return content
 
-    try:
-        for info in archive:
-            if not info.isdir():
-                error = None if info.isfile() else "a link or a device, no file"
-                name = info.name.removeprefix("./")
-                yield _Member(name, info.size, int(info.mtime * 1000), partial(read, info), error)
-    except _NOT_READABLE as cause:
-        yield str(cause) or type(cause).__name__
+    for info in archive:
+        if not info.isdir():
+            error = None if info.isfile() else "a link or a device, no file"
+            name = info.name.removeprefix("./")
+            yield _Member(name, info.size, int(info.mtime * 1000), partial(read, info), error)

@@ -36,6 +36,7 @@ from tests.cluster.standalone import (
     spark_home,
     wait_until,
 )
+from tests.java import why_not_fetched
 from tests.sockets import command_line
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -86,19 +87,9 @@ def fetch_jars() -> Path:
     with tempfile.TemporaryDirectory(dir=JARS) as place:
         command = [maven, "-q", "-B", "-f", str(pom), f"-Dhadoop.version={version}"]
         command.append(f"-DoutputDirectory={place}/jars")
-        try:
-            done = subprocess.run(
-                [*command, "dependency:copy-dependencies"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=_FETCH_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            raise NoHadoopError(f"mvn has not fetched Hadoop's test jars in {_FETCH_SECONDS:g} s") from None
-        if done.returncode:
-            raise NoHadoopError(f"mvn could not fetch Hadoop's test jars: {done.stdout.strip()[:500]}")
+        why = why_not_fetched([*command, "dependency:copy-dependencies"], _FETCH_SECONDS)
+        if why:
+            raise NoHadoopError(f"Hadoop's test jars: {why}")
         with contextlib.suppress(FileExistsError):  # another has been faster
             (Path(place) / "jars").rename(folder)
     return folder
