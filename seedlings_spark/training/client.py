@@ -101,9 +101,14 @@ class ParameterClient:
         return self._ask(Message(Kind.RESULT, header, payload), {Kind.WORK, Kind.STOP})
 
     def error(self, text: str) -> None:
-        """Report that this worker's own computation failed."""
+        """Report that this worker's own computation failed, and wait until it has been heard.
+
+        Were this worker to end before, its end could be noticed first, and the same be tried again.
+        """
         with self._lock:
             send(self._connection, Message(Kind.ERROR, {"text": text}))
+            with contextlib.suppress(OSError, ProtocolError):
+                receive(self._connection, self._buffer)  # nothing: the server ends the connection
 
     def _connect(self) -> socket.socket:
         raw = socket.create_connection(self._address, timeout=SILENCE_SECONDS)
