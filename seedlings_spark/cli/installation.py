@@ -50,7 +50,7 @@ class Installation:
         """
         known = ", ".join([*config.JOBS, "test", "pack"]).replace(",", "")
         if job.endswith(".py"):
-            if not Path(job).is_file():
+            if not Path(job).is_file() and not job.startswith("local:///"):  # of an image
                 raise OptionError(
                     f"no file {job}", f"a program of your own, or one of: {known}", "Correct its path"
                 )

@@ -156,8 +156,10 @@ def _submit(call: Invocation, installation: Installation) -> int:
         command, environment = submission.command(Path(folder)), submission.variables()
         if submission.is_here and not relay.must_stay(log=call.log):
             relay.become_submit(command, environment)
-        in_container = submission.in_container and not submission.is_here
-        return relay.attend(command, environment, log=call.log, in_container=in_container)
+        cluster = ""
+        if submission.in_container and not submission.is_here:
+            cluster = relay.KUBERNETES if submission.on_kubernetes else relay.YARN
+        return relay.attend(command, environment, log=call.log, cluster=cluster)
 
 
 def _goes_on_detached(call: Invocation) -> bool:

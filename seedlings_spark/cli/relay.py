@@ -3,7 +3,8 @@
 spark-submit prints both streams of a Python driver on stdout. By the path that `cli` is given in a variable the job
 finds stderr again. What spark-submit itself says there passes through here: Java says that it uses a module that
 Spark 4 always asks for, which nobody can do anything about; in a log of JSON each line becomes an object, also those
-of Java, of TensorFlow and of Python's own warnings; and of a driver in a container YARN tells here how it has ended.
+of Java, of TensorFlow and of Python's own warnings; and of a driver in a container YARN or Kubernetes tells here how it
+has ended.
 """
 
 import contextlib
@@ -24,6 +25,12 @@ from seedlings_spark import cli
 _NOISE = b"WARNING: Using incubator modules: jdk.incubator.vector"
 _EXITED = re.compile(rb"User application exited with status (\d+)")
 _APPLICATION = re.compile(rb"application_\d+_\d+")
+# In whose container a driver can run.
+YARN, KUBERNETES = "yarn", "k8s"
+# How Spark's client for Kubernetes describes the driver's pod; of the containers in it this one is the driver's.
+_OF_POD = re.compile(rb"(pod name|namespace|phase|container name|exit code): ([\w.-]+)")
+_NOT_AWAITED = b"Deployed Spark application"
+_DRIVER = "spark-kubernetes-driver"
 # A Ctrl-C is for the job, not for what passes its last words on.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Python ignores them; a program that it becomes must not.
@@ -38,14 +45,33 @@ class Relay:
         as_json: Whether each of them has to be an object of a log of JSON.
 
     Attributes:
-        exit_code: Exit code of the driver, as YARN has told it last; None if it has not.
+        exit_code: Exit code of the driver, as YARN or Kubernetes has told it last; None if neither has.
         application: YARN's id of the application; "" if none was told.
+        pod: What Kubernetes has told last of the driver's pod, by name.
+        is_awaited: Whether spark-submit stays until the driver has ended.
     """
 
     def __init__(self, target: int, *, as_json: bool) -> None:
         self.target, self.as_json = target, as_json
         self.exit_code: int | None = None
         self.application = ""
+        self.pod: dict[str, str] = {}
+        self.is_awaited = True
+
+    def outcome(self, code: int, cluster: str) -> tuple[int, str]:
+        """How a job in a container has ended: its exit code, and a command that shows its own words.
+
+        Args:
+            code: spark-submit's, which on YARN is 0 or 1, and on Kubernetes 0 whatever has become of the pod.
+            cluster: `YARN` or `KUBERNETES`.
+        """
+        if cluster == YARN:
+            told = self.exit_code if code == 1 and self.exit_code is not None else code
+            return told, f"yarn logs -applicationId {self.application}" if self.application else ""
+        if code == 0 and self.is_awaited and self.pod.get("phase") != "Succeeded":
+            code = self.exit_code or 1
+        space, name = self.pod.get("namespace", "default"), self.pod.get("pod name", "")
+        return code, f"kubectl logs --namespace {space} {name}" if name else ""
 
     def pass_on(self, source: int) -> None:
         """Do so until nobody writes to the source any more, or nobody reads."""
@@ -58,6 +84,12 @@ class Relay:
     def _heed(self, line: bytes) -> None:
         if exited := _EXITED.findall(line):
             self.exit_code = int(exited[-1])
+        for name, value in _OF_POD.findall(line):
+            self.pod[name.decode()] = value.decode()
+            is_new = self.exit_code is None or self.pod.get("container name") == _DRIVER
+            if name == b"exit code" and value.isdigit() and is_new:
+                self.exit_code = int(value)
+        self.is_awaited = self.is_awaited and _NOT_AWAITED not in line
         if applications := _APPLICATION.findall(line):
             self.application = applications[-1].decode()
 
@@ -109,17 +141,17 @@ def must_stay(*, log: str) -> bool:
     return log == cli.JSON_LINES or (sys.stderr is not None and stat.S_ISREG(os.fstat(2).st_mode))
 
 
-def attend(command: Sequence[str], environment: Mapping[str, str], *, log: str, in_container: bool) -> int:
+def attend(command: Sequence[str], environment: Mapping[str, str], *, log: str, cluster: str) -> int:
     """Call spark-submit and stay with it until it has ended, and all that it has said is passed on.
 
     Args:
         command: What to call.
         environment: Its variables.
         log: The style of the log.
-        in_container: Whether the driver runs on the cluster.
+        cluster: In whose container the driver runs, `YARN` or `KUBERNETES`; "" if it runs here.
 
     Returns:
-        The exit code; of a driver in a container its own, of which spark-submit knows 0 and 1 only.
+        The exit code; of a driver in a container its own, of which spark-submit knows little.
     """
     if sys.stderr is None:
         return _run(command, environment, None)
@@ -127,16 +159,18 @@ def attend(command: Sequence[str], environment: Mapping[str, str], *, log: str, 
     source, sink = os.pipe()
     passing = threading.Thread(target=relay.pass_on, args=(source,))
     passing.start()
-    job = {} if in_container else _stderr_of_job(sink if must_stay(log=log) else 2)
+    job = {} if cluster else _stderr_of_job(sink if must_stay(log=log) else 2)
     try:
         code = _run(command, {**environment, **job}, sink)
     finally:
         os.close(sink)
         passing.join()
-    if in_container and code == 1:
-        code = 1 if relay.exit_code is None else relay.exit_code
-        more = f"; its own words: yarn logs -applicationId {relay.application}" if relay.application else ""
-        cli.last_line(f"the job ended with exit code {code}{more}", code)
+    if cluster:
+        of_submit = code
+        code, words = relay.outcome(code, cluster)
+        if code and of_submit in (0, 1):  # else it was a signal
+            more = f"; its own words: {words}" if words else ""
+            cli.last_line(f"the job ended with exit code {code}{more}", code)
     return code
 
 

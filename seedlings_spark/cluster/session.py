@@ -138,8 +138,8 @@ def requested_slots(spark: SparkSession) -> int | None:
         spark.conf.get(name, None) for name in ("spark.executor.cores", "spark.executor.instances")
     )
     most = spark.conf.get("spark.cores.max", None)
-    if str(spark.sparkContext.master).startswith("yarn"):
-        # YARN's defaults: two executors of one core each.
+    if str(spark.sparkContext.master).startswith(("yarn", "k8s")):
+        # The defaults of both: two executors of one core each.
         return int(instances or 2) * (int(cores or 1) // task_cpus(spark))
     return int(most) // task_cpus(spark) if most else None
 

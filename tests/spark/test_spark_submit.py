@@ -24,6 +24,11 @@ SCRIPT = ROOT / "spark-submit.sh"
 BASH = shutil.which("bash") or "/bin/bash"
 PREPARE = ["prepare", "--images", "i", "--corpus", "c"]
 PREPARE_ON_HDFS = ["prepare", "--images", "hdfs:///i", "--corpus", "hdfs:///c"]
+TRAIN_ON_HDFS = ["--corpus", "hdfs:///c", "--store", "hdfs:///s"]
+PODS = ["--master", "k8s://https://h:6443", "--conf", "spark.kubernetes.container.image=i:1"]
+CLUSTER_MODE = ["--deploy-mode", "cluster"]
+DEPLOYED = "spark INFO Client: Deployed Spark application prepare.py into Kubernetes"
+UPLOADS = "spark.kubernetes.file.upload.path"
 
 # Writes down what it was given, and does what it is told to.
 FAKE_SUBMIT = f"""#!{sys.executable}
@@ -181,6 +186,7 @@ def test_job_options_reach_the_job_unchanged(machine: Machine) -> None:
         (["--master=yarn", "--deploy-mode", "cluster"], "spark-yarn.conf"),
         (["--master", "spark://h:7077"], "spark-standalone.conf"),
         (["--conf", "spark.master=yarn"], "spark-yarn.conf"),
+        (["--master", "k8s://https://h:6443", "-c", "spark.kubernetes.container.image=i"], "spark-k8s.conf"),
         (["--conf=spark.master=spark://h:7077"], "spark-standalone.conf"),
         (["-c", "spark.master=yarn"], "spark-yarn.conf"),
         (["--conf", "spark.master=local", "--master", "yarn"], "spark-yarn.conf"),
@@ -937,6 +943,113 @@ def test_a_containers_exit_code_is_the_scripts(machine: Machine, said: str, code
     assert ran.returncode == code
     assert said in ran.stderr
     assert machine.call(*CLUSTER, *PREPARE_ON_HDFS, FAKE_CODE="0", FAKE_SAYS=said).returncode == 0
+
+
+# --- Kubernetes
+
+
+def test_the_pods_python_is_that_of_their_image_and_no_secret_is_asked_for(machine: Machine) -> None:
+    outside = {"SPARK_CONF_DIR": "/nowhere"}
+    given = machine.submitted(*PODS, *PREPARE, **outside)
+    environment = given["environment"]
+    assert environment["PYSPARK_PYTHON"] == "python3"
+    assert environment["PYSPARK_DRIVER_PYTHON"] == machine.environment["SEEDLINGS_PYTHON"]
+    assert given["zip"]
+    # Spark's client puts these two into the driver's pod.
+    environment = machine.submitted(*PODS, *CLUSTER_MODE, *PREPARE_ON_HDFS, FAKE_SAYS=DEPLOYED, **outside)[
+        "environment"
+    ]
+    assert not {"PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON"} & set(environment)
+    environment = machine.submitted(
+        *PODS,
+        *CLUSTER_MODE,
+        *PREPARE_ON_HDFS,
+        PYSPARK_PYTHON="/opt/own/python",
+        FAKE_SAYS=DEPLOYED,
+        **outside,
+    )["environment"]
+    assert environment["PYSPARK_PYTHON"] == environment["PYSPARK_DRIVER_PYTHON"] == "/opt/own/python"
+
+
+def test_without_a_way_into_the_pod_the_job_is_that_of_the_image(machine: Machine) -> None:
+    given = machine.submitted(*PODS, *CLUSTER_MODE, *PREPARE_ON_HDFS, FAKE_SAYS=DEPLOYED)
+    assert "local:///opt/seedlings_spark/jobs/prepare.py" in given["arguments"]
+    assert "--py-files" not in given["arguments"] and not given["zip"]
+    own = machine.submitted(*PODS, *CLUSTER_MODE, "local:///app/own.py", "-x", FAKE_SAYS=DEPLOYED)
+    assert own["arguments"][-2:] == ["local:///app/own.py", "-x"]
+    (machine.directory / "own.conf").write_text("spark.kubernetes.file.upload.path s3a://b/u\n")
+    site = program(machine.folder / "other site" / "spark-defaults.conf", f"{UPLOADS} s3a://b/u\n")
+    for options in ([], ["--properties-file", "own.conf"], ["--conf", f"{UPLOADS}=s3a://b/u"]):
+        variables = {"FAKE_SAYS": DEPLOYED, **({} if options else {"SPARK_CONF_DIR": str(site.parent)})}
+        given = machine.submitted(*PODS, *CLUSTER_MODE, *options, *PREPARE_ON_HDFS, **variables)
+        assert str(ROOT / "jobs" / "prepare.py") in given["arguments"] and given["zip"]
+
+
+@pytest.mark.parametrize(
+    ("options", "job", "found"),
+    [
+        ([], ["train", *TRAIN_ON_HDFS, "--config", "o.toml"], "{}/o.toml"),
+        ([], ["own.py"], "own.py"),
+        (["--py-files", "hdfs:///a.zip,b.zip"], PREPARE_ON_HDFS, "b.zip"),
+        (["--archives", "file:///e.tar.gz#environment"], PREPARE_ON_HDFS, "file:///e.tar.gz#environment"),
+    ],
+)
+def test_what_has_no_way_into_the_pod_is_named(
+    machine: Machine, options: list[str], job: list[str], found: str
+) -> None:
+    for name in ("o.toml", "own.py"):
+        (machine.directory / name).touch()
+    said = refused(machine, 1, *PODS, *CLUSTER_MODE, *options, *job)
+    assert said.startswith(f"ClusterError: {found.format(machine.directory)} with --deploy-mode cluster on")
+    assert f"no {UPLOADS}." in said
+    way = ["--conf", f"{UPLOADS}=s3a://b/u"]
+    assert machine.submitted(*PODS, *CLUSTER_MODE, *way, *options, *job, FAKE_SAYS=DEPLOYED)
+
+
+def test_pods_without_an_image_are_refused(machine: Machine) -> None:
+    assert "no spark.kubernetes.container.image for" in refused(machine, 1, *PODS[:2], *PREPARE)
+
+
+# As Spark 4.1.4 says it.
+POD = """\
+spark INFO LoggingPodStatusWatcherImpl: State changed, new state:
+\t pod name: train-py-765ba1a226fa7080-driver
+\t namespace: plants
+\t service account name: N/A
+\t phase: {phase}
+\t container status:
+\t\t container name: sidecar
+\t\t container state: terminated
+\t\t exit code: 5
+
+\t\t container name: spark-kubernetes-driver
+{state}
+"""
+FAILED = POD.format(phase="Failed", state="\t\t exit code: 73")
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        (POD.format(phase="Succeeded", state="\t\t exit code: 0"), 0),
+        (FAILED, 73),
+        (
+            FAILED.replace("\n", "\\n").replace("\t", "\\t"),
+            73,
+        ),
+        (POD.format(phase="Running", state="\t\t container state: running").replace("exit", ""), 1),
+        (DEPLOYED, 0),
+        ("", 1),
+    ],
+)
+def test_a_pods_exit_code_is_the_scripts_though_spark_submit_always_ends_with_0(
+    machine: Machine, said: str, code: int
+) -> None:
+    ran = machine.call(*PODS, *CLUSTER_MODE, *PREPARE_ON_HDFS, FAKE_SAYS=said)
+    assert ran.returncode == code, ran.stderr
+    pod = "; its own words: kubectl logs --namespace plants train-py-765ba1a226fa7080-driver"
+    last = f"the job ended with exit code {code}{pod if 'pod name' in said else ''}\n"
+    assert ran.stderr.endswith(last) if code else "the job ended" not in ran.stderr
 
 
 def test_training_goes_to_the_background(machine: Machine) -> None:
