@@ -5,6 +5,7 @@ it, or has other jars, loads its classes as ever. As a program this module does 
 to note which classes that takes.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -12,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyspark
@@ -71,6 +72,22 @@ def why_not_fetched(
     except subprocess.TimeoutExpired:
         return f"{command[0]} has not ended in {seconds:g} s"
     return f"{command[0]} failed: {done.stdout.strip()[-500:]}" if done.returncode else ""
+
+
+@contextlib.contextmanager
+def once(folder: Path) -> Iterator[Path | None]:
+    """A folder to fill, which becomes `folder` if it is filled; None if that is there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            yield None
+            return
+        with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+            place = Path(made) / "made"
+            place.mkdir()
+            yield place
+            place.rename(folder)
 
 
 def _archive() -> Path:

@@ -4,13 +4,11 @@ The server is versitygw over a folder, built by Go from its module proxy; the co
 fetched once for all checkouts of this user, and live outside of them.
 """
 
-import fcntl
 import os
 import re
 import secrets
 import shutil
 import subprocess
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -23,7 +21,7 @@ from typing import Any
 
 import pyspark
 
-from tests.java import CACHE, why_not_fetched
+from tests.java import CACHE, once, why_not_fetched
 
 _GATEWAY = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 _CONNECTOR = "org.apache.hadoop:hadoop-aws"
@@ -63,7 +61,7 @@ def connector() -> Path:
         NoServerError: There is no Maven, or it could not fetch them.
     """
     folder = CACHE / "hadoop-aws" / hadoop_version()
-    with _once(folder) as place:
+    with once(folder) as place:
         if place is not None:
             (place / "pom.xml").write_text(_POM.format(version=hadoop_version()))
             _fetch(
@@ -79,26 +77,10 @@ def gateway() -> Path:
         NoServerError: There is no Go, or it could not build it.
     """
     folder = CACHE / "versitygw" / _GATEWAY.rpartition("@")[2]
-    with _once(folder) as place:
+    with once(folder) as place:
         if place is not None:
             _fetch("go", "install", _GATEWAY, folder=place, GOBIN=str(place))
     return folder / "versitygw"
-
-
-@contextmanager
-def _once(folder: Path) -> Iterator[Path | None]:
-    """A folder to fill, which becomes `folder` if it is filled; None if that is there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():
-            yield None
-            return
-        with tempfile.TemporaryDirectory(dir=folder.parent) as made:
-            place = Path(made) / "made"
-            place.mkdir()
-            yield place
-            place.rename(folder)
 
 
 def _fetch(program: str, *arguments: str, folder: Path, **variables: str) -> None:
