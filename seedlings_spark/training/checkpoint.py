@@ -127,7 +127,7 @@ class Checkpoints:
         plain = {name: value for name, value in asdict(state).items() if name not in ("state", "arrays")}
         text = json.dumps({"format": FORMAT, **plain})
         buffer = io.BytesIO()
-        arrays = {f"array {name}": value for name, value in state.arrays.items()}
+        arrays: dict[str, Any] = {f"array {name}": value for name, value in state.arrays.items()}
         np.savez(buffer, meta=np.frombuffer(text.encode(), np.uint8), state=state.state, **arrays)
         content = buffer.getvalue()
         files.write_bytes(self._path(state.epoch), content + _HASH_MARK + hashlib.sha256(content).digest())
