@@ -51,6 +51,7 @@ The map, room by room, in the order of imports: a module may import those of its
       tiff          the same of a TIFF
       bmp           BMP pictures of palettes, by ourselves
       libtiff       what libtiff has to say about a file
+      perceptual    bits that are nearly the same of pictures that look nearly the same
 
     corpus          image files -> corpus table, rejects, manifest
       systems       file systems that are asked, and may fall silent
@@ -64,6 +65,8 @@ The map, room by room, in the order of imports: a module may import those of its
       layout        where the species stand: folders' names, or a table's column
       splits        which image goes into which split; samples
       manifest      a corpus on disk, and the numbers that its tables are compared with
+      near_duplicates   pictures that are nearly the same
+      comparison    what tells two corpora apart
       preparation   from image files to a corpus that appears whole
       synthetic     draws a small corpus of species-like plants, from a seed
 

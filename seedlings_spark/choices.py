@@ -17,6 +17,7 @@ MAX_BYTES = 64 * 1024 * 1024
 SPLIT_POLICIES = ("auto", "hash", "stratified", "given")
 CONFLICT_POLICIES = ("error", "drop")
 LEAK_POLICIES = ("error", "drop", "keep")
+NEAR_DUPLICATE_POLICIES = ("ignore", "report", "group")
 
 MODES = ("synchronous", "asynchronous", "hogwild")
 RULES = ("downpour", "adag", "dynsgd", "aeasgd", "eamsgd")

@@ -66,7 +66,7 @@ REJECT_REASONS = (
     "hidden",  # a folder or a file of a program's or of the system's own, with all that is in it
     "no_species",  # a training image outside of any species' folder
     "conflicting_species",  # the same bytes under two species
-    "leak",  # the same bytes, or pictures of one group, are in a split that is measured on
+    "leak",  # the same bytes, near duplicates or pictures of one group are in a split that is measured on
 )
 
 # In the metadata of our column of content hashes: another's column may have the same name, and be anything.
@@ -116,6 +116,18 @@ REJECTS = StructType(
         StructField(REASON, StringType(), False),
         StructField(STAGE, StringType(), False),
         StructField(DETAIL, StringType(), True),
+    ]
+)
+
+# Two pictures that are nearly the same, and how many bits of their perceptual hashes differ.
+NEAR_DUPLICATES = StructType(
+    [
+        StructField("distance", IntegerType(), False),
+        *(
+            StructField(f"{side}_{name}", StringType(), False)
+            for side in ("first", "second")
+            for name in (PATH, SPECIES, SPLIT)
+        ),
     ]
 )
 

@@ -74,6 +74,7 @@ _OF_SPARK |= {"--principal", "--keytab", "--insecure", "--detach"}
 _EXAMPLES = {
     "quickstart": "--output quickstart",
     "prepare": "--images photos --corpus corpus --image-size 128",
+    "corpus": "diff corpus-may corpus-june",
     "train": "--corpus corpus --store store --num-workers 4 --epochs 50",
     "evaluate": "--corpus corpus --store store --report report",
     "score": "--images new-photos --store store --output scores --incremental",

@@ -90,10 +90,12 @@ def read(arguments: Sequence[str]) -> Invocation:
 
 
 def _spelled_out(job: str, arguments: list[str]) -> list[str]:
-    """`status RUN` and `models promote VERSION` with the options that are left out in them."""
+    """`status RUN`, `corpus diff A B` and `models promote VERSION` with the options that are left out in them."""
     if job == "status" and arguments and not _is_option(arguments[0]):
         return ["--run", *arguments]
-    action, version = [*arguments[:2], "", ""][:2]
+    action, version, other = [*arguments[:3], "", "", ""][:3]
+    if (job, action) == ("corpus", "diff") and not _is_option(version) and not _is_option(other):
+        return [action, "--corpus", version, "--other", *arguments[2:]]
     if job == "models" and action in ("promote", "delete") and not _is_option(version):
         return [action, "--model-version", *arguments[1:]]
     return arguments

@@ -23,6 +23,7 @@ from seedlings_spark.workflow import runs
 _READ: dict[str, Sequence[str]] = {
     "quickstart": ("images",),
     "prepare": ("images",),
+    "corpus": ("corpus", "other"),
     "train": ("corpus",),
     "evaluate": ("corpus", "store"),
     "score": ("images", "store"),
@@ -110,7 +111,7 @@ def _check_read(job: str, name: str, path: str, options: Any) -> None:
         raise StorageError(f"{said}, which is a file", "a folder", f"Correct {config.flag_of(name)}")
     if place.is_dir() and not os.access(place, os.R_OK | os.X_OK):
         raise _told(said, PermissionError(13, "Permission denied"))
-    if name == "corpus" and not (place / "manifest.json").exists():
+    if name in ("corpus", "other") and not (place / "manifest.json").exists():
         raise CorpusError(
             f"{path}, which has no manifest.json",
             "a corpus that `prepare` has finished (the manifest is written last)",
@@ -130,7 +131,7 @@ def _refuse_missing(job: str, name: str, path: str, options: Any) -> None:
         if not _GLOB.search(path):
             kind = InputError if job in ("score", "benchmark") else CorpusError
             raise kind(f"no folder {path}", "a folder of images, or a table of paths", "Check --images")
-    elif name == "corpus":
+    elif name in ("corpus", "other"):
         raise CorpusError(
             f"no folder {path}", "a corpus that `prepare` has finished", "Run prepare, or correct --corpus"
         )

@@ -17,6 +17,7 @@ from seedlings_spark.config.jobs import (
     JOBS,
     BenchmarkOptions,
     CleanOptions,
+    CorpusOptions,
     DecodeOptions,
     DoctorOptions,
     EvaluateOptions,
@@ -48,6 +49,7 @@ __all__ = [
     "PATHS",
     "BenchmarkOptions",
     "CleanOptions",
+    "CorpusOptions",
     "DecodeOptions",
     "DoctorOptions",
     "EvaluateOptions",
@@ -77,7 +79,7 @@ _T = TypeVar("_T")
 _OptionsT = TypeVar("_OptionsT", bound="Options")
 # Options that are paths on a Hadoop file system, and those of them that a job may write to.
 OUTPUTS = ("corpus", "store", "run", "report", "output")
-PATHS = ("images", "parent", *OUTPUTS)
+PATHS = ("images", "parent", "other", *OUTPUTS)
 
 
 def resolve(options: type[_T], job: str, flags: Mapping[str, Any], config_file: str = "") -> _T:

@@ -125,6 +125,13 @@ class PrepareOptions(DecodeOptions):
         "regular expression whose first group, found in an image's path, is the same, as in '/(plant_[0-9]+)_'",
         reason="names say many things",
     )
+    near_duplicates: str = option(
+        "ignore",
+        "what becomes of pictures that are nearly the same, such as one saved anew in another size. report: counted and"
+        " written down; group: kept in one split, too",
+        reason="it takes another pass over all pixels, and the package ImageHash",
+        choices=choices.NEAR_DUPLICATE_POLICIES,
+    )
     split_time: str = option(
         "",
         "column of a table of images with dates, times or numbers: the newest images become the test split, those"
@@ -163,6 +170,15 @@ class PrepareOptions(DecodeOptions):
                 "three shares that add up to 1, the first above 0",
                 "Correct it, as in --split-shares 0.7 0.15 0.15",
             )
+
+
+@dataclass(frozen=True)
+class CorpusOptions(Options):
+    """Say what tells two corpora apart: images that came or went, other species, other splits, other settings."""
+
+    action: str = option("diff", "what to do", reason="the only thing", choices=("diff",))
+    corpus: str = required("folder of a corpus")
+    other: str = required("folder of the corpus to compare it with, such as one that has grown from it")
 
 
 @dataclass(frozen=True)
@@ -742,6 +758,7 @@ class DoctorOptions(Options):
 JOBS: Mapping[str, type[Options]] = {
     "quickstart": QuickstartOptions,
     "prepare": PrepareOptions,
+    "corpus": CorpusOptions,
     "train": TrainOptions,
     "evaluate": EvaluateOptions,
     "score": ScoreOptions,

@@ -5,6 +5,7 @@ shares, a sample) then works on hashes and names alone. The manifest is written 
 half-written, and no job reads it.
 """
 
+from seedlings_spark.corpus.comparison import Difference, changed, diff
 from seedlings_spark.corpus.layout import TableFormat, look_alikes
 from seedlings_spark.corpus.manifest import FORMAT, Corpus, corpus_fingerprint, load, summary
 from seedlings_spark.corpus.preparation import Selection, left_behind, prepare
@@ -13,10 +14,13 @@ from seedlings_spark.corpus.splits import SplitRule
 __all__ = [
     "FORMAT",
     "Corpus",
+    "Difference",
     "Selection",
     "SplitRule",
     "TableFormat",
+    "changed",
     "corpus_fingerprint",
+    "diff",
     "left_behind",
     "load",
     "look_alikes",

@@ -35,6 +35,7 @@ _MANIFEST_KEYS: Mapping[str, type] = {
 # What corpora of earlier releases do not have.
 _LATER_KEYS: Mapping[str, type] = {"files": dict, "tables": str}
 REJECTS = "rejects"
+NEAR_DUPLICATES = "near_duplicates"
 # The name of a folder of tables where they are not in that of the corpus itself.
 TABLES = re.compile(r"tables-[0-9a-f]*")
 
@@ -111,6 +112,21 @@ class Corpus:
                 raise self._not_as_written(f"its rejects are {reasons}", str(expected))
             self._compared.add(REJECTS)
         return rejects_of(spark, self.tables_path)
+
+    def near_duplicates(self, spark: SparkSession) -> DataFrame:
+        """The pictures that are nearly the same, as `schema.NEAR_DUPLICATES`.
+
+        Raises:
+            CorpusError: Nobody has looked for them, or files are not what `prepare` has written.
+        """
+        if NEAR_DUPLICATES not in self.manifest:
+            raise CorpusError(
+                f"{self.path}, in which nobody has looked for near duplicates",
+                "a corpus that was prepared with --near-duplicates report or group",
+                "Prepare it so",
+            )
+        self._compare_files(NEAR_DUPLICATES)
+        return tables.parquet(spark, files.join(self.tables_path, NEAR_DUPLICATES), schema.NEAR_DUPLICATES)
 
     def _compare_images(self, spark: SparkSession, splits: Sequence[str]) -> None:
         """Refuse images that are not those of the manifest: in part lost, twice there, damaged or of another corpus."""
@@ -292,8 +308,28 @@ def summary(corpus: Corpus) -> list[tuple[str, object]]:
         ("accepted", f"{manifest['accepted']:,} of {len(corpus.classes)} species ({splits})"),
         ("rejected", f"{manifest['rejected']:,}" + (f" ({reasons})" if reasons else "")),
         ("duplicates", f"{manifest['duplicates']:,}"),
+        *_near_duplicates_in_words(manifest),
         ("fingerprint", corpus.fingerprint),
     ]
+
+
+def _near_duplicates_in_words(manifest: Mapping[str, Any]) -> list[tuple[str, object]]:
+    if NEAR_DUPLICATES not in manifest:
+        return []
+    said = manifest[NEAR_DUPLICATES]
+    text = f"{said['pairs']:,} pairs, {said['in_two_splits']:,} of them in two splits"
+    text += f", {said['of_two_species']:,} under two species" if said["of_two_species"] else ""
+    examples = [
+        (
+            "",
+            display.Whole(
+                f"{one['first_path']} ({one['first_species']}, {one['first_split']}) and"
+                f" {one['second_path']} ({one['second_species']}, {one['second_split']})"
+            ),
+        )
+        for one in said["examples"]
+    ]
+    return [("near duplicates", text), *examples]
 
 
 def numbers_on_disk(
@@ -304,7 +340,11 @@ def numbers_on_disk(
     found = _numbers_of_images(accepted, size)
     reasons, checksums_of_rejects = _numbers_of_rejects(spark, building)
     checksums = {**found.checksums, **checksums_of_rejects}
-    lengths = {**_lengths(building, "images"), **_lengths(building, REJECTS)}
+    lengths = {
+        path: n
+        for folder in ("images", REJECTS, NEAR_DUPLICATES)
+        for path, n in _lengths(building, folder).items()
+    }
     of_species = {
         name: {split: found.images_of_species(split).get(name, 0) for split in splits}
         for name in sorted({name for name, _ in found.counts})

@@ -13,18 +13,20 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from seedlings_spark import files, schema
 from seedlings_spark.choices import CONFLICT_POLICIES
 from seedlings_spark.cluster import session
-from seedlings_spark.corpus import decoding, tables
+from seedlings_spark.corpus import decoding, near_duplicates, tables
 from seedlings_spark.corpus.layout import Source, TableFormat, found, look_alikes, rejects_of_hidden
 from seedlings_spark.corpus.manifest import (
     EXAMPLES,
     FORMAT,
+    NEAR_DUPLICATES,
     REJECTS,
     TABLES,
     Corpus,
+    images_of,
     load,
     numbers_on_disk,
 )
-from seedlings_spark.corpus.splits import GIVEN, GROUP, UNIT, SplitRule, sample_of
+from seedlings_spark.corpus.splits import GIVEN, GROUP, SETTLED, UNIT, SplitRule, sample_of
 from seedlings_spark.errors import CorpusError, OptionError, OutputInUseError
 from seedlings_spark.lock import Lock, is_held
 
@@ -118,13 +120,13 @@ def prepare(
                 decoded = decoded.union(rejects_of_hidden(spark, source.hidden))
                 num_listed += len(source.hidden)
             _log.info("read and decoded %d of %d files", num_listed, num_found)
-            rows = _with_reasons(decoded, selection.conflicts)
-            growth = _Growth.of(spark, rows, selection)
+            growth = _Growth.of(spark, _with_reasons(decoded, selection.conflicts), selection)
             _check_species(growth.rows, images, growth.parent)
-            rows, about_splits = _with_units(growth.rows, source)
+            rows, about_splits, pairs = _with_units(growth, source, task, building)
             _write(rows, building, source.rule, task, growth)
-            splits = list(source.rule.shares)
-            written = numbers_on_disk(spark, building, growth.with_parent(num_listed), splits, task.size)
+            about_splits |= _write_near_duplicates(pairs, building, source.rule)
+            num_listed = growth.with_parent(num_listed)
+            written = numbers_on_disk(spark, building, num_listed, list(source.rule.shares), task.size)
             manifest = {
                 "format": FORMAT,
                 **written,
@@ -241,7 +243,7 @@ def _check_target(images: str, corpus: str, overwrite: bool) -> None:
 def _is_our_table(corpus: str, name: str) -> bool:
     """Whether `images` or `rejects` holds nothing but what Spark has written, and may be replaced."""
     folder = files.join(corpus, name)
-    if name not in ("images", "rejects") or not files.is_directory(folder):
+    if name not in ("images", REJECTS, NEAR_DUPLICATES) or not files.is_directory(folder):
         return False
     kind = ("split=", "_", ".") if name == "images" else ("part-", "_", ".")
     return all(each.startswith(kind) for each in files.list_names(folder))
@@ -338,9 +340,14 @@ def _refuse_conflicts(rows: DataFrame, disputed: DataFrame) -> None:
     )
 
 
-def _with_units(rows: DataFrame, source: Source) -> tuple[DataFrame, dict[str, Any]]:
-    """Rows with what stays together (`UNIT`) and the given splits, leaks rejected; and what the manifest says of it."""
-    rule = source.rule
+def _with_units(
+    growth: "_Growth", source: Source, task: decoding.DecodeTask, building: str
+) -> tuple[DataFrame, dict[str, Any], DataFrame | None]:
+    """Rows with what stays together (`UNIT`) and the given splits, leaks rejected; and what the manifest says of it.
+
+    The third is pairs of near duplicates, where they are looked for.
+    """
+    rows, rule = growth.rows, source.rule
     about: dict[str, Any] = {"split_policy": rule.policy, "split_shares": dict(rule.shares)}
     rows = source.described(rows)
     accepted = rows.where(F.col(schema.REASON).isNull())
@@ -349,6 +356,9 @@ def _with_units(rows: DataFrame, source: Source) -> tuple[DataFrame, dict[str, A
     if rule.policy == "given":
         _refuse_without(accepted, GIVEN, "split", "Move those files, or correct the table")
     rows = rule.with_units(rows)
+    pairs = None if rule.near_duplicates == "ignore" else growth.near_duplicates(task.size, building)
+    if pairs is not None and rule.near_duplicates == "group":
+        rows = near_duplicates.together(rows, pairs, growth.images_of_parent())
     if rule.has_groups:
         units = rows.where(F.col(schema.REASON).isNull()).select(UNIT).distinct().count()
         about["groups"] = {
@@ -358,16 +368,24 @@ def _with_units(rows: DataFrame, source: Source) -> tuple[DataFrame, dict[str, A
         }
     if rule.time_column:
         about["split_time"] = rule.time_column
-    if rule.policy != "given":
-        return rows, about
+    if rule.policy == "given":
+        rows, about["leaks"] = _without_leaks(rows, rule)
+    return rows, about, pairs
+
+
+def _without_leaks(rows: DataFrame, rule: SplitRule) -> tuple[DataFrame, dict[str, Any]]:
+    """Rows of given splits, of which a unit is in one only, unless leaks are kept; and what was found."""
     rank = F.array_position(F.array(*map(F.lit, schema.SPLITS)), F.col(GIVEN))
+    if SETTLED not in rows.columns:
+        rows = rows.withColumn(SETTLED, F.lit(None).cast("string"))
     accepted = rows.where(F.col(schema.REASON).isNull())
-    measured = accepted.groupBy(UNIT).agg(
-        F.countDistinct(GIVEN).alias("num_splits"), F.max_by(GIVEN, rank).alias("measured")
-    )
-    leaking = measured.where("num_splits > 1").select(UNIT, "measured")
-    about["leaks"] = {"policy": rule.leaks, "number": leaking.count()}
-    if not about["leaks"]["number"] or rule.leaks == "keep":
+    splits = F.array_distinct(F.array_compact(F.array_append(F.collect_set(GIVEN), F.first(SETTLED))))
+    # What the parent has stays where it is.
+    measured = F.coalesce(F.first(SETTLED), F.max_by(GIVEN, rank)).alias("measured")
+    leaking = accepted.groupBy(UNIT).agg(splits.alias("splits"), measured)
+    leaking = leaking.where(F.size("splits") > 1).select(UNIT, "measured")
+    about = {"policy": rule.leaks, "number": leaking.count()}
+    if not about["number"] or rule.leaks == "keep":
         return rows, about
     if rule.leaks == "error":
         _refuse_leaks(accepted, leaking, rule)
@@ -375,6 +393,17 @@ def _with_units(rows: DataFrame, source: Source) -> tuple[DataFrame, dict[str, A
     condition = F.col(schema.REASON).isNull() & (F.col(GIVEN) != F.col("measured"))
     detail = F.concat(F.lit("in the split "), F.col(GIVEN), F.lit(", and also in "), F.col("measured"))
     return _rejected(marked, F.coalesce(condition, F.lit(False)), "leak", detail).drop("measured"), about
+
+
+def _write_near_duplicates(pairs: DataFrame | None, building: str, rule: SplitRule) -> dict[str, Any]:
+    """Write the table of them beside that of the images; what the manifest says of it."""
+    if pairs is None:
+        return {}
+    spark, target = pairs.sparkSession, files.join(building, NEAR_DUPLICATES)
+    table = near_duplicates.described(pairs, images_of(spark, building)).coalesce(1)
+    table.write.options(**session.PARQUET_CHECKSUMS, **tables.write_options(building)).parquet(target)
+    written = tables.parquet(spark, target, schema.NEAR_DUPLICATES)
+    return {NEAR_DUPLICATES: near_duplicates.about(written, rule.near_duplicates, EXAMPLES)}
 
 
 def _refuse_without(accepted: DataFrame, column: str, what: str, remedy: str) -> None:
@@ -391,12 +420,15 @@ def _refuse_leaks(accepted: DataFrame, leaking: DataFrame, rule: SplitRule) -> N
     copies = (
         accepted.where(F.col(UNIT) == first[UNIT])
         .groupBy(GIVEN)
-        .agg(F.min(schema.PATH).alias(schema.PATH))
+        .agg(F.min(schema.PATH).alias(schema.PATH), F.first(SETTLED).alias(SETTLED))
         .orderBy(GIVEN)
         .collect()
     )
-    paths = " and ".join(f"{copy[schema.PATH]} ({copy[GIVEN]})" for copy in copies)
+    places = [f"{copy[schema.PATH]} ({copy[GIVEN]})" for copy in copies]
+    places += [f"the parent ({copies[0][SETTLED]})"] if copies[0][SETTLED] else []
+    paths = " and ".join(places)
     what = "pictures of one group" if rule.has_groups else "the same bytes"
+    what += ", or nearly the same picture," if rule.near_duplicates == "group" else ""
     raise CorpusError(
         f"{what} in two splits: {paths}; {leaking.count():,} such case(s) in all",
         "splits that have nothing in common: else what is measured was trained on",
@@ -460,6 +492,20 @@ class _Growth:
                 "Give the new images the name that the parent has",
             )
         return cls(rows, parent, num_known)
+
+    def images_of_parent(self) -> DataFrame | None:
+        """Those of the parent, if there is one."""
+        return None if self.parent is None else self.parent.images(self.rows.sparkSession)
+
+    def near_duplicates(self, size: tuple[int, int], building: str) -> DataFrame:
+        """Pairs of near duplicates, among the new images and between them and the parent's."""
+        columns = (schema.CONTENT_HASH, schema.IMAGE)
+        images = self.rows.where(F.col(schema.REASON).isNull()).select(*columns)
+        if (known := self.images_of_parent()) is not None:
+            images = images.union(known.select(*columns))
+        return near_duplicates.find(
+            images.sparkSession, images, size, files.join(building, "decoded", "_near_duplicates")
+        )
 
     def with_parent(self, num_files: int) -> int:
         """Of a number of files, those that the new corpus accounts for: what the parent has is not counted twice."""
@@ -535,9 +581,11 @@ def _publish(building: str, corpus: str, manifest: Mapping[str, Any], overwrite:
     files.write_bytes(files.join(building, "manifest.json"), _as_json(manifest))
     old = files.join(building, "old")
     files.make_directory(old)
-    names = ("manifest.json", "images", "rejects")
+    names = ("manifest.json", "images", REJECTS, NEAR_DUPLICATES)
     moves = [(corpus, old, name) for name in names if files.exists(files.join(corpus, name))]
-    moves += [(building, corpus, name) for name in reversed(names)]
+    moves += [
+        (building, corpus, name) for name in reversed(names) if files.exists(files.join(building, name))
+    ]
     done: list[tuple[str, str, str]] = []
     try:
         for source, target, name in moves:
@@ -565,7 +613,7 @@ def _publish_in_place(building: str, corpus: str, manifest: Mapping[str, Any], o
     files.write_bytes(path, content)
     if _tables_in_use(corpus) != files.name(building):
         raise _overtaken(corpus)
-    for name in [before] if before else ["images", REJECTS]:
+    for name in [before] if before else ["images", REJECTS, NEAR_DUPLICATES]:
         files.delete(files.join(corpus, name))
 
 

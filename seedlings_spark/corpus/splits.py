@@ -8,7 +8,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import fingerprint, schema
-from seedlings_spark.choices import LEAK_POLICIES, SPLIT_POLICIES
+from seedlings_spark.choices import LEAK_POLICIES, NEAR_DUPLICATE_POLICIES, SPLIT_POLICIES
 from seedlings_spark.errors import CorpusError, OptionError
 
 # Columns beside those of `schema.DECODED`, all of them text or null but the last, a number: what the source says of
@@ -16,6 +16,8 @@ from seedlings_spark.errors import CorpusError, OptionError
 GIVEN, GROUP, TIME = "given_split", "given_group", "given_time"
 # What stays on one side together: a group, or the same bytes.
 UNIT = "unit"
+# The split of a unit that has pictures of a parent.
+SETTLED = "settled"
 BY_TIME = "time"
 
 
@@ -34,6 +36,8 @@ class SplitRule:
         group_from_path: Regular expression (of Java) whose first group, found in the path, is the same; "" for none.
         time_column: Column of a table by which the newest images are the test split, and those before them the
             validation split; "" for none.
+        near_duplicates: What becomes of pictures that are nearly the same: "ignore"; "report", which looks for them;
+            or "group", which keeps them in one split as well.
 
     Raises:
         OptionError: No such policy, other shares, or what does not go together.
@@ -45,11 +49,13 @@ class SplitRule:
     group_column: str = ""
     group_from_path: str = ""
     time_column: str = ""
+    near_duplicates: str = "ignore"
 
     def __post_init__(self) -> None:
         for name, value, choices in (
             ("split_policy", self.policy, (*SPLIT_POLICIES, BY_TIME)),
             ("leaks", self.leaks, LEAK_POLICIES),
+            ("near_duplicates", self.near_duplicates, NEAR_DUPLICATE_POLICIES),
         ):
             if value not in choices:
                 raise OptionError(f"{name} {value!r}", f"one of {', '.join(choices)}", "Choose one of them")
@@ -70,23 +76,27 @@ class SplitRule:
                 "one rule that deals the pictures",
                 "Leave out one of them",
             )
-        if self.has_groups and self.policy == "stratified":
+        if (self.has_groups or self.near_duplicates == "group") and self.policy == "stratified":
             raise OptionError(
-                "groups with --split-policy stratified",
+                f"{'groups' if self.has_groups else '--near-duplicates group'} with --split-policy stratified",
                 "hash, time or given splits: exact shares of every species would tear groups apart",
                 "Leave out --split-policy",
             )
 
     @classmethod
-    def of_parent(cls, manifest: Mapping[str, Any], leaks: str = "error") -> "SplitRule":
+    def of_parent(
+        cls, manifest: Mapping[str, Any], leaks: str = "error", near_duplicates: str = "ignore"
+    ) -> "SplitRule":
         """How images are split that are added to a corpus.
 
         Args:
             manifest: Manifest of the corpus. After exact shares new images are dealt by their bytes: none moves.
             leaks: As above.
+            near_duplicates: As above; a new picture goes where the parent has one that is nearly the same.
 
         Raises:
             CorpusError: The corpus is split by time, in which new images have no place of their own.
+            OptionError: Near duplicates would tear groups of the parent apart.
         """
         if manifest["split_policy"] == BY_TIME:
             raise CorpusError(
@@ -95,12 +105,19 @@ class SplitRule:
                 "Prepare all images anew with --split-time",
             )
         groups = manifest.get("groups", {})
+        if groups and near_duplicates == "group":
+            raise OptionError(
+                "--near-duplicates group with --parent, a corpus with groups",
+                "one of them: the parent does not say which picture was in which group",
+                "Use --near-duplicates report, or prepare all images anew",
+            )
         return cls(
             dict(manifest["split_shares"]),
             "given" if manifest["split_policy"] == "given" else "hash",
             leaks,
             group_column=groups.get("group_column", ""),
             group_from_path=groups.get("group_from_path", ""),
+            near_duplicates=near_duplicates,
         )
 
     @property
@@ -137,7 +154,7 @@ class SplitRule:
         shared = of_content.where(F.size("groups") > 1).select("groups").distinct().collect()
         if not shared:
             return rows.withColumn(UNIT, F.col(GROUP))
-        unit_of = _joined(row["groups"] for row in shared)
+        unit_of = joined(row["groups"] for row in shared)
         units = rows.sparkSession.createDataFrame(list(unit_of.items()), f"{GROUP} string, joined string")
         return (
             rows.join(F.broadcast(units), GROUP, "left")
@@ -153,12 +170,14 @@ class SplitRule:
             return accepted.join(_by_time(accepted, self.shares), UNIT)
         if self.policy == "stratified":
             return accepted.join(stratified(accepted, self.shares), [schema.CONTENT_HASH, schema.SPECIES])
-        digest = F.sha2(F.col(UNIT), 256) if self.has_groups else F.col(schema.CONTENT_HASH)
-        return accepted.withColumn(schema.SPLIT, split_by_hash(self.shares, digest))
+        # Without groups a unit is called as one of its contents.
+        split = split_by_hash(self.shares, F.sha2(F.col(UNIT), 256) if self.has_groups else F.col(UNIT))
+        is_settled = self.near_duplicates == "group"
+        return accepted.withColumn(schema.SPLIT, F.coalesce(SETTLED, split) if is_settled else split)
 
 
-def _joined(sets: Iterable[Iterable[str]]) -> dict[str, str]:
-    """Of groups that have bytes in common, directly or through others, the first by name: group -> that one."""
+def joined(sets: Iterable[Iterable[str]]) -> dict[str, str]:
+    """Of groups that have something in common, directly or through others, the first by name: group -> that one."""
     above: dict[str, str] = {}
 
     def first_of(group: str) -> str:

@@ -63,13 +63,13 @@ def prepare(spark: SparkSession, options: PrepareOptions) -> Corpus:
         dict(zip(schema.SPLITS, options.split_shares, strict=True)),
         options.split_policy,
         time_column=options.split_time,
-        **config.chosen(options, "leaks", "group_column", "group_from_path"),
+        **config.chosen(options, "leaks", "group_column", "group_from_path", "near_duplicates"),
     )
     parent = corpus.load(options.parent) if options.parent else None
     if parent is not None:
         _refuse_other_choices(options, parent)
         task = decoding.DecodeTask.of_corpus(parent.manifest)
-        split = corpus.SplitRule.of_parent(parent.manifest, options.leaks)
+        split = corpus.SplitRule.of_parent(parent.manifest, options.leaks, options.near_duplicates)
     selection = corpus.Selection(options.conflicts, options.sample, parent)
     table = corpus.TableFormat(options.table_format, options.content_column)
     return corpus.prepare(

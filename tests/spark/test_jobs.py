@@ -165,7 +165,18 @@ def of_readme(job: str) -> list[str]:
     return [{**names, "100": "2"}.get(word, word) for word in README_JOBS[job]]
 
 
-JOBS = ("quickstart", "prepare", "train", "evaluate", "score", "models", "clean", "status", "doctor")
+JOBS = (
+    "quickstart",
+    "prepare",
+    "corpus",
+    "train",
+    "evaluate",
+    "score",
+    "models",
+    "clean",
+    "status",
+    "doctor",
+)
 
 
 def read_json(file: Path) -> Any:

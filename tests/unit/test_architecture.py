@@ -36,6 +36,7 @@ GROUPS = [
     ["cluster.doctor"],
     # images
     ["images.png", "images.gif", "images.jpeg", "images.tiff", "images.bmp", "images.libtiff"],
+    ["images.perceptual"],
     ["images"],
     # corpus
     ["corpus.systems", "corpus.tables", "corpus.listings", "corpus.synthetic", "corpus.contents"],
@@ -43,6 +44,7 @@ GROUPS = [
     ["corpus.archives"],
     ["corpus.decoding", "corpus.references"],
     ["corpus.layout", "corpus.splits", "corpus.manifest"],
+    ["corpus.near_duplicates", "corpus.comparison"],
     ["corpus.preparation"],
     ["corpus"],
     ["problems"],
@@ -109,7 +111,8 @@ GROUPS = [
 
 # Library -> the only modules that may import it.
 DOORS = {
-    "PIL": {"images", "images.libtiff"},
+    "PIL": {"images", "images.libtiff", "images.perceptual"},
+    "imagehash": {"images.perceptual"},
     "imagecodecs": {"images"},
     "simplejpeg": {"images"},
     "matplotlib": {"reports.plots"},

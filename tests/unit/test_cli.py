@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from seedlings_spark import cli, config, errors
+from seedlings_spark.cli import invocation
 from seedlings_spark.errors import (
     ClusterError,
     CorpusError,
@@ -187,9 +188,7 @@ def test_help_ends_with_a_call_that_works(job: str, capsys: pytest.CaptureFixtur
     shown = shown_help(job, capsys).partition("for example:\n")[2]
     arguments = shown.replace("\\\n", " ").split()
     assert arguments[:2] == ["./spark-submit.sh", job]
-    assert cli.check([job, *(["--run"] if job == "status" else []), *arguments[2:]]) == 0, (
-        capsys.readouterr().err
-    )
+    assert cli.check([job, *invocation.read(arguments[1:]).arguments]) == 0, capsys.readouterr().err
 
 
 def test_versions_are_shown() -> None:

@@ -80,6 +80,8 @@ def test_the_last_word_on_where_the_driver_runs_counts(options: list[str], mode:
         ("models delete v0002", "delete --model-version v0002"),
         ("models promote --store s", "promote --store s"),
         ("models list v0002", "list v0002"),
+        ("corpus diff a b --debug", "diff --corpus a --other b --debug"),
+        ("corpus diff --corpus a --other b", "diff --corpus a --other b"),
     ],
 )
 def test_what_may_be_left_out_is_spelled_out(arguments: str, spelled_out: str) -> None:
