@@ -21,6 +21,8 @@ from pyspark.sql import Column, DataFrame, functions
 from seedlings_spark import schema
 from seedlings_spark.errors import CorpusError, SeedlingsError
 
+# Beyond so many species a report shows the worst ones: a page with all of them is of use to nobody.
+MAX_SHOWN, NUM_WORST = 60, 20
 # How many species an error message lists before it stops.
 _MAX_LISTED = 12
 
@@ -245,6 +247,15 @@ def evaluate(confusion: npt.NDArray[np.integer[Any]], classes: Sequence[str]) ->
         weighted_f1=_ratio(math.fsum(each.f1 * each.support for each in per_species), num_images, math.nan),
         per_species=per_species,
     )
+
+
+def worst_species(evaluation: Evaluation, n: int) -> tuple[SpeciesScores, ...]:
+    """Of the species that occur, as true or as predicted ones, up to `n` with the lowest F1, the lowest first.
+
+    Of two with the same the one with more images comes first, then the order of the classes decides.
+    """
+    found = [scores for scores in evaluation.per_species if scores.support or scores.predicted]
+    return tuple(sorted(found, key=lambda scores: (scores.f1, -scores.support))[: max(n, 0)])
 
 
 def worst_confusions(evaluation: Evaluation, n: int) -> tuple[Confusion, ...]:

@@ -7,7 +7,9 @@ so that nothing is global and a driver without a display, or with threads, can d
 """
 
 import base64
+import csv
 import html
+import io
 import json
 import math
 import tempfile
@@ -18,7 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from seedlings_spark import display, files
-from seedlings_spark.reports.evaluation import Evaluation, worst_confusions
+from seedlings_spark.reports.evaluation import (
+    MAX_SHOWN,
+    NUM_WORST,
+    Evaluation,
+    SpeciesScores,
+    worst_confusions,
+    worst_species,
+)
 from seedlings_spark.reports.plots import (
     NAME_WIDTH,
     confusion_matrix,
@@ -37,6 +46,7 @@ PAGE = "index.html"
 CONFUSION_MATRIX = "confusion_matrix.png"
 PER_SPECIES = "per_species.png"
 LEARNING_CURVES = "learning_curves.png"
+ALL_SPECIES = "per_species.csv"
 # The terminal's table: no line is longer than this, names are cut to that.
 TABLE_WIDTH = display.COLUMNS
 _NUM_WORST = 15
@@ -46,14 +56,16 @@ _HEADS = ("images", "predicted", "precision", "recall", "F1", "FPR", "FNR")
 def table(evaluation: Evaluation) -> str:
     """The numbers as plain text, without a newline at the end.
 
-    First a line for each species, then the averages, then the confusion matrix; where that is wider than
-    `TABLE_WIDTH`, the worst confusions instead. Columns of the matrix carry the short names that stand
-    before the species in its rows, or in a list below it. "-" is what is undefined.
+    First a line for each species (of more than `evaluation.MAX_SHOWN` the worst ones, the lowest F1 first), then
+    the averages, then the confusion matrix; where that is wider than `TABLE_WIDTH`, the worst confusions instead.
+    Columns of the matrix carry the short names that stand before the species in its rows, or in a list below it.
+    "-" is what is undefined.
     """
     images = max(6, len(str(evaluation.num_images)))
     widths = (images, max(9, images), 9, 6, 6, 6, 6)
     room = TABLE_WIDTH - sum(widths) - len(widths)
-    names = [display.wrapped(display.shown(each), room, in_words=True) for each in evaluation.classes]
+    listed, left_out = _listed(evaluation)
+    names = [display.wrapped(display.shown(each.species), room, in_words=True) for each in listed]
     width = max(map(display.width, ["weighted average", *chain.from_iterable(names)]))
 
     def line(name: str, *cells: str) -> str:
@@ -61,8 +73,9 @@ def table(evaluation: Evaluation) -> str:
         return (display.padded(name, width) + "".join(aligned)).rstrip()
 
     lines = [line("species", *_HEADS)]
-    for name, scores in zip(names, evaluation.per_species, strict=True):
+    for name, scores in zip(names, listed, strict=True):
         lines += [line(name[0], *score_cells(scores)[1:]), *name[1:]]
+    lines += [left_out] if left_out else []
     macro = (evaluation.macro_precision, evaluation.macro_recall, evaluation.macro_f1)
     lines += [
         "",
@@ -72,8 +85,8 @@ def table(evaluation: Evaluation) -> str:
         f"accuracy {in_digits(evaluation.accuracy)} on {evaluation.num_images} images (micro F1 is the same)",
         "",
     ]
-    matrix = _text_matrix(evaluation)
-    if max(map(display.width, matrix)) <= TABLE_WIDTH:
+    matrix = [] if left_out else _text_matrix(evaluation)
+    if matrix and max(map(display.width, matrix)) <= TABLE_WIDTH:
         return "\n".join(lines + matrix)
     return "\n".join(lines + _text_confusions(evaluation))
 
@@ -86,7 +99,7 @@ def write(
     kept_epoch: int | None = None,
     about: Mapping[str, object],
 ) -> list[str]:
-    """Write a report: metrics.json, index.html and the plots.
+    """Write a report: metrics.json, index.html, the plots, and a table of many species.
 
     metrics.json comes last, and one that is there already is deleted first: a report that has it is whole.
     Other files of that name are overwritten, and learning curves of an earlier report go.
@@ -110,16 +123,35 @@ def write(
     metrics = {"format": FORMAT, "about": about_values, **evaluation.to_dict()}
 
     files.make_directory(directory)
-    for name in (METRICS, LEARNING_CURVES):
+    for name in (METRICS, LEARNING_CURVES, ALL_SPECIES):
         files.delete(files.join(directory, name))
     with tempfile.TemporaryDirectory(prefix="seedlings-report-") as folder:
         for name, png in plots.items():
             local = Path(folder) / name
             local.write_bytes(png)
             files.put(local, files.join(directory, name))
+    tables = [ALL_SPECIES] if _listed(evaluation)[1] else []
+    for name in tables:
+        files.write_text(files.join(directory, name), _csv(evaluation.per_species))
     files.write_text(files.join(directory, PAGE), _page(evaluation, plots, about_values))
     files.write_text(files.join(directory, METRICS), json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-    return [*plots, PAGE, METRICS]
+    return [*plots, *tables, PAGE, METRICS]
+
+
+def _listed(evaluation: Evaluation) -> tuple[Sequence[SpeciesScores], str]:
+    """The species that are listed; and if these are not all, a line that says so."""
+    if len(evaluation.classes) <= MAX_SHOWN:
+        return evaluation.per_species, ""
+    worst = worst_species(evaluation, NUM_WORST)
+    return worst, f"the {len(worst)} lowest F1 of {len(evaluation.classes):,} species ({ALL_SPECIES} has all)"
+
+
+def _csv(per_species: Sequence[SpeciesScores]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("species", *_HEADS))
+    writer.writerows((display.cell(scores.species), *score_cells(scores)[1:]) for scores in per_species)
+    return text.getvalue()
 
 
 def _page(evaluation: Evaluation, plots: Mapping[str, bytes], about: Mapping[str, object]) -> str:
@@ -148,12 +180,11 @@ def _page(evaluation: Evaluation, plots: Mapping[str, bytes], about: Mapping[str
             "<h2>About</h2>",
             *_html_table(None, [[name, _as_text(value)] for name, value in about.items()], num_names=2),
         ]
+    listed, left_out = _listed(evaluation)
     parts += [
         "<h2>Per species</h2>",
-        *_html_table(
-            ["species", *_HEADS],
-            [score_cells(scores) for scores in evaluation.per_species],
-        ),
+        *([f"<p>{_escaped(left_out)}</p>"] if left_out else []),
+        *_html_table(["species", *_HEADS], [score_cells(scores) for scores in listed]),
         "<p>FPR: share of the other species' images that were taken for this one. "
         "FNR: share of its own images that were taken for others. -: undefined.</p>",
         _image(PER_SPECIES, plots, "Precision and recall of each species"),

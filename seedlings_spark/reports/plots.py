@@ -17,11 +17,16 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox, TransformedBbox
 
 from seedlings_spark import display
-from seedlings_spark.reports.evaluation import Evaluation, SpeciesScores
+from seedlings_spark.reports.evaluation import (
+    MAX_SHOWN,
+    NUM_WORST,
+    Evaluation,
+    SpeciesScores,
+    worst_confusions,
+    worst_species,
+)
 
 NAME_WIDTH = 28
-# Beyond so many classes no count fits into its cell, and a page with all of them is of use to nobody.
-MAX_CLASSES_WITH_COUNTS = 60
 _DPI = 150
 _INK = "#333333"
 _FAINT = "#8a8a8a"
@@ -42,35 +47,36 @@ _MORE_IS_BETTER = ("acc", "auc", "f1", "f_beta", "precision", "recall", "iou", "
 def confusion_matrix(evaluation: Evaluation) -> bytes:
     """A PNG of the confusion matrix: counts in the cells, coloured by the share of the species' images.
 
-    A species without images has a grey row. With more than `MAX_CLASSES_WITH_COUNTS` classes the cells
-    have colours only.
+    A species without images has a grey row. Of more than `evaluation.MAX_SHOWN` classes it shows the
+    `evaluation.NUM_WORST` that are in the worst confusions, and what they were taken for: each other, or others.
     """
-    counts = np.array(evaluation.confusion, dtype=np.float64)
+    true, predicted, counts = _shown_matrix(evaluation)
     supports = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, supports, out=np.full_like(counts, np.nan), where=supports > 0)
-    num_classes = len(counts)
-    with_counts = num_classes <= MAX_CLASSES_WITH_COUNTS
-    cell, font = _size_of_cells(num_classes, len(str(int(counts.max()))), with_counts=with_counts)
+    num_classes = len(predicted)
+    cell, font = _size_of_cells(num_classes, len(str(int(counts.max()))))
     side = cell * num_classes
 
     figure = Figure()
     axes = figure.add_axes((0, 0, 1, 1))
-    figure.set_size_inches(side, side)
+    figure.set_size_inches(side, cell * len(true))
     # The square root lets a confusion of a few per cent be seen beside a diagonal of nearly all.
     mesh = axes.pcolormesh(
         shares,
         cmap=matplotlib.colormaps["Blues"].with_extremes(bad="#ececec"),
         norm=PowerNorm(0.5, vmin=0, vmax=1),
         edgecolors="white",
-        linewidth=0.8 if with_counts else 0,
+        linewidth=0.8,
     )
-    if with_counts:
-        _write_counts(axes, counts, shares, font)
-    names = [display.abridged(display.shown(species), NAME_WIDTH) for species in evaluation.classes]
-    supported = [f"{name} ({int(support)})" for name, support in zip(names, supports[:, 0], strict=True)]
-    label_font = min(font, 11) if with_counts else max(2.0, min(7.0, cell * 72 * 0.8))
-    _label_matrix(axes, names, supported, label_font)
-    axes.set_title(headline_of(evaluation), loc="left", fontsize=12, color=_INK, pad=12)
+    _write_counts(axes, counts, shares, font)
+    supported = [f"{name} ({int(support)})" for name, support in zip(true, supports[:, 0], strict=True)]
+    _label_matrix(axes, predicted, supported, min(font, 11))
+    left_out = (
+        f"\n{len(true)} species of the worst confusions, of {len(evaluation.classes):,} species"
+        if len(true) < num_classes
+        else ""
+    )
+    axes.set_title(headline_of(evaluation) + left_out, loc="left", fontsize=12, color=_INK, pad=12)
     # The bar beside the matrix, in inches.
     bar = figure.add_axes((1 + 0.2 / side, max(0.0, 1 - 3.0 / side), 0.16 / side, min(1.0, 3.0 / side)))
     figure.colorbar(
@@ -82,9 +88,30 @@ def confusion_matrix(evaluation: Evaluation) -> bytes:
     return _png(figure)
 
 
+def _shown_matrix(evaluation: Evaluation) -> tuple[list[str], list[str], npt.NDArray[np.float64]]:
+    """Names of the rows and of the columns of the matrix that is drawn, and its counts."""
+    counts = np.array(evaluation.confusion, dtype=np.float64)
+    names = [display.abridged(display.shown(species), NAME_WIDTH) for species in evaluation.classes]
+    if len(names) <= MAX_SHOWN:
+        return names, names, counts
+    confusions = worst_confusions(evaluation, NUM_WORST)
+    confused = dict.fromkeys(each for one in confusions for each in (one.truth, one.predicted))
+    worst = [*confused, *(scores.species for scores in worst_species(evaluation, NUM_WORST))]
+    chosen = [evaluation.classes.index(each) for each in list(dict.fromkeys(worst))[:NUM_WORST]]
+    rows = counts[chosen]
+    others = rows.sum(axis=1) - rows[:, chosen].sum(axis=1)
+    shown = [names[each] for each in chosen]
+    return shown, [*shown, f"{len(names) - len(chosen):,} others"], np.column_stack([rows[:, chosen], others])
+
+
 def per_species(evaluation: Evaluation) -> bytes:
-    """A PNG with a bar for precision and one for recall of each species, the lowest F1 on top."""
+    """A PNG with a bar for precision and one for recall of each species, the lowest F1 on top.
+
+    Of more than `evaluation.MAX_SHOWN` species it shows the `evaluation.NUM_WORST` with the lowest F1.
+    """
     ordered = sorted(evaluation.per_species, key=lambda scores: scores.f1)
+    if len(ordered) > MAX_SHOWN:
+        ordered = list(worst_species(evaluation, NUM_WORST))
     places = np.arange(len(ordered))
     inches = 0.4 if len(ordered) <= 20 else 0.3
     height, font = max(1.2, inches * len(ordered)), 9 if len(ordered) <= 20 else 8
@@ -109,9 +136,10 @@ def per_species(evaluation: Evaluation) -> bytes:
     axes.set_axisbelow(True)
     axes.tick_params(length=0, labelcolor=_INK)
     axes.spines[:].set_visible(False)
-    title = (
-        f"Macro F1 {in_digits(evaluation.macro_f1)} over {evaluation.num_images:,} images, lowest F1 on top"
-    )
+    shown = "lowest F1 on top"
+    if len(ordered) < len(evaluation.per_species):
+        shown = f"the {len(ordered)} lowest F1 of {len(evaluation.classes):,} species"
+    title = f"Macro F1 {in_digits(evaluation.macro_f1)} over {evaluation.num_images:,} images, {shown}"
     axes.set_title(title, loc="left", fontsize=12, color=_INK, pad=28)
     axes.legend(
         loc="lower left",
@@ -299,12 +327,12 @@ def curves_of(history: Mapping[str, Sequence[float]]) -> dict[str, npt.NDArray[n
     return curves
 
 
-def _size_of_cells(num_classes: int, num_digits: int, *, with_counts: bool) -> tuple[float, float]:
+def _size_of_cells(num_classes: int, num_digits: int) -> tuple[float, float]:
     """The side of a matrix' cells in inches and the font in points: the largest count fits."""
     font = float(np.interp(num_classes, [2, 12, 25, 40], [13, 10, 8, 7]))
     cell = float(np.interp(num_classes, [1, 2, 4, 12, 25, 40], [1.8, 1.2, 0.95, 0.58, 0.42, 0.34]))
     # A digit is 0.65 of its height wide.
-    return max(cell, (0.65 * num_digits + 0.6) * font / 72) if with_counts else 20 / num_classes, font
+    return max(cell, (0.65 * num_digits + 0.6) * font / 72), font
 
 
 def _write_counts(
@@ -335,7 +363,7 @@ def _label_matrix(axes: Axes, predicted: Sequence[str], true: Sequence[str], fon
         ha="right" if slanted else "center",
         rotation_mode="anchor" if slanted else "default",
     )
-    axes.set_yticks(places)
+    axes.set_yticks(np.arange(len(true)) + 0.5)
     axes.set_yticklabels(true, fontsize=font, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("predicted species", color=_FAINT, labelpad=8)

@@ -1,4 +1,5 @@
 import base64
+import csv
 import html.parser
 import io
 import json
@@ -299,6 +300,35 @@ def test_with_many_species_the_table_names_the_worst_confusions_instead():
 def test_many_species_without_a_mistake_are_said_to_be_so():
     result = evaluation.evaluate(np.eye(40, dtype=np.int64), [f"species {number}" for number in range(40)])
     assert report.table(result).split("\n")[-1] == "no image was taken for another species"
+
+
+def test_of_a_thousand_species_the_worst_are_shown_and_all_are_in_a_file(tmp_path):
+    generator = np.random.default_rng(3)
+    supports = np.maximum(1, (2000 / np.arange(1, 1001) ** 1.1).astype(int))
+    counts = np.zeros((1000, 1000), np.int64)
+    for species, support in enumerate(supports):
+        places = np.where(generator.random(support) < 0.7, species, generator.integers(0, 1000, support))
+        np.add.at(counts[species], places, 1)
+    names = [f"species {number:03}" for number in range(1000)]
+    names[999] = "=cmd"
+    result = evaluation.evaluate(counts, names)
+    hits = np.diag(counts)
+    f1 = 2 * hits / (counts.sum(axis=0) + counts.sum(axis=1))
+    order = np.lexsort((-supports, f1))[:20]
+    lines = report.table(result).split("\n")
+    assert len(lines) < 60 and max(map(len, lines)) <= 80
+    assert [" ".join(line.split()[:2]) for line in lines[1:21]] == [names[each] for each in order]
+    assert lines[21] == "the 20 lowest F1 of 1,000 species (per_species.csv has all)"
+    written = write(tmp_path, result, history=None, about={})
+    assert "per_species.csv" in written
+    rows = list(csv.reader((tmp_path / "per_species.csv").open()))
+    assert rows[0] == ["species", *HEADS] and len(rows) == 1001 and rows[-1][0] == "'=cmd"
+    assert [float(row[5]) for row in rows[1:]] == pytest.approx(f1, abs=6e-5)
+    assert len((tmp_path / "index.html").read_bytes()) < 500_000
+    for plot in ("confusion_matrix.png", "per_species.png"):
+        assert max(size_of_png((tmp_path / plot).read_bytes())) < 3000
+    # A later report of few species does not keep the file of another one.
+    assert "per_species.csv" not in write(tmp_path, example(PAIR), history=None, about={})
 
 
 def noise(*sizes):
