@@ -58,7 +58,7 @@ def check_spark(environment: Mapping[str, str]) -> None:
     if not os.access(Path(home) / "bin" / "spark-submit", os.X_OK):
         raise ClusterError(f"no Spark in SPARK_HOME={home}", f"Spark {expected}", remedy)
     for jar in Path(home).glob("jars/spark-core_*.jar"):
-        found = jar.stem.partition("-")[2].rpartition("-")[2]
+        found = jar.stem.split("-", 2)[2]  # a platform's own may be called 4.0.2-amzn-0
         if not f"{found}.".startswith(f"{expected}."):
             raise ClusterError(f"Spark {found} in SPARK_HOME={home}", f"Spark {expected}", remedy)
 

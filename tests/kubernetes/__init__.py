@@ -123,7 +123,13 @@ class ApiServer:
         }
         statuses = [{**status, "restartCount": 0, "state": state}]
         current = self._ask("GET", f"{_PODS}/{name}")
-        current["status"] = {"phase": phase, "podIP": "127.0.0.1", "containerStatuses": statuses}
+        ready = [{"type": "Ready", "status": str(exit_code is None)}]
+        current["status"] = {
+            "phase": phase,
+            "podIP": "127.0.0.1",
+            "conditions": ready,
+            "containerStatuses": statuses,
+        }
         self._ask("PUT", f"{_PODS}/{name}/status", current)
 
     def clear(self) -> None:

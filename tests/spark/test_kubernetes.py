@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests import kubernetes
+from tests import docs, kubernetes
 from tests.conftest import HANG_SECONDS, ROOT
 from tests.java import QUICK_START
 from tests.kubernetes import ApiServer, Node
@@ -74,11 +75,10 @@ class Client:
         lines = [f"{name} {value}\n" for name, value in (node | quick).items()]
         (folder / "conf" / "spark-defaults.conf").write_text("".join(lines))
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Call the script in cluster mode."""
-        master = ["--master", f"k8s://{self.server.address}", "--deploy-mode", "cluster"]
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Call the script."""
         return subprocess.Popen(
-            [str(ROOT / "spark-submit.sh"), *master, *arguments],
+            command,
             env={
                 **{name: value for name, value in os.environ.items() if not name.startswith("PYSPARK")},
                 "SEEDLINGS_PYTHON": sys.executable,
@@ -130,10 +130,14 @@ def test_a_drivers_pod_is_as_our_settings_say_and_its_exit_code_is_the_scripts(
     client: Client, server: ApiServer
 ) -> None:
     (client.folder / "o.toml").write_text("[train]\nepochs = 2\n")
-    uploads = ("--conf", f"spark.kubernetes.file.upload.path=file://{client.uploads}")
-    options = ("--num-executors", "2", "--driver-memory", "1g")
-    train = ("train", "--corpus", "s3a://b/c d", "--store", "s3a://b/s", "--config", "o.toml")
-    with client.start(*uploads, *options, *train) as job:
+    instead = {
+        "./spark-submit.sh": str(ROOT / "spark-submit.sh"),
+        "k8s://https://HOST:6443": f"k8s://{server.address}",
+        "namespace=plants": "namespace=default",
+        "s3a://plants/uploads": f"file://{client.uploads}",
+    }
+    command = docs.command("docs/kubernetes.md", "Run a job", instead).rstrip("\n")
+    with client.start(*shlex.split(command.replace("\\\n", "")), "--config", "o.toml") as job:
         pod = wait_for(job, server.driver)
         (container,) = pod["spec"]["containers"]
         (volume,) = [each["configMap"] for each in pod["spec"]["volumes"] if "configMap" in each]
@@ -146,20 +150,23 @@ def test_a_drivers_pod_is_as_our_settings_say_and_its_exit_code_is_the_scripts(
         f"the job ended with exit code 73; its own words: kubectl logs --namespace default {name}\n"
     )
 
-    assert container["image"] == "plants:1" and pod["spec"]["restartPolicy"] == "Never"
+    assert container["image"] == "REGISTRY/seedlings-spark:4.1" and pod["spec"]["serviceAccount"] == "spark"
+    assert pod["spec"]["restartPolicy"] == "Never"
     assert container["resources"]["limits"]["memory"] == f"{1024 + 3072}Mi"
     runner = ("--class", "org.apache.spark.deploy.PythonRunner")
     begin = ["driver", "--properties-file", "/opt/spark/conf/spark.properties", *runner]
     assert container["args"][: len(begin)] == begin
     program, *arguments = container["args"][len(begin) :]
     assert client.uploaded(program).read_text() == (ROOT / "jobs" / "train.py").read_text()
-    assert arguments == list(train[1:])
+    assert arguments[:2] == ["--num-workers", "8"] and arguments[-2:] == ["--config", "o.toml"]
+    assert arguments[arguments.index("--run") + 1] == "s3a://plants/runs/7"
     assert client.uploaded(settings["spark.submit.pyFiles"]).name == "seedlings_spark.zip"
     assert client.uploaded(settings["spark.files"]).read_text() == "[train]\nepochs = 2\n"
     inside = variables(container)
     assert (inside["LC_ALL"], inside["PYTHONUTF8"]) == ("C.UTF-8", "1")
     assert not [name for name in inside if "PYTHON" in name and name != "PYTHONUTF8"]
-    assert settings["spark.executor.memoryOverhead"] == "3g" and settings["spark.authenticate"] == "true"
+    assert settings["spark.executor.instances"] == "8" and settings["spark.executor.memoryOverhead"] == "3g"
+    assert settings["spark.authenticate"] == "true"
     assert settings["spark.dynamicAllocation.enabled"] == "false"
     assert sys.prefix not in json.dumps([pod, settings])
     assert not [each for each in settings if "secret" in each]
@@ -171,10 +178,17 @@ def test_a_job_runs_in_pods_which_get_the_package_and_files_and_a_secret_of_thei
     (client.folder / "own.py").write_text(OWN_PROGRAM)
     (client.folder / "travels.txt").write_text("by its name")
     uploads = ("--conf", f"spark.kubernetes.file.upload.path=file://{client.uploads}")
+    cluster = (
+        str(ROOT / "spark-submit.sh"),
+        "--master",
+        f"k8s://{server.address}",
+        "--deploy-mode",
+        "cluster",
+    )
     options = ("--num-executors", "2", "--conf", f"spark.driver.port={free_port}", "--files", "travels.txt")
     with (
         Node(server, client.folder / "pods", kubernetes.variables_of_image()) as node,
-        client.start(*uploads, *options, "own.py") as job,
+        client.start(*cluster, *uploads, *options, "own.py") as job,
     ):
         executors: dict[str, Any] = {}
         while job.poll() is None:

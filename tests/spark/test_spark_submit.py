@@ -292,7 +292,12 @@ def test_a_spark_home_without_spark_or_with_another_one_is_named(machine: Machin
     assert f"no Spark in SPARK_HOME=/no spark. Expected Spark {minor}." in refused(
         machine, 1, *PREPARE, SPARK_HOME="/no spark"
     )
-    program(machine.folder / "spark" / "jars" / "spark-core_2.12-3.5.1.jar", "")
+    jars = machine.folder / "spark" / "jars"
+    platforms = program(jars / f"spark-core_2.13-{minor}.9-amzn-0.jar", "")
+    machine.submitted(*PREPARE)
+    machine.record.unlink()
+    platforms.unlink()
+    program(jars / "spark-core_2.12-3.5.1.jar", "")
     assert "Spark 3.5.1 in SPARK_HOME=" in refused(machine, 1, *PREPARE)
     (machine.directory / "own.py").touch()
     assert "Spark 3.5.1 in SPARK_HOME=" in refused(machine, 1, "own.py")

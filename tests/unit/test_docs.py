@@ -18,7 +18,7 @@ TWO_COMMANDS = ("README.md", "Quick start")
 # Options of the script, of Spark's and of other programs that pages name.
 OTHERS = {"--master", "--conf", "--archives", "--detach", "--insecure", "--deploy-mode", "--properties-file"}
 OTHERS |= {"--driver-memory", "--executor-memory", "--principal", "--keytab", "--packages", "--gpu"}
-OTHERS |= {"--debug", "--log", "--config", "--help"}
+OTHERS |= {"--debug", "--log", "--config", "--help", "--build-arg"}
 
 
 def run_by_tests() -> Iterator[tuple[str, str]]:
@@ -73,7 +73,7 @@ def test_what_the_prose_calls_is_there(page: str) -> None:
         words = code.split()
         if words[0] == "./spark-submit.sh":
             assert any(word in {*config.JOBS, "test", "pack", "FILE.py", "JOB"} for word in words), code
-        if not words[0].startswith(("pip", "zip", "python", ".venv", "hdfs")):
+        if not words[0].startswith(("pip", "zip", "python", ".venv", "hdfs", "kubectl", "gcloud")):
             assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known, code
 
 
