@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -105,7 +106,7 @@ class ApiServer:
         return next((each["data"] for each in maps if each["metadata"]["name"] == name), {})
 
     def report(self, pod: Mapping[str, Any], exit_code: int | None = None) -> None:
-        """Say of a pod that it runs, or how it has ended."""
+        """Say of a pod that it runs, or how it has ended; nothing of one that was deleted meanwhile."""
         name, container = pod["metadata"]["name"], pod["spec"]["containers"][0]
         now = "2026-11-29T12:00:00Z"
         state: dict[str, Any] = {"running": {"startedAt": now}}
@@ -122,20 +123,22 @@ class ApiServer:
             "ready": exit_code is None,
         }
         statuses = [{**status, "restartCount": 0, "state": state}]
-        current = self._ask("GET", f"{_PODS}/{name}")
         ready = [{"type": "Ready", "status": str(exit_code is None)}]
-        current["status"] = {
+        new = {
             "phase": phase,
             "podIP": "127.0.0.1",
             "conditions": ready,
             "containerStatuses": statuses,
         }
-        self._ask("PUT", f"{_PODS}/{name}/status", current)
+        with contextlib.suppress(urllib.error.HTTPError):  # 404
+            current = self._ask("GET", f"{_PODS}/{name}")
+            self._ask("PUT", f"{_PODS}/{name}/status", {**current, "status": new})
 
     def clear(self) -> None:
         """Forget all pods."""
         for pod in self.pods():
-            self._ask("DELETE", f"{_PODS}/{pod['metadata']['name']}")
+            with contextlib.suppress(urllib.error.HTTPError):
+                self._ask("DELETE", f"{_PODS}/{pod['metadata']['name']}")
 
     def _ask(self, method: str, path: str, body: object = None) -> Any:
         data = None if body is None else json.dumps(body).encode()

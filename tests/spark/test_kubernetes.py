@@ -1,5 +1,6 @@
 """Jobs on Kubernetes: what Spark's own client asks an API server for, and pods that are processes of this machine."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -75,9 +76,10 @@ class Client:
         lines = [f"{name} {value}\n" for name, value in (node | quick).items()]
         (folder / "conf" / "spark-defaults.conf").write_text("".join(lines))
 
-    def start(self, *command: str) -> subprocess.Popen[str]:
-        """Call the script."""
-        return subprocess.Popen(
+    @contextlib.contextmanager
+    def start(self, *command: str) -> Iterator[subprocess.Popen[str]]:
+        """Call the script; it does not survive this context."""
+        with subprocess.Popen(
             command,
             env={
                 **{name: value for name, value in os.environ.items() if not name.startswith("PYSPARK")},
@@ -90,7 +92,11 @@ class Client:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        )
+        ) as job:
+            try:
+                yield job
+            finally:
+                job.terminate()  # which the script passes on to spark-submit
 
     def uploaded(self, uri: str) -> Path:
         """A file that has travelled, in the folder where it was laid."""
