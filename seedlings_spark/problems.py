@@ -116,7 +116,7 @@ _MAKERS: dict[str, Callable[..., Any]] = {
     "softmax": layers.Softmax,
     "sigmoid": functools.partial(layers.Activation, "sigmoid"),
     # Probabilities of classes that exclude each other, of outputs that do not know so.
-    "share": functools.partial(layers.UnitNormalization, order=1),
+    "share": lambda dtype, name: functools.partial(_shares, name=name),
 }
 # How far probabilities may be from adding up to 1: bfloat16 has two to three digits.
 _TOLERANCE = 0.02
@@ -433,6 +433,13 @@ def with_head(network: Any, head: Sequence[str]) -> Any:
     for name in head:
         outputs = _MAKERS[name](dtype=dtype, name=f"{_HEAD}{name}")(outputs)
     return keras.Model(inputs, outputs, name=network.name)
+
+
+def _shares(outputs: Any, name: str) -> Any:
+    """Each output's share of their sum; no layer of Keras computes it."""
+    shares = keras.ops.normalize(outputs, axis=-1, order=1)
+    shares._keras_history.operation.name = name
+    return shares
 
 
 def without_head(network: Any) -> Any:

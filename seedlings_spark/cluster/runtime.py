@@ -136,7 +136,7 @@ def set_precision(network: Any, precision: str) -> None:
 
     last: list[Any] = []
     tensor = network.outputs[0]
-    while not (last and last[-1].weights):
+    while not (last and getattr(last[-1], "weights", None)):  # an operation that is no layer has none
         operation, place, _ = tensor._keras_history
         if isinstance(operation, keras.Model):
             tensor = operation.outputs[0]
