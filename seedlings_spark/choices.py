@@ -23,3 +23,6 @@ MODES = ("synchronous", "asynchronous", "hogwild")
 RULES = ("downpour", "adag", "dynsgd", "aeasgd", "eamsgd")
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("float32", "mixed_bfloat16", "auto")
+# auto: ONNX Runtime where the version has a network for it and no GPU is assigned, else TensorFlow
+ONNXRUNTIME, TENSORFLOW = "onnxruntime", "tensorflow"
+ENGINES = ("auto", ONNXRUNTIME, TENSORFLOW)

@@ -10,6 +10,9 @@ same processes, with a quarter of the images (twice; the second counts) and with
 by the difference in seconds has neither the start of Python and TensorFlow in it nor what Spark and the manifests cost
 once a call, but everything that grows with the number of images. Caches are warm by then for everybody.
 
+In float32 ours compute by ONNX Runtime, as `score` does unless it is told otherwise, and so does the limit; in another
+precision by TensorFlow.
+
 The *limit* is the number of cores by the seconds of one decoding and one forward pass, each measured alone, in one
 thread of a warm process, on bytes that are in memory. A machine whose cores share caches, memory and clock cannot
 reach it: *busy* is the same measured on all cores at once.
@@ -50,7 +53,7 @@ from seedlings_spark.corpus import tables
 from seedlings_spark.cluster import runtime, session
 from seedlings_spark.benchmark import NUM_CLASSES, speeds, spread, train
 from seedlings_spark.errors import ImageError, InputError, OptionError
-from seedlings_spark.models.store import ModelStore, ModelVersion
+from seedlings_spark.models.store import NETWORK, ONNX, ModelStore, ModelVersion
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +73,8 @@ SCORERS: Mapping[str, str] = {
     "limit": "cores by the seconds of decoding and forward pass, each alone in one thread",
     "busy": "the same measured on all cores at once",
     "png": "ours: score, from PNG files",
-    "png-auto": "as png, precision auto",
+    "png-tensorflow": "as png, by TensorFlow",
+    "png-auto": "as png, by TensorFlow in precision auto",
     "png-store": "as png, from copies beside --images, where that is in an object store",
     "table": "ours: score's forward pass over the prepared table",
     "transform": "ours: SeedlingsModel.transform over the prepared table",
@@ -95,7 +99,7 @@ class Scoring:
         num_images: PNG files, and rows of the prepared table.
         image_size: Height and width in pixels that the network takes.
         network: One of `networks.BY_NAME`.
-        precision: "float32" or "auto", of all but those that have one of their own.
+        precision: "float32" (ours by ONNX Runtime) or "auto", of all but those that have one of their own.
         images: Folder of pictures, or "" to draw some.
         stock_images: That stock Elephas scores, since it is slow; at most `num_images`.
         memory_images: In one partition: few, many; empty for no measurement of a worker's memory.
@@ -470,7 +474,7 @@ class _Stand:
     def __init__(
         self, spark: SparkSession, task: Scoring, path: str, *, vectors: bool, stored: str = ""
     ) -> None:
-        from seedlings_spark.models import networks
+        from seedlings_spark.models import export, networks
 
         self.spark, self.task, self.path, self.stored = spark, task, path, stored
         self.num_images = {SMALL: max(1, task.num_images // _SMALLER), LARGE: task.num_images}
@@ -492,6 +496,7 @@ class _Stand:
                 _run(spark.range(count), copy)
         built = benchmark.network(task.network, task.image_size)
         self.network = networks.to_bytes(built)
+        self.onnx, _ = export.to_onnx(self.network)
         self.versions = {precision: self._publish(precision) for precision in ("float32", "mixed_bfloat16")}
         self.tables = {size: self._prepared(size) for size in _SIZES}
         self.vectors = self._vectors() if vectors else None
@@ -506,6 +511,12 @@ class _Stand:
     def precision(self) -> str:
         """Of those that have none of their own."""
         return runtime.resolve_precision(self.task.precision)
+
+    @property
+    def network_path(self) -> str:
+        """The file of the network that ours compute."""
+        version = self.versions[self.precision]
+        return version.onnx_path if version.has_onnx else version.network_path
 
     @property
     def size(self) -> tuple[int, int]:
@@ -525,8 +536,13 @@ class _Stand:
         return tasks.forward_task(self.spark, self.versions[precision], _BATCH_SIZE)
 
     def _publish(self, precision: str) -> ModelVersion:
+        def build(folder: str) -> None:
+            files.write_bytes(files.join(folder, NETWORK), self.network)
+            if precision == "float32":
+                files.write_bytes(files.join(folder, ONNX), self.onnx)
+
         return ModelStore(files.join(self.path, "store"), "benchmark").publish(
-            lambda folder: files.write_bytes(files.join(folder, "network.keras"), self.network),
+            build,
             {
                 "classes": [f"species {number}" for number in range(NUM_CLASSES)],
                 "image_size": list(self.size),
@@ -713,12 +729,16 @@ def _seconds(call: Callable[[str], None], size: str) -> float:
     return time.perf_counter() - started
 
 
-def _ours_from_png(stand: _Stand, precision: str, *, is_stored: bool = False) -> Callable[[str], None]:
+def _ours_from_png(
+    stand: _Stand, precision: str, *, is_stored: bool = False, engine: str = "auto"
+) -> Callable[[str], None]:
     environment, place = benchmark.fresh(), stand.stored if is_stored else stand.path
 
     def call(size: str) -> None:
         output = files.join(stand.path, "scores")
-        options = ScoringOptions(files.join(place, size), output=output, batch_size=_BATCH_SIZE, review=0)
+        options = ScoringOptions(
+            files.join(place, size), output=output, engine=engine, batch_size=_BATCH_SIZE, review=0
+        )
         with session.python_environment(stand.spark, environment):
             run = scoring.score(stand.spark, stand.versions[precision], options)
         if run.manifest["scored"] != stand.num_images[size]:
@@ -783,6 +803,8 @@ def _ours_as_transformer(stand: _Stand, precision: str) -> Callable[[str], None]
     classes = stand.versions[precision].classes
     model = SeedlingsModel.from_network(networks.from_bytes(stand.network), classes)
     model.set(model.precision, precision)
+    if precision == "float32":
+        model.use_onnx()
     return _over_table(stand, {}, lambda table: model.transform(table.select(schema.PATH, schema.IMAGE)))
 
 
@@ -826,6 +848,7 @@ def _make_predict(content: bytes, precision: str, *, tuned: bool) -> Callable[[A
 
 _CALLS: Mapping[str, Callable[[_Stand, str], Callable[[str], None]]] = {
     "png": _ours_from_png,
+    "png-tensorflow": partial(_ours_from_png, engine="tensorflow"),
     "png-auto": _ours_from_png,
     "png-store": partial(_ours_from_png, is_stored=True),
     "table": _ours_from_table,
@@ -928,7 +951,8 @@ def _measure_limit(stand: _Stand, name: str, number: int) -> list[Measurement]:
     """One process, or as many as there are cores, at the same time: first they all decode, then they all predict."""
     request = {
         "what": "limit",
-        "network": files.local_path(stand.versions[stand.precision].network_path).as_posix(),
+        "network": files.local_path(stand.network_path).as_posix(),
+        "engine": stand.forward(stand.precision).engine,
         "precision": stand.precision,
         "size": stand.size,
         "pictures": [files.local_path(path).as_posix() for path in stand.pictures[:_LIMIT_PICTURES]],
@@ -960,13 +984,6 @@ def _measure_limit(stand: _Stand, name: str, number: int) -> list[Measurement]:
 def _limit(request: Mapping[str, Any]) -> None:
     """In a process of its own: seconds of decoding a picture, and of its forward pass, in one thread."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    with runtime.quiet_import():
-        import tensorflow as tf
-
-        from seedlings_spark.models import networks
-
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     size = (int(request["size"][0]), int(request["size"][1]))
     contents = [files.read_bytes(path) for path in request["pictures"]]
     few = max(1, len(contents) // 8)
@@ -977,17 +994,15 @@ def _limit(request: Mapping[str, Any]) -> None:
     decode(contents[:few])
     _say_seconds(lambda: decode(contents), len(contents))
 
-    network = networks.from_bytes(files.read_bytes(request["network"]))
-    runtime.set_precision(network, request["precision"])
-    call = tf.function(
-        lambda batch: network(tf.cast(batch, network.inputs[0].dtype), training=False), autograph=False
-    )
+    content = files.read_bytes(request["network"])
+    task = prediction.ForwardTask(content, request["precision"], _BATCH_SIZE, 1, engine=request["engine"])
+    network = prediction.forward(task)
     pixels = np.stack(decode((contents * _BATCH_SIZE)[:_BATCH_SIZE]))
     num_batches = max(2, len(contents) // _BATCH_SIZE)
 
     def forward(count: int) -> None:
         for _ in range(count):
-            call(pixels).numpy()
+            network.predict(pixels)
 
     forward(2)
     _say_seconds(lambda: forward(num_batches), num_batches * _BATCH_SIZE)

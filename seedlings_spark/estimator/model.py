@@ -20,13 +20,15 @@ from pyspark.ml.util import (
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.pandas.functions import pandas_udf
+from pyspark.sql.types import BinaryType
 
 from seedlings_spark import files, fingerprint, schema
+from seedlings_spark.choices import ONNXRUNTIME, TENSORFLOW
 from seedlings_spark.cluster import runtime, session
 from seedlings_spark.errors import NetworkError
 from seedlings_spark.estimator.columns import feature_column
 from seedlings_spark.estimator.params import SeedlingsParams, SparkColumns, plain
-from seedlings_spark.models import prediction
+from seedlings_spark.models import engines, export, prediction
 from seedlings_spark.training import network as carried
 from seedlings_spark.training.record import TrainingRecord
 
@@ -42,8 +44,8 @@ _LOGITS = {
     problems.MULTILABEL: "sigmoid",
     problems.REGRESSION: "",
 }
-# In the metadata of a stage: the SHA-256 of its network.
-NETWORK_HASH = "network_sha256"
+# In the metadata of a stage: the SHA-256 of its network, and of its ONNX form if it has one.
+NETWORK_HASH, ONNX_HASH = "network_sha256", "onnx_sha256"
 
 
 class SeedlingsModel(
@@ -75,8 +77,17 @@ class SeedlingsModel(
         Params._dummy(), "num_outputs", "values that the network gives for a row", TypeConverters.toInt
     )
 
+    engine: Param[str] = Param(
+        Params._dummy(),
+        "engine",
+        "of transform: onnxruntime, tensorflow, or auto: ONNX Runtime where use_onnx has been called, and no GPU is"
+        " assigned",
+        TypeConverters.toString,
+    )
+
     def __init__(self, **kwargs: Any) -> None:
         self._content = b""
+        self._onnx = b""
         self._record: dict[str, Any] = {}
         super().__init__(**kwargs)
         self._setDefault(
@@ -88,6 +99,7 @@ class SeedlingsModel(
             precision="float32",
             threads=0,
             inference_batch_size=64,
+            engine="auto",
         )
 
     @classmethod
@@ -117,8 +129,32 @@ class SeedlingsModel(
         self, content: bytes, history: Mapping[str, Sequence[float]], record: Mapping[str, Any]
     ) -> None:
         self._content = content
+        self._onnx = b""
         self._history = dict(history)
         self._record = dict(record)
+
+    def use_onnx(self, rows: NDArray[Any] | None = None) -> dict[str, Any]:
+        """Let `transform` compute by ONNX Runtime from now on; what is saved has the ONNX file, too.
+
+        A version of a store has it already. Predictions are Keras', to 1e-5.
+
+        Args:
+            rows: What to compare the two on, shape (rows, *input shape): uint8 pixels or numbers. Some are drawn
+                without.
+
+        Returns:
+            How they compare: see `models.export.to_onnx`.
+
+        Raises:
+            NetworkError: The network has no ONNX form, or one that predicts otherwise. Nothing has changed.
+        """
+        self._onnx, about = export.to_onnx(self._content, rows, self._objects(self._content))
+        return about
+
+    @property
+    def onnx_bytes(self) -> bytes:
+        """The content of the network's ONNX file; empty if it has none."""
+        return self._onnx
 
     @property
     def network_bytes(self) -> bytes:
@@ -187,21 +223,38 @@ class SeedlingsModel(
         return _ModelReader()
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        spark = dataset.sparkSession
-        column = feature_column(dataset, self.getFeaturesCol())
-        task = prediction.ForwardTask(
-            network=self.network_bytes,
-            precision=self.getOrDefault("precision"),
-            batch_size=self.get_inference_batch_size(),
-            threads=self.getOrDefault("threads") or session.task_cpus(spark),
-            custom_objects=self._objects(self._content),
-        )
+        spark, name = dataset.sparkSession, self.getFeaturesCol()
+        column = feature_column(dataset, name)
+        task = self.forward_task(spark, are_pixels=isinstance(dataset.schema[name].dataType, BinaryType))
         kind = self.getOrDefault("kind")
         outputs = network_outputs(spark, replace(task, logits=_LOGITS[kind]), column)
         kept = f"outputs_{uuid.uuid4().hex[:8]}"
         table = dataset.withColumn(kept, outputs)
         added = {name: column for name, column in self._columns(F.col(kept), kind).items() if name}
         return table.withColumns(added).drop(kept)
+
+    def forward_task(self, spark: SparkSession, *, are_pixels: bool) -> prediction.ForwardTask:
+        """What a task needs to predict.
+
+        Args:
+            spark: The session.
+            are_pixels: Whether it is given bytes and not numbers.
+
+        Raises:
+            NetworkError: The engine that was chosen cannot be had.
+        """
+        task = prediction.ForwardTask(
+            network=self.network_bytes,
+            precision=self.getOrDefault("precision"),
+            batch_size=self.get_inference_batch_size(),
+            threads=self.getOrDefault("threads") or session.task_cpus(spark),
+        )
+        chosen = self.getOrDefault("engine")
+        if chosen == "auto" and self._onnx and not are_pixels and engines.takes_pixels(self._onnx):
+            chosen = TENSORFLOW
+        if prediction.engine_for(spark, chosen, has_onnx=bool(self._onnx)) == ONNXRUNTIME:
+            return replace(task, network=self._onnx, engine=ONNXRUNTIME, precision="float32")
+        return replace(task, custom_objects=self._objects(self._content))
 
     def _columns(self, outputs: Column, kind: str) -> dict[str, Column]:
         """The columns that are added, of an array of the network's outputs and, for a classifier, their logits."""
@@ -244,14 +297,17 @@ class _ModelWriter(MLWriter):
 
     def saveImpl(self, path: str) -> None:
         instance = self._instance
-        content = instance.network_bytes
+        content, onnx = instance.network_bytes, instance.onnx_bytes
         extra = {
             "history": instance.history,
             "record": instance.record,
             NETWORK_HASH: fingerprint.content_hash(content),
+            **({ONNX_HASH: fingerprint.content_hash(onnx)} if onnx else {}),
         }
         DefaultParamsWriter.saveMetadata(plain(instance), path, self.sparkSession, extraMetadata=extra)
         files.write_bytes(files.join(path, networks.FILE), content)
+        if onnx:
+            files.write_bytes(files.join(path, networks.ONNX_FILE), onnx)
 
 
 class _ModelReader(MLReader[SeedlingsModel]):
@@ -264,19 +320,23 @@ class _ModelReader(MLReader[SeedlingsModel]):
         DefaultParamsReader.getAndSetParams(model, metadata)
         content = read_network(path, metadata)
         model._take(content, metadata["history"], metadata["record"])
+        if metadata.get(ONNX_HASH):
+            model._onnx = _read_file(path, networks.ONNX_FILE, metadata[ONNX_HASH])
         return model
 
 
 def keep_network_once(version: str, uid: str) -> None:
-    """Move the network out of a saved pipeline to where a version of the store has it, so that it is stored once.
+    """Move the network's files out of a saved pipeline to where a version of the store has them: stored once.
 
     Args:
         version: Folder of the version, with the pipeline in `model`.
         uid: The `uid` of the stage with the network, the last one of the pipeline.
     """
     stages = files.join(version, "model", "stages")
-    name = next(name for name in files.list_names(stages) if name.partition("_")[2] == uid)
-    files.rename(files.join(stages, name, networks.FILE), files.join(version, networks.FILE))
+    stage = next(name for name in files.list_names(stages) if name.partition("_")[2] == uid)
+    for name in (networks.FILE, networks.ONNX_FILE):
+        if files.exists(files.join(stages, stage, name)):
+            files.rename(files.join(stages, stage, name), files.join(version, name))
 
 
 def read_network(path: str, metadata: Mapping[str, Any]) -> bytes:
@@ -289,11 +349,15 @@ def read_network(path: str, metadata: Mapping[str, Any]) -> bytes:
     Raises:
         NetworkError: It is not there, or is not the one that was saved.
     """
-    own, recorded = files.join(path, networks.FILE), metadata.get(NETWORK_HASH)
+    return _read_file(path, networks.FILE, metadata.get(NETWORK_HASH))
+
+
+def _read_file(path: str, name: str, recorded: str | None) -> bytes:
+    own = files.join(path, name)
     place = own
     if recorded and not files.exists(own):
         # VERSION/model/stages/STAGE
-        place = files.join(files.parent(files.parent(files.parent(path))), networks.FILE)
+        place = files.join(files.parent(files.parent(files.parent(path))), name)
     remedy = "Copy the whole version, of which model/ is a part, or save the loaded pipeline anew"
     try:
         content = files.read_bytes(place)

@@ -22,9 +22,9 @@ with runtime.quiet_import():
     from keras import layers
 
 MIN_IMAGE_SIZE = 32
+# Its files in the folder of a stage, or of a version.
+FILE, ONNX_FILE = "network.keras", "network.onnx"
 # The largest network file that is read, as it is and unpacked.
-# Its file in the folder of a stage, or of a version.
-FILE = "network.keras"
 MAX_NETWORK_BYTES = 2 * 1024**3
 # A pixel that never changes in the training images says nothing; Spark's StandardScaler maps it to 0, and a
 # division by this does so too.

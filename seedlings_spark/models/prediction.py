@@ -1,8 +1,8 @@
 """The forward pass in a Spark task: one network a process, batches of one size.
 
-A Python process that Spark reuses keeps the network and its traced function, by the hash of its bytes. Every
-batch is padded to the same number of rows: so a row's prediction does not depend on how rows are batched or
-partitioned, and nothing is traced twice.
+A Python process that Spark reuses keeps the loaded network, by the hash of its bytes. Every batch is padded to the same
+number of rows: so a row's prediction does not depend on how rows are batched or partitioned, and TensorFlow traces
+nothing twice.
 """
 
 import hashlib
@@ -15,16 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pyspark import cloudpickle
+from pyspark.sql import SparkSession
 
+from seedlings_spark.choices import ENGINES, ONNXRUNTIME, TENSORFLOW
 from seedlings_spark.cluster import runtime
-from seedlings_spark.errors import CorpusError, NetworkError
-from seedlings_spark.training import network
+from seedlings_spark.errors import CorpusError, NetworkError, OptionError
+from seedlings_spark.models import engines
 
 # Networks kept by this process; a scoring job has one, CrossValidator has many in turn.
 _MAX_KEPT = 2
-# Numbers of rows that fill the blocks of every processor's matrix products, and those to try before.
-_STEADY_ROWS = 64
-_BLOCKS = (16, 24, 48)
 _kept: dict[tuple[str, str], "Forward"] = {}
 
 
@@ -33,13 +32,14 @@ class ForwardTask:
     """What a task needs to predict.
 
     Args:
-        network: The content of a `.keras` file.
-        precision: "float32" or "mixed_bfloat16".
-        batch_size: Rows of one forward pass.
-        threads: Threads of TensorFlow within one operation.
+        network: The content of a `.keras` file, or of an ONNX file for `ONNXRUNTIME`.
+        precision: "float32" or "mixed_bfloat16"; ONNX Runtime computes in float32.
+        batch_size: Rows of one forward pass of TensorFlow.
+        threads: Threads within one operation.
         custom_objects: Classes and functions that the network names.
         logits: "" for none; else `predict_rows` gives behind a row's probabilities also what they are the "softmax"
             or the "sigmoid" of.
+        engine: `choices.ONNXRUNTIME` or `TENSORFLOW`.
     """
 
     network: bytes
@@ -48,13 +48,14 @@ class ForwardTask:
     threads: int
     custom_objects: Mapping[str, Any] = field(default_factory=dict)
     logits: str = ""
+    engine: str = TENSORFLOW
 
     @cached_property
     def key(self) -> tuple[str, str]:
         """Tells networks and settings apart; a reused process may have seen other objects of the same names."""
         objects = cloudpickle.dumps(dict(self.custom_objects))  # type: ignore[no-untyped-call]
         code = hashlib.sha256(objects).hexdigest() if self.custom_objects else ""
-        settings = f"{self.precision} {self.batch_size} {self.threads} {code} {self.logits}"
+        settings = f"{self.precision} {self.batch_size} {self.threads} {code} {self.logits} {self.engine}"
         return hashlib.sha256(self.network).hexdigest(), settings
 
 
@@ -66,25 +67,21 @@ class Forward:
     """
 
     def __init__(self, task: ForwardTask) -> None:
-        tf = runtime.start(task.threads, _gpus())
-        import keras
-
-        from seedlings_spark import problems
-
-        self._tf = tf
-        self._network = network.from_bytes(task.network, task.custom_objects)
-        runtime.set_precision(self._network, task.precision)
-        logits = problems.logits_of(self._network) if task.logits else None
-        self.gives_logits = logits is not None
-        if logits is not None:
-            outputs = keras.layers.Concatenate(dtype=self._network.outputs[0].dtype)(
-                [self._network.outputs[0], logits]
+        with_logits = bool(task.logits)
+        self.engine: engines.Engine
+        if task.engine == ONNXRUNTIME:
+            self.engine = engines.OnnxRuntime(task.network, task.threads, with_logits=with_logits)
+        else:
+            self.engine = engines.TensorFlow(
+                task.network,
+                task.threads,
+                precision=task.precision,
+                custom_objects=task.custom_objects,
+                with_logits=with_logits,
+                gpus=_gpus(),
             )
-            self._network = keras.Model(self._network.inputs, outputs)
-        self._dtype = self._network.inputs[0].dtype
-        self.row_shape = tuple(self._network.input_shape[1:])
-        self._call = tf.function(self._forward, autograph=False, reduce_retracing=True)
-        self._batch_size = self._steady_size(task.batch_size)
+        self.gives_logits, self.row_shape = self.engine.gives_logits, self.engine.row_shape
+        self._batch_size = self.engine.steady_rows(task.batch_size)
 
     def predict(self, features: NDArray[np.generic]) -> NDArray[Any]:
         """The network's outputs.
@@ -102,31 +99,8 @@ class Forward:
             if count < self._batch_size:
                 padding = np.zeros((self._batch_size - count, *batch.shape[1:]), batch.dtype)
                 batch = np.concatenate([batch, padding])
-            parts.append(self._call(batch).numpy()[:count])
-        return np.concatenate(parts) if parts else np.zeros((0, *self._network.output_shape[1:]), "float32")
-
-    def _steady_size(self, batch_size: int) -> int:
-        """The least number of rows, from `batch_size` on, of which each gets the same bits wherever it stands.
-
-        On some processors a matrix product treats the last rows of a batch otherwise, if they do not fill a block of
-        registers (AVX2: 8 and 32 rows do not, 24 and 48 do). Multiples of `_STEADY_ROWS` are taken as they are.
-        """
-        if batch_size == 1 or batch_size % _STEADY_ROWS == 0:
-            return batch_size
-        call = self._tf.function(self._forward, autograph=False)
-        rng = np.random.default_rng(0)
-        least = -(-batch_size // _STEADY_ROWS) * _STEADY_ROWS
-        for size in sorted({batch_size, *(each for each in _BLOCKS if batch_size < each < least)}):
-            rows = rng.integers(0, 256, (size, *self.row_shape)).astype("uint8")
-            if all(
-                np.array_equal(call(np.roll(rows, by, 0)), np.roll(call(rows), by, 0))
-                for by in (1, size // 2)
-            ):
-                return size
-        return least
-
-    def _forward(self, batch: Any) -> Any:
-        return self._network(self._tf.cast(batch, self._dtype), training=False)
+            parts.append(self.engine.run(batch)[:count])
+        return np.concatenate(parts) if parts else np.zeros((0, *self.engine.output_shape), "float32")
 
 
 def forward(task: ForwardTask) -> Forward:
@@ -137,6 +111,32 @@ def forward(task: ForwardTask) -> Forward:
         _kept.pop(next(iter(_kept)))
     _kept[task.key] = found
     return found
+
+
+def engine_for(spark: SparkSession, chosen: str, *, has_onnx: bool) -> str:
+    """The engine of a forward pass: ONNX Runtime where it can, TensorFlow on GPUs and for what has no ONNX file.
+
+    Args:
+        spark: The session.
+        chosen: One of `choices.ENGINES`.
+        has_onnx: Whether there is an ONNX file of the network.
+
+    Raises:
+        NetworkError: ONNX Runtime is asked for, and there is none.
+        OptionError: There is no such engine.
+    """
+    if chosen not in ENGINES:
+        raise OptionError(f"engine {chosen!r}", f"one of {', '.join(ENGINES)}", "Choose one of them")
+    if chosen == ONNXRUNTIME and not has_onnx:
+        raise NetworkError(
+            "ONNX Runtime for a network without an ONNX file",
+            "a version with network.onnx, or one whose manifest.json says under `onnx` why it has none",
+            "Choose --engine auto or tensorflow; publish the version again if it is of an earlier release",
+        )
+    if chosen != "auto":
+        return chosen
+    uses_gpus = float(spark.conf.get("spark.task.resource.gpu.amount", None) or 0) > 0
+    return ONNXRUNTIME if has_onnx and not uses_gpus else TENSORFLOW
 
 
 def check_finite(outputs: NDArray[Any]) -> None:

@@ -3,6 +3,7 @@
     STORE/NAME/v0001/           a version: nothing in it ever changes
         model/                  the fitted PipelineModel
         network.keras           the network, with the scaler folded in; model/ has no copy of its own
+        network.onnx            the same for ONNX Runtime, if it has such a form; the manifest says why not
         report/                 its evaluation
         manifest.json           what it is, and the bytes of every file
         manifest.sig            who vouches for it, where somebody has signed it: Ed25519 over manifest.json's bytes
@@ -46,6 +47,7 @@ CURRENT = "current"
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 NETWORK = "network.keras"
+ONNX = "network.onnx"
 PIPELINE = "model"
 REPORT = "report"
 PROFILE = "profile.json"
@@ -80,6 +82,16 @@ class ModelVersion:
     def network_path(self) -> str:
         """The Keras network, which takes raw pixels: the scaler is folded in."""
         return files.join(self.path, NETWORK)
+
+    @property
+    def onnx_path(self) -> str:
+        """The same network for ONNX Runtime."""
+        return files.join(self.path, ONNX)
+
+    @property
+    def has_onnx(self) -> bool:
+        """Whether a network for ONNX Runtime was published with it."""
+        return ONNX in self.manifest["files"]
 
     @property
     def pipeline_path(self) -> str:

@@ -19,6 +19,7 @@ from seedlings_spark.config import ScoringOptions
 from seedlings_spark.corpus import decoding, tables
 from seedlings_spark.errors import InputError
 from seedlings_spark.lock import Lock
+from seedlings_spark.models import engines
 from seedlings_spark.models.store import ModelVersion
 from seedlings_spark.reports import drift
 from seedlings_spark.scoring import ledger, progress, review, sources, tasks
@@ -115,7 +116,7 @@ class _Scoring:
                 max_pixels=options.max_pixels,
                 max_bytes=options.max_bytes,
             ),
-            forward_task(spark, version, options.batch_size),
+            forward_task(spark, version, options.batch_size, options.engine),
         )
 
     def run(self) -> ScoreRun:
@@ -347,6 +348,10 @@ class _Scoring:
             "model_name": self._version.name,
             "model_version": self._version.version,
             "classes": list(self._version.classes),
+            "engine": {
+                "name": self._task.forward.engine,
+                "version": engines.version(self._task.forward.engine),
+            },
             "precision": self._task.forward.precision,
             "started": self._started.isoformat(timespec="seconds"),
             "finished": finished.isoformat(timespec="seconds"),

@@ -28,7 +28,13 @@ _BATCH_SIZE = 64
 
 
 def register(
-    spark: SparkSession, name: str, store: str, version: str = CURRENT, *, model: str = "seedlings"
+    spark: SparkSession,
+    name: str,
+    store: str,
+    version: str = CURRENT,
+    *,
+    model: str = "seedlings",
+    engine: str = "auto",
 ) -> None:
     """Make a model version a function of Spark SQL: `SELECT path, species(content) FROM images`.
 
@@ -41,6 +47,7 @@ def register(
         store: Folder of the model store.
         version: Version of the model.
         model: Name of the model in the store.
+        engine: What computes: onnxruntime, tensorflow, or auto for the first where the version has it.
 
     Raises:
         StoreError: There is no such version, or it is damaged.
@@ -53,7 +60,7 @@ def register(
         max_pixels=choices.MAX_PIXELS,
         max_bytes=choices.MAX_BYTES,
     )
-    register_functions(spark, name, resolved, forward_task(spark, resolved, _BATCH_SIZE), decode)
+    register_functions(spark, name, resolved, forward_task(spark, resolved, _BATCH_SIZE, engine), decode)
 
 
 def register_functions(

@@ -11,12 +11,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import ArrayType, FloatType, IntegerType, StringType, StructField, StructType
 
-from seedlings_spark import files, fingerprint, schema
+from seedlings_spark import choices, files, fingerprint, schema
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import decoding
 from seedlings_spark.errors import StoreError
 from seedlings_spark.models import prediction
-from seedlings_spark.models.store import NETWORK, PROFILE, ModelVersion
+from seedlings_spark.models.store import NETWORK, ONNX, PROFILE, ModelVersion
 from seedlings_spark.reports import drift
 from seedlings_spark.scoring import progress, sources
 
@@ -36,7 +36,7 @@ SCORED = StructType(
     ]
 )
 # What scoring reads of a version.
-CONTENTS = (NETWORK, PROFILE)
+CONTENTS = (NETWORK, ONNX, PROFILE)
 
 
 @dataclass(frozen=True)
@@ -59,33 +59,50 @@ def with_species(rows: DataFrame, classes: Sequence[str]) -> DataFrame:
     return rows.withColumn(schema.PREDICTED_SPECIES, F.element_at(names, place))
 
 
-def forward_task(spark: SparkSession, version: ModelVersion, batch_size: int) -> prediction.ForwardTask:
+def forward_task(
+    spark: SparkSession, version: ModelVersion, batch_size: int, engine: str = "auto"
+) -> prediction.ForwardTask:
     """The forward pass of a model version.
 
+    Args:
+        spark: The session.
+        version: The version.
+        batch_size: Rows of one forward pass of TensorFlow.
+        engine: One of `choices.ENGINES`.
+
     Raises:
+        NetworkError: ONNX Runtime is asked for, and the version has no network for it.
         StoreError: The network's bytes are not those that were published.
     """
-    try:
-        content = files.read_bytes(version.network_path)
-    except FileNotFoundError:
-        raise StoreError(
-            f"no {version.network_path}",
-            "the network that was published",
-            "Choose another --model-version, and publish this one again",
-        ) from None
-    recorded = version.manifest.get("files", {}).get("network.keras", {}).get("sha256")
-    if recorded != fingerprint.content_hash(content):
-        raise StoreError(
-            f"{version.network_path}, whose SHA-256 is not that of its manifest",
-            "the file that was published",
-            "Choose another --model-version, and publish this one again",
-        )
+    chosen = prediction.engine_for(spark, engine, has_onnx=version.has_onnx)
+    is_onnx = chosen == choices.ONNXRUNTIME
     return prediction.ForwardTask(
-        network=content,
-        precision=str(version.manifest.get("precision", "float32")),
+        network=_published(version, ONNX if is_onnx else NETWORK),
+        precision="float32" if is_onnx else str(version.manifest.get("precision", "float32")),
         batch_size=batch_size,
         threads=session.task_cpus(spark),
+        engine=chosen,
     )
+
+
+def _published(version: ModelVersion, name: str) -> bytes:
+    """A file of a version, whose bytes are those that were published.
+
+    Raises:
+        StoreError: They are not.
+    """
+    path = files.join(version.path, name)
+    remedy = "Choose another --model-version, and publish this one again"
+    try:
+        content = files.read_bytes(path)
+    except FileNotFoundError:
+        raise StoreError(f"no {path}", "the network that was published", remedy) from None
+    recorded = version.manifest.get("files", {}).get(name, {}).get("sha256")
+    if recorded != fingerprint.content_hash(content):
+        raise StoreError(
+            f"{path}, whose SHA-256 is not that of its manifest", "the file that was published", remedy
+        )
+    return content
 
 
 def score_listed(

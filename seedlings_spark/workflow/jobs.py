@@ -215,7 +215,7 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
     options = config.qualified(options)
     prepared = corpus.load(options.corpus)
     version = ModelStore(options.store, options.name, options.require_signature).verify(options.model_version)
-    predictions = predicting.predictions(spark, version, prepared, options.split)
+    predictions = predicting.predictions(spark, version, prepared, options.split, options.engine)
     numbers = predicting.evaluated(predictions, prepared, options.split, version.classes)
     kept: Mapping[str, Any] = version.manifest.get("kept") or {}
     report.write(

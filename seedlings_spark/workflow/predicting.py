@@ -10,12 +10,21 @@ from seedlings_spark.corpus import Corpus, look_alikes
 from seedlings_spark.errors import CorpusError, SeedlingsError
 from seedlings_spark.estimator import SeedlingsModel, elephas, features
 from seedlings_spark.models import stages
-from seedlings_spark.models.store import ModelVersion
+from seedlings_spark.models.store import NETWORK, ONNX, ModelVersion
 from seedlings_spark.reports import evaluation
 
 
-def predictions(spark: SparkSession, version: ModelVersion, corpus: Corpus, split: str) -> DataFrame:
+def predictions(
+    spark: SparkSession, version: ModelVersion, corpus: Corpus, split: str, engine: str = "auto"
+) -> DataFrame:
     """A version's predictions for a split of a corpus, beside the true species.
+
+    Args:
+        spark: The session.
+        version: The version.
+        corpus: The corpus.
+        split: Split of the corpus.
+        engine: One of `choices.ENGINES`.
 
     Raises:
         CorpusError: The images have another size than the model takes, or there are none.
@@ -45,6 +54,9 @@ def predictions(spark: SparkSession, version: ModelVersion, corpus: Corpus, spli
             "Choose another --model-version, or train one on this corpus",
         )
     model = load(version)
+    last = model.stages[-1]
+    if isinstance(last, SeedlingsModel):
+        last.set(last.engine, engine)
     return model.transform(corpus.images(spark, split))
 
 
@@ -92,7 +104,7 @@ def check_stages(folder: str) -> None:
     own = (SeedlingsModel, elephas.ElephasTransformer, features.ImageStandardizerModel)
     names = {f"{each.__module__}.{each.__name__}": each for each in own}
     networks_of = [name for name, each in names.items() if issubclass(each, SeedlingsModel)]
-    stages.check(folder, names, dict.fromkeys(networks_of, ("network.keras",)))
+    stages.check(folder, names, dict.fromkeys(networks_of, (NETWORK, ONNX)))
 
 
 def about_evaluation(version: ModelVersion, corpus: Corpus, split: str) -> dict[str, object]:

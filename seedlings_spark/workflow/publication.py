@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pyspark.ml import PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import display, files, problems, reproducibility, schema, scoring
-from seedlings_spark.cluster import session
 from seedlings_spark.corpus import Corpus, look_alikes
 from seedlings_spark.errors import NetworkError, OptionError, SeedlingsError, StoreError
 from seedlings_spark.estimator import SeedlingsModel, keep_network_once
-from seedlings_spark.models import prediction
 from seedlings_spark.models.store import PROFILE, ModelStore, ModelVersion
 from seedlings_spark.reports import drift, plots
 from seedlings_spark.workflow.pipeline import finite, load_network
@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 
 # Images of a split that a profile is made of: its shares are then exact to less than a percent.
 _PROFILE_IMAGES = 20_000
+# Of the validation images, those that ONNX Runtime and Keras are compared on, and their pixels, by the driver.
+_COMPARED_IMAGES, _COMPARED_BYTES = 256, 32 * 1024 * 1024
 # What `import_network` may be told of a network's outputs.
 OUTPUTS = ("auto", "probabilities", "logits")
 
@@ -88,12 +90,7 @@ def profile(spark: SparkSession, model: PipelineModel, corpus: Corpus) -> drift.
         corpus: That it was trained on.
     """
     last = _network_of(model)
-    task = prediction.ForwardTask(
-        network=last.network_bytes,
-        precision=last.getOrDefault("precision"),
-        batch_size=64,
-        threads=session.task_cpus(spark),
-    )
+    task = last.forward_task(spark, are_pixels=True)
 
     def of(split: str) -> drift.Profile:
         share = min(1.0, _PROFILE_IMAGES / max(1, corpus.num_images(split)))
@@ -105,6 +102,38 @@ def profile(spark: SparkSession, model: PipelineModel, corpus: Corpus) -> drift.
     predicted = validation if validation.species else train
     confidence = predicted.histograms[drift.CONFIDENCE]
     return drift.Profile(predicted.species, {**(train + validation).histograms, drift.CONFIDENCE: confidence})
+
+
+def use_onnx(
+    model: PipelineModel, spark: SparkSession | None = None, corpus: Corpus | None = None
+) -> dict[str, object]:
+    """Let a fitted pipeline compute by ONNX Runtime from now on, if its network can be had for that.
+
+    Args:
+        model: A fitted pipeline whose last stage is a `SeedlingsModel`.
+        spark: The session, with a corpus.
+        corpus: On whose validation images the two are compared, on at most `_COMPARED_IMAGES`; without, or where it has
+            none, on drawn ones.
+
+    Returns:
+        What the manifest says of it under `onnx`: how it compares with Keras, or `missing`, the reason for that.
+    """
+    last = _network_of(model)
+    try:
+        rows = None if spark is None or corpus is None else _validation_pixels(spark, corpus)
+        return last.use_onnx(rows)
+    except NetworkError as error:
+        _log.warning("published without network.onnx: %s", error)
+        return {"missing": error.found}
+
+
+def _validation_pixels(spark: SparkSession, corpus: Corpus) -> NDArray[np.uint8] | None:
+    """Some validation images, chosen by their content, shape (images, height, width, 3); None where there are none."""
+    shape = (*corpus.image_size, 3)
+    count = max(1, min(_COMPARED_IMAGES, _COMPARED_BYTES // math.prod(shape)))
+    chosen = corpus.images(spark, schema.VALIDATION).orderBy(schema.CONTENT_HASH).limit(count)
+    found = [bytes(row[0]) for row in chosen.select(schema.IMAGE).collect()]
+    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, *shape) if found else None
 
 
 def promotion(
@@ -160,12 +189,13 @@ def publish(
     Args:
         store: Where to.
         model: The fitted pipeline.
-        about: What the manifest shall say of corpus, options and classes.
+        about: What the manifest shall say of corpus, options and classes, and of `onnx` if `use_onnx` was called.
         promote: Whether it becomes the current version.
         profile: Profile of the corpus, with which scoring runs are compared.
     """
     last = _network_of(model)
     _check_kind(last.getOrDefault("kind"))
+    about = {"onnx": use_onnx(model), **about} if "onnx" not in about else about
     history = last.history
     # JSON has no NaN; what is not finite is null there.
     written = finite(history)
@@ -235,10 +265,12 @@ def publish_trained(
         about: What the manifest says besides.
         check: Called before anything is published; raises if the run is not ours any more.
     """
+    # First, so that all that follows is computed as scoring will be.
+    onnx = use_onnx(model, spark, corpus)
     made = profile(spark, model, corpus)
     decided = promotion(spark, store, model, corpus, about["options"]["promote"])
     check()
-    told = {**about, "promotion": {"is_due": decided.is_due, "reason": decided.reason}}
+    told = {**about, "onnx": onnx, "promotion": {"is_due": decided.is_due, "reason": decided.reason}}
     return publish(store, model, about=told, promote=decided.is_due, profile=made), decided
 
 

@@ -154,7 +154,7 @@ def test_nothing_is_traced_twice_however_many_rows_there_are():
     network = prediction.forward(task_of(vector_network(), 8))
     for count in (3, 8, 1, 20, 0, 16):
         assert len(network.predict(np.ones((count, 130)))) == count
-    assert network._call.experimental_get_tracing_count() == 1
+    assert network.engine.call.experimental_get_tracing_count() == 1
 
 
 # --- The cache

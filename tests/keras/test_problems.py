@@ -11,7 +11,7 @@ from keras import layers, losses
 
 from seedlings_spark import problems
 from seedlings_spark.errors import NetworkError, OptionError
-from seedlings_spark.models import networks, prediction
+from seedlings_spark.models import export, networks, prediction
 from seedlings_spark.problems import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 
 
@@ -176,6 +176,26 @@ def test_a_network_of_logits_is_kept_as_one_of_probabilities(loss, outputs, expe
     np.testing.assert_allclose(found[:, :outputs], expected(logits, axis=1), atol=tolerance)
     # The logits themselves, with the order that probabilities of 1 have lost.
     np.testing.assert_allclose(found[:, outputs:], logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_outputs_that_know_nothing_of_each_other_are_kept_as_shares_of_their_sum(activation, precision):
+    trained = network(4, activation)
+    loss = TWO_SIDED(from_logits=activation is None)
+    head = problems.decide(loss, trained, label="number", problem=CLASSIFICATION).head
+    kept = networks.to_bytes(problems.with_head(trained, head))
+    rows = np.random.default_rng(0).normal(size=(20, 6)).astype("float32")
+    outputs = trained.predict(rows, verbose=0)
+    each = outputs if activation else scipy.special.expit(outputs)
+    shares = each / each.sum(axis=1, keepdims=True)
+    tolerance = 2e-6 if precision == "float32" else 0.02
+    found = prediction.forward(prediction.ForwardTask(kept, precision, 8, threads=1)).predict(rows)
+    np.testing.assert_allclose(found, shares, atol=tolerance)
+    np.testing.assert_allclose(problems.without_head(networks.from_bytes(kept))(rows), outputs, atol=1e-6)
+    exported, _ = export.to_onnx(kept, rows)
+    by_onnx = prediction.ForwardTask(exported, "float32", 8, threads=1, engine="onnxruntime")
+    np.testing.assert_allclose(prediction.forward(by_onnx).predict(rows), shares, atol=1e-5)
 
 
 def test_logits_of_a_network_of_probabilities_give_them_back():

@@ -73,10 +73,10 @@ IMAGES, CORPUS, STORE, RUN = "Äcker", "Körper", "Läden ✓", "nächtliche Lä
 REPORT, SCORES = "été", "ō"
 
 
-def submit(directory: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def submit(directory: Path, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [str(SCRIPT), *arguments],
-        env=NO_ENVIRONMENT,
+        env={**NO_ENVIRONMENT, **variables},
         cwd=directory,
         capture_output=True,
         text=True,
@@ -362,7 +362,8 @@ def test_what_prepare_leaves_adds_up(place: Path, corpus: Path) -> None:
 def test_what_train_leaves_says_where_it_comes_from(place: Path, corpus: Path, version: Path) -> None:
     manifest = read_json(version / "manifest.json")
     names = {path.name for path in version.iterdir()}
-    assert {"model", "network.keras", "profile.json", "manifest.json", "report"} <= names
+    assert (manifest["onnx"]["compared_on"], manifest["onnx"]["compared_rows"]) == ("given", 12)
+    assert {"model", "network.keras", "network.onnx", "profile.json", "manifest.json", "report"} <= names
     profile = drift.Profile.from_json(read_json(version / "profile.json"))
     assert sum(profile.species.values()) == 12  # the validation split
     assert {name: sum(counts) for name, counts in profile.histograms.items()} == {
@@ -425,9 +426,13 @@ def test_evaluate_writes_numbers_and_plots_of_the_test_images(place: Path, versi
     assert all(name in out for name in synthetic.SPECIES)
 
 
-def test_score_gives_every_file_a_prediction_or_a_reason(place: Path, version: Path, here: Here) -> None:
-    here.done(*of_readme("score"))
+def test_score_gives_every_file_a_prediction_or_a_reason(place: Path, version: Path) -> None:
+    ran = submit(place, *of_readme("score"), PYTHONPROFILEIMPORTTIME="1")
+    assert ran.returncode == 0, ran.stderr
+    imports = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines() if "import time:" in line}
+    assert "onnxruntime" in imports and not imports & {"tensorflow", "keras", "elephas"}  # driver and workers
     manifest = read_json(place / SCORES / "manifest.json")
+    assert manifest["engine"]["name"] == "onnxruntime"
     assert (manifest["listed"], manifest["scored"], manifest["rejected"]) == (74, NUM_IMAGES, 2)
     assert (manifest["already_scored"], manifest["already_rejected"]) == (0, 0)
     assert manifest["model_version"] == "v0001"

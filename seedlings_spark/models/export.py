@@ -1,0 +1,182 @@
+"""A Keras network as an ONNX file, compared with Keras before anybody uses it.
+
+The file takes uint8 pixels where the network takes images, else the network's own type; it gives `probabilities`, and
+`logits` where the network's probabilities are made of such. All that stands between is in it.
+"""
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seedlings_spark.cluster import runtime
+from seedlings_spark.errors import NetworkError
+from seedlings_spark.models import engines
+from seedlings_spark.training import network as carried
+
+# The largest that tf2onnx writes; ONNX Runtime reads later ones, too.
+OPSET = 18
+# Of probabilities from Keras', and of values above 1 as a share of the largest. Where the two best probabilities differ
+# by more than twice this, the best one is the same.
+TOLERANCE = 1e-5
+# Rows that are drawn where none are given.
+_DRAWN_ROWS = 32
+_KERAS_ROWS = 32
+
+
+def to_onnx(
+    content: bytes, rows: NDArray[Any] | None = None, custom_objects: Mapping[str, Any] | None = None
+) -> tuple[bytes, dict[str, Any]]:
+    """The network of a `.keras` file as an ONNX file, and how it compares with Keras.
+
+    Args:
+        content: The content of the `.keras` file.
+        rows: What to compare on, shape (rows, *input shape): uint8 pixels or numbers. Some are drawn without.
+        custom_objects: Classes and functions that the network names.
+
+    Returns:
+        The content of the ONNX file; `opset`, `tf2onnx`, `compared_on` ("given" or "drawn"), `compared_rows`,
+        and `largest_difference` of a probability.
+
+    Raises:
+        NetworkError: The network has no ONNX form, or one that gives other probabilities than Keras.
+    """
+    network = carried.from_bytes(content, custom_objects)
+    if len(network.output_shape) != 2:
+        raise _no_form(f"gives {tuple(network.output_shape)[1:]} for each row", "one vector a row")
+    compared_on = "drawn" if rows is None or not len(rows) else "given"
+    if rows is None or not len(rows):
+        rows = drawn_rows(network)
+    # Before the export, which changes this copy of the network.
+    expected = [
+        np.asarray(network(_as_input(network, rows[start : start + _KERAS_ROWS]), training=False))
+        for start in range(0, len(rows), _KERAS_ROWS)
+    ]
+    exported = _export(network)
+    difference = _compare(exported, rows, np.concatenate(expected))
+    about = {
+        "opset": OPSET,
+        "tf2onnx": engines.version("tf2onnx"),
+        "compared_on": compared_on,
+        "compared_rows": len(rows),
+        "largest_difference": difference,
+    }
+    return exported, about
+
+
+def takes_images(network: Any) -> bool:
+    """Whether a network's rows are images, whose values are pixels."""
+    return len(network.input_shape) == 4
+
+
+def drawn_rows(network: Any) -> NDArray[Any]:
+    """Rows for a network: noise from black to full brightness for images, else normally distributed numbers, or zeros
+    and ones where whole numbers are asked for, which are in every vocabulary.
+    """
+    generator, shape = np.random.default_rng(0), (_DRAWN_ROWS, *network.input_shape[1:])
+    if takes_images(network):
+        brightness = np.linspace(0, 1, _DRAWN_ROWS).reshape(-1, 1, 1, 1)
+        return (generator.integers(0, 256, shape) * brightness).astype(np.uint8)
+    if "float" in network.inputs[0].dtype:
+        return generator.normal(size=shape)
+    return generator.integers(0, 2, shape)
+
+
+def _as_input(network: Any, rows: NDArray[Any]) -> NDArray[Any]:
+    return rows.astype(network.inputs[0].dtype)
+
+
+def _export(network: Any) -> bytes:
+    with runtime.quiet_import():
+        import tensorflow as tf
+        import tf2onnx
+
+        from seedlings_spark import problems
+
+    logits = problems.logits_of(network)
+    if logits is not None:
+        import keras
+
+        network = keras.Model(network.inputs, [network.outputs[0], logits])
+    _fold_constants(network, tf)
+    dtype = network.inputs[0].dtype
+
+    def forward(features: Any) -> dict[str, Any]:
+        found = network(tf.cast(features, dtype), training=False)
+        outputs = found if isinstance(found, list | tuple) else [found]
+        names = [engines.PROBABILITIES, engines.LOGITS]
+        return {name: tf.identity(each, name) for name, each in zip(names, outputs, strict=False)}
+
+    taken = "uint8" if takes_images(network) else dtype
+    signature = [tf.TensorSpec((None, *network.input_shape[1:]), taken, name=engines.FEATURES)]
+    try:
+        # What it says goes to stderr, from C++ too; its exceptions say the same.
+        with _silent("tf2onnx"), runtime.quiet_import():
+            function = tf.function(forward, autograph=False)
+            model, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
+    except Exception as error:  # of no common base
+        raise _no_form(f"tf2onnx cannot write ({_reason(error)})", "operations that ONNX has") from error
+    if further := [each.name for each in model.graph.input if each.name != engines.FEATURES]:
+        raise _no_form(f"would need {', '.join(further)} besides", "one input")
+    exported: bytes = model.SerializeToString()
+    return exported
+
+
+def _fold_constants(network: Any, tf: Any) -> None:
+    """Turn the constants that layers hold, such as the mean of a Normalization, into NumPy's: tf2onnx makes inputs of
+    TensorFlow's, and constants of these.
+    """
+    for layer in network._flatten_layers(include_self=False):
+        for name, value in list(vars(layer).items()):
+            if isinstance(value, tf.Tensor) and hasattr(value, "numpy"):
+                setattr(layer, name, value.numpy())
+
+
+@contextlib.contextmanager
+def _silent(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    before = logger.disabled, logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.disabled, logger.level = before
+
+
+def _compare(exported: bytes, rows: NDArray[Any], expected: NDArray[Any]) -> float:
+    """The largest difference of a probability from Keras'.
+
+    Raises:
+        NetworkError: It is more than the tolerance, or ONNX Runtime does not know an operation.
+    """
+    try:
+        engine = engines.OnnxRuntime(exported, threads=1)
+    except NetworkError as error:
+        unknown = re.search(r"No Op registered for (\w+)", error.found)
+        what = f"uses {unknown[1]}, which ONNX does not have" if unknown else f"becomes {error.found}"
+        raise _no_form(what, "operations that ONNX has") from error
+    size = engine.steady_rows(len(rows))
+    found = np.concatenate([engine.run(rows[start : start + size]) for start in range(0, len(rows), size)])
+    difference = float(np.abs(found.astype(np.float64) - expected).max())
+    if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise _no_form(
+            f"gives probabilities that differ by {difference:.2g} from Keras'", f"at most {TOLERANCE:g}"
+        )
+    return difference
+
+
+def _no_form(what: str, expected: str) -> NetworkError:
+    return NetworkError(
+        f"a network that has no ONNX form: it {what}",
+        expected,
+        "Score it with --engine tensorflow, which auto chooses for it",
+    )
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"

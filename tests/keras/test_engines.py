@@ -1,0 +1,174 @@
+"""ONNX Runtime in place of TensorFlow: the predictions of Keras, the same bits in any company, and no TensorFlow."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from seedlings_spark import problems
+from seedlings_spark.choices import ONNXRUNTIME
+from seedlings_spark.errors import NetworkError
+from seedlings_spark.models import engines, export, networks, prediction
+from seedlings_spark.models.prediction import ForwardTask
+
+PIXELS = np.random.default_rng(3).integers(0, 256, (70, 32, 32, 3), dtype=np.uint8)
+NUMBERS = np.random.default_rng(3).normal(size=(70, 131)) * 10
+
+
+def of_images(name):
+    network = networks.BY_NAME[name]((32, 32), 5)
+    return networks.fold_standardization(network, np.full(3, 120.0), np.full(3, 60.0))
+
+
+def per_pixel():
+    generator = np.random.default_rng(0)
+    return networks.fold_standardization(
+        networks.plain((32, 32), 5),
+        generator.uniform(0, 255, (32, 32, 3)),
+        generator.uniform(60, 90, (32, 32, 3)),
+    )
+
+
+def of_numbers():
+    return keras.Sequential(
+        [keras.Input((131,)), layers.Dense(67, activation="tanh"), layers.Dense(3, activation="softmax")]
+    )
+
+
+def of_logits():
+    trained = keras.Sequential(
+        [keras.Input((32, 32, 3)), layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(4)]
+    )
+    return problems.with_head(trained, ("softmax",))
+
+
+def normalising():
+    adapted = layers.Normalization()
+    adapted.adapt(NUMBERS)
+    return keras.Sequential([keras.Input((131,)), adapted, layers.Dense(1, activation="sigmoid")])
+
+
+NETWORKS = {
+    "plain": (lambda: of_images("plain"), PIXELS),
+    "residual": (lambda: of_images("residual"), PIXELS),
+    "a mean for each pixel": (per_pixel, PIXELS),
+    "logits": (of_logits, PIXELS),
+    "numbers": (of_numbers, NUMBERS),
+    "an adapted layer, one output": (normalising, NUMBERS),
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def known(request):
+    """A network, its rows, and its ONNX file."""
+    make, rows = NETWORKS[request.param]
+    keras.utils.set_random_seed(4)
+    network = make()
+    exported, about = export.to_onnx(networks.to_bytes(network), rows)
+    assert about["compared_on"] == "given" and about["compared_rows"] == 70
+    return network, rows, exported
+
+
+def task_of(exported, batch_size=16, threads=1):
+    return ForwardTask(exported, "float32", batch_size, threads, engine=ONNXRUNTIME)
+
+
+def test_predictions_are_those_of_keras(known):
+    network, rows, exported = known
+    expected = network.predict(rows.astype("float32"), verbose=0)
+    found = prediction.forward(task_of(exported)).predict(rows)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert len(np.unique(found, axis=0)) > 60
+
+
+def test_the_bits_of_a_row_depend_neither_on_the_rows_beside_it_nor_on_batches_nor_on_threads(known):
+    _, rows, exported = known
+    expected = prediction.forward(task_of(exported)).predict(rows)
+    for batch_size, threads in ((1, 1), (7, 1), (64, 1), (64, 2), (64, 3)):
+        network = prediction.forward(task_of(exported, batch_size, threads))
+        assert np.array_equal(network.predict(rows), expected)
+        assert np.array_equal(network.predict(rows[::-1]), expected[::-1])
+        cuts = [rows[:1], rows[1:6], rows[6:6], rows[6:39], rows[39:]]
+        assert np.array_equal(np.concatenate([network.predict(cut) for cut in cuts]), expected)
+    # Also where it is not padded to the same number of rows: the kernels themselves compute alike.
+    engine = engines.OnnxRuntime(exported, 1)
+    for size in (1, 2, 3, 5, 8, 13, 64):
+        parts = [engine.run(rows[start : start + size]) for start in range(0, 70, size)]
+        assert np.array_equal(np.concatenate(parts), expected)
+
+
+def test_logits_come_behind_the_probabilities():
+    keras.utils.set_random_seed(4)
+    network = of_logits()
+    exported, _ = export.to_onnx(networks.to_bytes(network))
+    task = ForwardTask(exported, "float32", 8, 1, logits="softmax", engine=ONNXRUNTIME)
+    found = prediction.forward(task).predict(PIXELS)
+    logits = problems.without_head(network).predict(PIXELS.astype("float32"), verbose=0)
+    np.testing.assert_allclose(found[:, 4:], logits, atol=1e-5)
+    assert prediction.forward(task).gives_logits
+    assert prediction.forward(task).predict(PIXELS[:0]).shape == (0, 8)
+
+
+def test_where_no_rows_are_given_some_are_drawn():
+    _, about = export.to_onnx(networks.to_bytes(of_numbers()))
+    assert about["compared_on"] == "drawn" and about["compared_rows"] > 0
+    assert 0 <= about["largest_difference"] <= 1e-5
+
+
+def test_a_network_that_onnx_has_no_operation_for_is_said_to_be_so():
+    network = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Discretization(bin_boundaries=[0.0, 1.0]),
+            layers.Embedding(5, 2),
+            layers.Flatten(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+    with pytest.raises(NetworkError, match="no ONNX form: it uses Bucketize, which ONNX does not have"):
+        export.to_onnx(networks.to_bytes(network))
+    with pytest.raises(NetworkError, match=r"no ONNX form: it gives \(32, 32, 3\) for each row"):
+        export.to_onnx(networks.to_bytes(keras.Sequential([keras.Input((32, 32, 3)), layers.Softmax()])))
+
+
+def test_a_network_that_predicts_otherwise_in_onnx_is_refused(monkeypatch):
+    """Keras' own answer is the other one here: no exporter that is wrong is at hand."""
+    other = export.to_onnx(networks.to_bytes(of_images("plain")))[0]
+    monkeypatch.setattr(export, "_export", lambda network: other)
+    with pytest.raises(NetworkError, match=r"differ by .* from Keras'"):
+        export.to_onnx(networks.to_bytes(of_images("residual")))
+
+
+def test_what_cannot_be_computed_is_said_to_be_so():
+    exported, _ = export.to_onnx(networks.to_bytes(of_images("plain")))
+    with pytest.raises(NetworkError, match="does not load"):
+        prediction.forward(task_of(exported[:1000]))
+    with pytest.raises(NetworkError, match="does not load"):
+        prediction.forward(task_of(b""))
+    with pytest.raises(NetworkError, match="float64 for a network that ONNX Runtime gives pixels"):
+        prediction.forward(task_of(exported)).predict(PIXELS.astype("float64"))
+
+
+def test_no_tensorflow_is_loaded_to_predict(tmp_path):
+    exported, _ = export.to_onnx(networks.to_bytes(of_images("plain")))
+    (tmp_path / "task").write_bytes(pickle.dumps((task_of(exported), PIXELS)))
+    program = (
+        "import pickle, sys\n"
+        "from pathlib import Path\n"
+        "from seedlings_spark.models import prediction\n"
+        "task, rows = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        "found = prediction.forward(task).predict(rows)\n"
+        "assert not {'tensorflow', 'keras', 'tf2onnx', 'onnx'} & set(sys.modules)\n"
+        "assert 'tensorflow' not in Path('/proc/self/maps').read_text()\n"
+        "Path(sys.argv[2]).write_bytes(pickle.dumps(found))\n"
+    )
+    arguments = [sys.executable, "-c", program, str(tmp_path / "task"), str(tmp_path / "found")]
+    subprocess.run(arguments, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    found = pickle.loads((tmp_path / "found").read_bytes())
+    assert np.array_equal(found, prediction.forward(task_of(exported)).predict(PIXELS))
