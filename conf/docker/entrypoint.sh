@@ -17,7 +17,7 @@ executor)
     [ -n "${!name+set}" ] || break
     options+=("${!name}")
   done
-  classes=${SPARK_CONF_DIR:-$SPARK_HOME/conf}:$SPARK_HOME/jars/*
+  classes="${SPARK_CONF_DIR:-$SPARK_HOME/conf}:$SPARK_HOME/jars/*"
   # HADOOP_CONF_DIR is a config map of the client's settings of Hadoop.
   for more in "${HADOOP_CONF_DIR:-}" "${SPARK_EXTRA_CLASSPATH:-}" "${SPARK_DIST_CLASSPATH:-}"; do
     classes+=${more:+:$more}

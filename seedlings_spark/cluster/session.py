@@ -226,9 +226,11 @@ def _overhead(spark: SparkSession) -> tuple[int, int] | None:
     """MiB of an executor's container beside the heap, and its slots; None where nothing limits them."""
     if not str(spark.sparkContext.master).startswith(("yarn", "k8s")):
         return None
+    # Spark's client for Kubernetes sets the second one in a driver's pod: 0.4 for Python.
+    names = ("spark.executor.memoryOverheadFactor", "spark.kubernetes.memoryOverheadFactor")
+    factor = float(next(filter(None, (spark.conf.get(name, None) for name in names)), 0.1))
     heap = _mebibytes(spark, spark.conf.get("spark.executor.memory", None) or "1g")
     given = spark.conf.get("spark.executor.memoryOverhead", None)
-    factor = float(spark.conf.get("spark.executor.memoryOverheadFactor", None) or 0.1)
     overhead = _mebibytes(spark, given) if given else max(384, int(heap * factor))
     python = spark.conf.get("spark.executor.pyspark.memory", None)
     overhead += _mebibytes(spark, python) if python else 0

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyspark
 import pytest
 
 from tests import docs, kubernetes
@@ -39,6 +40,7 @@ def place(rows):
 settings = dict(spark.sparkContext.getConf().getAll())
 found = spark.sparkContext.parallelize(range(2), 2).barrier().mapPartitions(place).collect()
 print(sorted(found), Path("travels.txt").read_text(), session.driver_addresses(spark))
+print(settings["spark.network.crypto.cipher"], session.overhead_in_words(spark))
 assert settings["spark.network.crypto.enabled"] == "true"
 spark.stop()
 sys.exit(73)
@@ -192,6 +194,10 @@ def test_a_job_runs_in_pods_which_get_the_package_and_files_and_a_secret_of_thei
         "cluster",
     )
     options = ("--num-executors", "2", "--conf", f"spark.driver.port={free_port}", "--files", "travels.txt")
+    cipher = "AES/GCM/NoPadding"
+    if pyspark.__version__ == "4.0.0":  # SPARK-56227
+        cipher = "AES/CTR/NoPadding"
+        options += ("--conf", f"spark.network.crypto.cipher={cipher}")
     with (
         Node(server, client.folder / "pods", kubernetes.variables_of_image()) as node,
         client.start(*cluster, *uploads, *options, "own.py") as job,
@@ -209,6 +215,7 @@ def test_a_job_runs_in_pods_which_get_the_package_and_files_and_a_secret_of_thei
     assert "by its name ('127.0.0.1', '127.0.0.1')" in driver
     assert driver.count("seedlings_spark.zip/seedlings_spark/__init__.py") == 2 and driver.count(python) == 2
     assert package in driver and len(executors) == 2
+    assert f"{cipher} 3,072 MiB for 1 Python process of an executor" in driver
 
     secrets = set()
     for pod in executors.values():
