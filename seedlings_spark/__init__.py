@@ -40,6 +40,7 @@ The map, room by room, in the order of imports: a module may import those of its
 
     cluster         the machines
       environment   the packages of this installation as an archive
+      connect       sessions of Spark Connect, whose driver is another process
       session       builds the SparkSession; slots, addresses, environments
       runtime       what TensorFlow may use in this process: threads, GPU, determinism, precision
       doctor        what is in the way of the jobs

@@ -9,12 +9,12 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 from seedlings_spark import config, display
+from seedlings_spark.cluster import environment
 from seedlings_spark.errors import ClusterError, OptionError
 
 _PACKAGE = Path(__file__).parents[1]
@@ -81,9 +81,7 @@ class Installation:
 
     def zip_package(self, target: Path) -> None:
         """Write the package's modules into an archive, for executors elsewhere."""
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in sorted(self.package.rglob("*.py")):
-                archive.write(file, file.relative_to(self.package.parent))
+        environment.zip_package(self.package, target)
 
 
 def require_java(environment: Mapping[str, str]) -> None:

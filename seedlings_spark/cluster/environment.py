@@ -15,6 +15,7 @@ import sys
 import tarfile
 import tempfile
 import tomllib
+import zipfile
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -130,6 +131,13 @@ def pack(target: Path, requirements: list[str]) -> None:
             for place in sorted(root.iterdir()):
                 packed.add(place, place.name)
         archive.replace(target)
+
+
+def zip_package(package: Path, target: Path) -> None:
+    """Write a package's modules into an archive, for Python workers elsewhere."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(package.rglob("*.py")):
+            archive.write(file, file.relative_to(package.parent))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

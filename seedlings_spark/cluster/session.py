@@ -22,6 +22,7 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import display
+from seedlings_spark.cluster import connect
 from seedlings_spark.errors import ClusterError, OptionError, in_brief, recognized
 
 _log = logging.getLogger(__name__)
@@ -115,6 +116,8 @@ def _private_folders(settings: Mapping[str, str]) -> dict[str, str]:
 
 def is_local(spark: SparkSession) -> bool:
     """Whether driver and workers are one process tree on this machine."""
+    if connect.is_connect(spark):
+        return False
     master = str(spark.sparkContext.master)
     return master == "local" or master.startswith("local[")
 
@@ -126,6 +129,8 @@ def task_cpus(spark: SparkSession) -> int:
 
 def num_slots(spark: SparkSession) -> int:
     """How many tasks can run at once on the executors that have registered."""
+    if connect.is_connect(spark):
+        return connect.num_slots(spark)
     context = spark.sparkContext._jsc.sc()
     return int(context.maxNumConcurrentTasks(context.resourceProfileManager().defaultResourceProfile()))
 
@@ -153,8 +158,10 @@ def require_slots(spark: SparkSession, num_workers: int, wait_seconds: float = 1
         wait_seconds: How long executors that were asked for may take to register.
 
     Raises:
-        ClusterError: Fewer slots than workers, executors that may be taken away, or too small for TensorFlow.
+        ClusterError: A session of Spark Connect, fewer slots than workers, executors that may be taken away, or too
+            small for TensorFlow.
     """
+    connect.refuse(spark, "training")
     if (
         not is_local(spark)
         and (spark.conf.get("spark.dynamicAllocation.enabled", "false") or "").lower() == "true"
@@ -320,13 +327,18 @@ def python_environment(
 
     Spark keeps Python processes of different environments apart, so a process that has started TensorFlow
     with one number of threads is never reused for another. The environment is one of the whole process: threads wait
-    for each other, so only make the function inside, and run it afterwards.
+    for each other, so only make the function inside, and run it afterwards. On a session of Spark Connect nobody can
+    set it: the workers get this package, and what their server has set.
 
     Args:
         spark: The session.
         variables: To set.
         across_threads: Whether functions that other threads make meanwhile get them too.
     """
+    if connect.is_connect(spark):
+        connect.supply(spark)
+        yield
+        return
     with contextlib.nullcontext() if across_threads else _making:
         environment = spark.sparkContext.environment
         before = dict(environment)

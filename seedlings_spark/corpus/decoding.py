@@ -23,7 +23,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
 from seedlings_spark import choices, files, fingerprint, images, schema
-from seedlings_spark.cluster import runtime, session
+from seedlings_spark.cluster import connect, runtime, session
 from seedlings_spark.corpus.listings import milliseconds
 from seedlings_spark.corpus.remote import LOST, contents_of, is_of_this_machine, not_local
 from seedlings_spark.corpus.systems import by_system, system_of
@@ -250,7 +250,8 @@ def decode_contents(spark: SparkSession, contents: DataFrame, task: DecodeTask) 
         A table of `schema.DECODED`, with one row for each of the listing. Run it within `batches`.
     """
     slots = session.num_slots(spark)
-    if contents.rdd.getNumPartitions() < slots:
+    # On Spark Connect nobody says how many there are.
+    if connect.is_connect(spark) or contents.rdd.getNumPartitions() < slots:
         contents = contents.repartition(2 * slots)
     return contents.mapInArrow(partial(decode_listed, task), schema.DECODED)
 

@@ -16,7 +16,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StringType, StructField, StructType
 
 from seedlings_spark import files, schema
-from seedlings_spark.cluster import session
+from seedlings_spark.cluster import connect, session
 from seedlings_spark.errors import InputError, in_brief
 
 # Spark puts the lines of a CSV file that it cannot read into this column.
@@ -75,7 +75,9 @@ def _check_types(rows: DataFrame, table: str) -> None:
             )
         return found
 
-    json.loads(rows._jdf.schema().json(), object_hook=look)
+    # By Spark Connect types come without such classes.
+    if not connect.is_connect(rows.sparkSession):
+        json.loads(rows._jdf.schema().json(), object_hook=look)
 
 
 def parquet(spark: SparkSession, path: str | Sequence[str], layout: StructType) -> DataFrame:

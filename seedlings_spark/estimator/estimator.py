@@ -199,8 +199,8 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
 
     def _fit(self, dataset: DataFrame) -> "SeedlingsModel":
         spark = dataset.sparkSession
-        options = self._options(dataset)
         session.require_slots(spark, self.get_num_workers())
+        options = self._options(dataset)
         network = self._network(dataset, options)
         problem = self._problem(dataset, network)
         recipe = self._recipe(dataset, network, problem, session.task_cpus(spark))

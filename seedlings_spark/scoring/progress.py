@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from pyspark.sql import SparkSession
 
+from seedlings_spark.cluster import connect
 from seedlings_spark.progress import Line, Pace, Repeated, duration
 
 _log = logging.getLogger(__name__)
@@ -48,8 +49,7 @@ class Watch:
     def __init__(self, spark: SparkSession, num_files: int, stream: TextIO | None = None) -> None:
         self._line = Line(stream or sys.stderr, _log)
         self._num_files = num_files
-        context = spark.sparkContext
-        self._done, self._rejected = context.accumulator(0), context.accumulator(0)
+        self._done, self._rejected = _counters(spark)
         self.tally = Tally(self._done, self._rejected)
         self._looks = Repeated(self._show, _LOOK_SECONDS, "seedlings-progress")
 
@@ -66,12 +66,22 @@ class Watch:
         self._line.clear()
 
     def _show(self) -> None:
+        if self._done is None:
+            return
         now, done = time.monotonic(), int(self._done.value)
         self._pace.reached(done, now)
         if self._line.is_due:
             speed = self._pace.speed() or done / max(1e-9, now - self._started)
             left = self._pace.left(self._num_files, now)
             self._line.show(line(done, self._num_files, self._rejected.value, speed, left))
+
+
+def _counters(spark: SparkSession) -> tuple[Any, Any]:
+    """Accumulators of files and of rejects; none on a session of Spark Connect, where there are no such things."""
+    if connect.is_connect(spark):
+        return None, None
+    context = spark.sparkContext
+    return context.accumulator(0), context.accumulator(0)
 
 
 def line(done: int, num_files: int, num_rejected: int, speed: float, left: float | None) -> str:

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from pyspark.sql.types import StructType
 
 from seedlings_spark import files, schema
-from seedlings_spark.cluster import runtime, session
+from seedlings_spark.cluster import connect, runtime, session
 from seedlings_spark.config import ScoringOptions
 from seedlings_spark.corpus import decoding, tables
 from seedlings_spark.errors import InputError
@@ -76,7 +76,7 @@ def score(spark: SparkSession, version: ModelVersion, options: ScoringOptions) -
         path = runs.path(options.run_id)
         _log.info("%s is finished; there is nothing to do", path)
         return ScoreRun(path, runs.manifest(options.run_id), is_new=False)
-    with Lock(options.output, f"run {options.run_id or spark.sparkContext.applicationId}") as lock:
+    with Lock(options.output, f"run {options.run_id or connect.application_id(spark)}") as lock:
         runs.clear()
         if options.run_id and runs.is_finished(options.run_id):  # by another that held the lock until now
             return ScoreRun(runs.path(options.run_id), runs.manifest(options.run_id), is_new=False)

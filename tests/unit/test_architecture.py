@@ -32,7 +32,9 @@ GROUPS = [
     ["config.__main__"],
     ["lock"],
     # cluster
-    ["cluster", "cluster.environment", "cluster.session", "cluster.runtime"],
+    ["cluster", "cluster.environment", "cluster.runtime"],
+    ["cluster.connect"],
+    ["cluster.session"],
     ["cluster.doctor"],
     # images
     ["images.png", "images.gif", "images.jpeg", "images.tiff", "images.bmp", "images.libtiff"],
