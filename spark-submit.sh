@@ -27,7 +27,7 @@ fail() { # found, expected, what to do
 }
 
 # Which packages are meant: those for the Spark that is asked for, else for that of SPARK_HOME, else the default.
-default=4.0
+default=4.1
 spark=${SEEDLINGS_SPARK_VERSION:-}
 if [ -z "$spark" ]; then
   for jar in "${SPARK_HOME:-}"/jars/spark-core_*-*.jar; do

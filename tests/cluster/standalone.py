@@ -48,6 +48,7 @@ _SPARK_DEFAULTS = """\
 spark.authenticate                  true
 spark.authenticate.secret           {secret}
 spark.network.crypto.enabled        true
+spark.network.crypto.cipher         AES/GCM/NoPadding
 spark.driver.host                   127.0.0.1
 spark.driver.bindAddress            127.0.0.1
 spark.ui.enabled                    false
