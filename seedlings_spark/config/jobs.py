@@ -508,19 +508,20 @@ class ScoreOptions(ScoringOptions):
 
 @dataclass(frozen=True)
 class ModelsOptions(Options):
-    """List the versions of a model; promote, sign or delete one, go back to the one before, or import a network."""
+    """List the versions of a model; promote, sign, upgrade or delete one, go back to the one before, or import one."""
 
     action: str = option(
         "list",
-        "what to do: list versions, promote one, roll back to the one before, import a network, or sign or delete one",
+        "what to do: list versions, promote one, roll back to the one before, import a network, sign or delete one, or"
+        " publish one of an earlier release anew, with its network for ONNX Runtime",
         reason="it changes nothing",
-        choices=("list", "promote", "rollback", "import", "sign", "delete"),
+        choices=("list", "promote", "rollback", "import", "sign", "delete", "upgrade"),
     )
     store: str = required("folder of the model store")
     name: str = option("seedlings", "name of the model in the store", reason="the example's")
     model_version: str = option(
         "",
-        "for promote, sign and delete: the version, such as v0001",
+        "for promote, sign, delete and upgrade: the version, such as v0001",
         reason="no version is promoted by accident",
     )
     key: str = option(
@@ -549,7 +550,7 @@ class ModelsOptions(Options):
     )
     promote: bool = option(
         False,
-        "for import: make the new version the current one",
+        "for import and upgrade: make the new version the current one",
         reason="nobody has compared it with the current one, and it has no profile of what it was trained on",
     )
 
@@ -560,6 +561,7 @@ class ModelsOptions(Options):
             "import": ("network", "classes"),
             "sign": ("model_version", "key"),
             "delete": ("model_version",),
+            "upgrade": ("model_version",),
         }.get(self.action, ())
         missing = [flag_of(name) for name in needed if not getattr(self, name)]
         if missing:

@@ -6,7 +6,7 @@ a time writes to an output (`lock`), and what earlier runs have seen is in their
 """
 
 from seedlings_spark.scoring.printing import drift_table, printed, short_summary, summary
-from seedlings_spark.scoring.profile import profile_of_images, require_profile
+from seedlings_spark.scoring.profile import profile_of_corpus, profile_of_images, require_profile
 from seedlings_spark.scoring.run import ScoreRun, score
 from seedlings_spark.scoring.runs import latest
 from seedlings_spark.scoring.sql import register
@@ -18,6 +18,7 @@ __all__ = [
     "drift_table",
     "latest",
     "printed",
+    "profile_of_corpus",
     "profile_of_images",
     "register",
     "require_profile",

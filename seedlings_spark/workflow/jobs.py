@@ -253,7 +253,7 @@ def score(spark: SparkSession, options: ScoreOptions) -> ScoreRun:
 
 
 def models(options: ModelsOptions) -> str:
-    """List, promote, roll back, sign, import or delete versions of a model.
+    """List, promote, roll back, sign, import, upgrade or delete versions of a model.
 
     Args:
         options: Those of the job `models`.
@@ -262,7 +262,7 @@ def models(options: ModelsOptions) -> str:
         What was done, and the table of versions, for a person to read.
 
     Raises:
-        NetworkError: The file to import is no image classifier of so many classes.
+        NetworkError: The file to import is no image classifier of so many classes; a network has no ONNX form.
         StoreError: There is no such version, or what is asked for cannot be done with it.
     """
     options = config.qualified(options)
@@ -282,4 +282,9 @@ def models(options: ModelsOptions) -> str:
 
         about = config.chosen(options, "aspect", "promote", "outputs")
         publication.import_network(store, options.network, options.classes, **about)
+    elif options.action == "upgrade":
+        from seedlings_spark.workflow import publication
+
+        made = publication.upgrade(store, options.model_version, promote=options.promote)
+        done = f"{store.name} {made.version} is {options.model_version} with network.onnx\n\n"
     return done + table(store)

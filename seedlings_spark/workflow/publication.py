@@ -17,10 +17,10 @@ from seedlings_spark import display, files, problems, reproducibility, schema, s
 from seedlings_spark.corpus import Corpus, look_alikes
 from seedlings_spark.errors import NetworkError, OptionError, SeedlingsError, StoreError
 from seedlings_spark.estimator import SeedlingsModel, keep_network_once
-from seedlings_spark.models.store import PROFILE, ModelStore, ModelVersion
+from seedlings_spark.models.store import ONNX, PROFILE, RESERVED_KEYS, ModelStore, ModelVersion
 from seedlings_spark.reports import drift, plots
 from seedlings_spark.workflow.pipeline import finite, load_network
-from seedlings_spark.workflow.predicting import check_stages, evaluated, predictions
+from seedlings_spark.workflow.predicting import check_stages, evaluated, load, predictions
 
 _log = logging.getLogger(__name__)
 
@@ -328,6 +328,31 @@ def import_network(
     model = PipelineModel([SeedlingsModel.from_network(loaded, classes)])
     about = {"image_size": list(shape[:2]), "aspect": aspect, "imported_from": file}
     return publish(store, model, about=about, promote=promote)
+
+
+def upgrade(store: ModelStore, version: str, *, promote: bool) -> ModelVersion:
+    """Publish a version anew with its network for ONNX Runtime, which earlier releases did not make.
+
+    Args:
+        store: Where it is.
+        version: Its name, or `current`.
+        promote: Whether the new one becomes the current version.
+
+    Raises:
+        StoreError: It is damaged, or has one.
+        NetworkError: Its network has no ONNX form. Nothing is published.
+    """
+    old = store.verify(version)
+    if old.has_onnx:
+        raise StoreError(
+            f"{old.name} {old.version}, which has {ONNX}",
+            "a version of an earlier release",
+            "Use it as it is",
+        )
+    model = load(old)
+    known = {key: value for key, value in old.manifest.items() if key not in (*RESERVED_KEYS, "promotion")}
+    about = {**known, "onnx": _network_of(model).use_onnx(), "upgraded_from": old.version}
+    return publish(store, model, about=about, promote=promote, profile=scoring.profile_of_corpus(old))
 
 
 def _kept_epoch(history: Mapping[str, Sequence[float]], keep: str) -> int:

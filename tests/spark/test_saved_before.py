@@ -15,9 +15,11 @@ import pytest
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 
-from seedlings_spark import corpus, schema
+from seedlings_spark import corpus, files, schema
+from seedlings_spark.config import ModelsOptions
+from seedlings_spark.errors import StoreError
 from seedlings_spark.models.store import ModelStore
-from seedlings_spark.workflow import pipeline, predicting
+from seedlings_spark.workflow import jobs, pipeline, predicting, publication
 
 SAVED = Path(__file__).parents[1] / "data" / "saved_by_0.1.0.zip"
 
@@ -33,6 +35,29 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(saved: Path) -> dict[str, dict[str, list[float]]]:
     return dict(json.loads((saved / "expected.json").read_text()))
+
+
+def test_a_version_is_upgraded_to_one_for_onnx_runtime(
+    spark: SparkSession, saved: Path, expected: dict[str, dict[str, list[float]]]
+) -> None:
+    store = ModelStore(f"file://{saved}/store", "seedlings")
+    old = store.verify("current")
+    made = publication.upgrade(store, "current", promote=False)
+    assert not old.has_onnx and made.has_onnx and store.current() == old.version
+    (row,) = [
+        row for row in jobs.models(ModelsOptions(store=store.directory)).splitlines() if made.version in row
+    ]
+    assert row.split()[2] == f"{old.manifest['metrics']['val_accuracy']:.4f}"
+    for key in ("corpus", "options", "image_size", "aspect", "history", "kept"):
+        assert made.manifest[key] == old.manifest[key], key
+    assert files.read_bytes(made.profile_path) == files.read_bytes(old.profile_path)
+    images = corpus.load(f"file://{saved}/corpus").images(spark)
+    model = predicting.load(made)
+    assert model.stages[-1].forward_task(spark, are_pixels=True).engine == "onnxruntime"
+    _check(model.transform(images), expected["version"])
+    with pytest.raises(StoreError, match=r"which has network\.onnx"):
+        publication.upgrade(store, made.version, promote=False)
+    store.delete(made.version)
 
 
 def _check(table: DataFrame, expected: dict[str, list[float]]) -> None:
