@@ -508,7 +508,7 @@ class ScoreOptions(ScoringOptions):
 
 @dataclass(frozen=True)
 class ModelsOptions(Options):
-    """List the versions of a model; promote, sign, upgrade or delete one, go back to the one before, or import one."""
+    """List the versions of a model; promote, sign, upgrade or delete one, roll back, or import a network."""
 
     action: str = option(
         "list",
@@ -671,13 +671,15 @@ class BenchmarkOptions(Options):
             "stock",
             "tf.data",
         ),
-        "score: who scores: limit and busy are what decoding and forward pass alone allow, png and png-auto are score"
-        " itself, table and transform ours over a prepared table, udf Spark's predict_batch_udf over it",
-        reason="all of them",
+        "score: who scores: limit and busy are what decoding and forward pass alone allow, png is score itself,"
+        " png-tensorflow and png-auto the same by TensorFlow, table and transform ours over a prepared table, udf"
+        " Spark's predict_batch_udf over it",
+        reason="all but png-tensorflow, which only tells what TensorFlow costs",
         choices=(
             "limit",
             "busy",
             "png",
+            "png-tensorflow",
             "png-auto",
             "table",
             "transform",
