@@ -24,5 +24,6 @@ RULES = ("downpour", "adag", "dynsgd", "aeasgd", "eamsgd")
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("float32", "mixed_bfloat16", "auto")
 # auto: ONNX Runtime where the version has a network for it and no GPU is assigned, else TensorFlow
-ONNXRUNTIME, TENSORFLOW = "onnxruntime", "tensorflow"
-ENGINES = ("auto", ONNXRUNTIME, TENSORFLOW)
+# openvino: for those who install it; in bfloat16 where the version has that precision
+ONNXRUNTIME, OPENVINO, TENSORFLOW = "onnxruntime", "openvino", "tensorflow"
+ENGINES = ("auto", ONNXRUNTIME, OPENVINO, TENSORFLOW)

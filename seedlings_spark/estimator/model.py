@@ -80,8 +80,8 @@ class SeedlingsModel(
     engine: Param[str] = Param(
         Params._dummy(),
         "engine",
-        "of transform: onnxruntime, tensorflow, or auto: ONNX Runtime where use_onnx has been called, and no GPU is"
-        " assigned",
+        "of transform: onnxruntime, openvino, tensorflow, or auto: ONNX Runtime where use_onnx has been called, and no"
+        " GPU is assigned",
         TypeConverters.toString,
     )
 
@@ -252,9 +252,11 @@ class SeedlingsModel(
         chosen = self.getOrDefault("engine")
         if chosen == "auto" and self._onnx and not are_pixels and engines.takes_pixels(self._onnx):
             chosen = TENSORFLOW
-        if prediction.engine_for(spark, chosen, has_onnx=bool(self._onnx)) == ONNXRUNTIME:
-            return replace(task, network=self._onnx, engine=ONNXRUNTIME, precision="float32")
-        return replace(task, custom_objects=self._objects(self._content))
+        engine = prediction.engine_for(spark, chosen, has_onnx=bool(self._onnx))
+        if engine == TENSORFLOW:
+            return replace(task, custom_objects=self._objects(self._content))
+        precision = "float32" if engine == ONNXRUNTIME else task.precision
+        return replace(task, network=self._onnx, engine=engine, precision=precision)
 
     def _columns(self, outputs: Column, kind: str) -> dict[str, Column]:
         """The columns that are added, of an array of the network's outputs and, for a classifier, their logits."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pyspark import cloudpickle
 from pyspark.sql import SparkSession
 
-from seedlings_spark.choices import ENGINES, ONNXRUNTIME, TENSORFLOW
+from seedlings_spark.choices import ENGINES, ONNXRUNTIME, OPENVINO, TENSORFLOW
 from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
 from seedlings_spark.models import engines
@@ -32,14 +32,14 @@ class ForwardTask:
     """What a task needs to predict.
 
     Args:
-        network: The content of a `.keras` file, or of an ONNX file for `ONNXRUNTIME`.
+        network: The content of a `.keras` file for `TENSORFLOW`, else of an ONNX file.
         precision: "float32" or "mixed_bfloat16"; ONNX Runtime computes in float32.
         batch_size: Rows of one forward pass of TensorFlow.
         threads: Threads within one operation.
         custom_objects: Classes and functions that the network names.
         logits: "" for none; else `predict_rows` gives behind a row's probabilities also what they are the "softmax"
             or the "sigmoid" of.
-        engine: `choices.ONNXRUNTIME` or `TENSORFLOW`.
+        engine: `choices.ONNXRUNTIME`, `OPENVINO` or `TENSORFLOW`.
     """
 
     network: bytes
@@ -71,6 +71,10 @@ class Forward:
         self.engine: engines.Engine
         if task.engine == ONNXRUNTIME:
             self.engine = engines.OnnxRuntime(task.network, task.threads, with_logits=with_logits)
+        elif task.engine == OPENVINO:
+            self.engine = engines.OpenVino(
+                task.network, task.threads, precision=task.precision, with_logits=with_logits
+            )
         else:
             self.engine = engines.TensorFlow(
                 task.network,
@@ -122,14 +126,14 @@ def engine_for(spark: SparkSession, chosen: str, *, has_onnx: bool) -> str:
         has_onnx: Whether there is an ONNX file of the network.
 
     Raises:
-        NetworkError: ONNX Runtime is asked for, and there is none.
+        NetworkError: Another than TensorFlow is asked for, and there is none.
         OptionError: There is no such engine.
     """
     if chosen not in ENGINES:
         raise OptionError(f"engine {chosen!r}", f"one of {', '.join(ENGINES)}", "Choose one of them")
-    if chosen == ONNXRUNTIME and not has_onnx:
+    if chosen in (ONNXRUNTIME, OPENVINO) and not has_onnx:
         raise NetworkError(
-            "ONNX Runtime for a network without an ONNX file",
+            f"--engine {chosen} for a network without an ONNX file",
             "a version with network.onnx, or one whose manifest.json says under `onnx` why it has none",
             "Choose --engine auto or tensorflow; publish the version again if it is of an earlier release",
         )

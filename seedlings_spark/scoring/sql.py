@@ -47,7 +47,7 @@ def register(
         store: Folder of the model store.
         version: Version of the model.
         model: Name of the model in the store.
-        engine: What computes: onnxruntime, tensorflow, or auto for the first where the version has it.
+        engine: What computes: onnxruntime, openvino, tensorflow, or auto for the first where the version has it.
 
     Raises:
         StoreError: There is no such version, or it is damaged.

@@ -75,10 +75,10 @@ def forward_task(
         StoreError: The network's bytes are not those that were published.
     """
     chosen = prediction.engine_for(spark, engine, has_onnx=version.has_onnx)
-    is_onnx = chosen == choices.ONNXRUNTIME
+    precision = str(version.manifest.get("precision", "float32"))
     return prediction.ForwardTask(
-        network=_published(version, ONNX if is_onnx else NETWORK),
-        precision="float32" if is_onnx else str(version.manifest.get("precision", "float32")),
+        network=_published(version, NETWORK if chosen == choices.TENSORFLOW else ONNX),
+        precision="float32" if chosen == choices.ONNXRUNTIME else precision,
         batch_size=batch_size,
         threads=session.task_cpus(spark),
         engine=chosen,

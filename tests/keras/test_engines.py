@@ -1,4 +1,4 @@
-"""ONNX Runtime in place of TensorFlow: the predictions of Keras, the same bits in any company, and no TensorFlow."""
+"""What computes an ONNX file: the predictions of Keras, the same bits in any company, and no TensorFlow."""
 
 import os
 import pickle
@@ -7,11 +7,12 @@ import sys
 
 import keras
 import numpy as np
+import onnx
 import pytest
 from keras import layers
 
 from seedlings_spark import problems
-from seedlings_spark.choices import ONNXRUNTIME
+from seedlings_spark.choices import ONNXRUNTIME, OPENVINO
 from seedlings_spark.errors import NetworkError
 from seedlings_spark.models import engines, export, networks, prediction
 from seedlings_spark.models.prediction import ForwardTask
@@ -74,40 +75,62 @@ def known(request):
     return network, rows, exported
 
 
-def task_of(exported, batch_size=16, threads=1):
-    return ForwardTask(exported, "float32", batch_size, threads, engine=ONNXRUNTIME)
+of_each_engine = pytest.mark.parametrize("engine", [ONNXRUNTIME, OPENVINO])
 
 
-def test_predictions_are_those_of_keras(known):
+def task_of(exported, engine=ONNXRUNTIME, batch_size=16, threads=1, precision="float32"):
+    return ForwardTask(exported, precision, batch_size, threads, engine=engine)
+
+
+@of_each_engine
+def test_predictions_are_those_of_keras(known, engine):
     network, rows, exported = known
     expected = network.predict(rows.astype("float32"), verbose=0)
-    found = prediction.forward(task_of(exported)).predict(rows)
+    found = prediction.forward(task_of(exported, engine)).predict(rows)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert len(np.unique(found, axis=0)) > 60
 
 
-def test_the_bits_of_a_row_depend_neither_on_the_rows_beside_it_nor_on_batches_nor_on_threads(known):
+@pytest.mark.parametrize(
+    ("engine", "precision"),
+    [(ONNXRUNTIME, "float32"), (OPENVINO, "float32"), (OPENVINO, "mixed_bfloat16")],
+)
+def test_the_bits_of_a_row_depend_neither_on_the_rows_beside_it_nor_on_batches_nor_on_threads(
+    known, engine, precision
+):
     _, rows, exported = known
-    expected = prediction.forward(task_of(exported)).predict(rows)
+    expected = prediction.forward(task_of(exported, engine, precision=precision)).predict(rows)
     for batch_size, threads in ((1, 1), (7, 1), (64, 1), (64, 2), (64, 3)):
-        network = prediction.forward(task_of(exported, batch_size, threads))
+        network = prediction.forward(task_of(exported, engine, batch_size, threads, precision))
         assert np.array_equal(network.predict(rows), expected)
         assert np.array_equal(network.predict(rows[::-1]), expected[::-1])
         cuts = [rows[:1], rows[1:6], rows[6:6], rows[6:39], rows[39:]]
         assert np.array_equal(np.concatenate([network.predict(cut) for cut in cuts]), expected)
-    # Also where it is not padded to the same number of rows: the kernels themselves compute alike.
-    engine = engines.OnnxRuntime(exported, 1)
-    for size in (1, 2, 3, 5, 8, 13, 64):
-        parts = [engine.run(rows[start : start + size]) for start in range(0, 70, size)]
-        assert np.array_equal(np.concatenate(parts), expected)
+    if engine == ONNXRUNTIME:
+        # Also where it is not padded to the same number of rows: the kernels themselves compute alike.
+        loaded = engines.OnnxRuntime(exported, 1)
+        for size in (1, 2, 3, 5, 8, 13, 64):
+            parts = [loaded.run(rows[start : start + size]) for start in range(0, 70, size)]
+            assert np.array_equal(np.concatenate(parts), expected)
 
 
-def test_logits_come_behind_the_probabilities():
+def test_in_bfloat16_the_answers_are_near_and_their_sums_are_one():
+    keras.utils.set_random_seed(4)
+    network = of_images("residual")
+    exported, _ = export.to_onnx(networks.to_bytes(network), PIXELS)
+    expected = network.predict(PIXELS.astype("float32"), verbose=0)
+    found = prediction.forward(task_of(exported, OPENVINO, precision="mixed_bfloat16")).predict(PIXELS)
+    np.testing.assert_allclose(found, expected, atol=0.05)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+
+
+@of_each_engine
+def test_logits_come_behind_the_probabilities(engine):
     keras.utils.set_random_seed(4)
     network = of_logits()
     exported, _ = export.to_onnx(networks.to_bytes(network))
-    task = ForwardTask(exported, "float32", 8, 1, logits="softmax", engine=ONNXRUNTIME)
+    task = ForwardTask(exported, "float32", 8, 1, logits="softmax", engine=engine)
     found = prediction.forward(task).predict(PIXELS)
     logits = problems.without_head(network).predict(PIXELS.astype("float32"), verbose=0)
     np.testing.assert_allclose(found[:, 4:], logits, atol=1e-5)
@@ -145,19 +168,38 @@ def test_a_network_that_predicts_otherwise_in_onnx_is_refused(monkeypatch):
         export.to_onnx(networks.to_bytes(of_images("residual")))
 
 
-def test_what_cannot_be_computed_is_said_to_be_so():
+@of_each_engine
+def test_what_cannot_be_computed_is_said_to_be_so(engine, tmp_path):
     exported, _ = export.to_onnx(networks.to_bytes(of_images("plain")))
-    with pytest.raises(NetworkError, match="does not load"):
-        prediction.forward(task_of(exported[:1000]))
-    with pytest.raises(NetworkError, match="does not load"):
-        prediction.forward(task_of(b""))
-    with pytest.raises(NetworkError, match="float64 for a network that ONNX Runtime gives pixels"):
-        prediction.forward(task_of(exported)).predict(PIXELS.astype("float64"))
+    for damaged in (exported[:1000], b"", b"\x00" * 100):
+        with pytest.raises(NetworkError, match="does not load"):
+            prediction.forward(task_of(damaged, engine))
+    with pytest.raises(NetworkError, match="float64 for a network whose ONNX form takes pixels"):
+        prediction.forward(task_of(exported, engine)).predict(PIXELS.astype("float64"))
 
 
-def test_no_tensorflow_is_loaded_to_predict(tmp_path):
+@of_each_engine
+def test_weights_that_lie_in_another_file_of_the_machine_are_not_read(engine, tmp_path):
+    (tmp_path / "secret").write_bytes(np.arange(4, dtype="float32").tobytes())
+    weights = onnx.TensorProto(name="weights", data_type=1, dims=[4], data_location=1)
+    weights.external_data.add(key="location", value=str(tmp_path / "secret"))
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["features", "weights"], ["probabilities"])],
+        "hostile",
+        [value("features", 1, [None, 4])],
+        [value("probabilities", 1, [None, 4])],
+        [weights],
+    )
+    hostile = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    with pytest.raises(NetworkError, match="does not load"):
+        prediction.forward(task_of(hostile.SerializeToString(), engine))
+
+
+@of_each_engine
+def test_no_tensorflow_is_loaded_to_predict(tmp_path, engine):
     exported, _ = export.to_onnx(networks.to_bytes(of_images("plain")))
-    (tmp_path / "task").write_bytes(pickle.dumps((task_of(exported), PIXELS)))
+    (tmp_path / "task").write_bytes(pickle.dumps((task_of(exported, engine), PIXELS)))
     program = (
         "import pickle, sys\n"
         "from pathlib import Path\n"
@@ -165,10 +207,11 @@ def test_no_tensorflow_is_loaded_to_predict(tmp_path):
         "task, rows = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
         "found = prediction.forward(task).predict(rows)\n"
         "assert not {'tensorflow', 'keras', 'tf2onnx', 'onnx'} & set(sys.modules)\n"
-        "assert 'tensorflow' not in Path('/proc/self/maps').read_text()\n"
+        "assert not [name for name in sys.modules if name.startswith('openvino_telemetry.')]\n"
+        "assert 'libtensorflow' not in Path('/proc/self/maps').read_text()\n"
         "Path(sys.argv[2]).write_bytes(pickle.dumps(found))\n"
     )
     arguments = [sys.executable, "-c", program, str(tmp_path / "task"), str(tmp_path / "found")]
     subprocess.run(arguments, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     found = pickle.loads((tmp_path / "found").read_bytes())
-    assert np.array_equal(found, prediction.forward(task_of(exported)).predict(PIXELS))
+    assert np.array_equal(found, prediction.forward(task_of(exported, engine)).predict(PIXELS))

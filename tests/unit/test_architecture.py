@@ -132,6 +132,7 @@ DOORS = {
         "benchmark.score",
     },
     "onnxruntime": {"models.engines"},
+    "openvino": {"models.engines"},
     "tf2onnx": {"models.export"},
     "keras": {
         "cluster.runtime",
