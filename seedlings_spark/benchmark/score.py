@@ -10,8 +10,8 @@ same processes, with a quarter of the images (twice; the second counts) and with
 by the difference in seconds has neither the start of Python and TensorFlow in it nor what Spark and the manifests cost
 once a call, but everything that grows with the number of images. Caches are warm by then for everybody.
 
-In float32 ours compute by ONNX Runtime, as `score` does unless it is told otherwise, and so does the limit; in another
-precision by TensorFlow.
+In float32 ours compute by ONNX Runtime, as `score` does unless it is told otherwise, and so does the limit; in bfloat16
+by OpenVINO where it is installed, else by TensorFlow.
 
 The *limit* is the number of cores by the seconds of one decoding and one forward pass, each measured alone, in one
 thread of a warm process, on bytes that are in memory. A machine whose cores share caches, memory and clock cannot
@@ -33,6 +33,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ from pyspark.sql.types import ArrayType, FloatType
 
 from seedlings_spark.scoring import tasks
 from seedlings_spark import benchmark, display, files, images, schema, scoring
+from seedlings_spark.choices import ONNXRUNTIME, OPENVINO, TENSORFLOW
 from seedlings_spark.models import prediction
 from seedlings_spark.config import ScoringOptions
 from seedlings_spark.corpus import decoding
@@ -74,7 +76,7 @@ SCORERS: Mapping[str, str] = {
     "busy": "the same measured on all cores at once",
     "png": "ours: score, from PNG files",
     "png-tensorflow": "as png, by TensorFlow",
-    "png-auto": "as png, by TensorFlow in precision auto",
+    "png-auto": "as png, precision auto",
     "png-store": "as png, from copies beside --images, where that is in an object store",
     "table": "ours: score's forward pass over the prepared table",
     "transform": "ours: SeedlingsModel.transform over the prepared table",
@@ -516,7 +518,7 @@ class _Stand:
     def network_path(self) -> str:
         """The file of the network that ours compute."""
         version = self.versions[self.precision]
-        return version.onnx_path if version.has_onnx else version.network_path
+        return version.network_path if _engine(self.precision) == TENSORFLOW else version.onnx_path
 
     @property
     def size(self) -> tuple[int, int]:
@@ -533,13 +535,12 @@ class _Stand:
 
     def forward(self, precision: str) -> prediction.ForwardTask:
         """The forward pass of ours."""
-        return tasks.forward_task(self.spark, self.versions[precision], _BATCH_SIZE)
+        return tasks.forward_task(self.spark, self.versions[precision], _BATCH_SIZE, _engine(precision))
 
     def _publish(self, precision: str) -> ModelVersion:
         def build(folder: str) -> None:
             files.write_bytes(files.join(folder, NETWORK), self.network)
-            if precision == "float32":
-                files.write_bytes(files.join(folder, ONNX), self.onnx)
+            files.write_bytes(files.join(folder, ONNX), self.onnx)
 
         return ModelStore(files.join(self.path, "store"), "benchmark").publish(
             build,
@@ -663,6 +664,12 @@ def _can_run(task: Scoring, scorers: Sequence[str]) -> list[str]:
     return names
 
 
+def _engine(precision: str) -> str:
+    """Of ours."""
+    bfloat16 = OPENVINO if find_spec(OPENVINO) else TENSORFLOW
+    return ONNXRUNTIME if precision == "float32" else bfloat16
+
+
 def _store_of(folder: str) -> files.Store | None:
     return files.store_of(files.qualify(folder)) if folder else None
 
@@ -730,14 +737,18 @@ def _seconds(call: Callable[[str], None], size: str) -> float:
 
 
 def _ours_from_png(
-    stand: _Stand, precision: str, *, is_stored: bool = False, engine: str = "auto"
+    stand: _Stand, precision: str, *, is_stored: bool = False, engine: str = ""
 ) -> Callable[[str], None]:
     environment, place = benchmark.fresh(), stand.stored if is_stored else stand.path
 
     def call(size: str) -> None:
         output = files.join(stand.path, "scores")
         options = ScoringOptions(
-            files.join(place, size), output=output, engine=engine, batch_size=_BATCH_SIZE, review=0
+            files.join(place, size),
+            output=output,
+            engine=engine or _engine(precision),
+            batch_size=_BATCH_SIZE,
+            review=0,
         )
         with session.python_environment(stand.spark, environment):
             run = scoring.score(stand.spark, stand.versions[precision], options)
@@ -803,8 +814,8 @@ def _ours_as_transformer(stand: _Stand, precision: str) -> Callable[[str], None]
     classes = stand.versions[precision].classes
     model = SeedlingsModel.from_network(networks.from_bytes(stand.network), classes)
     model.set(model.precision, precision)
-    if precision == "float32":
-        model.use_onnx()
+    model.use_onnx()
+    model.set(model.engine, _engine(precision))
     return _over_table(stand, {}, lambda table: model.transform(table.select(schema.PATH, schema.IMAGE)))
 
 
@@ -848,7 +859,7 @@ def _make_predict(content: bytes, precision: str, *, tuned: bool) -> Callable[[A
 
 _CALLS: Mapping[str, Callable[[_Stand, str], Callable[[str], None]]] = {
     "png": _ours_from_png,
-    "png-tensorflow": partial(_ours_from_png, engine="tensorflow"),
+    "png-tensorflow": partial(_ours_from_png, engine=TENSORFLOW),
     "png-auto": _ours_from_png,
     "png-store": partial(_ours_from_png, is_stored=True),
     "table": _ours_from_table,

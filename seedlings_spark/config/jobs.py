@@ -672,8 +672,8 @@ class BenchmarkOptions(Options):
             "tf.data",
         ),
         "score: who scores: limit and busy are what decoding and forward pass alone allow, png is score itself,"
-        " png-tensorflow and png-auto the same by TensorFlow, table and transform ours over a prepared table, udf"
-        " Spark's predict_batch_udf over it",
+        " png-tensorflow the same by TensorFlow, png-auto in precision auto, table and transform ours over a prepared"
+        " table, udf Spark's predict_batch_udf over it",
         reason="all but png-tensorflow, which only tells what TensorFlow costs",
         choices=(
             "limit",
