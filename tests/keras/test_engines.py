@@ -48,6 +48,15 @@ def of_logits():
     return problems.with_head(trained, ("softmax",))
 
 
+def of_gelu():
+    stack = [
+        layers.Rescaling(1 / 64, -2),
+        layers.Conv2D(8, 3, activation="gelu"),
+        layers.GlobalMaxPooling2D(),
+    ]
+    return keras.Sequential([keras.Input((32, 32, 3)), *stack, layers.Dense(3, activation="softmax")])
+
+
 def normalising():
     adapted = layers.Normalization()
     adapted.adapt(NUMBERS)
@@ -59,6 +68,7 @@ NETWORKS = {
     "residual": (lambda: of_images("residual"), PIXELS),
     "a mean for each pixel": (per_pixel, PIXELS),
     "logits": (of_logits, PIXELS),
+    "an activation that tf2onnx lacks": (of_gelu, PIXELS),
     "numbers": (of_numbers, NUMBERS),
     "an adapted layer, one output": (normalising, NUMBERS),
 }
