@@ -17,6 +17,7 @@ from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 
 
 def main(address: str, place: str, images: str) -> None:
+    exec(sys.argv[5], {"SparkSession": SparkSession, "scoring": scoring})
     spark = SparkSession.builder.remote(address).getOrCreate()
     files = spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(images)
     found: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from seedlings_spark import files, images
 from seedlings_spark.estimator import SeedlingsModel
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.workflow import publication
+from tests import docs
 from tests.conftest import HANG_SECONDS
 from tests.pictures import png, write
 
@@ -94,6 +95,10 @@ def test_predictions_are_those_of_a_session_with_a_jvm(
     rows = [(number, bytearray(each.tobytes())) for number, each in enumerate(pixels)]
     spark.createDataFrame(rows, "number int, image binary").write.parquet(str(tmp_path / "pixels"))
 
+    # The photographs of one folder, in the place of those of a bucket.
+    paths = {"/nfs/store": f"{tmp_path}/store", "s3a://plants/photos": f"{tmp_path}/images/0"}
+    paths |= {"sc://HOST:15002": server, "s3a://plants/species": f"{tmp_path}/species"}
+    program = docs.command("docs/clusters.md", "With Spark Connect", paths, "python")
     command = [
         sys.executable,
         ROOT / "tests" / "spark" / "connect_client.py",
@@ -102,7 +107,7 @@ def test_predictions_are_those_of_a_session_with_a_jvm(
         tmp_path / "images",
     ]
     ran = subprocess.run(
-        [*map(str, command), json.dumps(CLASSES)],
+        [*map(str, command), json.dumps(CLASSES), program],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         capture_output=True,
@@ -131,4 +136,7 @@ def test_predictions_are_those_of_a_session_with_a_jvm(
     assert len(of_sql) == 20 and len(found["sql"]) == 21
     for path, details in of_sql.items():
         assert [details["predicted_species"], details["probabilities"]] == expected[number_of(path)]
+    written = spark.read.parquet(str(tmp_path / "species")).collect()
+    assert len(written) == 7  # 0, 3, ..., 18
+    assert {species for _, species in written} == {expected[number][0] for number in range(0, 20, 3)}
     assert found["fit"].startswith("training on a session of Spark Connect. Expected one whose driver")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyspark
+import pytest
 from pyspark.sql import SparkSession
 
 from seedlings_spark import files
@@ -17,6 +18,13 @@ def by_name(checks: list[Check]) -> dict[str, Check]:
     return {check.name: check for check in checks}
 
 
+@pytest.fixture
+def however_slow_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import of TensorFlow beside much other work is nothing to tell of."""
+    monkeypatch.setattr(doctor, "_SLOW_IMPORT_SECONDS", 900.0)
+
+
+@pytest.mark.usefixtures("however_slow_the_machine")
 def test_nothing_is_in_the_way_of_this_session(spark: SparkSession, tmp_path: Path) -> None:
     output = files.qualify(str(tmp_path / "shared"))
     found = doctor.examine(spark, output=output, num_workers=2, ports=(0,))
@@ -33,6 +41,7 @@ def test_nothing_is_in_the_way_of_this_session(spark: SparkSession, tmp_path: Pa
     assert len(rows_shown) == len(found) and "->" not in shown
 
 
+@pytest.mark.usefixtures("however_slow_the_machine")
 def test_each_thing_in_the_way_is_told_with_what_to_do(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with socket.create_server(("127.0.0.1", 0)) as taken:
