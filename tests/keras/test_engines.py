@@ -13,7 +13,7 @@ from keras import layers
 
 from seedlings_spark import problems
 from seedlings_spark.choices import ONNXRUNTIME, OPENVINO
-from seedlings_spark.errors import NetworkError
+from seedlings_spark.errors import ClusterError, NetworkError
 from seedlings_spark.models import engines, export, networks, prediction
 from seedlings_spark.models.prediction import ForwardTask
 
@@ -179,13 +179,16 @@ def test_a_network_that_predicts_otherwise_in_onnx_is_refused(monkeypatch):
 
 
 @of_each_engine
-def test_what_cannot_be_computed_is_said_to_be_so(engine, tmp_path):
+def test_what_cannot_be_computed_is_said_to_be_so(engine, monkeypatch):
     exported, _ = export.to_onnx(networks.to_bytes(of_images("plain")))
     for damaged in (exported[:1000], b"", b"\x00" * 100):
         with pytest.raises(NetworkError, match="does not load"):
             prediction.forward(task_of(damaged, engine))
     with pytest.raises(NetworkError, match="float64 for a network whose ONNX form takes pixels"):
         prediction.forward(task_of(exported, engine)).predict(PIXELS.astype("float64"))
+    monkeypatch.setitem(sys.modules, engine, None)  # as in an archive of an earlier release
+    with pytest.raises(ClusterError, match=f"no {engine} in this Python"):
+        prediction.forward(task_of(exported, engine, threads=2))
 
 
 @of_each_engine
