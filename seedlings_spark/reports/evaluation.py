@@ -23,6 +23,8 @@ from seedlings_spark.errors import CorpusError, SeedlingsError
 
 # Beyond so many species a report shows the worst ones: a page with all of them is of use to nobody.
 MAX_SHOWN, NUM_WORST = 60, 20
+# Of a normal distribution 95 % lie within so many standard deviations.
+_Z_95 = 1.959963984540054
 # How many species an error message lists before it stops.
 _MAX_LISTED = 12
 
@@ -102,11 +104,22 @@ class Evaluation:
     weighted_f1: float
     per_species: tuple[SpeciesScores, ...]
 
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """The 95 % confidence interval of the accuracy (Wilson 1927); not numbers without images."""
+        if not self.num_images:
+            return math.nan, math.nan
+        share = _Z_95 * _Z_95 / self.num_images
+        middle = (self.accuracy + share / 2) / (1 + share)
+        spread = math.sqrt(self.accuracy * (1 - self.accuracy) * share + share * share / 4) / (1 + share)
+        return max(0.0, middle - spread), min(1.0, middle + spread)
+
     def to_dict(self) -> dict[str, object]:
         """The same as lists, dicts, strings and finite numbers, which JSON can hold; null where undefined."""
         return {
             "num_images": self.num_images,
             "accuracy": _finite(self.accuracy),
+            "accuracy_interval": [_finite(each) for each in self.accuracy_interval],
             "macro_f1": _finite(self.macro_f1),
             "micro_f1": _finite(self.micro_f1),
             "macro_precision": _finite(self.macro_precision),

@@ -83,6 +83,7 @@ def table(evaluation: Evaluation) -> str:
         line("weighted average", "", "", "", "", in_digits(evaluation.weighted_f1)),
         "",
         f"accuracy {in_digits(evaluation.accuracy)} on {evaluation.num_images} images (micro F1 is the same)",
+        f"95 % interval {_interval(evaluation)}",
         "",
     ]
     matrix = [] if left_out else _text_matrix(evaluation)
@@ -146,6 +147,10 @@ def _listed(evaluation: Evaluation) -> tuple[Sequence[SpeciesScores], str]:
     return worst, f"the {len(worst)} lowest F1 of {len(evaluation.classes):,} species ({ALL_SPECIES} has all)"
 
 
+def _interval(evaluation: Evaluation) -> str:
+    return " to ".join(map(in_digits, evaluation.accuracy_interval))
+
+
 def _csv(per_species: Sequence[SpeciesScores]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -157,6 +162,7 @@ def _csv(per_species: Sequence[SpeciesScores]) -> str:
 def _page(evaluation: Evaluation, plots: Mapping[str, bytes], about: Mapping[str, object]) -> str:
     numbers = [
         ("accuracy", in_digits(evaluation.accuracy)),
+        ("its 95 % interval", _interval(evaluation)),
         ("macro F1", in_digits(evaluation.macro_f1)),
         ("weighted F1", in_digits(evaluation.weighted_f1)),
         ("macro precision", in_digits(evaluation.macro_precision)),

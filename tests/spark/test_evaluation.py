@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -31,6 +32,14 @@ def names(confusion):
     return [f"species {number}" for number in range(len(confusion))]
 
 
+@pytest.mark.parametrize(("hits", "images"), [(0, 1), (1, 1), (17, 18), (250, 274), (5539, 5539)])
+def test_the_interval_of_the_accuracy_is_wilsons(hits, images):
+    result = evaluation.evaluate(np.array([[hits, images - hits], [0, 0]]), TWO)
+    expected = scipy.stats.binomtest(hits, images).proportion_ci(0.95, method="wilson")
+    assert result.accuracy_interval == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert result.to_dict()["accuracy_interval"] == list(result.accuracy_interval)
+
+
 def test_without_images_the_averages_are_undefined_and_null_in_json():
     result = evaluation.evaluate(np.zeros((2, 2), dtype=np.int64), TWO)
     assert result.num_images == 0
@@ -38,6 +47,7 @@ def test_without_images_the_averages_are_undefined_and_null_in_json():
     written = result.to_dict()
     averages = ("accuracy", "macro_f1", "micro_f1", "macro_precision", "macro_recall", "weighted_f1")
     assert [written[name] for name in averages] == [None] * 6
+    assert written["accuracy_interval"] == [None, None]
     assert written["per_species"][0] == {
         "species": "Maize",
         "support": 0,
