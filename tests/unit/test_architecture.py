@@ -188,14 +188,18 @@ def _tree(file: Path) -> ast.Module:
 
 
 @functools.cache
+def _nodes(file: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(_tree(file)))
+
+
+@functools.cache
 def _imports(file: Path, *, top_level_only: bool = False) -> tuple[str, ...]:
     """Full names of what a file imports."""
     return tuple(_found_imports(file, top_level_only))
 
 
 def _found_imports(file: Path, top_level_only: bool) -> Iterator[str]:
-    tree = _tree(file)
-    nodes = _top_level(tree) if top_level_only else ast.walk(tree)
+    nodes = _top_level(_tree(file)) if top_level_only else _nodes(file)
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -264,13 +268,6 @@ assert not loaded & {"pyspark", "tensorflow", "keras", "numpy", "elephas"}, load
     assert _imports(PACKAGE / "training" / "__init__.py") == ()
 
 
-def test_parts_of_the_estimators_room_are_imported_in_executors_without_keras() -> None:
-    """Functions of theirs travel to executors by name, which imports their package first."""
-    program = "import sys, seedlings_spark.estimator.features, seedlings_spark.features\n"
-    program += "sys.exit('keras' in sys.modules or 'elephas' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
-
-
 @pytest.mark.parametrize("start", WITHOUT_TENSORFLOW)
 def test_no_tensorflow_where_none_is_needed(start: str) -> None:
     seen, waiting = set(), [start]
@@ -298,7 +295,7 @@ def test_functions_stay_short_and_take_few_parameters() -> None:
     too_much = []
     for file in PACKAGE.rglob("*.py"):
         lines = file.read_text(encoding="utf-8").splitlines()
-        for function in ast.walk(ast.parse("\n".join(lines))):
+        for function in _nodes(file):
             if not isinstance(function, ast.FunctionDef):
                 continue
             of_docstring = range(0)

@@ -424,7 +424,8 @@ def tiff(entries, data=b"", order="<"):
         if len(values) * struct.calcsize(letters[type_]) > 4
     )
     for tag, type_, values in sorted(entries):
-        packed_ = b"".join(struct.pack(order + letters[type_], start if v == "data" else v) for v in values)
+        numbers = [start if value == "data" else value for value in values]
+        packed_ = struct.pack(f"{order}{len(values)}{letters[type_]}", *numbers)
         directory_ += struct.pack(order + "HHI", tag, type_, len(values))
         if len(packed_) <= 4:
             directory_ += packed_.ljust(4, b"\0")

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ def test_a_lock_left_by_a_dead_process_is_taken_over_at_once(tmp_path: Path) -> 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Minutes become a second."""
+    _be_hasty(monkeypatch)
+
+
+def _be_hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "_EXPIRE_SECONDS", 1.0)
     monkeypatch.setattr(lock, "_STATUS_SECONDS", 1.0)
     monkeypatch.setattr(lock, "_LOOK_SECONDS", 0.02)
@@ -53,22 +58,49 @@ ELSEWHERE: list[dict[str, Any]] = [
     {"namespaces": ""},
     {"namespaces": None, "boot": ""},
 ]
+# What may stand in the file of a lock that nobody holds.
+DAMAGED = ["", "{", "[]", '{"process": -1}', "\udcff"]
 
 
-def _all_at_once(check: Callable[..., None], *cases: tuple[Any, ...]) -> None:
-    """Check cases that wait, side by side; the first that fails is raised."""
-    with ThreadPoolExecutor(len(cases)) as pool:
-        for each in [pool.submit(check, *case) for case in cases]:
-            each.result()
+@pytest.fixture(scope="module")
+def waited_for(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Future[None]]]:
+    """The checks that wait, all of them side by side: name of the test -> their outcomes."""
+    folder = tmp_path_factory.mktemp("waited for")
+    checks: dict[str, list[Callable[[], None]]] = {
+        "watched": [
+            partial(
+                _check_that_it_is_watched, folder / f"watched {number}", other, (-86_400, 86_400)[number % 2]
+            )
+            for number, other in enumerate(ELSEWHERE)
+        ],
+        "damaged": [
+            partial(_check_that_it_is_taken, folder / f"damaged {number}", text)
+            for number, text in enumerate(DAMAGED)
+        ],
+        "of three": [partial(_check_that_one_gets_it, folder / f"of three {number}") for number in range(3)],
+    }
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(sum(map(len, checks.values()))) as pool:
+        _be_hasty(patch)
+        return {name: [pool.submit(each) for each in those] for name, those in checks.items()}
 
 
-@pytest.mark.usefixtures("hasty")
-def test_a_lock_that_cannot_be_looked_up_is_watched_whatever_the_clocks_say(tmp_path: Path) -> None:
-    cases = [(tmp_path / str(number), other) for number, other in enumerate(ELSEWHERE)]
-    _all_at_once(
-        _check_that_it_is_watched,
-        *((*case, (-86_400, 86_400)[number % 2]) for number, case in enumerate(cases)),
-    )
+def _none_has_failed(outcomes: Iterable[Future[None]]) -> None:
+    for each in outcomes:
+        each.result()
+
+
+def test_a_lock_that_cannot_be_looked_up_is_watched_whatever_the_clocks_say(
+    waited_for: dict[str, list[Future[None]]],
+) -> None:
+    _none_has_failed(waited_for["watched"])
+
+
+def test_a_damaged_lock_does_not_stay_for_ever(waited_for: dict[str, list[Future[None]]]) -> None:
+    _none_has_failed(waited_for["damaged"])
+
+
+def test_of_three_that_find_a_dead_lock_one_gets_it(waited_for: dict[str, list[Future[None]]]) -> None:
+    _none_has_failed(waited_for["of three"])
 
 
 def _check_that_it_is_watched(tmp_path: Path, other: dict[str, Any], offset: float) -> None:
@@ -135,16 +167,11 @@ def test_a_lock_that_is_renewed_while_it_is_taken_over_goes_back(tmp_path: Path)
     assert json.loads((tmp_path / lock.NAME).read_text()) == {"id": "1", "signs": 2}
 
 
-@pytest.mark.usefixtures("hasty")
-def test_a_damaged_lock_does_not_stay_for_ever(tmp_path: Path) -> None:
-    def check(folder: Path, text: str) -> None:
-        folder.mkdir()
-        (folder / lock.NAME).write_bytes(os.fsencode(text))
-        with _locked(folder) as taken:
-            taken.check()
-
-    texts = ["", "{", "[]", '{"process": -1}', "\udcff"]
-    _all_at_once(check, *((tmp_path / str(number), text) for number, text in enumerate(texts)))
+def _check_that_it_is_taken(folder: Path, text: str) -> None:
+    folder.mkdir()
+    (folder / lock.NAME).write_bytes(os.fsencode(text))
+    with _locked(folder) as taken:
+        taken.check()
 
 
 _HOLD = (
@@ -182,11 +209,6 @@ def test_a_lock_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.
             assert time.monotonic() < deadline
             time.sleep(0.02)
         held.check()
-
-
-@pytest.mark.usefixtures("hasty")
-def test_of_three_that_find_a_dead_lock_one_gets_it(tmp_path: Path) -> None:
-    _all_at_once(_check_that_one_gets_it, *((tmp_path / str(number),) for number in range(3)))
 
 
 def _check_that_one_gets_it(folder: Path) -> None:
