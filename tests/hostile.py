@@ -3,8 +3,10 @@
 As a program, `python -m tests.hostile`, it does in a process of its own what the tests compare: see `main`.
 """
 
+import base64
 import io
 import json
+import pickle
 import struct
 import sys
 import time
@@ -18,6 +20,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from seedlings_spark import images
@@ -874,6 +878,38 @@ def scored(spark: Any, run: str) -> list[list[Any]]:
     return [
         [row.path, PREDICTED, None, None, row.content_hash, list(row.probabilities)] for row in predictions
     ] + [[row.path, row.reason, row.stage, row.detail, row.content_hash, None] for row in rejects]
+
+
+class _Runs:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._path,)
+
+
+def write_tables_with_a_class(folder: Path, mark: Path) -> list[Path]:
+    """Parquet tables of paths with a column of a Python class, which makes a file where somebody unpickles it.
+
+    Args:
+        folder: Where to, as `0.parquet` and `1.parquet`, in which the column is an array of such.
+        mark: That file.
+    """
+    pickled = base64.b64encode(pickle.dumps(_Runs(mark))).decode()
+    column = {"type": "udt", "pyClass": "pickle.NoSuch", "serializedClass": pickled, "sqlType": "string"}
+    kinds = (column, {"type": "array", "elementType": column, "containsNull": True})
+    written = []
+    for number, (kind, values) in enumerate(zip(kinds, (pa.array(["v"]), pa.array([["v"]])), strict=True)):
+        fields = [
+            {"name": "path", "type": "string", "nullable": True, "metadata": {}},
+            {"name": "x", "type": kind, "nullable": True, "metadata": {}},
+        ]
+        row = json.dumps({"type": "struct", "fields": fields})
+        table = pa.table({"path": ["1.png"], "x": values})
+        table = table.replace_schema_metadata({"org.apache.spark.sql.parquet.row.metadata": row})
+        written.append(folder / f"{number}.parquet")
+        pq.write_table(table, written[-1])
+    return written
 
 
 if __name__ == "__main__":

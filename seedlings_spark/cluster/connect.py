@@ -4,12 +4,13 @@ There is no JVM for us to call, no accumulator, and no environment of workers to
 the same; what has to be reached by workers, as the parameter server of a training, does not.
 """
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark.cluster import environment
@@ -54,6 +55,18 @@ def supply(spark: SparkSession) -> None:
         environment.zip_package(_PACKAGE, archive)
         spark.addArtifacts(str(archive), pyfile=True)
     _supplied.add(spark)
+
+
+def has_python_class(rows: DataFrame) -> bool:
+    """Whether a column of a table on Spark Connect, at any depth, is of a class that the table brings along.
+
+    Asked of the server, in words: what asks for the schema itself, as `rows.columns` does, unpickles such a class.
+    """
+    table: Any = rows
+    client = table.sparkSession.client
+    described = client._analyze(method="tree_string", plan=table._plan.to_proto(client), level=None)
+    # As Spark's PythonUserDefinedType is called; the class of a library of the server has that class' name.
+    return re.search(r": pythonuserdefined\b", str(described.tree_string)) is not None
 
 
 def num_slots(spark: SparkSession) -> int:

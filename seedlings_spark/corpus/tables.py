@@ -65,19 +65,23 @@ _OWN_CLASSES = re.compile(r"pyspark\.ml(?:lib)?\.linalg\.(?:Vector|Matrix)UDT")
 def _check_types(rows: DataFrame, table: str) -> None:
     """Refuse a table with a column of somebody's own class, before Spark unpickles that from the table's metadata."""
 
+    def refused(what: str) -> InputError:
+        return InputError(
+            f"{table}, with a column of {what}",
+            "columns of Spark's own types: a table is data, and what it brings is never run",
+            "Convert the column, or leave it out of the table",
+        )
+
     def look(found: dict[str, Any]) -> dict[str, Any]:
         name = found.get("pyClass") if found.get("type") == "udt" else None
         if name is not None and not _OWN_CLASSES.fullmatch(str(name)):
-            raise InputError(
-                f"{table}, with a column of the Python class {name}",
-                "columns of Spark's own types: a table is data, and what it brings is never run",
-                "Convert the column, or leave it out of the table",
-            )
+            raise refused(f"the Python class {name}")
         return found
 
-    # By Spark Connect types come without such classes.
     if not connect.is_connect(rows.sparkSession):
         json.loads(rows._jdf.schema().json(), object_hook=look)
+    elif connect.has_python_class(rows):
+        raise refused("a Python class")
 
 
 def parquet(spark: SparkSession, path: str | Sequence[str], layout: StructType) -> DataFrame:

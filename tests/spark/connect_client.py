@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from seedlings_spark import scoring, workflow
 from seedlings_spark.config import ScoreOptions
-from seedlings_spark.errors import ClusterError
+from seedlings_spark.errors import ClusterError, InputError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 
 
@@ -40,6 +40,12 @@ def main(address: str, place: str, images: str) -> None:
     pixels = spark.read.parquet(f"{place}/pixels")
     transformed = model.transform(pixels).orderBy("number").collect()
     found["transform"] = [[row.predicted_species, row.probability.tolist()] for row in transformed]
+    found["hostile"] = []
+    for number in range(2):
+        try:
+            workflow.score(spark, dataclasses.replace(options, images=f"{place}/{number}.parquet"))
+        except InputError as error:
+            found["hostile"].append(str(error))
     try:
         SeedlingsEstimator().fit(pixels)
     except ClusterError as error:

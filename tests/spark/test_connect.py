@@ -21,7 +21,7 @@ from seedlings_spark import files, images
 from seedlings_spark.estimator import SeedlingsModel
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.workflow import publication
-from tests import docs
+from tests import docs, hostile
 from tests.conftest import HANG_SECONDS
 from tests.pictures import png, write
 
@@ -95,6 +95,8 @@ def test_predictions_are_those_of_a_session_with_a_jvm(
     rows = [(number, bytearray(each.tobytes())) for number, each in enumerate(pixels)]
     spark.createDataFrame(rows, "number int, image binary").write.parquet(str(tmp_path / "pixels"))
 
+    mark = tmp_path / "was here"
+    hostile.write_tables_with_a_class(tmp_path, mark)
     # The photographs of one folder, in the place of those of a bucket.
     paths = {"/nfs/store": f"{tmp_path}/store", "s3a://plants/photos": f"{tmp_path}/images/0"}
     paths |= {"sc://HOST:15002": server, "s3a://plants/species": f"{tmp_path}/species"}
@@ -139,4 +141,8 @@ def test_predictions_are_those_of_a_session_with_a_jvm(
     written = spark.read.parquet(str(tmp_path / "species")).collect()
     assert len(written) == 7  # 0, 3, ..., 18
     assert {species for _, species in written} == {expected[number][0] for number in range(0, 20, 3)}
+    assert len(found["hostile"]) == 2 and all(
+        "a column of a Python class" in each for each in found["hostile"]
+    )
+    assert not mark.exists()
     assert found["fit"].startswith("training on a session of Spark Connect. Expected one whose driver")

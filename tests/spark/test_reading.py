@@ -1,10 +1,8 @@
 """Every listed file ends as exactly one row, whatever its name, its content or its file system."""
 
-import base64
 import hashlib
 import json
 import os
-import pickle
 import socket
 import threading
 import urllib.parse
@@ -15,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from seedlings_spark import files, images, schema
 from seedlings_spark.corpus import decoding, listings, references, remote, systems, tables
 from seedlings_spark.errors import InputError
+from tests import hostile
 from tests.pictures import png, write
 
 TASK = decoding.DecodeTask((8, 8), "crop", images.FORMATS, images.MAX_PIXELS, 2_000)
@@ -253,7 +251,6 @@ def test_hashes_are_those_of_the_bytes_and_null_where_there_are_none(
 
 
 def test_large_images_leave_a_task_in_small_batches() -> None:
-    import pyarrow as pa
 
     row = {
         schema.PATH: "file:///missing",
@@ -409,7 +406,6 @@ def test_contents_enter_a_task_in_batches_of_few_bytes(
     root = mount(tmp_path)
 
     def count(batches: Iterator[Any]) -> Iterator[Any]:
-        import pyarrow as pa
 
         yield from (pa.RecordBatch.from_pydict({"rows": [batch.num_rows]}) for batch in batches)
 
@@ -699,30 +695,9 @@ def test_a_table_names_only_files_below_the_allowed_roots(
     assert {row[schema.DETAIL] for row in rows if row[schema.REASON]} == {"not below one of --allowed-roots"}
 
 
-class _Runs:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self._path,)
-
-
 def test_a_table_with_a_class_in_its_metadata_runs_nothing(spark: SparkSession, tmp_path: Path) -> None:
     mark = tmp_path / "was here"
-    pickled = base64.b64encode(pickle.dumps(_Runs(mark))).decode()
-    column = {"type": "udt", "pyClass": "pickle.NoSuch", "serializedClass": pickled, "sqlType": "string"}
-    kinds = (column, {"type": "array", "elementType": column, "containsNull": True})
-    for number, kind in enumerate(kinds):
-        fields = [
-            {"name": "path", "type": "string", "nullable": True, "metadata": {}},
-            {"name": "x", "type": kind, "nullable": True, "metadata": {}},
-        ]
-        row = json.dumps({"type": "struct", "fields": fields})
-        values = pa.array(["v"]) if number == 0 else pa.array([["v"]])
-        table = pa.table({"path": ["1.png"], "x": values})
-        table = table.replace_schema_metadata({"org.apache.spark.sql.parquet.row.metadata": row})
-        file = tmp_path / f"{number}.parquet"
-        pq.write_table(table, file)
+    for file in hostile.write_tables_with_a_class(tmp_path, mark):
         with pytest.raises(InputError, match="a column of the Python class"):
             tables.read_table(spark, f"file://{file}", "parquet", "a table")
     assert not mark.exists()
