@@ -20,22 +20,10 @@ from seedlings_spark.estimator import SeedlingsModel
 from seedlings_spark.models.store import ModelStore, ModelVersion
 from seedlings_spark.workflow import predicting, publication
 from tests import pictures
+from tests.spark.test_scoring import SIZE, tiny_network
 
-SIZE, CLASSES = (12, 10), ["Maize", "Charlock", "Cleavers"]
+CLASSES = ["Maize", "Charlock", "Cleavers"]
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, *SIZE, 3), dtype=np.uint8)
-
-
-def network(activation: str = "softmax") -> Any:
-    keras.utils.set_random_seed(5)
-    return keras.Sequential(
-        [
-            keras.Input((*SIZE, 3)),
-            layers.Rescaling(1 / 128, -1),
-            layers.Conv2D(6, 3, padding="same", activation="relu"),
-            layers.Flatten(),
-            layers.Dense(len(CLASSES), activation=activation),
-        ]
-    )
 
 
 def imported(store: ModelStore, folder: Path, made: Any) -> ModelVersion:
@@ -49,7 +37,7 @@ def imported(store: ModelStore, folder: Path, made: Any) -> ModelVersion:
 def store(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
     folder = tmp_path_factory.mktemp("engines")
     made = ModelStore(files.qualify(str(folder / "store")), "imported")
-    imported(made, folder, network())
+    imported(made, folder, tiny_network(3))
     return made
 
 
@@ -123,7 +111,7 @@ def test_no_worker_that_scores_loads_tensorflow(
 def test_each_engine_gives_keras_predictions_and_says_who_it_is(
     spark: SparkSession, version: ModelVersion, folder: Path, tmp_path: Path
 ) -> None:
-    expected = network().predict(PIXELS.astype("float32"), verbose=0)
+    expected = tiny_network(3).predict(PIXELS.astype("float32"), verbose=0)
     for engine, name in (("auto", "onnxruntime"), ("tensorflow", "tensorflow")):
         manifest, found = score(spark, version, folder, tmp_path / engine, engine)
         assert manifest["engine"]["name"] == name and manifest["engine"]["version"][0].isdigit()
@@ -149,7 +137,7 @@ def test_sql_and_a_loaded_pipeline_give_the_bits_of_score(
 def test_a_model_uses_onnx_runtime_once_it_is_told_to_and_what_is_saved_predicts_the_same_bits(
     spark: SparkSession, tmp_path: Path
 ) -> None:
-    made, rows = network(None), rows_of(spark)
+    made, rows = tiny_network(3, None), rows_of(spark)
     model = SeedlingsModel.from_network(made, CLASSES)
 
     def predicted(model: Any) -> Any:
@@ -181,7 +169,9 @@ def test_a_model_uses_onnx_runtime_once_it_is_told_to_and_what_is_saved_predicts
 def test_a_network_without_an_onnx_form_is_published_and_scored_by_tensorflow(
     spark: SparkSession, store: ModelStore, folder: Path, tmp_path: Path
 ) -> None:
-    made = keras.Sequential([*network().layers[:-1], layers.Discretization(bin_boundaries=[-0.5, 0.0, 0.5])])
+    made = keras.Sequential(
+        [*tiny_network(3).layers[:-1], layers.Discretization(bin_boundaries=[-0.5, 0.0, 0.5])]
+    )
     made = keras.Sequential(
         [keras.Input((*SIZE, 3)), *made.layers, layers.Rescaling(0.01), layers.Dense(3, activation="softmax")]
     )
@@ -207,7 +197,7 @@ def test_a_network_without_an_onnx_form_is_published_and_scored_by_tensorflow(
 def test_an_onnx_file_that_is_not_the_published_one_is_refused(
     spark: SparkSession, store: ModelStore, version: ModelVersion, folder: Path, tmp_path: Path
 ) -> None:
-    other = imported(store, tmp_path, network())
+    other = imported(store, tmp_path, tiny_network(3))
     try:
         content = files.read_bytes(other.onnx_path)
         files.write_bytes(other.onnx_path, content[:-1] + b"\x01")

@@ -72,7 +72,7 @@ def write_folder(folder: Path) -> None:
         file.write_bytes(content)
 
 
-def tiny_network() -> Any:
+def tiny_network(num_classes: int = len(CLASSES), activation: str | None = "softmax") -> Any:
     keras.utils.set_random_seed(5)
     return keras.Sequential(
         [
@@ -80,7 +80,7 @@ def tiny_network() -> Any:
             layers.Rescaling(1 / 128, -1),
             layers.Conv2D(6, 3, padding="same", activation="relu"),
             layers.Flatten(),
-            layers.Dense(len(CLASSES), activation="softmax"),
+            layers.Dense(num_classes, activation=activation),
         ]
     )
 
