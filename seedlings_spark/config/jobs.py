@@ -23,7 +23,7 @@ def _engine(group: str = "") -> Any:
         "auto",
         "what computes the network: ONNX Runtime (float32), OpenVINO (an extra; also bfloat16, if the version has that"
         " precision), TensorFlow, or auto: ONNX Runtime where the version has a network for it and no GPU is assigned",
-        reason="ONNX Runtime starts in a tenth of a second and needs a fifth of the memory",
+        reason="ONNX Runtime starts in a tenth of a second and needs a third of the memory",
         choices=choices.ENGINES,
         group=group,
     )

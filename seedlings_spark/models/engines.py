@@ -1,7 +1,7 @@
 """What computes a forward pass: ONNX Runtime or OpenVINO over `network.onnx`, or TensorFlow over `network.keras`.
 
-Both are held to a number of threads and to batches of one size, so that a row's bits depend on nothing but the row.
-ONNX Runtime is imported in a tenth of a second, needs a fourth of TensorFlow's memory, and computes in float32.
+All are held to a number of threads and to batches of one size, so that a row's bits depend on nothing but the row.
+ONNX Runtime is imported in a tenth of a second, needs a third of TensorFlow's memory, and computes in float32.
 OpenVINO is as light and also computes in bfloat16, several times as fast on processors that multiply it. It is an
 extra, since it reads files that an ONNX file refers to, and reports each import to its maker; neither happens here.
 GPUs and networks that have no ONNX form are TensorFlow's.

@@ -135,7 +135,7 @@ def engine_for(spark: SparkSession, chosen: str, *, has_onnx: bool) -> str:
         raise NetworkError(
             f"--engine {chosen} for a network without an ONNX file",
             "a version with network.onnx, or one whose manifest.json says under `onnx` why it has none",
-            "Choose --engine auto or tensorflow; publish the version again if it is of an earlier release",
+            "Choose --engine auto or tensorflow; models upgrade makes one for a version of an earlier release",
         )
     if chosen != "auto":
         return chosen
