@@ -1,3 +1,4 @@
+import functools
 import io
 import struct
 import tarfile
@@ -483,13 +484,20 @@ def test_every_orientation_shrinks_to_the_same_bits(orientation, aspect):
     assert np.array_equal(images.decode(content, (16, 12), aspect=aspect), expected)
 
 
+UPRIGHT = smooth_picture(301, 403)  # no multiple of the 8, 16 or 32 pixels of a block
+
+
+@functools.cache
+def upright_png():
+    return encoded(UPRIGHT, "PNG")
+
+
 @pytest.mark.parametrize("aspect", images.ASPECTS)
 @pytest.mark.parametrize("orientation", STORED_FOR)
 def test_a_jpeg_shrunk_while_it_is_decoded_lies_where_it_should(orientation, aspect):
-    upright = smooth_picture(301, 403)  # no multiple of the 8, 16 or 32 pixels of a block
-    content = encoded(STORED_FOR[orientation](upright), "JPEG", quality=95, exif=exif(orientation))
+    content = encoded(STORED_FOR[orientation](UPRIGHT), "JPEG", quality=95, exif=exif(orientation))
     for size in ((20, 20), (20, 80)):
-        expected = images.decode(encoded(upright, "PNG"), size, aspect=aspect).astype(int)
+        expected = images.decode(upright_png(), size, aspect=aspect).astype(int)
         difference = np.abs(images.decode(content, size, aspect=aspect).astype(int) - expected)
         assert difference.mean() < 0.6
         assert difference.max() <= 4
