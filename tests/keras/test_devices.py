@@ -1,6 +1,7 @@
 """Which devices TensorFlow may use in a task: those that Spark assigned to it, and no others."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,25 @@ def test_a_task_sees_the_gpus_that_spark_assigned_to_it_with_memory_growth(gpus:
     assert visible == ",".join(gpus)
     assert count <= len(gpus) and growing
     assert total == 10.0
+
+
+def test_a_task_imports_nothing_for_people_to_look_at_and_may_do_so_later() -> None:
+    program = """
+from seedlings_spark.cluster import runtime
+import sys
+runtime.start(1)
+print("matplotlib" in sys.modules, "sklearn" in sys.modules)
+import matplotlib, sklearn
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **runtime.worker_environment(1)},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert ran.stdout.split() == ["False", "False"]
 
 
 def test_the_gpus_of_a_task_are_those_among_its_resources() -> None:
