@@ -99,7 +99,9 @@ The map, room by room, in the order of imports: a module may import those of its
       engine        a run from a compiled network to its record
 
     models          networks, alone
-      networks      Keras networks by name; folding a mean and a std into one
+      backbones     Keras' applications and EfficientNet-Lite, over raw pixels
+      pretrained    weights of others into a network, from files
+      networks      networks by name or from a file; folding a mean and a std into one
       engines       what computes a forward pass: ONNX Runtime's door, and TensorFlow
       prediction    the forward pass in a Spark task
       export        a Keras network as an ONNX file, compared with Keras

@@ -19,6 +19,31 @@ CONFLICT_POLICIES = ("error", "drop")
 LEAK_POLICIES = ("error", "drop", "keep")
 NEAR_DUPLICATE_POLICIES = ("ignore", "report", "group")
 
+# Networks by name, and the least height and width of the images that each takes, in pixels: our own, then those of
+# `keras.applications`, then EfficientNet-Lite.
+OWN_NETWORKS = {"plain": 32, "residual": 32}
+_OF_KERAS = """
+ConvNeXtTiny ConvNeXtSmall ConvNeXtBase ConvNeXtLarge ConvNeXtXLarge DenseNet121 DenseNet169 DenseNet201
+EfficientNetB0 EfficientNetB1 EfficientNetB2 EfficientNetB3 EfficientNetB4 EfficientNetB5 EfficientNetB6 EfficientNetB7
+EfficientNetV2B0 EfficientNetV2B1 EfficientNetV2B2 EfficientNetV2B3 EfficientNetV2S EfficientNetV2M EfficientNetV2L
+InceptionResNetV2 InceptionV3 MobileNet MobileNetV2 MobileNetV3Small MobileNetV3Large NASNetMobile NASNetLarge
+ResNet50 ResNet101 ResNet152 ResNet50V2 ResNet101V2 ResNet152V2 VGG16 VGG19 Xception
+"""
+APPLICATIONS = {
+    **dict.fromkeys(_OF_KERAS.split(), 32),
+    "InceptionResNetV2": 75,
+    "InceptionV3": 75,
+    "Xception": 71,
+}
+LITE_NETWORKS = {f"efficientnet-lite{size}": 32 for size in range(3)}
+BACKBONES = {**APPLICATIONS, **LITE_NETWORKS}
+NETWORKS = {**OWN_NETWORKS, **BACKBONES}
+NETWORK_FILES = (".keras", ".json")
+SCALERS = ("auto", "channel", "pixel", "none")
+# What `--weights` may be beside the path of a file.
+NO_WEIGHTS, IMAGENET = "none", "imagenet"
+WEIGHT_FILES = (".keras", ".h5", ".safetensors")  # .weights.h5 and the older .h5
+
 MODES = ("synchronous", "asynchronous", "hogwild")
 RULES = ("downpour", "adag", "dynsgd", "aeasgd", "eamsgd")
 SCHEDULES = ("constant", "cosine")

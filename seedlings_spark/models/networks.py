@@ -1,4 +1,4 @@
-"""Keras networks by name; folding a mean and a std into one.
+"""Networks by name, or from a file; folding a mean and a std into one.
 
 Every network takes raw pixels, 0 to 255, and begins with the standardisation that it was trained with. So what
 is stored is complete: whoever loads it needs no scaler, and no table of scaled pixels ever exists.
@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seedlings_spark import choices
 from seedlings_spark.cluster import runtime
+from seedlings_spark.config.suggestions import nearest
 from seedlings_spark.errors import NetworkError, OptionError
+from seedlings_spark.models import backbones, pretrained
 from seedlings_spark.training import network as carried
 
 with runtime.quiet_import():
     import keras
     from keras import layers
 
-MIN_IMAGE_SIZE = 32
 # Its files in the folder of a stage, or of a version.
 FILE, ONNX_FILE = "network.keras", "network.onnx"
 # The largest network file that is read, as it is and unpacked.
@@ -94,25 +96,51 @@ def residual(image_size: tuple[int, int], num_classes: int) -> Any:
 BY_NAME: dict[str, Callable[[tuple[int, int], int], Any]] = {"plain": plain, "residual": residual}
 
 
-def build(name: str, image_size: tuple[int, int], num_classes: int) -> Any:
-    """A network of `BY_NAME`, with weights drawn from Keras' current seed.
+def build(name: str, image_size: tuple[int, int], num_classes: int, weights: str = choices.NO_WEIGHTS) -> Any:
+    """A network of `choices.NETWORKS`, with weights drawn from Keras' current seed where none are given.
+
+    Args:
+        name: Its name.
+        image_size: (height, width) in pixels.
+        num_classes: Outputs, a softmax.
+        weights: "none", "imagenet", or the path of a file on this machine, for all but the layer of the classes.
 
     Raises:
         OptionError: No network of this name, or the images are too small for it.
+        NetworkError: The weights cannot be had, or are those of another network.
     """
-    if name not in BY_NAME:
+    check_named(name, image_size)
+    if name in BY_NAME:
+        network = BY_NAME[name](image_size, num_classes)
+    else:
+        network = backbones.build(name, image_size, num_classes, weights)
+    if weights == choices.IMAGENET and name in choices.LITE_NETWORKS:
+        pretrained.take(network, pretrained.published_file(name))
+    elif weights not in (choices.NO_WEIGHTS, choices.IMAGENET):
+        pretrained.take(network, Path(weights))
+    return network
+
+
+def check_named(name: str, image_size: tuple[int, int]) -> None:
+    """Refuse a name that no network has, and images that are too small for it.
+
+    Raises:
+        OptionError: It is so.
+    """
+    if name not in choices.NETWORKS:
         raise OptionError(
             f"network {name!r}",
-            f"one of {', '.join(BY_NAME)}, or a file that ends in .keras or .json",
-            "Choose one of them for --network",
+            f"{', '.join(choices.OWN_NETWORKS)}, one of keras.applications such as MobileNetV2,"
+            f" {', '.join(choices.LITE_NETWORKS)}, or a file that ends in .keras or .json",
+            nearest(name, choices.NETWORKS) or "Choose one of them for --network",
         )
-    if min(image_size) < MIN_IMAGE_SIZE:
+    least = choices.NETWORKS[name]
+    if min(image_size) < least:
         raise OptionError(
             f"images of {image_size[0]}x{image_size[1]} pixels for the network {name!r}",
-            f"at least {MIN_IMAGE_SIZE}x{MIN_IMAGE_SIZE}",
-            "Prepare the corpus with a larger --image-size, or give a network of your own with --network FILE",
+            f"at least {least}x{least}",
+            "Prepare the corpus with a larger --image-size, or give another --network",
         )
-    return BY_NAME[name](image_size, num_classes)
 
 
 def load(file: Path, shown: str = "") -> Any:

@@ -154,6 +154,7 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
     # At once: the estimator asks only when it is its turn.
     session.require_slots(spark, options.num_workers, options.wait_executors)
     prepared, store = corpus.load(options.corpus), ModelStore(options.store, options.name)
+    pipeline.check_network(options.network, prepared)
     application = str(spark.sparkContext.applicationId)
     run = options.run or files.join(options.store, options.name, "runs", application)
     about = pipeline.about(prepared, config.plain(options), run)
@@ -164,9 +165,12 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
             estimator = _estimator(spark, options, prepared, run)
             kept = config.chosen(options, "keep", "patience", "epochs")
             estimator.set_callbacks(pipeline.callbacks(run, prepared, **kept, check=lock.check))
-            scaling = config.chosen(options, "scaler", "scaler_images")
+            scaler = pipeline.scaler(options.scaler, options.network)
             images = pipeline.training_images(spark, prepared)
-            model = pipeline.pipeline(prepared, estimator, **scaling).fit(images)
+            stages = pipeline.pipeline(
+                prepared, estimator, scaler=scaler, scaler_images=options.scaler_images
+            )
+            model = stages.fit(images)
             version, promotion = publication.publish_trained(
                 spark, store, model, prepared, about=about, check=lock.check
             )
@@ -195,7 +199,7 @@ def _estimator(
         checkpoint_path=files.join(run, runs.CHECKPOINTS),
         verbose=1,
     )
-    pipeline.set_network(estimator, options.network, prepared)
+    pipeline.set_network(estimator, options.network, prepared, options.weights)
     return estimator
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from pyspark.ml import Pipeline
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import files, fingerprint, problems, schema
-from seedlings_spark.choices import SCHEDULES
+from seedlings_spark import files, fingerprint, problems, reproducibility, schema
+from seedlings_spark.choices import BACKBONES, IMAGENET, NETWORK_FILES, NO_WEIGHTS, SCHEDULES
 from seedlings_spark.cluster import runtime
 from seedlings_spark.corpus import Corpus
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
@@ -33,21 +33,51 @@ HELD_OUT = "is_validation"
 _WARM_UP = 0.05
 
 
-def set_network(estimator: SeedlingsEstimator, name: str, corpus: Corpus) -> None:
+def check_network(name: str, corpus: Corpus) -> None:
+    """Refuse a name that no network has, and a corpus whose images are too small for it.
+
+    Raises:
+        OptionError: It is so.
+    """
+    if not name.endswith(NETWORK_FILES):
+        networks.check_named(name, corpus.image_size)
+
+
+def scaler(chosen: str, network: str) -> str:
+    """What "auto" stands for with a network: "none" where it has a preprocessing of its own, else "channel"."""
+    if chosen != "auto":
+        return chosen
+    return "none" if network in BACKBONES else "channel"
+
+
+def set_network(estimator: SeedlingsEstimator, name: str, corpus: Corpus, weights: str = NO_WEIGHTS) -> None:
     """Give an estimator its network: by name, or from a `.keras` or JSON file on any file system.
 
-    The weights in a `.keras` file are trained on; all others are drawn from the estimator's seed.
+    The weights in a `.keras` file, and those of `weights`, are trained on; all others are drawn from the estimator's
+    seed.
+
+    Args:
+        estimator: That is to train it.
+        name: Name or file.
+        corpus: To train it on.
+        weights: "none", "imagenet", or a file on any file system, for a network by name.
 
     Raises:
         OptionError: The estimator's loss does not fit species.
-        NetworkError: A file's network takes or gives something else than the corpus has.
+        NetworkError: A file's network takes or gives something else than the corpus has; the weights are those of
+            another network, or cannot be had.
     """
     if estimator.isDefined("loss"):
         problems.check_species_loss(estimator.get_loss())
-    if not name.endswith((".keras", ".json")):
-        estimator.set_keras_model_config(
-            networks.build(name, corpus.image_size, len(corpus.classes)).to_json()
-        )
+    if not name.endswith(NETWORK_FILES):
+        with _local(weights) as local:
+            seed = reproducibility.seed_for(estimator.getOrDefault("seed"), "init")
+            with reproducibility.seeded_initializers(seed):
+                network = networks.build(name, corpus.image_size, len(corpus.classes), local)
+        if weights == NO_WEIGHTS:
+            estimator.set_keras_model_config(network.to_json())
+        else:
+            estimator.set_network(network)
         return
     loaded, _ = load_network(name)
     expected = (*corpus.image_size, 3)
@@ -265,13 +295,21 @@ def load_network(file: str) -> tuple[Any, Any]:
     def read(path: Path) -> tuple[Any, Any]:
         return networks.load(path, file), networks.saved_loss(path) if path.suffix == ".keras" else None
 
-    if Path(file).is_file():
-        return read(Path(file))
+    with _local(file) as local:
+        return read(Path(local))
+
+
+@contextlib.contextmanager
+def _local(file: str) -> Iterator[str]:
+    """A file of any file system on this machine; what is no path stays as it is, and so does one that is not there."""
+    if file in (NO_WEIGHTS, IMAGENET) or Path(file).is_file():
+        yield file
+        return
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / files.name(file)
-        with contextlib.suppress(FileNotFoundError):  # `load` says so
+        with contextlib.suppress(FileNotFoundError):  # who reads it says so
             files.get(file, local)
-        return read(local)
+        yield str(local)
 
 
 def finite(value: Any) -> Any:

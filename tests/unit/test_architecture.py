@@ -74,7 +74,9 @@ GROUPS = [
     ["training.engine"],
     ["training"],
     # models
-    ["models", "models.networks", "models.engines", "models.stages", "models.store"],
+    ["models", "models.backbones"],
+    ["models.pretrained"],
+    ["models.networks", "models.engines", "models.stages", "models.store"],
     ["models.prediction", "models.export"],
     # estimator
     ["estimator.stock"],
@@ -136,6 +138,8 @@ DOORS = {
     "tf2onnx": {"models.export"},
     "keras": {
         "cluster.runtime",
+        "models.backbones",
+        "models.pretrained",
         "models.networks",
         "models.engines",
         "models.export",

