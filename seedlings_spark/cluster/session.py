@@ -317,6 +317,9 @@ def partition_key(spark: SparkSession, partition: Column, num_partitions: int) -
 
 
 _making = threading.RLock()
+_RECORDS = "spark.sql.execution.arrow.maxRecordsPerBatch"
+# Of each session what was set before, and what those want who are inside of `arrow_batches`.
+_batches: dict[str, tuple[str, list[int]]] = {}
 
 
 @contextlib.contextmanager
@@ -352,11 +355,22 @@ def python_environment(
 
 @contextlib.contextmanager
 def arrow_batches(spark: SparkSession, row_bytes: int) -> Iterator[None]:
-    """Let the Arrow batches of what is run inside hold about `ARROW_BATCH_BYTES`; Spark's default is 10,000 rows."""
-    name = "spark.sql.execution.arrow.maxRecordsPerBatch"
-    before = spark.conf.get(name)
-    spark.conf.set(name, str(max(1, min(10_000, ARROW_BATCH_BYTES // max(1, row_bytes)))))
+    """Let the Arrow batches of what is run inside hold about `ARROW_BATCH_BYTES`; Spark's default is 10,000 rows.
+
+    Spark reads the setting when it runs something, not when that is made. Of threads that are inside at once the
+    shortest batches hold for all of them.
+    """
+    wanted = max(1, min(10_000, ARROW_BATCH_BYTES // max(1, row_bytes)))
+    key: str = getattr(spark, "session_id", None) or spark._jsparkSession.sessionUUID()
+    with _making:
+        before, inside = _batches.setdefault(key, (str(spark.conf.get(_RECORDS)), []))
+        inside.append(wanted)
+        spark.conf.set(_RECORDS, str(min(inside)))
     try:
         yield
     finally:
-        spark.conf.set(name, str(before))
+        with _making:
+            inside.remove(wanted)
+            spark.conf.set(_RECORDS, str(min(inside)) if inside else before)
+            if not inside:
+                del _batches[key]

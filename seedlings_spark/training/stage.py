@@ -4,10 +4,12 @@ The caller's thread stays free to be the master. The stage runs in a job group o
 cancelled without touching anything else that the application does.
 """
 
+import contextlib
 import logging
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -51,14 +53,15 @@ class StageLauncher:
         stage.start()
         return stage
 
-    def _table(self, task: TrainTask) -> DataFrame:
+    @contextlib.contextmanager
+    def _table(self, task: TrainTask) -> Iterator[DataFrame]:
+        """The table whose `collect`, inside, runs the workers."""
         recipe = task.recipe
         row_bytes = int(np.prod(recipe.row_shape, dtype=np.int64)) * (1 if recipe.row_dtype == "uint8" else 8)
-        with (
-            session.arrow_batches(self._spark, row_bytes),
-            session.python_environment(self._spark, runtime.worker_environment(recipe.threads)),
-        ):
-            return self._rows.mapInArrow(partial(run, task), SUMMARY, barrier=self._barrier)
+        with session.arrow_batches(self._spark, row_bytes):
+            with session.python_environment(self._spark, runtime.worker_environment(recipe.threads)):
+                table = self._rows.mapInArrow(partial(run, task), SUMMARY, barrier=self._barrier)
+            yield table
 
 
 class Stage:
@@ -67,7 +70,7 @@ class Stage:
     Args:
         spark: The session.
         description: Shown in Spark's UI.
-        build: Makes the table whose `collect` runs the workers.
+        build: Makes the table whose `collect` runs the workers; entered for as long as that takes.
         ended: Called in the stage's thread when it has ended, with its rows or its error.
     """
 
@@ -75,7 +78,7 @@ class Stage:
         self,
         spark: SparkSession,
         description: str,
-        build: Callable[[], DataFrame],
+        build: Callable[[], AbstractContextManager[DataFrame]],
         ended: Callable[[list[Row] | None, BaseException | None], None],
     ) -> None:
         self._spark = spark
@@ -104,7 +107,8 @@ class Stage:
         rows, failure = None, None
         try:
             self._spark.sparkContext.setJobGroup(self._group, self._description, interruptOnCancel=False)
-            rows = self._build().collect()
+            with self._build() as table:
+                rows = table.collect()
         except BaseException as error:
             failure = error
         finally:

@@ -1,15 +1,17 @@
 """The estimator and its model on a real Spark: exactness, repeatability, lost workers, persistence."""
 
 import copy
+import queue
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
+import pyarrow as pa
 import pytest
 import scipy.special
 from elephas.ml_model import ElephasEstimator, ElephasTransformer
@@ -29,13 +31,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
 from seedlings_spark import corpus, images, schema
+from seedlings_spark.cluster import session
 from seedlings_spark.corpus import decoding
 from seedlings_spark.errors import ClusterError, CorpusError, NetworkError, OptionError, TrainingError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.estimator.rows import TrainingColumns
 from seedlings_spark.problems import Problem
+from seedlings_spark.training import stage
 from seedlings_spark.training.progress import Silent
+from seedlings_spark.training.worker import SUMMARY
 from seedlings_spark.workflow import pipeline
+from tests.conftest import HANG_SECONDS
 from tests.spark.processes import kill_one_worker, listening_ports
 
 
@@ -841,6 +847,34 @@ def test_a_network_with_a_layer_of_ones_own_trains_and_predicts(table: DataFrame
         logits = 2.0 * row.features.toArray() @ kernel + bias
         expected = np.exp(logits) / np.exp(logits).sum()
         assert np.abs(row.probability.toArray() - expected).max() < 1e-5
+
+
+def _longest_batch(task: Any, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """A worker that only looks at what it is fed; the rows of the longest batch stand for the images."""
+    numbers = [field.split()[0] for field in SUMMARY.split(",")]
+    longest = max(batch.num_rows for batch in batches)
+    yield pa.RecordBatch.from_pydict(
+        {name: [longest if name in ("rank", "images") else 0.0] for name in numbers}
+    )
+
+
+def test_workers_are_fed_by_megabytes_whatever_number_of_rows_that_is(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "run", _longest_batch)
+    rows = spark.range(400).selectExpr("unhex(repeat('00', 65536)) AS features").repartition(1)
+    recipe = SimpleNamespace(row_shape=(128, 512), row_dtype="uint8", threads=1)
+    name = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before, ended = spark.conf.get(name), queue.SimpleQueue[Any]()
+    launcher = stage.StageLauncher(rows, "feeds", barrier=False)
+    with session.arrow_batches(spark, 8):  # somebody else's, of small rows, at the same time
+        attempt = launcher.launch(cast(Any, SimpleNamespace(recipe=recipe)), lambda *found: ended.put(found))
+        found, error = ended.get()
+        assert attempt.join(HANG_SECONDS)
+        assert spark.conf.get(name) == "10000"
+    assert error is None
+    assert found[0]["images"] == session.ARROW_BATCH_BYTES // 65536 == 128
+    assert spark.conf.get(name) == before
 
 
 def test_two_runs_at_once_do_not_meet(table: DataFrame) -> None:
