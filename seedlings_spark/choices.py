@@ -46,7 +46,9 @@ WEIGHT_FILES = (".keras", ".h5", ".safetensors")  # .weights.h5 and the older .h
 
 MODES = ("synchronous", "asynchronous", "hogwild")
 RULES = ("downpour", "adag", "dynsgd", "aeasgd", "eamsgd")
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "one-cycle", "step")
+# Random changes to training images, in the order in which they are applied.
+AUGMENTATIONS = ("flip", "turn", "rotate", "shift", "zoom", "brightness", "contrast", "cutout")
 PRECISIONS = ("float32", "mixed_bfloat16", "auto")
 # auto: ONNX Runtime where the version has a network for it and no GPU is assigned, else TensorFlow
 # openvino: for those who install it; in bfloat16 where the version has that precision

@@ -248,6 +248,13 @@ class TrainOptions(Options):
     loss: str = option(
         "sparse_categorical_crossentropy", "name of a Keras loss", reason="species exclude each other"
     )
+    label_smoothing: float = option(
+        0.0,
+        "share of each label that goes to all species alike, with the default loss; such as 0.1",
+        reason="confidences then say less",
+        least=0,
+        most=0.9,
+    )
     optimizer: str = option(
         "adam",
         "name of a Keras optimizer",
@@ -266,9 +273,32 @@ class TrainOptions(Options):
     )
     schedule: str = option(
         "cosine",
-        "course of the learning rate: constant, or rising for 5 % of the steps and then falling to 0 like a cosine",
-        reason="worth some points of accuracy at no cost",
+        "course of the learning rate: constant; rising for 5 % of the steps and then falling to 0 like a cosine;"
+        " one-cycle: rising for 30 %; step: a tenth after half of the steps, a hundredth after three quarters",
+        reason="the cosine is worth some points of accuracy at no cost",
         choices=choices.SCHEDULES,
+    )
+    warm_up: float = option(
+        0.0,
+        "share of the steps in which the learning rate rises; 0 for the schedule's own, which constant and step lack",
+        reason="what each schedule is known with",
+        least=0,
+        most=0.9,
+    )
+    weight_decay: float = option(
+        0.0,
+        "share of each kernel that goes away in a step at a learning rate of 1, apart from the gradient (as in AdamW)",
+        reason="short trainings need none",
+        least=0,
+        most=1,
+    )
+    ema: float = option(
+        0.0,
+        "momentum of an average over the weights of all steps, such as 0.999, which is published in place of the last"
+        " weights; with --keep last",
+        reason="the cosine's end does nearly the same",
+        least=0,
+        most=0.99999,
     )
     epochs: int = option(
         30,
@@ -289,9 +319,10 @@ class TrainOptions(Options):
     )
     augment: tuple[str, ...] = option(
         ("flip", "turn"),
-        "random changes to training images: mirroring, quarter turns, zoom, contrast; or none",
-        reason="a plant from above has no up",
-        choices=("flip", "turn", "zoom", "contrast", "none"),
+        "random changes to training images: mirroring, quarter turns, rotation by any angle, shift, zoom, brightness,"
+        " contrast, a part blacked out; or none",
+        reason="a plant from above has no up; more changes want more epochs",
+        choices=(*choices.AUGMENTATIONS, "none"),
     )
     scaler: str = option(
         "auto",
@@ -380,6 +411,18 @@ class TrainOptions(Options):
                 f"--augment {' '.join(self.augment)}",
                 "none, or the changes that are wanted",
                 "Remove none, or all others",
+            )
+        if self.label_smoothing and self.loss != "sparse_categorical_crossentropy":
+            raise OptionError(
+                f"--label-smoothing {self.label_smoothing:g} with --loss {self.loss}",
+                "the default loss, sparse_categorical_crossentropy",
+                "Leave out one of them",
+            )
+        if self.ema and self.keep != "last":
+            raise OptionError(
+                f"--ema {self.ema:g} with --keep {self.keep}",
+                "--keep last: the average belongs to the end of training, not to one of its epochs",
+                "Add --keep last",
             )
         _check_network(self.network, self.weights, self.scaler)
 

@@ -312,27 +312,26 @@ class RandomQuarterTurn(layers.Layer):
         return {**super().get_config(), "seed": self.seed}
 
 
-# In the order in which they are applied.
-AUGMENTATIONS = ("flip", "turn", "zoom", "contrast")
-
-
 def augmentation(names: Sequence[str], image_size: tuple[int, int]) -> str:
     """The layers that change training images, as the JSON of a Keras network over raw pixels.
 
     Args:
-        names: Some of `AUGMENTATIONS`: "flip" (both ways), "turn" (quarter turns), "zoom" (up to 10 % in or out),
-            "contrast" (up to 20 % less or more); "none" stands for no change.
+        names: Some of `choices.AUGMENTATIONS`: "flip" (both ways), "turn" (quarter turns), "rotate" (by any angle),
+            "shift" (up to 10 % of the image), "zoom" (up to 10 % in or out), "brightness" (up to 10 % of white),
+            "contrast" (up to 20 % less or more), "cutout" (a rectangle of up to a fifth of the image becomes black,
+            in every second image; DeVries and Taylor 2017, arXiv:1708.04552); "none" stands for no change. What is
+            moved beyond a border is filled by reflection.
         image_size: (height, width) in pixels.
 
     Returns:
         JSON for the estimator's param `augmentation`, or "" without names. Their seeds are set anew at every step.
     """
     names = [name for name in names if name != "none"]
-    unknown = [name for name in names if name not in AUGMENTATIONS]
+    unknown = [name for name in names if name not in choices.AUGMENTATIONS]
     if unknown:
         raise OptionError(
             f"augmentation {', '.join(map(repr, unknown))}",
-            f"any of {', '.join(AUGMENTATIONS)}",
+            f"any of {', '.join(choices.AUGMENTATIONS)}",
             "Correct --augment",
         )
     if not names:
@@ -342,10 +341,14 @@ def augmentation(names: Sequence[str], image_size: tuple[int, int]) -> str:
         # turns an image by 180 degrees.
         "flip": lambda: [layers.RandomFlip("horizontal", seed=0), layers.RandomFlip("vertical", seed=0)],
         "turn": lambda: [RandomQuarterTurn(seed=0)],
+        "rotate": lambda: [layers.RandomRotation(0.5, fill_mode="reflect", seed=0)],
+        "shift": lambda: [layers.RandomTranslation(0.1, 0.1, fill_mode="reflect", seed=0)],
         "zoom": lambda: [layers.RandomZoom(0.1, fill_mode="reflect", seed=0)],
+        "brightness": lambda: [layers.RandomBrightness(0.1, value_range=(0, 255), seed=0)],
         "contrast": lambda: [layers.RandomContrast(0.2, value_range=(0, 255), seed=0)],
+        "cutout": lambda: [layers.RandomErasing(0.5, (0.02, 0.2), 0.0, seed=0)],
     }
-    stack = [layer for name in AUGMENTATIONS if name in names for layer in makers[name]()]
+    stack = [layer for name in choices.AUGMENTATIONS if name in names for layer in makers[name]()]
     return str(keras.Sequential([keras.Input((*image_size, 3)), *stack]).to_json())
 
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 # What options and what is called have by the same names.
 _ESTIMATOR: tuple[str, ...] = (
-    "loss",
     "mode",
     "rule",
     "frequency",
@@ -192,8 +191,13 @@ def _estimator(
     estimator = SeedlingsEstimator(
         **config.chosen(options, *_ESTIMATOR),
         optimizer_config=pipeline.optimizer(
-            options.optimizer, options.learning_rate, options.schedule, steps, options.momentum
+            options.optimizer,
+            options.learning_rate,
+            options.schedule,
+            steps,
+            **config.chosen(options, "momentum", "warm_up", "weight_decay", "ema"),
         ),
+        loss=pipeline.loss(options.loss, options.label_smoothing),
         class_weight="" if options.class_weight == "none" else options.class_weight,
         augmentation=networks.augmentation(options.augment, prepared.image_size),
         checkpoint_path=files.join(run, runs.CHECKPOINTS),

@@ -22,6 +22,7 @@ from seedlings_spark.corpus import Corpus
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
 from seedlings_spark.estimator import SeedlingsEstimator, features
 from seedlings_spark.models import networks
+from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.workflow import runs
 
 with runtime.quiet_import():
@@ -29,8 +30,12 @@ with runtime.quiet_import():
 
 _log = logging.getLogger(__name__)
 HELD_OUT = "is_validation"
-# Share of all steps in which the learning rate rises, where it falls with a cosine afterwards.
-_WARM_UP = 0.05
+# Share of all steps in which the learning rate rises, of the schedules that are known with one (Loshchilov and Hutter
+# 2017, arXiv:1608.03983; Smith and Topin 2019, arXiv:1708.07120), and how far one-cycle rises.
+_WARM_UPS = {"cosine": 0.05, "one-cycle": 0.3}
+_ONE_CYCLE_RISE = 25
+# Names of variables that do not decay: biases, scales and centres. One pattern, since Keras joins several in any order.
+_NOT_DECAYED = "bias|gamma|beta"
 
 
 def check_network(name: str, corpus: Corpus) -> None:
@@ -93,47 +98,84 @@ def set_network(estimator: SeedlingsEstimator, name: str, corpus: Corpus, weight
         estimator.set_keras_model_config(loaded.to_json())
 
 
+def loss(name: str, label_smoothing: float) -> Any:
+    """A loss as the estimator takes it: its name, or with smoothed labels its configuration."""
+    if not label_smoothing:
+        return name
+    return keras.losses.serialize(keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing))
+
+
 def optimizer(
-    name: str, learning_rate: float, schedule: str, num_steps: int, momentum: float = 0.0
+    name: str,
+    learning_rate: float,
+    schedule: str,
+    num_steps: int,
+    *,
+    momentum: float = 0.0,
+    warm_up: float = 0.0,
+    weight_decay: float = 0.0,
+    ema: float = 0.0,
 ) -> dict[str, Any]:
     """An optimizer's configuration.
 
     Args:
         name: Name of a Keras optimizer.
         learning_rate: The highest.
-        schedule: "constant", or "cosine": the rate rises over the first steps, and then falls to 0.
-        num_steps: Number of steps of the whole run, after which the cosine reaches 0.
+        schedule: One of `choices.SCHEDULES`, as the options tell of them.
+        num_steps: Number of steps of the whole run, after which a schedule is at its end.
         momentum: Nesterov's, for an optimizer that has one; 0 leaves the optimizer as Keras makes it.
+        warm_up: Share of the steps in which the rate rises; 0 for the schedule's own.
+        weight_decay: Decoupled, of kernels only (Loshchilov and Hutter 2019, arXiv:1711.05101).
+        ema: Momentum of the average over all steps' weights; 0 for none.
+
+    Raises:
+        OptionError: Keras has no such optimizer, or it cannot do what is asked for.
     """
     if schedule not in SCHEDULES:
         raise OptionError(f"--schedule {schedule}", f"one of {', '.join(SCHEDULES)}", "Correct --schedule")
-    rate: Any = learning_rate
-    if schedule == "cosine":
-        # It does not begin at 0, where the first step, and with few steps the only one, would change nothing.
-        warm_up = max(1, round(_WARM_UP * num_steps))
-        rate = keras.optimizers.schedules.CosineDecay(
-            learning_rate / warm_up,
-            max(1, num_steps - warm_up),
-            warmup_target=learning_rate,
-            warmup_steps=warm_up,
-        )
+    given: dict[str, Any] = {"use_ema": True, "ema_momentum": ema} if ema else {}
+    given |= {"weight_decay": weight_decay} if weight_decay else {}
     try:
         made = keras.optimizers.get({"class_name": name, "config": {}})
-        if momentum:
-            if not {"momentum", "nesterov"} <= set(made.get_config()):
-                raise OptionError(
-                    f"--momentum {momentum:g} with --optimizer {name}, which has none",
-                    "an optimizer with Nesterov momentum",
-                    "Use --optimizer sgd, or leave --momentum out",
-                )
-            made = type(made)(momentum=momentum, nesterov=True)
+        if momentum and not {"momentum", "nesterov"} <= set(made.get_config()):
+            raise OptionError(
+                f"--momentum {momentum:g} with --optimizer {name}, which has none",
+                "an optimizer with Nesterov momentum",
+                "Use --optimizer sgd, or leave --momentum out",
+            )
+        given |= {"momentum": momentum, "nesterov": True} if momentum else {}
+        made = type(made)(**given)
     except (ValueError, TypeError, KeyError):  # unknown, or one that wraps another
         raise OptionError(
             f"--optimizer {name}", "a Keras optimizer, such as adam, sgd or rmsprop", "Correct --optimizer"
         ) from None
-    made.learning_rate = rate
-    config: dict[str, Any] = keras.optimizers.serialize(made)
-    return config
+    made.learning_rate = _rate(learning_rate, schedule, num_steps, warm_up or _WARM_UPS.get(schedule, 0.0))
+    if weight_decay:
+        made.exclude_from_weight_decay(var_names=[_NOT_DECAYED])
+    return optimizers.to_config(made)
+
+
+def _rate(highest: float, schedule: str, num_steps: int, warm_up: float) -> Any:
+    """A number, or a schedule of Keras."""
+    rising = round(warm_up * num_steps)
+    if schedule in ("cosine", "one-cycle"):
+        # It does not begin at 0, where the first step, and with few steps the only one, would change nothing.
+        rising = max(1, rising)
+        begin = highest / (rising if schedule == "cosine" else min(rising, _ONE_CYCLE_RISE))
+        return keras.optimizers.schedules.CosineDecay(
+            begin, max(1, num_steps - rising), warmup_target=highest, warmup_steps=rising
+        )
+    # Up in ten stairs, as Keras' schedules of steps have no slope.
+    stairs = min(rising, 10)
+    boundaries = [round(rising * (stair + 1) / stairs) for stair in range(stairs)]
+    values = [highest * (stair + 1) / (stairs + 1) for stair in range(stairs)] + [highest]
+    if schedule == "step":
+        boundaries += [max(rising, num_steps // 2), max(rising, num_steps * 3 // 4)]
+        values += [highest / 10, highest / 100]
+    if not boundaries:
+        return highest
+    # Keras keeps a value up to its boundary and on it.
+    return keras.optimizers.schedules.PiecewiseConstantDecay([at - 1 for at in boundaries], values)
 
 
 def num_steps(

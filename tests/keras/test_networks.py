@@ -9,6 +9,7 @@ import pytest
 from keras import layers
 from sklearn.preprocessing import StandardScaler
 
+from seedlings_spark.choices import AUGMENTATIONS
 from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import NetworkError, OptionError, SeedlingsError
 from seedlings_spark.models import networks
@@ -449,26 +450,26 @@ def test_flips_and_turns_together_give_all_eight_symmetries():
     assert {output.tobytes() for output in outputs} == symmetries
 
 
-@pytest.mark.parametrize("name", networks.AUGMENTATIONS)
+@pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_every_image_of_a_batch_draws_for_itself(name):
     images = np.repeat(pixels(1, (6, 6)), 60, axis=0)
     outputs = np.asarray(augmenter(name)(images, training=True))
     assert len({output.tobytes() for output in outputs}) >= 4
 
 
-@pytest.mark.parametrize("name", networks.AUGMENTATIONS)
+@pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_outside_of_training_nothing_changes(name):
     images = pixels(10, (6, 4))
     assert np.array_equal(augmenter(name, size=(6, 4))(images, training=False), images)
 
 
-@pytest.mark.parametrize("name", networks.AUGMENTATIONS)
+@pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_in_training_something_changes(name):
     images = pixels(10, (6, 4))
     assert not np.array_equal(augmenter(name, size=(6, 4))(images, training=True), images)
 
 
-@pytest.mark.parametrize("name", networks.AUGMENTATIONS)
+@pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_the_same_seed_gives_the_same_images_and_another_others(name):
     images = pixels(20, (8, 8))
     first, again, other = (
@@ -478,9 +479,7 @@ def test_the_same_seed_gives_the_same_images_and_another_others(name):
     assert not np.array_equal(first, other)
 
 
-@pytest.mark.parametrize(
-    "names", [(name,) for name in networks.AUGMENTATIONS] + [networks.AUGMENTATIONS], ids=str
-)
+@pytest.mark.parametrize("names", [(name,) for name in AUGMENTATIONS] + [AUGMENTATIONS], ids=str)
 @pytest.mark.parametrize("size", [(8, 8), (8, 5)], ids=str)
 def test_pixels_stay_pixels(names, size):
     extremes = np.random.default_rng(0).choice([0, 255], (50, *size, 3)).astype("float32")
@@ -499,7 +498,7 @@ def test_no_augmentation_is_no_network():
 def test_an_unknown_augmentation_is_refused_by_name():
     with pytest.raises(OptionError, match="'spin', 'Flip'") as caught:
         networks.augmentation(["flip", "spin", "Flip"], (32, 32))
-    assert "flip, turn, zoom, contrast" in caught.value.expected
+    assert "flip, turn, rotate, shift, zoom" in caught.value.expected
 
 
 def test_augmentations_are_applied_in_their_own_order_whatever_was_asked_for():

@@ -710,6 +710,7 @@ def test_images_that_prepare_has_written_are_not_read_to_look_at_them(
 
 
 def test_augmentation_and_dropout_repeat_bit_for_bit(spark: SparkSession, prepared: corpus.Corpus) -> None:
+    from seedlings_spark.choices import AUGMENTATIONS
     from seedlings_spark.models import networks
 
     table = pipeline.training_images(spark, prepared).withColumn(
@@ -729,7 +730,7 @@ def test_augmentation_and_dropout_repeat_bit_for_bit(spark: SparkSession, prepar
             keras_model_config=network.to_json(),
             loss="sparse_categorical_crossentropy",
             featuresCol="image",
-            augmentation=networks.augmentation(["flip", "turn", "zoom", "contrast"], (32, 32)),
+            augmentation=networks.augmentation(AUGMENTATIONS, (32, 32)),
             epochs=1,
             batch_size=8,
             seed=seed,

@@ -31,6 +31,7 @@ from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.models.stages import SPARK_STAGES
 from seedlings_spark.models.store import ModelStore, ModelVersion, table
 from seedlings_spark.training.network import from_bytes
+from seedlings_spark.training.optimizer import from_config
 from seedlings_spark.workflow import pipeline, predicting, publication
 
 SIZE = (8, 8)
@@ -487,6 +488,42 @@ def test_the_first_step_of_a_short_run_is_not_lost(num_steps: int) -> None:
     assert all(rate > 0 for rate in rates(num_steps)[:-1])
 
 
+def test_one_cycle_rises_for_thirty_percent_and_steps_fall_tenfold() -> None:
+    found = rates(100, schedule="one-cycle")
+    assert found[0] == pytest.approx(0.5 / 25) and found[30] == max(found) == 0.5
+    assert found[15] == pytest.approx((0.5 / 25 + 0.5) / 2) and found[65] == pytest.approx(0.25)
+    assert rates(100, schedule="step")[:100] == pytest.approx([0.5] * 50 + [0.05] * 25 + [0.005] * 25)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step"])
+def test_a_rate_without_a_slope_warms_up_by_stairs(schedule: str) -> None:
+    made = keras.optimizers.deserialize(pipeline.optimizer("sgd", 1.1, schedule, 100, warm_up=0.2))
+    found = []
+    for step in range(50):
+        made.iterations.assign(step)
+        found.append(round(float(np.asarray(made.learning_rate)), 6))
+    assert found == [round(0.1 * (1 + step // 2), 6) for step in range(20)] + [1.1] * 30
+
+
+def test_kernels_alone_decay_and_the_average_is_of_all_steps() -> None:
+    made = from_config(pipeline.optimizer("adam", 0.1, "constant", 10, weight_decay=0.5, ema=0.75))
+    kernel, bias = keras.Variable([1.0], name="kernel"), keras.Variable([1.0], name="bias")
+    made.build([kernel, bias])
+    for _ in range(2):
+        made.apply([keras.ops.zeros(1), keras.ops.zeros(1)], [kernel, bias])
+    assert float(kernel[0]) == pytest.approx(0.95**2) and float(bias[0]) == 1
+    made.finalize_variable_values([kernel, bias])
+    # It begins with the weights after the first step.
+    assert float(kernel[0]) == pytest.approx(0.75 * 0.95 + 0.25 * 0.95**2)
+
+
+def test_smoothed_labels_are_those_of_keras() -> None:
+    assert pipeline.loss("sparse_categorical_crossentropy", 0.0) == "sparse_categorical_crossentropy"
+    loss = keras.losses.deserialize(pipeline.loss("sparse_categorical_crossentropy", 0.2))
+    expected = -(0.85 * math.log(0.7) + 0.05 * 3 * math.log(0.1))
+    assert float(loss([[1.0, 0, 0, 0]], [[0.7, 0.1, 0.1, 0.1]])) == pytest.approx(expected)
+
+
 def test_a_constant_rate_is_constant() -> None:
     assert set(rates(10, 0.25, "constant")) == {0.25}
     config_ = pipeline.optimizer("adam", 0.25, "constant", 10)
@@ -500,7 +537,7 @@ def test_an_optimizers_configuration_survives_json(name: str, schedule: str) -> 
     made = pipeline.optimizer(name, 0.125, schedule, 100)
     again = keras.optimizers.deserialize(json.loads(json.dumps(made)))
     assert type(again).__name__.lower() == name.lower()
-    again.iterations.assign(5)
+    again.iterations.assign(5 if schedule != "one-cycle" else 30)
     assert float(np.asarray(again.learning_rate)) == 0.125
 
 

@@ -396,7 +396,7 @@ def test_an_option_is_known_by_what_others_call_it(job: str, given: str, meant: 
         ({"mode": "sync"}, "synchronous"),
         ({"mode": "Hogwild"}, "hogwild"),
         ({"precision": "bf16"}, "mixed_bfloat16"),
-        ({"augment": ["rotation"]}, "turn"),
+        ({"augment": ["rotation"]}, "rotate"),
     ],
 )
 def test_a_choice_is_known_by_what_others_call_it(flags: dict[str, Any], meant: str) -> None:
