@@ -122,8 +122,14 @@ The map, room by room, in the order of imports: a module may import those of its
 
     reports         what a model is worth
       evaluation    predictions -> numbers
+      certainty     probabilities -> how sure a model is, and how often it is right then
+      paired        two versions on the same pictures
+      gallery       the pictures that are wrong, or right by little
+      findings      what an evaluation found beside its confusion matrix
+      fitting       learning curves -> words on overfitting and underfitting
       drift         how a run's images and predictions differ from the training corpus
       plots         numbers -> PNG: matplotlib's only door
+      html          all of it -> one HTML page: Jinja's only door
       page          numbers -> JSON, HTML, a table for the terminal
 
     scoring         a model version over files: runs that appear whole

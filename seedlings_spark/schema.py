@@ -45,6 +45,7 @@ PROBABILITIES = "probabilities"
 MODEL_VERSION = "model_version"
 MODEL = "model"
 TOP_SPECIES = "top_species"
+CURRENT_SPECIES = "current_species"
 
 TRAIN = "train"
 VALIDATION = "validation"
@@ -139,6 +140,21 @@ PREDICTIONS = StructType(
         StructField(CONFIDENCE, FloatType(), False),
         StructField(PROBABILITIES, ArrayType(FloatType(), False), False),
         StructField(MODEL_VERSION, StringType(), False),
+    ]
+)
+
+# A picture of a split that a version was evaluated on.
+EVALUATED = StructType(
+    [
+        StructField(PATH, StringType(), False),
+        StructField(CONTENT_HASH, StringType(), False),
+        StructField(SPECIES, StringType(), False),  # the true one
+        StructField(PREDICTED_SPECIES, StringType(), True),
+        StructField(CONFIDENCE, FloatType(), True),
+        StructField(PROBABILITIES, ArrayType(FloatType(), True), True),  # null of a pipeline that gives none
+        StructField(
+            CURRENT_SPECIES, StringType(), True
+        ),  # the current version's prediction, if it is compared with
     ]
 )
 

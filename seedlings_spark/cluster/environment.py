@@ -134,9 +134,9 @@ def pack(target: Path, requirements: list[str]) -> None:
 
 
 def zip_package(package: Path, target: Path) -> None:
-    """Write a package's modules into an archive, for Python workers elsewhere."""
+    """Write a package's modules and templates into an archive, for Python workers and drivers elsewhere."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(package.rglob("*.py")):
+        for file in sorted([*package.rglob("*.py"), *package.rglob("templates/*")]):
             archive.write(file, file.relative_to(package.parent))
 
 

@@ -190,6 +190,22 @@ def encode_png(pixels: Pixels) -> bytes:
     )
 
 
+def thumbnail(pixels: Pixels, longest: int) -> bytes:
+    """A small JPEG of a picture, for a person to look at.
+
+    Args:
+        pixels: uint8 array of shape (height, width, 3), RGB.
+        longest: Length of its longer side at most, in pixels; a smaller picture stays as it is.
+    """
+    height, width = pixels.shape[:2]
+    share = min(1.0, longest / max(height, width))
+    if share < 1:
+        size = (max(1, round(width * share)), max(1, round(height * share)))
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    content: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=85)
+    return content
+
+
 def _check_known(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise ValueError(f"unknown {name} {value!r}: expected one of {', '.join(known)}")

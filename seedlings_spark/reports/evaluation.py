@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pyspark.ml.functions import vector_to_array
 from pyspark.sql import Column, DataFrame, functions
+from pyspark.sql.types import ArrayType
 
 from seedlings_spark import schema
 from seedlings_spark.errors import CorpusError, SeedlingsError
@@ -175,7 +176,9 @@ def confusion_matrix(
     names = functions.array(*[functions.lit(name) for name in classes])
     is_no_number = functions.lit(False)
     if probability:
-        values = vector_to_array(schema.column(probability))
+        values = schema.column(probability)
+        if not isinstance(predictions.schema[probability].dataType, ArrayType):
+            values = vector_to_array(values)
         is_no_number = functions.exists(values, lambda value: functions.isnan(value) | value.isNull())
     rows = predictions.select(
         schema.column(truth).cast("string").alias("truth"),
@@ -287,6 +290,15 @@ def worst_confusions(evaluation: Evaluation, n: int) -> tuple[Confusion, ...]:
     ]
     confusions.sort(key=lambda confusion: (-confusion.num_images, -confusion.share))
     return tuple(confusions[: max(n, 0)])
+
+
+def worst_classes(evaluation: Evaluation, n: int) -> list[int]:
+    """Places of up to `n` species that are worth a look: those of the worst confusions, then those of the lowest F1."""
+    confused = dict.fromkeys(
+        each for one in worst_confusions(evaluation, n) for each in (one.truth, one.predicted)
+    )
+    found = [*confused, *(scores.species for scores in worst_species(evaluation, n))]
+    return [evaluation.classes.index(each) for each in list(dict.fromkeys(found))[:n]]
 
 
 def _scores(species: str, support: int, predicted: int, hits: int, num_images: int) -> SpeciesScores:

@@ -22,7 +22,7 @@ from seedlings_spark.reports.evaluation import (
     NUM_WORST,
     Evaluation,
     SpeciesScores,
-    worst_confusions,
+    worst_classes,
     worst_species,
 )
 
@@ -94,10 +94,7 @@ def _shown_matrix(evaluation: Evaluation) -> tuple[list[str], list[str], npt.NDA
     names = [display.abridged(display.shown(species), NAME_WIDTH) for species in evaluation.classes]
     if len(names) <= MAX_SHOWN:
         return names, names, counts
-    confusions = worst_confusions(evaluation, NUM_WORST)
-    confused = dict.fromkeys(each for one in confusions for each in (one.truth, one.predicted))
-    worst = [*confused, *(scores.species for scores in worst_species(evaluation, NUM_WORST))]
-    chosen = [evaluation.classes.index(each) for each in list(dict.fromkeys(worst))[:NUM_WORST]]
+    chosen = worst_classes(evaluation, NUM_WORST)
     rows = counts[chosen]
     others = rows.sum(axis=1) - rows[:, chosen].sum(axis=1)
     shown = [names[each] for each in chosen]

@@ -4,6 +4,7 @@ What needs TensorFlow is imported by the calls that need it: neither `prepare` n
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from seedlings_spark.estimator import SeedlingsEstimator
     from seedlings_spark.workflow.publication import Promotion
 
+_log = logging.getLogger(__name__)
 # What options and what is called have by the same names.
 _ESTIMATOR: tuple[str, ...] = (
     "mode",
@@ -222,9 +224,17 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
 
     options = config.qualified(options)
     prepared = corpus.load(options.corpus)
-    version = ModelStore(options.store, options.name, options.require_signature).verify(options.model_version)
-    predictions = predicting.predictions(spark, version, prepared, options.split, options.engine)
-    numbers = predicting.evaluated(predictions, prepared, options.split, version.classes)
+    store = ModelStore(options.store, options.name, options.require_signature)
+    version = store.verify(options.model_version)
+    of = (prepared, options.split, options.engine)
+    predictions = predicting.predictions(spark, version, *of)
+    current, why_not = predicting.rival(store, version)
+    theirs = None if current is None else predicting.predictions(spark, current, *of)
+    report.clear(options.report)
+    table = predicting.kept(predictions, files.join(options.report, report.PREDICTIONS), theirs)
+    numbers = predicting.evaluated(table, prepared, options.split, version.classes)
+    pixels = prepared.images(spark, options.split)
+    findings = predicting.found(table, pixels, version, current, why_not)
     kept: Mapping[str, Any] = version.manifest.get("kept") or {}
     report.write(
         options.report,
@@ -232,7 +242,10 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
         history=version.manifest.get("history"),
         kept_epoch=kept.get("epoch"),
         about=predicting.about_evaluation(version, prepared, options.split),
+        findings=findings,
     )
+    if findings.comparison is not None:
+        _log.info("%s is %s", version.version, findings.comparison.words)
     return numbers
 
 

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 
 from pyspark.ml import PipelineModel
+from pyspark.ml.functions import vector_to_array
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import schema
-from seedlings_spark.corpus import Corpus, look_alikes
-from seedlings_spark.errors import CorpusError, SeedlingsError
+from seedlings_spark.cluster import session
+from seedlings_spark.corpus import Corpus, look_alikes, tables
+from seedlings_spark.errors import CorpusError, SeedlingsError, StoreError
 from seedlings_spark.estimator import SeedlingsModel, elephas, features
 from seedlings_spark.models import stages
-from seedlings_spark.models.store import NETWORK, ONNX, ModelVersion
-from seedlings_spark.reports import evaluation
+from seedlings_spark.models.store import NETWORK, ONNX, ModelStore, ModelVersion
+from seedlings_spark.reports import certainty, evaluation, findings, gallery, paired
 
 
 def predictions(
@@ -74,7 +77,8 @@ def evaluated(
     Raises:
         SeedlingsError: The model leaves out images, or gives probabilities that are not numbers.
     """
-    probability = schema.PROBABILITY if schema.PROBABILITY in predicted.columns else ""
+    names = (schema.PROBABILITY, schema.PROBABILITIES)
+    probability = next((name for name in names if name in predicted.columns), "")
     matrix = evaluation.confusion_matrix(predicted, classes, probability=probability)
     if int(matrix.sum()) != corpus.num_images(split):
         raise SeedlingsError(
@@ -84,6 +88,85 @@ def evaluated(
             " does not",
         )
     return evaluation.evaluate(matrix, classes)
+
+
+def kept(predicted: DataFrame, path: str, current: DataFrame | None = None) -> DataFrame:
+    """Keep predictions as a table on disk, from which all numbers are made: they are computed once.
+
+    Args:
+        predicted: As `predictions` gives it.
+        path: Folder of the table, which is replaced.
+        current: Another version's predictions of the same images, to compare with.
+
+    Returns:
+        The table, as `schema.EVALUATED`.
+    """
+    spark = predicted.sparkSession
+    values = F.lit(None)
+    if schema.PROBABILITY in predicted.columns:
+        values = vector_to_array(F.col(schema.PROBABILITY)).cast("array<float>")
+    columns = {
+        **{name: F.col(name) for name in (schema.PATH, schema.CONTENT_HASH, schema.SPECIES)},
+        schema.PREDICTED_SPECIES: F.col(schema.PREDICTED_SPECIES),
+        schema.PROBABILITIES: values,
+    }
+    table = predicted.select(*(column.alias(name) for name, column in columns.items()))
+    table = table.withColumn(schema.CONFIDENCE, F.array_max(F.col(schema.PROBABILITIES).cast("array<float>")))
+    others = F.lit(None).cast("string").alias(schema.CURRENT_SPECIES)
+    if current is not None:
+        # A picture's content is in a corpus once.
+        theirs = current.select(
+            schema.CONTENT_HASH, F.col(schema.PREDICTED_SPECIES).alias(schema.CURRENT_SPECIES)
+        )
+        table, others = table.join(theirs, schema.CONTENT_HASH, "left"), F.col(schema.CURRENT_SPECIES)
+    typed = [
+        others
+        if field.name == schema.CURRENT_SPECIES
+        else F.col(field.name).cast(field.dataType).alias(field.name)
+        for field in schema.EVALUATED
+    ]
+    options = {**session.PARQUET_CHECKSUMS, **tables.write_options(path)}
+    table.select(*typed).write.mode("overwrite").options(**options).parquet(path)
+    return tables.parquet(spark, path, schema.EVALUATED)
+
+
+def rival(store: ModelStore, version: ModelVersion) -> tuple[ModelVersion | None, str]:
+    """The current version that a version is to be compared with, or None and why there is none."""
+    if not store.current():
+        return None, "There is no current version to compare with"
+    try:
+        current = store.verify()
+    except StoreError as error:
+        return None, f"The current version cannot be compared with: {error}"
+    if current.version == version.version:
+        return None, f"{version.version} is the current version"
+    if set(current.classes) != set(version.classes):
+        return None, f"The current version, {current.version}, has other species and cannot be compared with"
+    if current.image_size != version.image_size:
+        return None, f"The current version, {current.version}, takes images of another size"
+    return current, ""
+
+
+def found(
+    table: DataFrame, pixels: DataFrame, version: ModelVersion, current: ModelVersion | None, why_not: str
+) -> findings.Findings:
+    """What there is to say of predictions beside the numbers of their confusion matrix.
+
+    Args:
+        table: As `kept` gives it, whose numbers `evaluated` has looked at.
+        pixels: The images that they are of.
+        version: Whose predictions they are.
+        current: The version that it is compared with.
+        why_not: Why there is none.
+    """
+    classes = version.classes
+    has_probabilities = table.where(F.col(schema.PROBABILITIES).isNull()).isEmpty()
+    return findings.Findings(
+        certainty.certainty(table, classes) if has_probabilities else None,
+        None if current is None else paired.comparison(table, current.version, classes),
+        why_not,
+        gallery.gallery(table, pixels, classes),
+    )
 
 
 def load(version: ModelVersion) -> PipelineModel:
@@ -109,11 +192,23 @@ def check_stages(folder: str) -> None:
 
 def about_evaluation(version: ModelVersion, corpus: Corpus, split: str) -> dict[str, object]:
     """What a report says of where its numbers come from."""
+    manifest = version.manifest
+    options = manifest.get("options") or {}
+    known = {
+        "published": manifest.get("created"),
+        "network": options.get("network") or manifest.get("imported_from"),
+        "published_epoch": (manifest.get("kept") or {}).get("epoch"),
+        "training_seconds": manifest.get("training_seconds"),
+        "trained_on": (manifest.get("corpus") or {}).get("path"),
+        "training_images": ((manifest.get("corpus") or {}).get("images_of_split") or {}).get(schema.TRAIN),
+        "run": manifest.get("run_path"),
+    }
     return {
         "model": version.name,
         "model_version": version.version,
         "split": split,
         "corpus": corpus.path,
         "corpus_fingerprint": corpus.fingerprint,
-        "trained_on_this_corpus": version.manifest.get("corpus", {}).get("fingerprint") == corpus.fingerprint,
+        "trained_on_this_corpus": manifest.get("corpus", {}).get("fingerprint") == corpus.fingerprint,
+        **{name: value for name, value in known.items() if value is not None},
     }

@@ -19,6 +19,7 @@ from seedlings_spark.errors import NetworkError, OptionError, SeedlingsError, St
 from seedlings_spark.estimator import SeedlingsModel, keep_network_once
 from seedlings_spark.models.store import ONNX, PROFILE, RESERVED_KEYS, ModelStore, ModelVersion
 from seedlings_spark.reports import drift, plots
+from seedlings_spark.workflow import runs
 from seedlings_spark.workflow.pipeline import finite, load_network
 from seedlings_spark.workflow.predicting import check_stages, evaluated, load, predictions
 
@@ -270,7 +271,12 @@ def publish_trained(
     made = profile(spark, model, corpus)
     decided = promotion(spark, store, model, corpus, about["options"]["promote"])
     check()
-    told = {**about, "onnx": onnx, "promotion": {"is_due": decided.is_due, "reason": decided.reason}}
+    told = {
+        **about,
+        "onnx": onnx,
+        "promotion": {"is_due": decided.is_due, "reason": decided.reason},
+        "training_seconds": runs.seconds(about["run_path"]),
+    }
     return publish(store, model, about=told, promote=decided.is_due, profile=made), decided
 
 

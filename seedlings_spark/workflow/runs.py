@@ -124,6 +124,14 @@ def has_published(run: str) -> bool:
     return bool(_read(run).get("version"))
 
 
+def seconds(run: str) -> int:
+    """How long a run has been at work: its attempts together, the one that has not ended up to now."""
+    attempts = _read(run).get("attempts") or []
+    spans = [_time(each.get("ended") or _now()) - _time(each["started"]) for each in attempts[-1:]]
+    spans += [_time(each["ended"]) - _time(each["started"]) for each in attempts[:-1] if "ended" in each]
+    return round(sum(each.total_seconds() for each in spans))
+
+
 def status(run: str, now: datetime.datetime | None = None) -> list[tuple[str, object]]:
     """How far a run is, as rows of a table.
 

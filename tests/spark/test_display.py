@@ -11,9 +11,10 @@ import pytest
 
 from seedlings_spark import cli, display, errors
 from seedlings_spark.cluster import doctor
-from seedlings_spark.reports import drift
+from seedlings_spark.reports import drift, html
 from seedlings_spark.reports import page as report
 from seedlings_spark.reports.evaluation import evaluate
+from seedlings_spark.reports.findings import Findings
 
 # Colour and title of a terminal, a line of one's own, C1's CSI, directions of writing, breaks, what cannot be seen.
 EVIL = [
@@ -90,7 +91,14 @@ def test_no_printer_lets_it_through(text: str, capsys: pytest.CaptureFixture[str
         capsys.readouterr().err,
         cli.table([("name", text)]),
         report.table(evaluate([[1, 0], [0, 1]], [text, "b"])),
-        report._escaped(text),
+        html.page(
+            evaluate([[1, 0], [0, 1]], [text, "b"]),
+            Findings(not_compared=text),
+            history={text: [1.0]},
+            kept_epoch=1,
+            about={text: text, "model": text, "model_version": text},
+            left_files=[text],
+        ),
         drift.table([drift.Drift("species", 0.1, 0.0, "stable", text)]),
         doctor.table([doctor.Check("x", text, doctor.BAD, text)]),
     ]

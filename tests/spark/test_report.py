@@ -1,4 +1,3 @@
-import base64
 import csv
 import html.parser
 import io
@@ -58,24 +57,22 @@ def write(tmp_path, *args, **kwargs):
 
 
 class Page(html.parser.HTMLParser):
-    """What a browser would see: tags, cells of tables, images."""
+    """What a browser would see: tags, cells of tables."""
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.cells, self.images, self.is_in_cell = [], [], [], False
+        self.tags, self.cells, self.is_in_cell = [], [], False
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        if tag == "td":
+        if tag in ("td", "th"):
             self.cells.append("")
             self.is_in_cell = True
-        if tag == "img":
-            self.images.append(dict(attrs)["src"])
 
     def handle_endtag(self, tag):
-        self.is_in_cell = self.is_in_cell and tag != "td"
+        self.is_in_cell = self.is_in_cell and tag not in ("td", "th")
 
     def handle_data(self, data):
         if self.is_in_cell:
@@ -89,7 +86,7 @@ def test_a_report_of_hostile_species_is_written_and_escaped(tmp_path):
     result = example(HOSTILE)
     write(tmp_path, result, history=HISTORY, about={"<script>": "</td><script>"})
     page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
-    assert "b" not in page.tags and "script" not in page.tags
+    assert "b" not in page.tags and page.tags.count("script") == 2  # the data and the script, both ours
     assert '<b>&"' in page.cells and "</td><script>" in page.cells and "$\\frac{$" in page.cells
     assert r"two\x0alines\x09" in page.cells and r"\udcff no UTF-8" in page.cells and "x" * 300 in page.cells
     assert json.loads((tmp_path / "metrics.json").read_text())["classes"] == list(HOSTILE)
@@ -154,11 +151,8 @@ def test_every_file_of_a_report_is_there_and_parses(hostile_path):
     written = json.loads((directory / "metrics.json").read_text())
     assert written == {"format": 1, "about": {"split": "test"}, **result.to_dict()}
     page = Page((directory / "index.html").read_text(encoding="utf-8"))
-    plots = [(directory / name).read_bytes() for name in names if name.endswith(".png")]
-    embedded = [base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in page.images]
-    assert sorted(embedded) == sorted(plots)
-    for each in plots:
-        width, height = size_of_png(each)
+    for name in names[:3]:
+        width, height = size_of_png((directory / name).read_bytes())
         assert 400 < width < 4000 and 200 < height < 4000
     assert set(SEEDLINGS) <= set(page.cells)
     assert f"{result.per_species[4].recall:.4f}" in page.cells

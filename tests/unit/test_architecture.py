@@ -87,7 +87,9 @@ GROUPS = [
     ["elephas", "features"],
     # reports
     ["reports", "reports.drift", "reports.evaluation"],
-    ["reports.plots"],
+    ["reports.certainty", "reports.paired", "reports.gallery", "reports.fitting"],
+    ["reports.plots", "reports.findings"],
+    ["reports.html"],
     ["reports.page"],
     # scoring
     ["scoring.sources", "scoring.runs", "scoring.progress"],
@@ -121,6 +123,7 @@ DOORS = {
     "imagecodecs": {"images"},
     "simplejpeg": {"images"},
     "matplotlib": {"reports.plots"},
+    "jinja2": {"reports.html"},
     "elephas": {"estimator.stock"},
     "socket": {"training.wire", "training.server", "training.client", "cluster.doctor"},
     "ssl": {"training.wire", "training.server"},

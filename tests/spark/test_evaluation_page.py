@@ -1,0 +1,270 @@
+"""One evaluation of two versions: its table, its numbers against scikit-learn and SciPy, its page in a browser."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from scipy import stats
+from sklearn import metrics
+
+from seedlings_spark import corpus, files, images
+from seedlings_spark.config import EvaluateOptions
+from seedlings_spark.corpus import decoding
+from seedlings_spark.models.store import ModelStore
+from seedlings_spark.reports import certainty, fitting, paired
+from seedlings_spark.workflow import jobs, publication
+
+CLASSES = ['<b id="hostile">', "Fat Hen", "</script><script>document.title='run'</script>"]
+HUES = (80, 125, 170)
+NUM = 30
+
+
+@pytest.fixture(scope="module")
+def evaluated(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A corpus of three species, whose names are hostile, and two versions that err differently; v0001 is current."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    draw = np.random.default_rng(0)
+    rows = []
+    for place, species in enumerate(CLASSES):
+        for number in range(NUM):
+            file = folder / "images" / f"{place} <i> & {number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.full((16, 16, 3), HUES[place], np.float64) + draw.normal(0, 20)
+            pixels += draw.normal(0, 5, pixels.shape)
+            file.write_bytes(images.encode_png(pixels.clip(0, 255).astype(np.uint8)))
+            rows.append((str(file), species))
+    table = folder / "images.parquet"
+    spark.createDataFrame(rows, "path string, species string").write.parquet(str(table))
+    task = decoding.DecodeTask((16, 16), "stretch", images.FORMATS, 10_000, 100_000)
+    shares = corpus.SplitRule({"train": 0.2, "validation": 0.2, "test": 0.6}, "stratified")
+    path = files.qualify(str(folder / "corpus"))
+    prepared = corpus.prepare(spark, files.qualify(str(table)), path, task, shares)
+    store = ModelStore(files.qualify(str(folder / "store")), "seedlings")
+    for offset in (0.0, 20.0):
+        network = keras.Sequential(
+            [
+                keras.Input((16, 16, 3)),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(3, "softmax"),
+            ]
+        )
+        hues = np.array(HUES) + offset
+        network.layers[-1].set_weights([np.repeat(hues[None] / 3 / 900, 3, axis=0), -(hues**2) / 2 / 900])
+        network.save(folder / "net.keras")
+        names = sorted(CLASSES)
+        order = [CLASSES.index(name) for name in names]
+        kernel, bias = network.layers[-1].get_weights()
+        network.layers[-1].set_weights([kernel[:, order], bias[order]])
+        network.save(folder / "net.keras")
+        publication.import_network(
+            store, str(folder / "net.keras"), names, aspect="stretch", promote=offset > 0
+        )
+    report = folder / "report"
+    options = EvaluateOptions(path, store=store.directory, report=str(report), model_version="v0001")
+    numbers = jobs.evaluate(spark, options)
+    return {
+        "numbers": numbers,
+        "report": report,
+        "corpus": prepared,
+        "rows": pq.read_table(report / "predictions.parquet").to_pylist(),
+        "metrics": json.loads((report / "metrics.json").read_text()),
+    }
+
+
+def test_the_table_has_each_picture_of_the_split_once(evaluated: dict[str, Any], spark: Any) -> None:
+    expected = {
+        (row.path, row.species): bytes(row.image)
+        for row in evaluated["corpus"].images(spark, "test").collect()
+    }
+    rows = evaluated["rows"]
+    assert len(rows) == len(expected) == NUM * 3 * 3 // 5
+    assert {(row["path"], row["species"]) for row in rows} == set(expected)
+    assert {row["current_species"] for row in rows} <= set(CLASSES)
+    classes = evaluated["numbers"].classes
+    for row in rows:
+        pixels = np.frombuffer(expected[row["path"], row["species"]], np.uint8)
+        hues = np.array([HUES[CLASSES.index(name)] for name in classes])
+        logits = (hues * pixels.mean() - hues**2 / 2) / 900
+        probabilities = np.exp(logits - logits.max())
+        assert row["probabilities"] == pytest.approx(probabilities / probabilities.sum(), abs=1e-4)
+        assert row["confidence"] == max(row["probabilities"])
+
+
+def test_the_numbers_are_those_of_scikit_learn_and_scipy(evaluated: dict[str, Any]) -> None:
+    rows, found = evaluated["rows"], evaluated["metrics"]
+    truth = np.array([row["species"] for row in rows])
+    assert 0.5 < found["accuracy"] < 1
+    assert found["accuracy"] == pytest.approx(
+        metrics.accuracy_score(truth, [row["predicted_species"] for row in rows])
+    )
+    ours, theirs = (
+        truth == np.array([row[name] for row in rows]) for name in ("predicted_species", "current_species")
+    )
+    comparison = found["comparison"]["overall"]
+    only = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    assert (comparison["only_this"], comparison["only_other"]) == only and min(sum(only), only[0]) > 0
+    assert comparison["p_value"] == pytest.approx(stats.binomtest(only[0], sum(only)).pvalue)
+    confidence = np.array([row["confidence"] for row in rows])
+    bins = np.minimum((confidence * 10).astype(int), 9)
+    gaps = [
+        (bins == each).sum() * abs(ours[bins == each].mean() - confidence[bins == each].mean())
+        for each in set(bins)
+    ]
+    assert found["calibration_error"] == pytest.approx(sum(gaps) / len(rows), abs=1e-6)
+
+
+def drawn(num: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(classes)
+    truth = draw.integers(0, classes, num)
+    logits = draw.normal(0, 2, (num, classes))
+    logits[np.arange(num), truth] += 2
+    values = np.exp(logits)
+    return truth, (values / values.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("classes", [2, 7])
+def test_curves_and_ranks_are_those_of_scikit_learn(classes: int) -> None:
+    truth, values = drawn(500, classes)
+    parts = [certainty.count(truth[part::3], values[part::3]) for part in range(3)]
+    found = certainty.Certainty.from_bytes(parts[0].to_bytes()) + parts[1] + parts[2]
+    steps = np.minimum((values.astype(np.float64) * certainty.BINS).astype(int), certainty.BINS - 1)
+    for place, (average, area) in enumerate(found.areas()):
+        is_own = truth == place
+        assert average == pytest.approx(metrics.average_precision_score(is_own, steps[:, place]))
+        assert area == pytest.approx(metrics.roc_auc_score(is_own, steps[:, place]))
+        for threshold in (20, 100, 170):
+            others, own = found.of_species[place][threshold:].sum(axis=0)
+            called = values[:, place] >= np.float32(threshold / certainty.BINS)
+            assert own / (own + others) == pytest.approx(metrics.precision_score(is_own, called))
+            assert own / is_own.sum() == pytest.approx(metrics.recall_score(is_own, called))
+    expected = metrics.top_k_accuracy_score(truth, values if classes > 2 else values[:, 1], k=1)
+    assert found.top(1) == pytest.approx(expected)
+    if classes > 3:
+        assert found.top(3) == pytest.approx(metrics.top_k_accuracy_score(truth, values, k=3))
+
+
+def test_mcnemars_test_is_the_exact_one_and_many_species_are_allowed_for() -> None:
+    for pair in [(0, 0), (3, 0), (9, 1), (40, 25), (3000, 2800)]:
+        expected = stats.binomtest(pair[0], sum(pair)).pvalue if sum(pair) else 1.0
+        assert paired.mcnemar(*pair) == pytest.approx(expected, rel=1e-9)
+    alone = paired.compare("v1", {"a": (10, 9, 1, 0)})
+    assert (alone.overall.verdict, alone.of_species["a"].verdict) == ("better", "better")
+    many = paired.compare("v1", {name: (10, 9, 1, 0) if name == "a" else (10, 3, 3, 0) for name in "abcdef"})
+    # 0.0215 for one species is 0.129 where six were looked at.
+    assert many.of_species["a"].p_value == pytest.approx(6 * stats.binomtest(9, 10).pvalue)
+    assert many.of_species["a"].verdict == "not to be told apart"
+    assert paired.compare("v1", {"a": (0, 0, 10, 0)}).overall.verdict == "worse"
+
+
+@pytest.mark.parametrize(
+    ("validation", "said"),
+    [
+        ([2.0, 1.0, 0.9, 1.4], "overfits after epoch 3"),
+        ([2.0, 1.0, 0.9, 0.8], "still learning"),
+        ([2.0, 1.0, 0.9, 0.91], "levelled off"),
+        ([2.0, 1.99, 2.0, 1.98], "hardly learnt"),
+        ([2.0, None, float("nan"), 1.0], ""),
+        ([2.0, 1.0], ""),
+    ],
+)
+def test_learning_curves_are_put_into_words(validation: list[float], said: str) -> None:
+    history = {"loss": [2.0, 1.0, 0.5, 0.3][: len(validation)], "val_loss": validation}
+    found = fitting.words(history, 3)
+    assert said in found and bool(said) == bool(found)
+
+
+# --- In a browser
+
+_BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+# What a person does, and what the page is then; an error anywhere leaves no answer.
+_VISIT = """
+const answer = {};
+const all = (query) => [...document.querySelectorAll(query)];
+const visible = () => all("#wrong .cards > li").filter((card) => !card.hidden);
+answer.title = document.title;
+answer.hostile = document.getElementById("hostile") !== null;
+answer.names = all("#species tbody th").map((cell) => cell.textContent);
+answer.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+answer.cards = visible().map((card) => card.querySelector(".path").textContent);
+answer.loaded = all("img").every((image) => { image.loading = "eager"; return image.src.startsWith("data:"); });
+const miss = document.querySelector(".matrix td.miss button");
+answer.miss = miss.closest("td").dataset;
+answer.count = Number(miss.textContent);
+miss.click();
+answer.filtered = visible().map((card) => ({ ...card.dataset }));
+document.querySelector("#filter select").value = "";
+document.querySelector("#filter select").dispatchEvent(new Event("change"));
+answer.by_predicted = visible().map((card) => ({ ...card.dataset }));
+all("#species thead button")[4].click();
+answer.sorted = all("#species tbody tr").map((row) => Number(row.cells[4].textContent));
+answer.aria = all("#species th")[4].getAttribute("aria-sort");
+const form = document.querySelector("#thresholds form");
+form.elements.species.value = "1";
+form.elements.threshold.value = 120;
+form.dispatchEvent(new Event("input"));
+answer.threshold = document.getElementById("at-threshold").textContent;
+answer.lines = all("#precision-recall polyline, #roc polyline, #reliability rect").length;
+const result = document.createElement("pre");
+result.id = "answer";
+result.textContent = btoa(unescape(encodeURIComponent(JSON.stringify(answer))));
+document.body.append(result);
+"""
+
+
+@pytest.mark.skipif(_BROWSER is None, reason="no Chromium here: apt-get install chromium")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_in_a_browser(evaluated: dict[str, Any], tmp_path: Path, width: int) -> None:
+    page = (evaluated["report"] / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r"""(?:src|href)=["']?(?:https?:|//)""", page)
+    # The same page with a visitor, whom its policy would not let in.
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    visited = tmp_path / "visited.html"
+    visited.write_text(page.replace("</body>", f"<script>{_VISIT}</script></body>"), encoding="utf-8")
+    said = _browse(visited, tmp_path, f"--window-size={width},900", "--dump-dom")
+    assert "CONSOLE" not in said.stderr, said.stderr
+    found = re.search(r'<pre id="answer">([^<]*)</pre>', said.stdout)
+    assert found, said.stderr
+    answer = json.loads(base64.b64decode(found[1]))
+    rows, classes = evaluated["rows"], list(evaluated["numbers"].classes)
+    wrong = [row for row in rows if row["species"] != row["predicted_species"]]
+    wrong.sort(key=lambda row: (-row["confidence"], row["path"]))
+    assert not answer["hostile"] and "accuracy" in answer["title"] and answer["names"] == classes
+    assert answer["overflow"] <= 0
+    assert answer["cards"] == [row["path"] for row in wrong[:18]]
+    truth, predicted = (int(answer["miss"][name]) for name in ("truth", "predicted"))
+    pairs = [(classes.index(row["species"]), classes.index(row["predicted_species"])) for row in wrong]
+    assert answer["count"] == pairs.count((truth, predicted)) > 0
+    assert [(int(each["truth"]), int(each["predicted"])) for each in answer["filtered"]] == [
+        (truth, predicted)
+    ] * min(18, answer["count"])
+    assert {each["predicted"] for each in answer["by_predicted"]} == {str(predicted)}
+    assert answer["sorted"] == sorted(answer["sorted"], reverse=True) and answer["aria"] == "descending"
+    own = np.array([row["species"] == classes[1] for row in rows])
+    called = np.array([row["probabilities"][1] >= np.float32(0.6) for row in rows])
+    assert f"Precision {metrics.precision_score(own, called):.4f}" in answer["threshold"]
+    assert f"recall {metrics.recall_score(own, called):.4f}" in answer["threshold"]
+    assert answer["lines"] >= 4
+
+
+@pytest.mark.skipif(_BROWSER is None, reason="no Chromium here: apt-get install chromium")
+def test_the_page_runs_as_it_is_under_its_own_policy(evaluated: dict[str, Any], tmp_path: Path) -> None:
+    said = _browse(evaluated["report"] / "index.html", tmp_path, "--dump-dom")
+    assert "CONSOLE" not in said.stderr, said.stderr
+    assert 'class="no-script"' not in said.stdout and said.stdout.count("<polyline") >= 3
+
+
+def _browse(page: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    own = [f"--user-data-dir={folder / 'browser'}", "--enable-logging=stderr", "--v=0", "--no-first-run"]
+    root = ["--no-sandbox"] if os.geteuid() == 0 else []
+    command = [str(_BROWSER), "--headless", "--disable-gpu", "--hide-scrollbars", *root, *own, *options]
+    return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=900, check=True)
