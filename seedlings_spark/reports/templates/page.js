@@ -14,7 +14,7 @@ function made(kind, text, attributes = {}) {
 
 const cards = [...document.querySelectorAll(".cards > li")];
 const filter = byId("filter");
-const AT_FIRST = 18;
+const atFirst = (gallery) => (gallery.closest("#unsure") ? 6 : 18);
 
 // Of each gallery the first ones that fit; its button shows the others.
 function show(truth, predicted) {
@@ -22,16 +22,17 @@ function show(truth, predicted) {
   for (const gallery of document.querySelectorAll(".cards")) {
     const fitting = [...gallery.children].filter((card) =>
       (truth === "" || card.dataset.truth === truth) && (predicted === "" || card.dataset.predicted === predicted));
+    const first = atFirst(gallery);
     for (const card of gallery.children) card.hidden = true;
-    fitting.slice(0, AT_FIRST).forEach((card) => { card.hidden = false; });
+    fitting.slice(0, first).forEach((card) => { card.hidden = false; });
     const more = gallery.nextElementSibling.querySelector(".more");
-    more.hidden = fitting.length <= AT_FIRST;
+    more.hidden = fitting.length <= first;
     more.textContent = `Show all ${fitting.length}`;
     more.onclick = () => {
       fitting.forEach((card) => { card.hidden = false; });
       more.hidden = true;
-      fitting[AT_FIRST].tabIndex = -1;
-      fitting[AT_FIRST].focus();
+      fitting[first].tabIndex = -1;
+      fitting[first].focus();
     };
     count += fitting.length;
   }
