@@ -248,6 +248,12 @@ class TrainOptions(Options):
     loss: str = option(
         "sparse_categorical_crossentropy", "name of a Keras loss", reason="species exclude each other"
     )
+    fine_tune: str = option(
+        "",
+        "layers that are trained: all; head, the last one; or a number of convolutions and dense layers before it"
+        " beside it. The others keep their weights, do not travel, and cost no gradient",
+        reason="a network by name trains all, a file what it says itself",
+    )
     label_smoothing: float = option(
         0.0,
         "share of each label that goes to all species alike, with the default loss; such as 0.1",
@@ -417,6 +423,12 @@ class TrainOptions(Options):
                 f"--label-smoothing {self.label_smoothing:g} with --loss {self.loss}",
                 "the default loss, sparse_categorical_crossentropy",
                 "Leave out one of them",
+            )
+        if self.fine_tune not in ("", "all", "head") and not (
+            self.fine_tune.isascii() and self.fine_tune.isdigit()
+        ):
+            raise OptionError(
+                f"--fine-tune {self.fine_tune}", "head, all, or a number of layers", "Correct --fine-tune"
             )
         if self.ema and self.keep != "last":
             raise OptionError(

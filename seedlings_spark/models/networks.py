@@ -143,6 +143,40 @@ def check_named(name: str, image_size: tuple[int, int]) -> None:
         )
 
 
+def freeze(network: Any, trained: str) -> None:
+    """Say which layers of a network are trained; the others keep their weights, and so do their normalisations.
+
+    What is frozen does not travel between master and workers, and its gradients are not computed.
+
+    Args:
+        network: Built; changed in place.
+        trained: "all", "head" (the last layer with weights), or a number: the head and so many convolutions and
+            dense layers before it, each with the normalisation behind it.
+
+    Raises:
+        OptionError: It is something else.
+    """
+    holding = [layer for layer in network._flatten_layers(include_self=False) if _own_weights(layer)]
+    bearing = [layer for layer in holding if getattr(layer, "kernel", None) is not None]
+    if trained == "all":
+        first = 0
+    elif trained == "head" or (trained.isascii() and trained.isdigit()):
+        count = 1 if trained == "head" else 1 + int(trained)
+        first = holding.index(bearing[-count]) if 0 < count <= len(bearing) else 0
+    else:
+        raise OptionError(
+            f"--fine-tune {trained}",
+            "head, all, or a number of layers before the head",
+            "Correct --fine-tune",
+        )
+    for place, layer in enumerate(holding):
+        layer.trainable = place >= first
+
+
+def _own_weights(layer: Any) -> bool:
+    return bool(layer._trainable_variables or layer._non_trainable_variables)
+
+
 def load(file: Path, shown: str = "") -> Any:
     """A network from a `.keras` file (with its weights) or the JSON of `to_json()` (weights newly drawn).
 

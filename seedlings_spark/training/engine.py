@@ -178,7 +178,7 @@ class Engine:
         options, master = self._options, self.master
         identity = self._identity
         if options.has_given_weights:
-            identity = replace(identity, weights=master.weights())
+            identity = replace(identity, weights=master.all_weights())
         checkpoints = RunCheckpoints(options.checkpoint_path, identity, master, self.network, self._callbacks)
         self.network.stop_training = False
         self._callbacks.on_train_begin()

@@ -25,7 +25,8 @@ _MAX_COUNTS = 10_000
 class Vectors:
     """The flat vectors of a compiled Keras network.
 
-    The states of seed generators do not travel: seeds are derived anew at every step.
+    The states of seed generators do not travel: seeds are derived anew at every step. What belongs to a frozen layer
+    (`layer.trainable = False`) does not either, as nothing changes it: everybody has it from the network's file.
 
     Args:
         network: A built and compiled `keras.Model`.
@@ -33,9 +34,12 @@ class Vectors:
 
     def __init__(self, network: Any) -> None:
         self.trainable = list(network.trainable_weights)
-        self.other = [weight for weight in network.non_trainable_weights if "float" in str(weight.dtype)]
+        frozen = _frozen(network)
+        self.frozen = [weight for weight in network.non_trainable_weights if id(weight) in frozen]
+        moving = [weight for weight in network.non_trainable_weights if id(weight) not in frozen]
+        self.other = [weight for weight in moving if "float" in str(weight.dtype)]
         # What layers count, in integers.
-        self.counts = [weight for weight in network.non_trainable_weights if "float" not in str(weight.dtype)]
+        self.counts = [weight for weight in moving if "float" not in str(weight.dtype)]
         if sum(int(np.prod(weight.shape)) for weight in self.counts) > _MAX_COUNTS:
             self.counts = []
         built = network.optimizer is not None and network.optimizer.built
@@ -53,6 +57,21 @@ class Vectors:
         """Set what `get_counts` gave."""
         for variable, values in zip(self.counts, counts, strict=True):
             variable.assign(np.reshape(values, variable.shape).astype(str(variable.dtype)))
+
+
+def _frozen(network: Any) -> set[int]:
+    """Ids of the variables that a step cannot change since their layers are frozen.
+
+    A frozen layer of one's own may still count something; of batch normalisation Keras promises that it does not.
+    """
+    import keras
+
+    frozen: set[int] = set()
+    for layer in network._flatten_layers(include_self=False):
+        if not layer.trainable:
+            is_still = isinstance(layer, keras.layers.BatchNormalization)
+            frozen.update(id(each) for each in (layer.weights if is_still else layer._trainable_variables))
+    return frozen
 
 
 def metric_variables(network: Any) -> list[Any]:
@@ -246,6 +265,11 @@ class Master:
         """A new vector of the current weights."""
         vectors = self.vectors
         return vectors.model_layout.flatten([_numpy(weight) for weight in vectors.trainable + vectors.other])
+
+    def all_weights(self) -> Vector:
+        """A new vector of the current weights, and of those of frozen layers."""
+        frozen = [_numpy(weight).ravel() for weight in self.vectors.frozen]
+        return np.concatenate([self.weights(), *frozen]) if frozen else self.weights()
 
     def state(self) -> Vector:
         """A new vector of the current weights and optimizer slots."""

@@ -205,7 +205,7 @@ def _estimator(
         checkpoint_path=files.join(run, runs.CHECKPOINTS),
         verbose=1,
     )
-    pipeline.set_network(estimator, options.network, prepared, options.weights)
+    pipeline.set_network(estimator, options.network, prepared, options.weights, options.fine_tune)
     return estimator
 
 

@@ -55,7 +55,13 @@ def scaler(chosen: str, network: str) -> str:
     return "none" if network in BACKBONES else "channel"
 
 
-def set_network(estimator: SeedlingsEstimator, name: str, corpus: Corpus, weights: str = NO_WEIGHTS) -> None:
+def set_network(
+    estimator: SeedlingsEstimator,
+    name: str,
+    corpus: Corpus,
+    weights: str = NO_WEIGHTS,
+    fine_tune: str = "",
+) -> None:
     """Give an estimator its network: by name, or from a `.keras` or JSON file on any file system.
 
     The weights in a `.keras` file, and those of `weights`, are trained on; all others are drawn from the estimator's
@@ -66,6 +72,7 @@ def set_network(estimator: SeedlingsEstimator, name: str, corpus: Corpus, weight
         name: Name or file.
         corpus: To train it on.
         weights: "none", "imagenet", or a file on any file system, for a network by name.
+        fine_tune: Which layers are trained, as `networks.freeze` takes it; "" leaves it to the network.
 
     Raises:
         OptionError: The estimator's loss does not fit species.
@@ -79,6 +86,7 @@ def set_network(estimator: SeedlingsEstimator, name: str, corpus: Corpus, weight
             seed = reproducibility.seed_for(estimator.getOrDefault("seed"), "init")
             with reproducibility.seeded_initializers(seed):
                 network = networks.build(name, corpus.image_size, len(corpus.classes), local)
+        networks.freeze(network, fine_tune or "all")
         if weights == NO_WEIGHTS:
             estimator.set_keras_model_config(network.to_json())
         else:
@@ -92,6 +100,8 @@ def set_network(estimator: SeedlingsEstimator, name: str, corpus: Corpus, weight
             f"a network that takes {expected} and gives {len(corpus.classes)} outputs, as this corpus has",
             "Give another --network, or prepare the corpus with another --image-size",
         )
+    if fine_tune:
+        networks.freeze(loaded, fine_tune)
     if name.endswith(".keras"):
         estimator.set_network(loaded)
     else:

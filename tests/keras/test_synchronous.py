@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from seedlings_spark.errors import CorpusError, TrainingError
+from seedlings_spark.models import networks
 from seedlings_spark.training.epochs import rounds_of_epoch, steps_of_epoch
 from seedlings_spark.training.shard import batch_edges, epoch_order
 from tests.keras.training import Rows, train
@@ -308,3 +309,41 @@ def test_a_label_outside_of_the_classes_is_refused() -> None:
     rows[0].labels[3] = 3
     with pytest.raises(CorpusError, match=r"worker 0: labels from 0 to 3"):
         train(_network(), rows, optimizer=keras.optimizers.SGD(0.1))
+
+
+# --- Frozen layers
+
+
+def _partly_frozen(name: str) -> Any:
+    keras.utils.set_random_seed(5)
+    network = keras.Sequential(
+        [
+            keras.Input((5,), dtype="float64"),
+            keras.layers.Dense(7, activation="tanh", dtype="float64", name="first"),
+            keras.layers.BatchNormalization(dtype="float64", name="normalization"),
+            keras.layers.Dense(6, activation="tanh", dtype="float64", name="second"),
+            keras.layers.Dense(3, activation="softmax", dtype="float64", name="probabilities"),
+        ]
+    )
+    network.get_layer("normalization").set_weights([np.full(7, value) for value in (2.0, 0.1, 0.2, 0.9)])
+    networks.freeze(network, name)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("trained", "numbers"), [("head", 21), ("1", 21 + 48), ("2", 21 + 48 + 28 + 42), ("all", 139)]
+)
+def test_what_is_frozen_neither_changes_nor_travels(trained: str, numbers: int) -> None:
+    network = _partly_frozen(trained)
+    rows = _rows([9, 8])
+    outcome = train(network, rows, optimizer=keras.optimizers.SGD(0.1))
+    assert outcome.master.model_layout.size == numbers
+    for ours, first in zip(outcome.network.layers, network.layers, strict=True):
+        for weight, before in zip(ours.get_weights(), first.get_weights(), strict=True):
+            assert np.array_equal(weight, before) != ours.trainable, ours.name
+    if (
+        trained == "head"
+    ):  # the normalisation does not look at its batch, so that plain Keras has the same bits
+        reference = _plain_keras(network, rows, keras.optimizers.SGD(0.1), 3, 4)
+        for ours, theirs in zip(outcome.network.get_weights(), reference.get_weights(), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
