@@ -74,6 +74,7 @@ The map, room by room, in the order of imports: a module may import those of its
     problems        what kind of problem loss, label and outputs make; outputs -> probabilities
     training        the protocol between master and workers, in prose
       weights       arithmetic on lists of arrays, held as one flat vector
+      tree          who holds which shards, and the order in which vectors are averaged
       rules         how an asynchronous worker's work enters the model
       wire          messages over TLS
       server        the driver's side of the connections

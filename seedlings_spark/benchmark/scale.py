@@ -33,7 +33,7 @@ from seedlings_spark.training import rules
 from seedlings_spark.training.capacity import Costs, Plan, Prediction, predict, predict_on_one_machine
 from seedlings_spark.training.client import ParameterClient
 from seedlings_spark.training.server import Listener, ParameterServer
-from seedlings_spark.training.weights import weighted_mean
+from seedlings_spark.training.tree import Mean, mean_of
 from seedlings_spark.training.wire import Credentials, Kind, Message
 
 _log = logging.getLogger(__name__)
@@ -454,12 +454,16 @@ def _serve(request: Mapping[str, Any]) -> None:
     master = Master(network)
     weights, state = master.weights(), master.state()
     vectors = [weights + np.float32(number) for number in range(_VECTORS)]
+
+    def of_one(node: range) -> Mean | None:
+        return Mean(vectors[node.start], 1) if len(node) == 1 else None
+
     trainable = sum(master.model_layout.sizes[: len(master.vectors.trainable)])
     push = rules.Push(weights[:trainable], vectors[0][:trainable], vectors[1][:trainable], 10, 3, 0.1)
     known = {
         "vector_bytes": weights.nbytes,
         "state_bytes": state.nbytes,
-        "merge": _median_seconds(partial(weighted_mean, vectors, [1.0] * _VECTORS)) / _VECTORS,
+        "merge": _median_seconds(partial(mean_of, range(_VECTORS), of_one)) / _VECTORS,
         "apply": _median_seconds(partial(master.apply_gradient, np.zeros_like(weights))),
         "adopt": _median_seconds(partial(master.set_state, state)),
         "rule": _median_seconds(partial(rules.RULES[rules.DEFAULT], push)),

@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWriter
@@ -29,7 +30,7 @@ from seedlings_spark.estimator.params import (
     plain,
     writable_optimizer,
 )
-from seedlings_spark.estimator.rows import TrainingColumns
+from seedlings_spark.estimator.rows import TrainingColumns, rows_of_workers
 from seedlings_spark.training import network as carried
 from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training.checkpoint import RunIdentity
@@ -64,9 +65,9 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
 
     Labels, weights and features are looked at before training, in one pass over the rows.
 
-    Rows are dealt to the workers by the hash of their content (the column `content_hash` of a corpus that `prepare`
-    has made; one of your own that is called so is not looked at), so that the same rows, params and number of
-    workers give the same weights, bit for bit.
+    Rows are dealt to shards by the hash of their content (the column `content_hash` of a corpus that `prepare`
+    has made; one of your own that is called so is not looked at), so that the same rows and params with the same number
+    of shards give the same weights, bit for bit, with any number of workers.
 
     Args:
         keras_model_config: JSON of the network (`model.to_json()`); or use `set_network`.
@@ -74,10 +75,10 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
         frequency: "batch" (every step is one step of the master's optimizer on the gradient's mean over all
             workers), "epoch" or a number of steps that workers take on their own before they exchange weights.
         rule: How the work of an asynchronous worker enters the model; see `training.rules`.
-        num_workers: Tasks that train at once, each with its shard of the rows.
+        num_workers: Tasks that train at once.
+        shards: Parts that the rows are dealt to; 0 for as many as workers. See the params.
         epochs: Times that all rows are trained on.
-        batch_size: Rows of one worker at one step, at most; a step of all workers together takes num_workers
-            times as many.
+        batch_size: Rows of one shard at one step, at most; a step of all workers together takes as many of each shard.
         loss: A Keras loss: by name, its configuration, an object or a function.
         metrics: Keras metrics, the same.
         problem: See above.
@@ -120,6 +121,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             mode="synchronous",
             frequency="batch",
             num_workers=2,
+            shards=0,
             validation_split=0.0,
             metrics=["accuracy"],
             nb_classes=0,
@@ -211,18 +213,23 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             "training %s: %s parameters, %d workers of %d thread%s, %s, every %s",
             network.name,
             f"{network.count_params():,}",
-            recipe.num_workers,
+            options.num_workers,
             recipe.threads,
             "s" * (recipe.threads != 1),
             options.mode,
             options.frequency,
         )
-        rows = chosen.deal(dataset, recipe.num_workers, options.held_out_share)
+        rows = chosen.deal(dataset, recipe.num_shards, options.held_out_share)
         engine = Engine(
             options,
             recipe,
             network,
-            StageLauncher(rows, f"train {network.name}", barrier=options.is_synchronous),
+            StageLauncher(
+                partial(rows_of_workers, rows, recipe.num_shards),
+                spark,
+                f"train {network.name}",
+                barrier=options.is_synchronous,
+            ),
             identity=self._identity(recipe),
             callbacks=self._callbacks,
             progress=self._progress or (ProgressLine(options.num_epochs) if self.get_verbosity() else None),
@@ -250,7 +257,13 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
 
     def _options(self, dataset: DataFrame) -> RunOptions:
         """The options of the run, all of which are looked at before anything is done."""
-        for name, least in (("epochs", 1), ("batch_size", 1), ("num_workers", 1), ("memory_budget_mb", 1)):
+        for name, least in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("num_workers", 1),
+            ("shards", 0),
+            ("memory_budget_mb", 1),
+        ):
             value = self.getOrDefault(name)
             if not isinstance(value, int) or value < least:
                 raise OptionError(f"{name}={value!r}", f"an integer of at least {least}", f"Correct {name}")
@@ -259,6 +272,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             mode=self.get_mode(),
             frequency=self._frequency(),
             num_epochs=self.get_epochs(),
+            num_workers=self.get_num_workers(),
             rule=self.getOrDefault("rule"),
             elasticity=self.getOrDefault("elasticity"),
             precision=self.getOrDefault("precision"),
@@ -369,7 +383,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
         content = carried.to_bytes(network, compiled=False)
         optimizer = optimizers.to_config(network.optimizer)
         recipe = Recipe(
-            num_workers=self.get_num_workers(),
+            num_shards=self.getOrDefault("shards") or self.get_num_workers(),
             network=content,
             loss=self._loss_of_workers(),
             metrics=metric_recipes(self.get_metrics()),
@@ -402,7 +416,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
 
     def _identity(self, recipe: Recipe) -> RunIdentity:
         same = ("mode", "frequency", "rule", "elasticity", "validation_split", "class_weight", "metrics")
-        computed = ("num_workers", "batch_size", "seed", "threads", "labels")
+        computed = ("num_shards", "batch_size", "seed", "threads", "labels")
         return RunIdentity(
             {
                 **{name: str(self.getOrDefault(name)) for name in same},

@@ -88,6 +88,13 @@ class SeedlingsParams(
         "of initial weights, order of rows, dropout and augmentation",
         TypeConverters.toInt,
     )
+    shards: Param[int] = Param(
+        Params._dummy(),
+        "shards",
+        "parts that the rows are dealt to, of which each worker holds some: a synchronous run gives the same bits with"
+        " any number of workers up to this; 0 for as many as workers",
+        TypeConverters.toInt,
+    )
     threads: Param[int] = Param(
         Params._dummy(),
         "threads",

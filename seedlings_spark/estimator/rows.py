@@ -11,7 +11,8 @@ from seedlings_spark.cluster import session
 from seedlings_spark.estimator import columns
 from seedlings_spark.estimator.columns import feature_column, label_column
 from seedlings_spark.problems import Problem
-from seedlings_spark.training.worker import FEATURES, HELD_OUT, LABEL, RANK, WEIGHT, Recipe
+from seedlings_spark.training import tree
+from seedlings_spark.training.worker import FEATURES, HELD_OUT, LABEL, SHARD, WEIGHT, Recipe
 
 _KEY = "key"
 
@@ -70,12 +71,12 @@ class TrainingColumns:
         elif columns.check(dataset, faults, weight, suspect=suspect):
             columns.check(dataset, of_features)
 
-    def deal(self, dataset: DataFrame, num_workers: int, held_out_share: float) -> DataFrame:
-        """The rows of all workers: partition r holds those of rank r, in the order of their hashes.
+    def deal(self, dataset: DataFrame, num_shards: int, held_out_share: float) -> DataFrame:
+        """The rows with the numbers of their shards.
 
         Args:
             dataset: With these columns.
-            num_workers: Ranks.
+            num_shards: Shards of the run.
             held_out_share: Share of the rows, chosen by their hashes, where no column marks them.
         """
         weight = schema.column(self.weight).cast("double") if self.weight else F.lit(1.0)
@@ -94,17 +95,29 @@ class TrainingColumns:
             digits = F.conv(F.substring(_KEY, 20, fingerprint.DIGITS), 16, 10).cast("double")
             position = digits / 16.0**fingerprint.DIGITS
             chosen = chosen.withColumn(HELD_OUT, position < F.lit(float(held_out_share)))
-        rank = F.pmod(
+        shard = F.pmod(
             F.conv(F.right(F.col(_KEY), F.lit(fingerprint.DIGITS)), 16, 10).cast("long"),
-            F.lit(num_workers),
+            F.lit(num_shards),
         )
-        partition = session.partition_key(dataset.sparkSession, F.col(RANK), num_workers)
-        return (
-            chosen.withColumn(RANK, rank.cast("int"))
-            .repartition(num_workers, partition)
-            .sortWithinPartitions(_KEY, LABEL, WEIGHT, HELD_OUT)
-            .select(RANK, FEATURES, LABEL, WEIGHT, HELD_OUT)
-        )
+        return chosen.withColumn(SHARD, shard.cast("int"))
+
+
+def rows_of_workers(dealt: DataFrame, num_shards: int, num_workers: int) -> DataFrame:
+    """The rows of all workers: partition r holds the shards of rank r, one after the other, each by its hashes.
+
+    Args:
+        dealt: What `TrainingColumns.deal` gives.
+        num_shards: Shards of the run.
+        num_workers: Workers, at most as many.
+    """
+    ranks = [rank for rank in range(num_workers) for _ in tree.shards_of(rank, num_workers, num_shards)]
+    rank = F.element_at(F.array(*map(F.lit, ranks)), F.col(SHARD) + 1)
+    partition = session.partition_key(dealt.sparkSession, rank, num_workers)
+    return (
+        dealt.repartition(num_workers, partition)
+        .sortWithinPartitions(SHARD, _KEY, LABEL, WEIGHT, HELD_OUT)
+        .select(SHARD, FEATURES, LABEL, WEIGHT, HELD_OUT)
+    )
 
 
 def _unlike_prepared(dataset: DataFrame, recipe: Recipe) -> Column | None:

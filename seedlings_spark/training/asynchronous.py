@@ -189,10 +189,10 @@ class FreeRunning:
         Raises:
             Superseded: It is another one, or not finite, which ends the run.
         """
-        if result.number != self._turns.number(rank):
+        if result.number != self._turns.number(rank) or len(result.vectors) != 1:
             raise Superseded(f"work {result.number!r} is not what this worker was given")
         try:
-            check_finite(result, self._turns.steps(rank), rank)
+            check_finite(result.parts[0], self._turns.steps(rank), rank)
         except TrainingError as error:
             self._group.fail(error)
             raise Superseded("the run is over") from None
@@ -209,7 +209,7 @@ class FreeRunning:
         snapshot = self._snapshots.to_evaluate(rank)
         if snapshot is None or result.number != snapshot.number:
             raise Superseded(f"work {result.number!r} is not what this worker was given")
-        snapshot.parts[rank] = result
+        snapshot.parts[rank] = result.parts[0]
         if self.watch is not None:
             self.watch.pause(rank)
         self._condition.notify_all()

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from seedlings_spark.errors import SeedlingsError, TrainingError, from_worker, in_brief, recognized
 from seedlings_spark.training.launcher import Attempt, Ended
-from seedlings_spark.training.messages import Open, Result, Steps
+from seedlings_spark.training.messages import Open, Part, Steps
 from seedlings_spark.training.server import Superseded
+from seedlings_spark.training.tree import shards_of
 
 _log = logging.getLogger(__name__)
 # Seconds that Spark is given to notice by itself that a task of a barrier stage has died, before the stage is
@@ -34,47 +35,43 @@ class RankHolder:
     opened: Open
 
 
-def check_finite(result: Result, steps: Steps, rank: int, *, may_overflow: bool = False) -> None:
+def check_finite(part: Part, steps: Steps, shard: int, *, may_overflow: bool = False) -> None:
     """Refuse a result that would spoil the model.
 
     Args:
-        result: Result of a worker.
-        steps: That it was to train.
-        rank: Rank of the worker.
+        part: Of one shard.
+        steps: That were to be trained.
+        shard: Number of the shard.
         may_overflow: Whether the optimizer itself leaves out a gradient that is not finite.
 
     Raises:
         TrainingError: Its loss, or a number of its vector, is not finite.
     """
-    if (
-        result.bad_step is None
-        and np.isfinite(result.loss)
-        and (may_overflow or np.isfinite(result.vector).all())
-    ):
+    if part.bad_step is None and np.isfinite(part.loss) and (may_overflow or part.is_finite):
         return
-    step = steps.first if result.bad_step is None else result.bad_step
+    step = steps.first if part.bad_step is None else part.bad_step
     raise TrainingError(
-        f"a loss or gradient that is not finite, in epoch {steps.epoch + 1}, step {step + 1}, worker {rank}",
+        f"a loss or gradient that is not finite, in epoch {steps.epoch + 1}, step {step + 1}, shard {shard}",
         "finite numbers",
         "Lower the learning rate (--learning-rate), or clip gradients (clipnorm of the optimizer)",
     )
 
 
 class Sums:
-    """Samples, loss and metrics of many results."""
+    """Samples, loss and metrics of many shards and rounds."""
 
     def __init__(self) -> None:
         self.samples = 0
         self._loss = 0.0
         self._metrics: NDArray[np.float64] | None = None
 
-    def add(self, results: Sequence[Result]) -> None:
-        """Add results, in the order given."""
-        for result in results:
-            if result.samples:
-                self.samples += result.samples
-                self._loss += result.loss
-                self._metrics = result.metrics if self._metrics is None else self._metrics + result.metrics
+    def add(self, parts: Sequence[Part]) -> None:
+        """Add parts, in the order given."""
+        for part in parts:
+            if part.samples:
+                self.samples += part.samples
+                self._loss += part.loss
+                self._metrics = part.metrics if self._metrics is None else self._metrics + part.metrics
 
     def logs(self, master: Any) -> dict[str, float]:
         """What Keras would log of them."""
@@ -88,8 +85,10 @@ class WorkerGroup:
 
     Args:
         run: Id of the run; workers of another one are refused.
-        num_workers: Ranks.
-        launch: Starts the workers of a generation, and will call the function that it is given when they have ended.
+        num_workers: Workers that are started at once.
+        num_shards: Shards that they hold among them.
+        launch: Starts the workers of a generation, as many as said, and will call the function that it is given when
+            they have ended.
         max_failures: How often they may fail within one epoch.
         grace_seconds: How long a lost worker may be without a successor before all are cancelled.
     """
@@ -98,12 +97,13 @@ class WorkerGroup:
         self,
         run: str,
         num_workers: int,
-        launch: Callable[[int, Ended], Attempt],
+        num_shards: int,
+        launch: Callable[[int, int, Ended], Attempt],
         max_failures: int,
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         self.condition = threading.Condition()
-        self.num_workers = num_workers
+        self.num_workers, self.num_shards = num_workers, num_shards
         self.num_failures = 0
         self.has_begun = False
         self.on_restart: Callable[[], None] = lambda: None
@@ -117,6 +117,10 @@ class WorkerGroup:
         self._attempt_error: BaseException | None = None
         self._lost_at: float | None = None
         self._failures_of_epoch = 0
+
+    def shards_of(self, rank: int) -> range:
+        """The shards that a worker of the present generation holds."""
+        return shards_of(rank, self.num_workers, self.num_shards)
 
     # With the condition held.
 
@@ -138,6 +142,8 @@ class WorkerGroup:
             raise Superseded("the run is over")
         if not 0 <= rank < self.num_workers or (rank in self._holders and not replace):
             raise Superseded(f"rank {rank} is not free")
+        if len(opened.shards) != len(self.shards_of(rank)):
+            raise Superseded(f"a worker of {len(opened.shards)} shards, expected {len(self.shards_of(rank))}")
         self._holders[rank] = RankHolder(rank, opened)
         self._lost_at = None
         self.condition.notify_all()
@@ -182,7 +188,7 @@ class WorkerGroup:
             self._lost_at = self._attempt_error = None
             self._generation += 1
             generation = self._generation
-        self._attempts.append(self._launch(generation, partial(self._ended, generation)))
+        self._attempts.append(self._launch(generation, self.num_workers, partial(self._ended, generation)))
 
     def gather(self) -> list[Open]:
         """Start the workers and wait until each of them has said who it is; what they said, by rank."""

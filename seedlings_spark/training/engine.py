@@ -56,6 +56,7 @@ class RunOptions:
         mode: One of `choices.MODES`.
         frequency: "batch", "epoch", or a number of steps between two exchanges.
         num_epochs: Number of epochs of the whole run, with those that an earlier attempt has trained.
+        num_workers: Workers that train at once.
         rule: One of `rules.RULES`, for asynchronous modes; "" for the default.
         elasticity: alpha of the elastic rules; 0 for 0.9 / num_workers.
         precision: "float32", "mixed_bfloat16", or "auto".
@@ -73,6 +74,7 @@ class RunOptions:
     mode: str
     frequency: str | int
     num_epochs: int
+    num_workers: int = 1
     rule: str = ""
     elasticity: float = 0.0
     precision: str = "float32"
@@ -96,6 +98,8 @@ class RunOptions:
                 "a rule with mode='asynchronous' or 'hogwild' only: synchronous workers are averaged",
                 "Remove the rule, or change the mode",
             )
+        if self.num_workers < 1:
+            raise OptionError(f"num_workers={self.num_workers!r}", "at least 1", "Correct num_workers")
         if not 0 <= self.elasticity <= 1:
             raise OptionError(
                 f"elasticity={self.elasticity!r}", "from 0 (for 0.9 / num_workers) to 1", "Correct elasticity"
@@ -158,6 +162,7 @@ class Engine:
         callbacks: Sequence[Any] = (),
         progress: Progress | None = None,
     ) -> None:
+        check_shards(recipe.num_shards, options)
         self._options, self._recipe = options, recipe
         self.network, self._launcher = network, launcher
         self._identity = identity or RunIdentity({})
@@ -211,13 +216,15 @@ class Engine:
             task = TrainTask(
                 run=uuid.uuid4().hex,
                 generation=0,
+                num_workers=options.num_workers,
                 address=(host, listener.port),
                 credentials=Credentials.make(encrypt=options.encrypt),
                 recipe=recipe,
             )
             group = WorkerGroup(
                 task.run,
-                recipe.num_workers,
+                options.num_workers,
+                recipe.num_shards,
                 partial(_launch, self._launcher, task),
                 _MAX_FAILURES,
                 GRACE_SECONDS if options.is_synchronous else RETRY_SECONDS,
@@ -243,7 +250,7 @@ class Engine:
         center = Center(
             self.master,
             rule=options.rule or rules.DEFAULT,
-            elasticity=options.elasticity or _ELASTICITY / self._recipe.num_workers,
+            elasticity=options.elasticity or _ELASTICITY / self._recipe.num_shards,
             local=options.exchanged.is_local,
             locked=options.mode != "hogwild",
         )
@@ -265,7 +272,7 @@ class Engine:
         )
         weights = self._options.class_weight
         if weights is None:
-            counts = [worker.weight_of_class for worker in workers]
+            counts = [rows.of_class for worker in workers for rows in worker.shards]
             weights = balanced_class_weights(counts, self._recipe.num_classes)
         exchange.begin(Begin(0, record.precision, self._options.exchanged, weights), epochs)
         exchange.train(epochs, Observers(self._callbacks, self._progress, checkpoints.save))
@@ -273,13 +280,13 @@ class Engine:
 
     def _gathered(self, workers: Sequence[Open]) -> TrainingRecord:
         """What is known of a run when its workers are there, after a look at whether they fit together."""
-        rows = [worker.rows for worker in workers]
-        held_out = [worker.held_out_rows for worker in workers]
-        if sum(rows) < len(workers):
+        shards = [rows for worker in workers for rows in worker.shards]
+        rows, held_out = [shard.train for shard in shards], [shard.held_out for shard in shards]
+        if sum(rows) < len(shards):
             raise CorpusError(
-                f"{sum(rows)} rows to train on ({sum(held_out)} held out) for {len(workers)} workers",
-                "at least one row for each worker",
-                "Give more rows, or fewer workers (--num-workers)",
+                f"{sum(rows)} rows to train on ({sum(held_out)} held out) for {len(shards)} shards",
+                "at least one row for each shard; without --shards there are as many as workers",
+                "Give more rows, or fewer shards (--shards) or workers (--num-workers)",
             )
         for text in uneven_shares(rows, held_out, self._options.held_out_share):
             _log.warning("%s", text)
@@ -294,7 +301,7 @@ class Engine:
             runtime.resolve_precision(self._options.precision, tuple(environment["cpu_features"]))
             for environment in environments
         }
-        fingerprints = " ".join(worker.rows_fingerprint for worker in workers)
+        fingerprints = " ".join(shard.fingerprint for shard in shards)
         return TrainingRecord(
             mode=self._options.mode,
             rows=rows,
@@ -306,20 +313,40 @@ class Engine:
         )
 
 
-def _launch(launcher: Launcher, task: TrainTask, generation: int, ended: Ended) -> Attempt:
-    return launcher.launch(replace(task, generation=generation), ended)
+def check_shards(num_shards: int, options: RunOptions) -> None:
+    """Refuse a number of shards that the workers cannot hold.
+
+    Raises:
+        OptionError: Fewer than workers, or others where each worker goes its own way.
+    """
+    if num_shards < options.num_workers:
+        raise OptionError(
+            f"{num_shards} shards for {options.num_workers} workers",
+            "a shard for every worker, or more",
+            "Give at least as many --shards, or fewer workers (--num-workers)",
+        )
+    if num_shards != options.num_workers and not options.is_synchronous:
+        raise OptionError(
+            f"{num_shards} shards for {options.num_workers} workers in mode {options.mode}",
+            "as many shards as workers, each of which makes updates of its own",
+            "Leave --shards out, or use mode synchronous",
+        )
+
+
+def _launch(launcher: Launcher, task: TrainTask, generation: int, num_workers: int, ended: Ended) -> Attempt:
+    return launcher.launch(replace(task, generation=generation, num_workers=num_workers), ended)
 
 
 def balanced_class_weights(counts: Sequence[Mapping[str, int]], num_classes: int) -> dict[str, float]:
     """Class number -> weight with which all classes weigh alike.
 
     Args:
-        counts: For each worker the rows of each class that it has, by the class' number.
+        counts: For each shard the rows of each class that it has, by the class' number.
         num_classes: Number of classes of the problem; one without a row gets no weight.
     """
     totals: dict[str, int] = {}
-    for of_worker in counts:
-        for name, count in of_worker.items():
+    for of_shard in counts:
+        for name, count in of_shard.items():
             totals[name] = totals.get(name, 0) + int(count)
     num_rows = sum(totals.values())
     absent = [str(number) for number in range(num_classes) if str(number) not in totals]
@@ -335,11 +362,11 @@ def balanced_class_weights(counts: Sequence[Mapping[str, int]], num_classes: int
 def uneven_shares(rows: Sequence[int], held_out: Sequence[int], share: float) -> list[str]:
     """What to say where rows were dealt far from evenly, as happens where many of them are equal.
 
-    Equal rows fall on one side and to one worker, as copies of a picture have to.
+    Equal rows fall on one side and into one shard, as copies of a picture have to.
 
     Args:
-        rows: To train on, of each worker.
-        held_out: Held-out rows of each worker.
+        rows: To train on, of each shard.
+        held_out: Held-out rows of each shard.
         share: That was to be held out; 0 where a column says which rows are.
 
     Returns:
@@ -360,7 +387,7 @@ def uneven_shares(rows: Sequence[int], held_out: Sequence[int], share: float) ->
     uneven = [rank for rank, count in enumerate(rows) if is_far(count, sum(rows), 1 / len(rows))]
     if uneven:
         said.append(
-            f"the workers have {', '.join(f'{count:,}' for count in rows)} rows: many are equal, and equal ones go to"
-            " one worker. The one with the most sets the pace; fewer workers waste less"
+            f"the shards have {', '.join(f'{count:,}' for count in rows)} rows: many are equal, and equal ones go to"
+            " one shard. The one with the most sets the pace; fewer shards waste less"
         )
     return said

@@ -13,9 +13,9 @@ class Epochs:
     """The epochs that are to be trained, and the rows that they go through.
 
     Args:
-        rows: To train on, of each worker.
-        held_out_rows: Held-out rows of all workers together.
-        batch_size: Rows of one worker at one step, at most.
+        rows: To train on, of each shard.
+        held_out_rows: Held-out rows of all shards together.
+        batch_size: Rows of one shard at one step, at most.
         frequency: "batch", "epoch" or a number of steps between two exchanges.
         first: From 0; others have been trained before.
         end: The epoch after the last one.
@@ -30,12 +30,12 @@ class Epochs:
 
     @property
     def num_rows(self) -> int:
-        """To train on, of all workers together."""
+        """To train on, of all shards together."""
         return sum(self.rows)
 
     @property
     def num_steps(self) -> int:
-        """Of an epoch in which all workers take the same number of steps."""
+        """Of an epoch in which all shards take the same number of steps."""
         return steps_of_epoch(self.rows, self.batch_size)
 
     def rounds(self) -> list[tuple[int, int]]:
@@ -64,7 +64,7 @@ class Observers:
 
 
 def steps_of_epoch(rows: Sequence[int], batch_size: int) -> int:
-    """Steps in which every worker goes once through its rows, with batches of at most batch_size rows."""
+    """Steps in which every shard is gone through once, with batches of at most batch_size rows."""
     return -(-max(rows) // batch_size)
 
 

@@ -6,6 +6,7 @@ decided by the run's `coordination.WorkerGroup`.
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -37,14 +38,14 @@ class Launcher(Protocol):
         """The address that the master is to listen on, and the host by which the workers reach it."""
 
     def launch(self, task: TrainTask, ended: Ended) -> Attempt:
-        """Start a worker for each rank of a task."""
+        """Start as many workers as the task says."""
 
 
 class ThreadLauncher:
     """Workers as threads of this process, for tests and for a debugger: no Spark, no JVM.
 
     Args:
-        rows: For each rank a function that gives its Arrow batches anew, as `worker.run` takes them.
+        rows: For each shard a function that gives its Arrow batches anew, as `worker.run` takes them.
         retries: How often a worker that ended with an error is started again alone, as a task of an ordinary stage is.
             Without any the first error ends the attempt, as in a barrier stage.
     """
@@ -56,7 +57,7 @@ class ThreadLauncher:
         self._current: _Threads | None = None
 
     def launch(self, task: TrainTask, ended: Ended) -> "_Threads":
-        """Start a thread for each rank."""
+        """Start a thread for each worker."""
         self._current = _Threads(task, self._rows, self._retries, ended)
         self._current.start()
         return self._current
@@ -78,6 +79,7 @@ class _Threads:
         ended: Ended,
     ) -> None:
         self._task, self._rows, self._retries, self._ended = task, rows, retries, ended
+        self._ranks = range(task.num_workers)
         self._lock = threading.Lock()
         self._clients: dict[int, ParameterClient] = {}
         self._summaries: list[Mapping[str, Any]] = []
@@ -85,13 +87,13 @@ class _Threads:
         self._over = threading.Event()
 
     def start(self) -> None:
-        for rank in range(len(self._rows)):
+        for rank in self._ranks:
             threading.Thread(
                 target=self._live, args=(rank,), name=f"seedlings-worker-{rank}", daemon=True
             ).start()
 
     def cancel(self) -> None:
-        for rank in range(len(self._rows)):
+        for rank in self._ranks:
             self.cut(rank)
 
     def join(self, seconds: float) -> bool:
@@ -124,13 +126,14 @@ class _Threads:
                 self._clients[rank] = client
             return client
 
-        number = rank + attempt * self._task.recipe.num_workers
-        return worker.work(self._task, rank, number, self._rows[rank](), tf, connect)
+        number = rank + attempt * self._task.num_workers
+        batches = chain.from_iterable(self._rows[shard]() for shard in self._task.shards_of(rank))
+        return worker.work(self._task, rank, number, batches, tf, connect)
 
     def _count(self, summary: Mapping[str, Any]) -> None:
         with self._lock:
             self._summaries.append(summary)
-            is_last = len(self._summaries) == len(self._rows)
+            is_last = len(self._summaries) == len(self._ranks)
         if is_last:
             self._end(None)
 

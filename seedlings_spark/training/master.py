@@ -255,12 +255,6 @@ class Master:
         """Of the vector of weights and optimizer slots."""
         return self.vectors.state_layout
 
-    @property
-    def constants(self) -> slice:
-        """Where in a vector the weights lie that are not trained."""
-        cut = len(self.vectors.trainable)
-        return slice(sum(self.model_layout.sizes[:cut]), self.model_layout.size)
-
     def weights(self) -> Vector:
         """A new vector of the current weights."""
         vectors = self.vectors

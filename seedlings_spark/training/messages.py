@@ -82,6 +82,39 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """What a worker says of the rows of one shard.
+
+    Args:
+        train: To train on.
+        held_out: Held out.
+        fingerprint: Of all of them, with labels, weights and marks.
+        of_class: Rows to train on of each class, by its number; empty without classes.
+    """
+
+    train: int
+    held_out: int
+    fingerprint: str
+    of_class: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, header: Any) -> "Rows":
+        """The counterpart of `asdict`.
+
+        Raises:
+            Superseded: It is none.
+        """
+        _check("shards", isinstance(header, Mapping))
+        found = cls(**_known(cls, header))
+        _check("train", _is_whole(found.train))
+        _check("held_out", _is_whole(found.held_out))
+        _check("fingerprint", isinstance(found.fingerprint, str))
+        _check("of_class", isinstance(found.of_class, Mapping))
+        _check("of_class", all(_is_whole(count) for count in found.of_class.values()))
+        return found
+
+
+@dataclass(frozen=True)
 class Open:
     """A worker says who it is.
 
@@ -90,10 +123,7 @@ class Open:
         generation: Generation of the workers.
         rank: That it wants to hold.
         attempt: Tells two attempts of one rank apart.
-        rows: To train on.
-        held_out_rows: Held-out rows of its shard.
-        rows_fingerprint: Fingerprint of all its rows, with labels, weights and marks.
-        weight_of_class: Rows of each class, by its number; empty without classes.
+        shards: Rows of the shards that the rank holds, in their order.
         environment: What its results depend on.
         failure: Why it cannot begin, if it cannot.
     """
@@ -102,10 +132,7 @@ class Open:
     generation: int
     rank: int
     attempt: int = 0
-    rows: int = 0
-    held_out_rows: int = 0
-    rows_fingerprint: str = ""
-    weight_of_class: Mapping[str, int] = field(default_factory=dict)
+    shards: Sequence[Rows] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
 
@@ -125,14 +152,14 @@ class Open:
             _check("failure", isinstance(given["failure"], Mapping))
             given["failure"] = Failure(**_known(Failure, given["failure"]))
             _check("failure", all(isinstance(text, str) for text in vars(given["failure"]).values()))
+        shards = given.get("shards", ())
+        _check("shards", isinstance(shards, list | tuple))
+        given["shards"] = tuple(map(Rows.parse, shards))
         found = cls(**given)
-        for name in ("generation", "rank", "attempt", "rows", "held_out_rows"):
+        for name in ("generation", "rank", "attempt"):
             _check(name, _is_whole(getattr(found, name)))
-        for name in ("run", "rows_fingerprint"):
-            _check(name, isinstance(getattr(found, name), str))
+        _check("run", isinstance(found.run, str))
         _check("environment", isinstance(found.environment, Mapping))
-        _check("weight_of_class", isinstance(found.weight_of_class, Mapping))
-        _check("weight_of_class", all(_is_whole(count) for count in found.weight_of_class.values()))
         return found
 
 
@@ -211,70 +238,115 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What has been made of one shard's part of a piece of work.
+
+    Args:
+        samples: Rows that were looked at.
+        loss: Sum over them; NaN after a bad step.
+        metrics: Sums of the metrics' variables.
+        bad_step: The first step whose loss was not finite, or None.
+        is_finite: Whether all numbers of its gradient, weights or state are.
+        counters: What the worker's optimizer has counted, after steps of its own.
+        counts: What its network's layers have counted: of each variable its numbers.
+    """
+
+    samples: int
+    loss: float
+    metrics: NDArray[np.float64]
+    bad_step: int | None = None
+    is_finite: bool = True
+    counters: Sequence[float] = ()
+    counts: Sequence[Sequence[int]] = ()
+
+    def header(self) -> dict[str, Any]:
+        """As it travels."""
+        loss = None if math.isnan(self.loss) else self.loss
+        return {**vars(self), "loss": loss, "metrics": self.metrics.tolist()}
+
+    @classmethod
+    def parse(cls, header: Any) -> "Part":
+        """The counterpart of `header`.
+
+        Raises:
+            Superseded: It is none.
+        """
+        _check("parts", isinstance(header, Mapping))
+        given = _known(cls, header)
+        _check("samples", _is_whole(given["samples"]) and given["samples"] >= 0)
+        _check("bad_step", given.get("bad_step") is None or _is_whole(given["bad_step"]))
+        _check("is_finite", isinstance(given.get("is_finite", True), bool))
+        try:
+            given["metrics"] = np.asarray(given["metrics"], np.float64)
+            given["loss"] = float("nan") if given["loss"] is None else float(given["loss"])
+            given["counters"] = tuple(float(value) for value in given.get("counters", ()))
+            given["counts"] = tuple(
+                tuple(int(value) for value in values) for values in given.get("counts", ())
+            )
+        except (TypeError, ValueError, OverflowError) as error:
+            raise Superseded(f"a result that cannot be read: {error}") from None
+        _check("metrics", given["metrics"].ndim == 1)
+        return cls(**given)
+
+
+@dataclass(frozen=True)
 class Result:
     """What one worker has made of one piece of work.
 
     Args:
         number: Number of the work.
-        samples: Rows it looked at.
-        loss: Sum over them; NaN after a bad step.
-        metrics: Sums of the metrics' variables.
-        bad_step: The first step whose loss was not finite, or None.
-        vector: Gradient, weights or state; empty after an evaluation. It travels beside the header.
+        parts: One of each of its shards, in their order.
+        vectors: Means of gradients, weights or state, one of each node of `tree.nodes_within` its shards; none after an
+            evaluation. They travel behind the header, one after the other.
         seconds: That the worker computed for it.
-        counters: What its optimizer has counted, after steps of its own.
-        counts: What its network's layers have counted: of each variable its numbers.
     """
 
     number: int | str
-    samples: int
-    loss: float
-    metrics: NDArray[np.float64]
-    bad_step: int | None
-    vector: Vector
+    parts: Sequence[Part]
+    vectors: Sequence[Vector] = ()
     seconds: float = 0.0
-    counters: Sequence[float] = ()
-    counts: Sequence[Sequence[int]] = ()
+
+    @property
+    def samples(self) -> int:
+        """Rows that were looked at."""
+        return sum(part.samples for part in self.parts)
 
     def header(self) -> dict[str, Any]:
-        """As it travels, without the vector."""
-        found = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "vector"}
-        loss = None if math.isnan(self.loss) else self.loss
-        return {**found, "loss": loss, "metrics": self.metrics.tolist()}
+        """As it travels, without the vectors."""
+        parts = [part.header() for part in self.parts]
+        return {"number": self.number, "parts": parts, "seconds": self.seconds}
+
+    def payload(self) -> Any:
+        """The vectors as they travel."""
+        if not self.vectors:
+            return b""
+        return self.vectors[0] if len(self.vectors) == 1 else np.concatenate(self.vectors)
 
     @classmethod
-    def parse(cls, header: Mapping[str, Any], payload: memoryview, layout: Layout) -> "Result":
+    def parse(
+        cls, header: Mapping[str, Any], payload: memoryview, layout: Layout, num_parts: int = 1
+    ) -> "Result":
         """The counterpart of `header`.
 
         Args:
             header: Header of a message.
-            payload: Payload of the message; the vector is a view of it.
-            layout: Layout of the vector.
+            payload: Payload of the message; the vectors are views of it.
+            layout: Layout of each vector.
+            num_parts: Number of shards that the worker holds.
 
         Raises:
             Superseded: It is none.
         """
-        given = _known(cls, {"vector": None, **header})
-        _check("samples", _is_whole(given.get("samples")) and given["samples"] >= 0)
-        _check("bad_step", given.get("bad_step") is None or _is_whole(given["bad_step"]))
+        given = _known(cls, header)
+        _check("number", isinstance(given["number"], int | str))
         _check("seconds", _is_number(given.get("seconds")))
-        try:
-            vector: Vector = np.frombuffer(payload, layout.dtype)
-            given["vector"], given["metrics"] = vector, np.asarray(given["metrics"], np.float64)
-            given["loss"] = float("nan") if given["loss"] is None else float(given["loss"])
-            given["seconds"] = float(given["seconds"])
-            given["counters"] = tuple(float(value) for value in given.get("counters", ()))
-            given["counts"] = tuple(
-                tuple(int(value) for value in values) for values in given.get("counts", ())
-            )
-            found = cls(**given)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise Superseded(f"a result that cannot be read: {error}") from None
-        if found.metrics.ndim != 1 or vector.size not in (0, layout.size):
-            raise Superseded(
-                f"a result of {vector.size} numbers for {found.samples} samples, expected {layout.size} numbers"
-            )
-        return found
+        _check("parts", isinstance(given["parts"], list | tuple) and len(given["parts"]) == num_parts)
+        parts = tuple(map(Part.parse, given["parts"]))
+        if len(payload) % max(1, layout.nbytes):
+            raise Superseded(f"a result of {len(payload)} bytes, expected {layout.nbytes} for each vector")
+        flat: Vector = np.frombuffer(payload, layout.dtype)
+        vectors = tuple(flat.reshape(-1, layout.size)) if flat.size else ()
+        return cls(given["number"], parts, vectors, float(given["seconds"]))
 
 
 def _known(kind: type[_T], header: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class TrainingRecord:
 
     Args:
         mode: "synchronous", "asynchronous" or "hogwild".
-        rows: To train on, of each worker.
+        rows: To train on, of each shard.
         held_out_rows: Held-out rows of all workers together.
         rows_fingerprint: Fingerprint of all rows, with labels, weights and what is held out.
         precision: That the workers computed in.
@@ -39,7 +39,7 @@ class TrainingRecord:
         updates: Updates of an asynchronous run.
         history: For each metric its values, one an epoch.
         stage_failures: How often the workers' stage was started again.
-        workers: What each worker has left behind, by rank.
+        workers: What each worker of the last generation has left behind, by rank.
     """
 
     mode: str

@@ -27,16 +27,17 @@ _log = logging.getLogger(__name__)
 class StageLauncher:
     """Workers as tasks of a Spark stage. A `launcher.Launcher`.
 
+    Workers that meet are a barrier stage: all of them run at once or not at all, and one that fails ends the others. Of
+    others Spark starts one that failed again alone.
+
     Args:
-        rows: The rows of all workers: partition r holds those of rank r.
+        rows: Gives the rows of so many workers: partition r holds those of the shards of rank r.
+        spark: The session.
         description: Shown in Spark's UI.
-        barrier: Whether all tasks run at once or not at all, and one that fails ends the others. Else Spark starts a
-            task that failed again alone.
     """
 
-    def __init__(self, rows: DataFrame, description: str, *, barrier: bool) -> None:
-        self._rows, self._description, self._barrier = rows, description, barrier
-        self._spark = rows.sparkSession
+    def __init__(self, rows: Callable[[int], DataFrame], spark: SparkSession, description: str) -> None:
+        self._rows, self._spark, self._description = rows, spark, description
 
     @property
     def addresses(self) -> tuple[str, str]:
@@ -58,9 +59,10 @@ class StageLauncher:
         """The table whose `collect`, inside, runs the workers."""
         recipe = task.recipe
         row_bytes = int(np.prod(recipe.row_shape, dtype=np.int64)) * (1 if recipe.row_dtype == "uint8" else 8)
+        rows = self._rows(task.num_workers)
         with session.arrow_batches(self._spark, row_bytes):
             with session.python_environment(self._spark, runtime.worker_environment(recipe.threads)):
-                table = self._rows.mapInArrow(partial(run, task), SUMMARY, barrier=self._barrier)
+                table = rows.mapInArrow(partial(run, task), SUMMARY, barrier=task.is_barrier)
             yield table
 
 

@@ -1,7 +1,7 @@
-"""The driver's side of synchronous training: every worker's part of a round, in the order of their ranks.
+"""The driver's side of synchronous training: every shard's part of a round, in one order whoever has made it.
 
 At frequency `batch` a round is one step: the workers send gradients, the master takes their mean weighted by
-samples and makes one optimizer step. Otherwise a round is some steps that each worker takes on its own; then the
+samples and makes one optimizer step. Otherwise a round is some steps that are taken for each shard on its own; then the
 master takes the mean, weighted by samples, of weights and optimizer slots alike, and hands it out for the next.
 
 Weights that are not trained (the moving statistics of batch normalisation) are averaged the same way, weighted
@@ -11,19 +11,35 @@ worker has changed stay what they are, to the bit. Of what a layer counts in int
 
 import queue
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from seedlings_spark.training.capacity import ExchangeWatch
 from seedlings_spark.training.coordination import Sums, WorkerGroup, check_finite
 from seedlings_spark.training.epochs import Epochs, Observers
-from seedlings_spark.training.messages import Begin, Exchanged, Open, Result, Steps, Work
+from seedlings_spark.training.messages import Begin, Exchanged, Open, Part, Result, Steps, Work
 from seedlings_spark.training.optimizer import has_dynamic_scale
 from seedlings_spark.training.record import Updates
 from seedlings_spark.training.server import Superseded
-from seedlings_spark.training.weights import Layout, Vector, weighted_mean
+from seedlings_spark.training.tree import Mean, mean_of, most_nodes, nodes_within
+from seedlings_spark.training.weights import Layout, Vector
 from seedlings_spark.training.wire import Kind, Message
+
+
+@dataclass(frozen=True)
+class Round:
+    """What all workers have made of one piece of work.
+
+    Args:
+        parts: One of each shard, in their order.
+        mean: Of the vectors of all shards, which is nobody else's; None after an evaluation.
+    """
+
+    parts: list[Part]
+    mean: Vector | None
 
 
 class Rendezvous:
@@ -31,7 +47,7 @@ class Rendezvous:
 
     Args:
         group: The workers.
-        layout: Layout of the workers' vectors.
+        layout: Layout of a vector.
 
     Attributes:
         watch: Told of every result, if there is one.
@@ -50,8 +66,8 @@ class Rendezvous:
 
     @property
     def max_payload_bytes(self) -> int:
-        """The longest vector."""
-        return self._layout.nbytes
+        """As many of the longest vectors as a worker sends at once."""
+        return self._layout.nbytes * most_nodes(self._group.num_workers, self._group.num_shards)
 
     # What the server's threads call.
 
@@ -72,8 +88,13 @@ class Rendezvous:
         """A worker hands in its part of the round."""
         with self._condition:
             rank = self._group.holder(ticket).rank
-            result = Result.parse(header, payload, self._layout)
-            if self._work is None or result.number != self._work.number:
+            held = self._group.shards_of(rank)
+            result = Result.parse(header, payload, self._layout, len(held))
+            nodes = nodes_within(held, self._group.num_shards)
+            is_whole = self._work is not None and len(result.vectors) == len(nodes) * (
+                self._work.steps is not None
+            )
+            if self._work is None or result.number != self._work.number or not is_whole:
                 raise Superseded(f"work {result.number!r} is not what this worker was given")
             self._results[rank] = result
             if self.watch is not None and self._work.steps is not None:
@@ -98,15 +119,12 @@ class Rendezvous:
             self._group.has_begun = True
             self._tell_all(self._begin)
 
-    def perform(self, work: Work, vector: Vector) -> list[Result]:
+    def perform(self, work: Work, vector: Vector) -> Round:
         """Let all workers do one piece of work.
 
         Args:
             work: What to do.
             vector: The weights or state to start from. It must not be changed afterwards.
-
-        Returns:
-            One result a rank, in their order. The vectors are valid until the next call.
 
         Raises:
             TrainingError: A worker's own computation failed, or workers vanish again and again.
@@ -118,7 +136,23 @@ class Rendezvous:
             self._work, self._message = work, Message(Kind.WORK, work.header(), vector)
             self._tell_all(self._message)
         self._group.wait(lambda: len(self._results) == self._group.num_workers)
-        return [self._results[rank] for rank in range(self._group.num_workers)]
+        results = [self._results[rank] for rank in range(self._group.num_workers)]
+        parts = [part for result in results for part in result.parts]
+        return Round(parts, None if work.steps is None else self._mean(results, parts))
+
+    def _mean(self, results: Sequence[Result], parts: Sequence[Part]) -> Vector:
+        """The mean of all shards' vectors, from those of the workers' nodes."""
+        group, known = self._group, {}
+        for rank, result in enumerate(results):
+            nodes = nodes_within(group.shards_of(rank), group.num_shards)
+            for node, vector in zip(nodes, result.vectors, strict=True):
+                known[node] = Mean(vector, sum(parts[shard].samples for shard in node))
+        mean = mean_of(range(group.num_shards), known.get)
+        if not mean.samples:
+            raise ValueError("a mean over no samples")
+        # One that is a worker's own lies in the buffer of its connection.
+        is_own = any(mean.vector is one.vector for one in known.values())
+        return np.array(mean.vector) if is_own else mean.vector
 
     def stop(self) -> None:
         """Tell all workers that there is no more work."""
@@ -209,28 +243,27 @@ class SynchronousRun:
         """Let all workers train some steps, and take what they make of it; what the next round starts from."""
         master = self._master
         may_overflow = not self._is_local and has_dynamic_scale(master.optimizer)
-        results = self._perform(steps, vector)
-        for rank, result in enumerate(results):
-            check_finite(result, steps, rank, may_overflow=may_overflow)
-        mean = weighted_mean(
-            [result.vector for result in results], [result.samples for result in results], master.constants
-        )
-        master.take_counts([result.counts for result in results])
+        found = self._perform(steps, vector)
+        for shard, part in enumerate(found.parts):
+            check_finite(part, steps, shard, may_overflow=may_overflow)
+        if found.mean is None:
+            raise RuntimeError("a round of training without vectors")
+        master.take_counts([part.counts for part in found.parts])
         if self._is_local:
-            master.set_state(mean)
-            master.take_counters([result.counters for result in results])
-            vector = mean
+            master.set_state(found.mean)
+            master.take_counters([part.counters for part in found.parts])
+            vector = found.mean
         else:
-            vector = master.apply_gradient(mean)
-        sums.add(results)
+            vector = master.apply_gradient(found.mean)
+        sums.add(found.parts)
         return vector
 
     def _evaluate(self) -> dict[str, float]:
         """Loss and metrics of the rows that are held out."""
         held_out = Sums()
-        held_out.add(self._perform(None, self._master.weights()))
+        held_out.add(self._perform(None, self._master.weights()).parts)
         return held_out.logs(self._master)
 
-    def _perform(self, steps: Steps | None, vector: Vector) -> list[Result]:
+    def _perform(self, steps: Steps | None, vector: Vector) -> Round:
         self._number += 1
         return self.coordinator.perform(self._master.work(self._number, steps), vector)

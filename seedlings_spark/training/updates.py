@@ -11,7 +11,7 @@ import numpy as np
 
 from seedlings_spark.training import rules
 from seedlings_spark.training.coordination import Sums
-from seedlings_spark.training.messages import Result, Steps, Work
+from seedlings_spark.training.messages import Part, Result, Steps, Work
 from seedlings_spark.training.record import Updates
 from seedlings_spark.training.weights import Layout, Vector
 
@@ -36,7 +36,7 @@ class Snapshot:
     next_updates: list[int]
     sums: Sums
     seconds: float
-    parts: dict[int, Result] = field(default_factory=dict)
+    parts: dict[int, Part] = field(default_factory=dict)
 
     @property
     def number(self) -> str:
@@ -96,7 +96,7 @@ class Center:
 
     def apply(self, rank: int, result: Result, update: "Update") -> None:
         """Let an update enter."""
-        cut, pushed = self._num_trainable, result.vector
+        cut, (pushed,) = self._num_trainable, result.vectors
         others = rules.statistics(self.weights[cut:], pushed[cut:], update.staleness)
         if self._local:
             push = rules.Push(
@@ -114,7 +114,7 @@ class Center:
         else:
             factor = self.weights.dtype.type(rules.gradient_factor(self.rule, update.staleness))
             self.weights = self._master.apply_gradient(np.concatenate([pushed[:cut] * factor, others]))
-        self._master.take_counts([self._master.vectors.get_counts(), result.counts])
+        self._master.take_counts([self._master.vectors.get_counts(), result.parts[0].counts])
 
     def state(self) -> Vector:
         """What a checkpoint keeps: with the optimizer's slots where the master makes the steps."""
@@ -256,7 +256,7 @@ class Snapshots:
 
     def add(self, result: Result) -> bool:
         """Count an update that was applied; whether it is the last one of an epoch, of which `cut` is due."""
-        self.sums.add([result])
+        self.sums.add(result.parts)
         self._samples += result.samples
         return self._samples >= (self._first_epoch + len(self._taken) + 1) * self._num_rows
 

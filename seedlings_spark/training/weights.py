@@ -64,37 +64,3 @@ class Layout:
             raise ValueError(f"a vector of shape {vector.shape}, expected ({self.size},)")
         edges = np.cumsum(self.sizes)[:-1]
         return [part.reshape(shape) for part, shape in zip(np.split(vector, edges), self.shapes, strict=True)]
-
-
-def weighted_mean(vectors: Sequence[Vector], weights: Sequence[float], constants: slice = slice(0)) -> Vector:
-    """The weighted mean of vectors, summed in the order given.
-
-    Args:
-        vectors: Vectors of one shape and dtype.
-        weights: One a vector, at least 0. A vector of weight 0 is not looked at.
-        constants: The part in which numbers that are the same in all vectors stay the same to the bit, which
-            weights that add up to 1 only nearly would change a little in each round.
-
-    Returns:
-        A new vector of the same dtype.
-
-    Raises:
-        ValueError: All weights are 0.
-    """
-    total = float(sum(weights))
-    if total <= 0:
-        raise ValueError("a mean over no samples")
-    mean: Vector | None = None
-    for vector, weight in zip(vectors, weights, strict=True):
-        if weight == 0:
-            continue
-        if mean is None:
-            mean = vector * np.asarray(weight / total, vector.dtype)
-        else:
-            mean += vector * np.asarray(weight / total, vector.dtype)
-    if mean is None:
-        raise ValueError("no vector has a weight above 0")
-    seen = [vector[constants] for vector, weight in zip(vectors, weights, strict=True) if weight > 0]
-    same = np.logical_and.reduce([one == seen[0] for one in seen])
-    mean[constants] = np.where(same, seen[0], mean[constants])
-    return mean

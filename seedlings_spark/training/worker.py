@@ -23,13 +23,14 @@ from seedlings_spark.training import network as carried
 from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training.client import ParameterClient, RefusedError
 from seedlings_spark.training.master import Vectors, build_metrics, made_metrics
-from seedlings_spark.training.messages import Begin, Exchanged, Failure, Open, Result, Steps, Work
+from seedlings_spark.training.messages import Begin, Exchanged, Failure, Open, Part, Result, Rows, Steps, Work
 from seedlings_spark.training.shard import Batch, Shard, batch_edges, epoch_order
-from seedlings_spark.training.weights import Layout, Vector
+from seedlings_spark.training.tree import Mean, mean_of, nodes_within, shards_of
+from seedlings_spark.training.weights import Vector
 from seedlings_spark.training.wire import Credentials, Kind, ProtocolError
 
 # Columns of the rows that a worker is fed.
-RANK, FEATURES, LABEL, WEIGHT, HELD_OUT = "rank", "features", "label", "weight", "held_out"
+SHARD, FEATURES, LABEL, WEIGHT, HELD_OUT = "shard", "features", "label", "weight", "held_out"
 # The one row that a worker leaves behind.
 SUMMARY = (
     "rank long, images long, seconds_input double, seconds_compute double, seconds_outside double,"
@@ -43,7 +44,7 @@ class Recipe:
     """What all workers of a run compute.
 
     Args:
-        num_workers: Workers of the run.
+        num_shards: Shards of the run.
         network: Content of a `.keras` file.
         loss: What `keras.losses.get` takes.
         metrics: As `master.metric_recipes` gives them.
@@ -53,15 +54,15 @@ class Recipe:
         row_shape: Shape of one row's features.
         row_dtype: Dtype of the features: "uint8" for images, else the dtype of the network's input.
         augmentation: JSON configuration of the layers that change images before each training step, or None.
-        batch_size: Rows of one worker at one step, at most.
+        batch_size: Rows of one shard at one step, at most.
         seed: Seed of the run.
         threads: That TensorFlow may use within one operation.
-        budget_bytes: Memory for the shard's features.
+        budget_bytes: Memory of one worker for features.
         custom_objects: Classes and functions that the configurations name.
         label_shape: Shape of one row's label: () for a number.
     """
 
-    num_workers: int
+    num_shards: int
     network: bytes
     loss: Any
     metrics: Any
@@ -102,6 +103,7 @@ class TrainTask:
     Args:
         run: Id of the run.
         generation: How many times the workers have been started before.
+        num_workers: Workers of this generation.
         address: (host, port) of the parameter server.
         credentials: Credentials of the run.
         recipe: What it computes.
@@ -109,9 +111,14 @@ class TrainTask:
 
     run: str
     generation: int
+    num_workers: int
     address: tuple[str, int]
     credentials: Credentials
     recipe: Recipe
+
+    def shards_of(self, rank: int) -> range:
+        """The shards that a worker holds."""
+        return shards_of(rank, self.num_workers, self.recipe.num_shards)
 
 
 def run(task: TrainTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -147,7 +154,7 @@ def work(
 
     Args:
         task: The same for all workers.
-        rank: 0 to num_workers - 1.
+        rank: From 0 to the number of workers - 1.
         attempt: Tells two attempts of one rank apart.
         batches: As for `run`.
         tf: The module `tensorflow`, started.
@@ -157,7 +164,7 @@ def work(
     clock = _Clock()
     opened = Open(task.run, task.generation, rank, attempt)
     try:
-        train, held_out, rows_fingerprint = _read_shards(recipe, rank, batches)
+        shards = _read_shards(recipe, task.shards_of(rank), batches)
     except SeedlingsError as error:  # another one may be the machine's: Spark tries again, and tells of it
         with connect(task.address, task.credentials) as client:
             client.open(replace(opened, failure=Failure.of(error)).header())
@@ -165,34 +172,30 @@ def work(
     clock.has_read()
     opened = replace(
         opened,
-        rows=len(train),
-        held_out_rows=len(held_out),
-        rows_fingerprint=rows_fingerprint,
-        weight_of_class=_weight_of_class(train) if recipe.num_classes else {},
+        shards=[shard.rows(recipe.num_classes) for shard in shards],
         environment=reproducibility.environment(recipe.threads),
     )
     with connect(task.address, task.credentials) as client:
         try:
             begin = Begin.parse(client.open(opened.header()).header)
-            computation = Computation(recipe, rank, begin, tf)
+            computation = Computation(recipe, begin, tf)
             client.expect(computation.max_bytes)
             clock.waits()
             message = client.ready()
             while message.kind == Kind.WORK:
                 work = Work.parse(message.header)
                 clock.begins(work)
-                result = computation.do(work, message.payload, train, held_out)
+                result = computation.do(work, message.payload, shards)
                 seconds = clock.has_done(work, result.samples)
-                vector = result.vector if result.vector.size else b""
-                message = client.result(replace(result, seconds=seconds).header(), vector)
+                message = client.result(replace(result, seconds=seconds).header(), result.payload())
         except (RefusedError, ProtocolError, OSError):
             raise  # the connection's doing, not the computation's: the master decides whether to try again
         except Exception:
             client.error(traceback.format_exc())
             raise
         finally:
-            train.close()
-            held_out.close()
+            for shard in shards:
+                shard.close()
     return {"rank": rank, **clock.summary()}
 
 
@@ -244,20 +247,54 @@ class _Clock:
         return self._mark - before
 
 
+@dataclass
+class HeldShard:
+    """The rows of one shard, where a worker holds them.
+
+    Args:
+        number: Number of the shard.
+        train: To train on.
+        held_out: Held out.
+        fingerprint: Of all of them.
+    """
+
+    number: int
+    train: Shard
+    held_out: Shard
+    fingerprint: str = ""
+    _order: tuple[int, NDArray[np.int64]] | None = None
+
+    def rows(self, num_classes: int) -> Rows:
+        """What the master is told of them."""
+        of_class = _rows_of_class(self.train) if num_classes else {}
+        return Rows(len(self.train), len(self.held_out), self.fingerprint, of_class)
+
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """The order in which an epoch visits the rows to train on."""
+        if self._order is None or self._order[0] != epoch:
+            train = self.train
+            self._order = epoch, epoch_order(seed, epoch, self.number, len(train), train.row_bytes)
+        return self._order[1]
+
+    def close(self) -> None:
+        """Give up what lies on disk."""
+        self.train.close()
+        self.held_out.close()
+
+
 class Computation:
     """The network of a worker and the functions traced from it.
 
     Args:
         recipe: Recipe of the run.
-        rank: Rank of the worker.
         begin: What the master said holds for the whole run.
         tf: The module `tensorflow`.
     """
 
-    def __init__(self, recipe: Recipe, rank: int, begin: Begin, tf: Any) -> None:
+    def __init__(self, recipe: Recipe, begin: Begin, tf: Any) -> None:
         import keras
 
-        self._recipe, self._rank, self._tf = recipe, rank, tf
+        self._recipe, self._tf = recipe, tf
         self._steps, self._exchanged = begin.steps, begin.exchanged
         self._class_weight = {int(key): float(value) for key, value in begin.class_weight.items()}
         self.network = carried.from_bytes(recipe.network, recipe.custom_objects)
@@ -278,7 +315,6 @@ class Computation:
         )
         self._update = tf.function(self._local_step, autograph=False, input_signature=signature)
         self._forward = tf.function(self._evaluate_step, autograph=False, input_signature=signature[:3])
-        self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def _compile(self, recipe: Recipe) -> None:
         self.network.compile(
@@ -311,45 +347,73 @@ class Computation:
         """The longest payload that the master may send."""
         return self.vectors.state_layout.nbytes
 
-    def do(self, work: Work, payload: Any, train: Shard, held_out: Shard) -> Result:
-        """Do one piece of work.
+    def do(self, work: Work, payload: Any, shards: Sequence[HeldShard]) -> Result:
+        """Do one piece of work: the part of one shard after the other, each from the same start.
 
         Args:
             work: What to do.
             payload: Bytes of the weights or state to start from.
-            train: Rows to train on.
-            held_out: Rows to evaluate.
+            shards: That this worker holds: neighbours, in order.
         """
-        vectors = self.vectors
-        variables, layout = vectors.trainable + vectors.other, vectors.model_layout
+        parts: list[Part] = []
         if work.steps is None:
-            self._assign(work, payload, variables, layout)
-            return self._evaluate(held_out).result(work, self._counts(), np.zeros(0, layout.dtype))
-        edges = batch_edges(len(train), self._steps)
-        order = self._epoch_order(work.steps.epoch, train)
-        batches = train.batches(order, edges, work.steps.first, work.steps.last)
+            self._assign(work, payload, self._evaluated())
+            parts = [self._evaluate(shard.held_out).part(self._counts()) for shard in shards]
+            return Result(work.number, parts)
+        held = {shard.number: shard for shard in shards}
+
+        def known(node: range) -> Mean | None:
+            if len(node) > 1:
+                return None
+            part, vector = self._train(work, payload, held[node.start], is_first=not parts)
+            parts.append(part)
+            return Mean(vector, part.samples)
+
+        block = range(shards[0].number, shards[-1].number + 1)
+        nodes = nodes_within(block, self._recipe.num_shards)
+        vectors = [mean_of(node, known).vector for node in nodes]
+        return Result(work.number, parts, vectors)
+
+    def _train(self, work: Work, payload: Any, shard: HeldShard, *, is_first: bool) -> tuple[Part, Vector]:
+        """The part of one shard of steps to train, and its vector."""
+        steps, vectors = work.steps, self.vectors
+        if steps is None:
+            raise RuntimeError("nothing to train")
+        edges = batch_edges(len(shard.train), self._steps)
+        order = shard.order(self._recipe.seed, steps.epoch)
+        batches = shard.train.batches(order, edges, steps.first, steps.last)
+        variables = self._evaluated()
         if not self._exchanged.is_local:
-            self._assign(work, payload, variables, layout)
-            return self._one_gradient(work, work.steps, next(batches))
+            # A gradient leaves the trained weights as they are.
+            self._assign(work, payload, variables, len(vectors.trainable) * (not is_first))
+            return self._one_gradient(work, steps, shard.number, next(batches))
+        layout = vectors.model_layout
         if self._exchanged == Exchanged.STATE:
             variables, layout = variables + vectors.slots, vectors.state_layout
-        self._assign(work, payload, variables, layout)
-        sums = self._own_steps(work, work.steps, batches)
+        self._assign(work, payload, variables)
+        sums = self._own_steps(work, steps, shard.number, batches)
         vector = layout.flatten([np.asarray(variable.value) for variable in variables])
         held = vectors.optimizer
-        return sums.result(work, self._counts(), vector, held.counters() if held is not None else ())
+        return sums.part(self._counts(), vector, held.counters() if held is not None else ()), vector
 
-    def _one_gradient(self, work: Work, steps: Steps, batch: Batch) -> Result:
+    def _evaluated(self) -> list[Any]:
+        """The variables that a forward pass depends on."""
+        return self.vectors.trainable + self.vectors.other
+
+    def _one_gradient(self, work: Work, steps: Steps, shard: int, batch: Batch) -> tuple[Part, Vector]:
         """The gradient of one batch."""
         sums, layout = _Sums(), self.vectors.model_layout
         if not len(batch):
-            return sums.result(work, self._counts(), np.zeros(layout.size, layout.dtype))
-        scale = self._tf.constant(work.loss_scale, "float32")
-        vector, loss, metrics = self._gradient(*self._inputs(batch, steps.epoch, steps.first), scale)
-        sums.add(len(batch), loss, metrics, steps.first)
-        return sums.result(work, self._counts(), vector.numpy())
+            vector = np.zeros(layout.size, layout.dtype)
+        else:
+            scale = self._tf.constant(work.loss_scale, "float32")
+            inputs = self._inputs(batch, shard, steps.epoch, steps.first)
+            gradient, loss, metrics = self._gradient(*inputs, scale)
+            sums.add(len(batch), loss, metrics, steps.first)
+            vector = gradient.numpy()
+        return sums.part(self._counts(), vector), vector
 
-    def _own_steps(self, work: Work, steps: Steps, batches: Iterator[Batch]) -> "_Sums":
+    def _own_steps(self, work: Work, steps: Steps, shard: int, batches: Iterator[Batch]) -> "_Sums":
         """Steps of the worker's own optimizer."""
         held = self.vectors.optimizer
         if held is None:
@@ -362,24 +426,22 @@ class Computation:
         sums = _Sums()
         for step, batch in enumerate(batches, steps.first):
             if len(batch):
-                loss, metrics = self._update(*self._inputs(batch, steps.epoch, step))
+                loss, metrics = self._update(*self._inputs(batch, shard, steps.epoch, step))
                 sums.add(len(batch), loss, metrics, step)
         return sums
 
     def _counts(self) -> list[list[int]]:
         return self.vectors.get_counts()
 
-    def _epoch_order(self, epoch: int, train: Shard) -> NDArray[np.int64]:
-        if self._order is None or self._order[0] != epoch:
-            self._order = (
-                epoch,
-                epoch_order(self._recipe.seed, epoch, self._rank, len(train), train.row_bytes),
-            )
-        return self._order[1]
-
-    def _assign(self, work: Work, payload: Any, variables: list[Any], layout: Layout) -> None:
-        vector = np.frombuffer(payload, layout.dtype)
-        for variable, value in zip(variables, layout.split(vector), strict=True):
+    def _assign(self, work: Work, payload: Any, variables: list[Any], first: int = 0) -> None:
+        """Give the variables, from the one at `first` on, the values that the work starts from."""
+        layout = (
+            self.vectors.state_layout
+            if len(variables) > len(self._evaluated())
+            else self.vectors.model_layout
+        )
+        values = layout.split(np.frombuffer(payload, layout.dtype))
+        for variable, value in zip(variables[first:], values[first:], strict=True):
             variable.assign(value)
         if self.vectors.counts:
             self.vectors.set_counts(work.counts)
@@ -395,10 +457,10 @@ class Computation:
             sums.add(len(batch), loss, metrics, start // size)
         return sums
 
-    def _inputs(self, batch: Batch, epoch: int, step: int) -> tuple[Any, ...]:
+    def _inputs(self, batch: Batch, shard: int, epoch: int, step: int) -> tuple[Any, ...]:
         seeds = np.array(
             [
-                [seed_for(self._recipe.seed, "layer", epoch, step, self._rank, index), 0]
+                [seed_for(self._recipe.seed, "layer", epoch, step, shard, index), 0]
                 for index in range(len(self._seeds))
             ],
             np.int64,
@@ -506,65 +568,78 @@ class _Sums:
         found = np.asarray(metrics, np.float64)
         self._metrics = found if self._metrics is None else self._metrics + found
 
-    def result(
-        self, work: Work, counts: Sequence[Sequence[int]], vector: Vector, counters: Sequence[float] = ()
-    ) -> Result:
+    def part(
+        self, counts: Sequence[Sequence[int]], vector: Vector | None = None, counters: Sequence[float] = ()
+    ) -> Part:
         bad = self._bad_step is not None
-        return Result(
-            number=work.number,
+        return Part(
             samples=self._samples,
             loss=float("nan") if bad else self._loss,
             metrics=np.zeros(0) if self._metrics is None or bad else self._metrics,
             bad_step=self._bad_step,
-            vector=vector,
+            is_finite=vector is None or bool(np.isfinite(vector).all()),
             counters=counters,
             counts=counts,
         )
 
 
-def _read_shards(recipe: Recipe, rank: int, batches: Iterator[pa.RecordBatch]) -> tuple[Shard, Shard, str]:
-    """The rows to train on, those that are held out, and the SHA-256 of all of them.
+def _read_shards(recipe: Recipe, held: range, batches: Iterator[pa.RecordBatch]) -> list[HeldShard]:
+    """The shards that a worker holds.
 
-    The hash is of features, labels, weights and marks each for itself, so that it does not depend on how rows come
-    in batches.
+    A shard's fingerprint is the SHA-256 of features, labels, weights and marks each for itself, so that it does not
+    depend on how rows come in batches.
     """
-    digests = [hashlib.sha256() for _ in range(4)]
-    train, held_out = (
-        Shard(recipe.row_shape, recipe.row_dtype, budget_bytes=budget, label_shape=recipe.label_shape)
-        for budget in (recipe.budget_bytes * 3 // 4, recipe.budget_bytes // 4)
-    )
+
+    def empty(budget_bytes: int) -> Shard:
+        budget = budget_bytes // max(1, len(held))
+        return Shard(recipe.row_shape, recipe.row_dtype, budget_bytes=budget, label_shape=recipe.label_shape)
+
+    shards = [
+        HeldShard(number, empty(recipe.budget_bytes * 3 // 4), empty(recipe.budget_bytes // 4))
+        for number in held
+    ]
+    digests = [[hashlib.sha256() for _ in range(4)] for _ in held]
     for batch in batches:
         if batch.num_rows == 0:
             continue
-        ranks = batch.column(RANK).to_numpy(zero_copy_only=False)
-        if not (ranks == rank).all():
-            raise RuntimeError(f"worker {rank} was given rows of worker {int(ranks[ranks != rank][0])}")
-        features = _features(batch.column(FEATURES), recipe)
-        labels = _labels(batch.column(LABEL), recipe.label_shape)
-        weights = batch.column(WEIGHT).to_numpy(zero_copy_only=False).astype(np.float64)
-        if np.isnan(labels).any() or np.isnan(weights).any():
-            raise CorpusError(
-                "a row without a label or sample weight",
-                "a number in every row",
-                "Drop such rows before fit, for example with DataFrame.dropna",
-            )
-        if (
-            not recipe.label_shape
-            and recipe.num_classes
-            and not ((labels >= 0) & (labels < recipe.num_classes)).all()
-        ):
-            raise CorpusError(
-                f"labels from {labels.min():g} to {labels.max():g}",
-                f"class numbers 0 to {recipe.num_classes - 1}, one for each output of the network",
-                "Index the labels with StringIndexer, or give the network as many outputs as there are classes",
-            )
-        held = batch.column(HELD_OUT).to_numpy(zero_copy_only=False).astype(bool)
-        for digest, values in zip(digests, (features, labels, weights, held), strict=True):
-            digest.update(np.ascontiguousarray(values).data)
-        for shard, rows in ((train, ~held), (held_out, held)):
-            if rows.any():
-                shard.append(features[rows], labels[rows], weights[rows])
-    return train, held_out, hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
+        numbers = batch.column(SHARD).to_numpy(zero_copy_only=False)
+        strange = numbers[(numbers < held.start) | (numbers >= held.stop)]
+        if len(strange):
+            raise RuntimeError(f"a worker of the shards {held} was given rows of shard {int(strange[0])}")
+        edges = np.searchsorted(numbers, np.arange(held.start, held.stop + 1))
+        for shard, of_shard, start, stop in zip(shards, digests, edges[:-1], edges[1:], strict=True):
+            if stop > start:
+                _append(shard, recipe, batch.slice(start, stop - start), of_shard)
+    for shard, of_shard in zip(shards, digests, strict=True):
+        found = hashlib.sha256(b"".join(digest.digest() for digest in of_shard))
+        shard.fingerprint = found.hexdigest()
+    return shards
+
+
+def _append(shard: HeldShard, recipe: Recipe, batch: pa.RecordBatch, digests: Sequence[Any]) -> None:
+    """Add rows to a shard and its digests."""
+    features = _features(batch.column(FEATURES), recipe)
+    labels = _labels(batch.column(LABEL), recipe.label_shape)
+    weights = batch.column(WEIGHT).to_numpy(zero_copy_only=False).astype(np.float64)
+    if np.isnan(labels).any() or np.isnan(weights).any():
+        raise CorpusError(
+            "a row without a label or sample weight",
+            "a number in every row",
+            "Drop such rows before fit, for example with DataFrame.dropna",
+        )
+    is_class = not recipe.label_shape and recipe.num_classes
+    if is_class and not ((labels >= 0) & (labels < recipe.num_classes)).all():
+        raise CorpusError(
+            f"labels from {labels.min():g} to {labels.max():g}",
+            f"class numbers 0 to {recipe.num_classes - 1}, one for each output of the network",
+            "Index the labels with StringIndexer, or give the network as many outputs as there are classes",
+        )
+    held = batch.column(HELD_OUT).to_numpy(zero_copy_only=False).astype(bool)
+    for digest, values in zip(digests, (features, labels, weights, held), strict=True):
+        digest.update(np.ascontiguousarray(values).data)
+    for into, rows in ((shard.train, ~held), (shard.held_out, held)):
+        if rows.any():
+            into.append(features[rows], labels[rows], weights[rows])
 
 
 def _labels(column: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -609,7 +684,7 @@ def _offset_type(kind: Any) -> str:
     return "int64" if pa.types.is_large_binary(kind) or pa.types.is_large_list(kind) else "int32"
 
 
-def _weight_of_class(shard: Shard) -> dict[str, int]:
+def _rows_of_class(shard: Shard) -> dict[str, int]:
     """Rows of each class, for balanced class weights."""
     classes, counts = np.unique(_classes(shard.labels()), return_counts=True)
     return {str(int(name)): int(count) for name, count in zip(classes, counts, strict=True)}

@@ -34,7 +34,7 @@ def batches(num_rows: int) -> Iterator[pa.RecordBatch]:
         offsets = pa.py_buffer(np.arange(count + 1, dtype=np.int32) * ROW_BYTES)
         yield pa.RecordBatch.from_pydict(
             {
-                worker.RANK: np.zeros(count, np.int32),
+                worker.SHARD: np.zeros(count, np.int32),
                 worker.FEATURES: pa.Array.from_buffers(
                     pa.binary(), count, [None, offsets, pa.py_buffer(pixels)]
                 ),
@@ -65,7 +65,7 @@ def main(num_bytes: int, budget_bytes: int) -> None:
     network.optimizer.learning_rate = 1e-5
     build_metrics(network, np.zeros(2, np.int64))
     recipe = worker.Recipe(
-        num_workers=1,
+        num_shards=1,
         network=to_bytes(network),
         loss="sparse_categorical_crossentropy",
         metrics=[],

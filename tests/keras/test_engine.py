@@ -175,7 +175,7 @@ def test_a_record_is_plain_and_has_what_an_asynchronous_run_counts_among_the_res
 
 
 def test_fewer_rows_than_workers_are_refused_before_training() -> None:
-    with pytest.raises(CorpusError, match=r"1 rows to train on \(0 held out\) for 2 workers"):
+    with pytest.raises(CorpusError, match=r"1 rows to train on \(0 held out\) for 2 shards"):
         train(_noisy_network(), _rows([1, 0]), optimizer=keras.optimizers.SGD(0.1))
 
 
@@ -236,7 +236,7 @@ def test_shares_far_from_what_was_asked_are_said_with_their_numbers() -> None:
     (held_out,) = uneven_shares([250, 250], [0, 500], 0.3)
     assert "500 of 1,000 rows are held out, 50.0% where 30.0% were asked for" in held_out
     (workers,) = uneven_shares([750, 250], [0, 0], 0.0)
-    assert "750, 250 rows" in workers
+    assert "the shards have 750, 250 rows" in workers
 
 
 def test_balanced_class_weights_are_those_of_scikit_learn() -> None:

@@ -276,7 +276,7 @@ def test_a_learning_rate_set_by_a_callback_is_used_by_workers_too() -> None:
 def test_a_loss_that_is_not_finite_names_epoch_and_step(frequency: str | int) -> None:
     rows = _rows([12, 12])
     rows[1].features[7] = np.nan
-    with pytest.raises(TrainingError, match=r"not finite, in epoch 1, step \d, worker 1"):
+    with pytest.raises(TrainingError, match=r"not finite, in epoch 1, step \d, shard 1"):
         train(_network(), rows, optimizer=keras.optimizers.SGD(0.1), frequency=frequency)
 
 

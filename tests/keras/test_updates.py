@@ -26,6 +26,8 @@ from seedlings_spark.training.wire import Credentials, Kind, Message, send
 ROOT = Path(__file__).parents[2]
 RUN = "this run"
 NUM_UPDATES = 5
+ROWS: dict[str, Any] = {"train": 20, "held_out": 0, "fingerprint": ""}
+PART: dict[str, Any] = {"samples": 4, "loss": 1.0, "metrics": []}
 # A worker process that pushes its second update and is killed before it can hear that it has been taken.
 WORKER = """
 import os, signal, sys
@@ -35,12 +37,13 @@ from seedlings_spark.training.wire import Credentials, Kind, Message, send
 port, steps = int(sys.argv[1]), int(sys.argv[2])
 credentials = Credentials(sys.stdin.buffer.read())
 worker = client.ParameterClient(("127.0.0.1", port), credentials)
-worker.open({"run": "this run", "generation": 0, "rank": 0})
+rows = {"train": 20, "held_out": 0, "fingerprint": ""}
+worker.open({"run": "this run", "generation": 0, "rank": 0, "shards": [rows]})
 worker.expect(1 << 20)
 work = worker.ready()
 for number in range(steps):
-    header = {"number": work.header["number"], "samples": 4, "loss": 1.0, "seconds": 0.1}
-    header |= {"metrics": [], "bad_step": None}
+    header = {"number": work.header["number"], "seconds": 0.1}
+    header |= {"parts": [{"samples": 4, "loss": 1.0, "metrics": []}]}
     payload = bytes(work.payload)
     if number == steps - 1:
         send(worker._connection, Message(Kind.RESULT, header, payload))
@@ -67,7 +70,7 @@ class Bench:
         build_metrics(network, np.zeros(2, np.int64))
         self.master = Master(network)
         self.credentials = Credentials.make()
-        self.group = WorkerGroup(RUN, 1, lambda generation, ended: NoWorkers(), 0)
+        self.group = WorkerGroup(RUN, 1, 1, lambda generation, num_workers, ended: NoWorkers(), 0)
         center = Center(self.master, rule="downpour", elasticity=0.5, local=True, locked=True)
         self.running = FreeRunning(self.group, center)
         self.port = 0
@@ -87,7 +90,7 @@ class Bench:
 
     def worker(self) -> ParameterClient:
         client = ParameterClient(("127.0.0.1", self.port), self.credentials)
-        client.open({"run": RUN, "generation": 0, "rank": 0})
+        client.open({"run": RUN, "generation": 0, "rank": 0, "shards": [ROWS]})
         client.expect(1 << 20)
         return client
 
@@ -105,11 +108,8 @@ def bench() -> Iterator[Bench]:
 def _result(work: Message) -> dict[str, Any]:
     return {
         "number": work.header["number"],
-        "samples": 4,
-        "loss": 1.0,
+        "parts": [PART],
         "seconds": 0.1,
-        "metrics": [],
-        "bad_step": None,
     }
 
 
@@ -189,19 +189,31 @@ def test_half_an_update_is_none(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"samples": -1},
-        {"samples": "4"},
-        {"samples": True},
+        *(
+            {"parts": [{**PART, **changed}]}
+            for changed in (
+                {"samples": -1},
+                {"samples": "4"},
+                {"samples": True},
+                {"loss": "small"},
+                {"metrics": [[1.0]]},
+                {"metrics": "none"},
+                {"bad_step": "first"},
+                {"is_finite": 1},
+                {"counters": 3},
+                {"counts": [["many"]]},
+            )
+        ),
+        *({"parts": [{name: PART[name] for name in PART if name != missing}]} for missing in PART),
+        {"parts": []},
+        {"parts": [PART, PART]},
+        {"parts": ["all"]},
+        {"parts": {}},
         {"seconds": None},
         {"seconds": "long"},
-        {"loss": "small"},
-        {"metrics": [[1.0]]},
-        {"metrics": "none"},
-        {"bad_step": "first"},
-        {"counters": 3},
-        {"counts": [["many"]]},
         {"number": "update 1"},
         {"number": ["update 0"]},
+        {"payload": 0},
         {"payload": 5},
         {"payload": 8},
     ],
@@ -215,7 +227,7 @@ def test_a_result_that_is_none_is_refused_and_the_next_worker_goes_on(
         payload = bytes(changed["payload"]) if "payload" in changed else _plus_one(work)
         with pytest.raises((RefusedError, OSError)):
             worker.result({**_result(work), **changed}, payload)
-    for missing in ("number", "samples", "loss", "seconds", "metrics", "bad_step"):
+    for missing in ("number", "parts", "seconds"):
         with bench.worker() as worker:
             header = _result(worker.ready())
             del header[missing]
@@ -237,9 +249,13 @@ def test_a_result_that_is_none_is_refused_and_the_next_worker_goes_on(
         {"rank": -1},
         {"rank": "0"},
         {"rank": True},
-        {"rows": "all"},
+        {"shards": []},
+        {"shards": "all"},
+        {"shards": [ROWS, ROWS]},
+        {"shards": [{**ROWS, "train": "all"}]},
+        {"shards": [{**ROWS, "of_class": {"0": "all"}}]},
+        {"shards": [{"train": 20}]},
         {"environment": "mine"},
-        {"weight_of_class": {"0": "all"}},
     ],
     ids=str,
 )
@@ -250,6 +266,6 @@ def test_who_says_something_else_than_a_worker_of_this_run_is_refused(
         ParameterClient(("127.0.0.1", bench.port), bench.credentials) as client,
         pytest.raises(RefusedError),
     ):
-        client.open({"run": RUN, "generation": 0, "rank": 0, **changed})
+        client.open({"run": RUN, "generation": 0, "rank": 0, "shards": [ROWS], **changed})
     with bench.worker() as worker:
         assert worker.ready().header["number"] == "update 0"

@@ -20,20 +20,20 @@ from seedlings_spark.training.record import TrainingRecord
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one worker: features, labels, sample weights, and which are held out."""
+    """The rows of one shard: features, labels, sample weights, and which are held out."""
 
     features: np.ndarray
     labels: np.ndarray
     weights: np.ndarray | None = None
     held_out: np.ndarray | None = None
 
-    def batches(self, rank: int) -> Iterator[pa.RecordBatch]:
+    def batches(self, shard: int) -> Iterator[pa.RecordBatch]:
         count = len(self.labels)
         flat = self.features.reshape(count, int(np.prod(self.features.shape[1:])))
         offsets = np.arange(count + 1, dtype=np.int32) * flat.shape[1] if count else np.zeros(1, np.int32)
         yield pa.RecordBatch.from_pydict(
             {
-                worker.RANK: np.full(count, rank, np.int32),
+                worker.SHARD: np.full(count, shard, np.int32),
                 worker.FEATURES: pa.ListArray.from_arrays(offsets, flat.astype(np.float64).ravel()),
                 worker.LABEL: self.labels.astype(np.float64),
                 worker.WEIGHT: np.ones(count) if self.weights is None else self.weights,
@@ -56,13 +56,13 @@ class Outcome:
 
 
 def launcher(rows: Sequence[Rows], retries: int = 0) -> ThreadLauncher:
-    return ThreadLauncher([partial(one.batches, rank) for rank, one in enumerate(rows)], retries=retries)
+    return ThreadLauncher([partial(one.batches, shard) for shard, one in enumerate(rows)], retries=retries)
 
 
 def train(
     network: Any, rows: Sequence[Rows], *, optimizer: Any, epochs: int = 3, launch: Any = None, **given: Any
 ) -> Outcome:
-    """Train a copy of the network on these workers; `given` are fields of `RunOptions`, `Recipe` and `Engine`."""
+    """Train a copy of the network on these shards; `given` are fields of `RunOptions`, `Recipe` and `Engine`."""
     with runtime.float_type_of(network):
         engine = made(network, rows, optimizer=optimizer, epochs=epochs, launch=launch, **given)
         record = engine.run()
@@ -75,7 +75,15 @@ def made(
     """The engine of `train`."""
     of_engine = {name: given.pop(name) for name in ("callbacks", "progress", "identity") if name in given}
     of_options = {field.name: given.pop(field.name) for field in fields(RunOptions) if field.name in given}
-    options = RunOptions(**{"mode": "synchronous", "frequency": "batch", "num_epochs": epochs, **of_options})
+    options = RunOptions(
+        **{
+            "mode": "synchronous",
+            "frequency": "batch",
+            "num_epochs": epochs,
+            "num_workers": len(rows),
+            **of_options,
+        }
+    )
     content = carried.to_bytes(network)
     trained = carried.from_bytes(content, given.get("custom_objects"))
     labels = given.get("labels", "index")
@@ -86,7 +94,7 @@ def made(
     trained.compile(loss=loss, optimizer=optimizer, metrics=made_metrics(metrics))
     recipe = worker.Recipe(
         **{
-            "num_workers": len(rows),
+            "num_shards": len(rows),
             "network": content,
             "loss": loss,
             "metrics": metrics,

@@ -1,29 +1,7 @@
 import numpy as np
 import pytest
 
-from seedlings_spark.training.weights import Layout, weighted_mean
-
-
-def test_a_mean_over_no_samples_is_refused() -> None:
-    with pytest.raises(ValueError, match="no samples"):
-        weighted_mean([np.ones(2), np.ones(2)], [0, 0])
-
-
-def test_a_vector_without_samples_is_not_looked_at() -> None:
-    mean = weighted_mean([np.array([np.nan, np.inf]), np.array([1.0, 2.0])], [0, 3])
-    assert mean.tolist() == [1.0, 2.0]
-
-
-def test_the_mean_is_weighted_by_samples() -> None:
-    mean = weighted_mean([np.array([1.0, 10.0]), np.array([4.0, -20.0])], [1, 2])
-    assert mean == pytest.approx([3.0, -10.0])
-
-
-def test_the_mean_keeps_the_dtype_and_leaves_its_arguments_alone() -> None:
-    first, second = np.ones(3, np.float32), np.full(3, 3, np.float32)
-    mean = weighted_mean([first, second], [1, 1])
-    assert mean.dtype == np.float32 and mean.tolist() == [2, 2, 2]
-    assert first.tolist() == [1, 1, 1] and second.tolist() == [3, 3, 3]
+from seedlings_spark.training.weights import Layout
 
 
 def test_what_was_flattened_splits_into_the_same_arrays() -> None:
