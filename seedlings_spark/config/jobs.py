@@ -226,6 +226,13 @@ class TrainOptions(Options):
     num_workers: int = option(
         2, "tasks that train at once; each needs a free slot", reason="works on any machine", least=1
     )
+    shards: int = option(
+        0,
+        "parts that the images are dealt to, of which each worker holds some: synchronous training gives the same bits"
+        " with any number of workers up to this; 0 for as many as workers",
+        reason="more of them make batches smaller, or a step of all workers larger",
+        least=0,
+    )
     threads: int = option(
         0,
         "TensorFlow's threads in each worker; 0 for as many as spark.task.cpus",
@@ -314,7 +321,7 @@ class TrainOptions(Options):
         least=1,
     )
     batch_size: int = option(
-        32, "images of one worker in one step", unit="images", reason="Keras' own", least=1
+        32, "images of one shard in one step", unit="images", reason="Keras' own", least=1
     )
     class_weight: str = option(
         "none",

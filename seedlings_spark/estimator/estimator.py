@@ -45,7 +45,7 @@ with runtime.quiet_import():
     from seedlings_spark.estimator.stock import ElephasEstimator
     from seedlings_spark.models import networks
     from seedlings_spark.problems import Problem
-    from seedlings_spark.training.engine import Engine, RunOptions
+    from seedlings_spark.training.engine import Engine, RunOptions, check_shards
 
 _log = logging.getLogger(__name__)
 
@@ -210,26 +210,19 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
         chosen = self._training_columns()
         chosen.check(dataset, recipe, problem)
         _log.info(
-            "training %s: %s parameters, %d workers of %d thread%s, %s, every %s",
+            "training %s: %s parameters, %d shard%s, workers of %d thread%s, %s, every %s",
             network.name,
             f"{network.count_params():,}",
-            options.num_workers,
-            recipe.threads,
-            "s" * (recipe.threads != 1),
-            options.mode,
-            options.frequency,
+            *(recipe.num_shards, "s" * (recipe.num_shards != 1)),
+            *(recipe.threads, "s" * (recipe.threads != 1)),
+            *(options.mode, options.frequency),
         )
         rows = chosen.deal(dataset, recipe.num_shards, options.held_out_share)
         engine = Engine(
             options,
             recipe,
             network,
-            StageLauncher(
-                partial(rows_of_workers, rows, recipe.num_shards),
-                spark,
-                f"train {network.name}",
-                barrier=options.is_synchronous,
-            ),
+            StageLauncher(partial(rows_of_workers, rows, recipe.num_shards), spark, f"train {network.name}"),
             identity=self._identity(recipe),
             callbacks=self._callbacks,
             progress=self._progress or (ProgressLine(options.num_epochs) if self.get_verbosity() else None),
@@ -283,6 +276,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             ports=session.ports(self.getOrDefault("server_port")),
             encrypt=self.getOrDefault("encrypt"),
         )
+        check_shards(self._num_shards(), options)
         feature_column(dataset, self.getFeaturesCol())
         label_names(dataset, self.getLabelCol())
         return replace(options, held_out_share=0.0) if self._has_column("validationIndicatorCol") else options
@@ -331,6 +325,9 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             rule=options.rule,
         )
         return network
+
+    def _num_shards(self) -> int:
+        return int(self.getOrDefault("shards") or self.get_num_workers())
 
     def _has_network(self) -> bool:
         """Whether the network of `set_network` is that of the params."""
@@ -383,7 +380,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
         content = carried.to_bytes(network, compiled=False)
         optimizer = optimizers.to_config(network.optimizer)
         recipe = Recipe(
-            num_shards=self.getOrDefault("shards") or self.get_num_workers(),
+            num_shards=self._num_shards(),
             network=content,
             loss=self._loss_of_workers(),
             metrics=metric_recipes(self.get_metrics()),
@@ -415,11 +412,13 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
         return recipe
 
     def _identity(self, recipe: Recipe) -> RunIdentity:
+        # The order counts: shards stand where earlier releases had the number of workers.
         same = ("mode", "frequency", "rule", "elasticity", "validation_split", "class_weight", "metrics")
-        computed = ("num_shards", "batch_size", "seed", "threads", "labels")
+        computed = ("batch_size", "seed", "threads", "labels")
         return RunIdentity(
             {
                 **{name: str(self.getOrDefault(name)) for name in same},
+                "shards": str(recipe.num_shards),
                 **{name: str(getattr(recipe, name)) for name in computed},
                 "network": carried.to_json(recipe.network),
                 "loss": problems.described(recipe.loss),

@@ -189,6 +189,9 @@ def _without_counts(text: str) -> str:
 
 def _differing(kept: Mapping[str, str], asked: Mapping[str, str]) -> str:
     """In which options two runs differ."""
+    kept = {
+        "shards" if name == "num_workers" else name: text for name, text in kept.items()
+    }  # as it was called
     names = [name for name in {**asked, **kept} if kept.get(name) != asked.get(name)]
     if not kept or not names:  # of an earlier release
         return "other options, network or features"

@@ -220,6 +220,7 @@ class Engine:
                 address=(host, listener.port),
                 credentials=Credentials.make(encrypt=options.encrypt),
                 recipe=recipe,
+                is_barrier=options.is_synchronous,
             )
             group = WorkerGroup(
                 task.run,

@@ -7,7 +7,7 @@ neighbours.
 The shards are the leaves of one binary tree: a node covers neighbours, and is halved in the middle. At each node stands
 the mean of the vectors below it, weighted by samples, made from the means of its two halves. So the mean of all has the
 same bits whoever has computed which part of it, and a worker sends one vector for each node that lies whole within its
-block: one alone where the number of workers is a power of two.
+block: one alone where 2, 4, 8, ... workers hold as many shards each.
 """
 
 from collections.abc import Callable

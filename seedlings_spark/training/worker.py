@@ -104,6 +104,7 @@ class TrainTask:
         run: Id of the run.
         generation: How many times the workers have been started before.
         num_workers: Workers of this generation.
+        is_barrier: Whether they start together and end together; else each is replaced alone.
         address: (host, port) of the parameter server.
         credentials: Credentials of the run.
         recipe: What it computes.
@@ -115,6 +116,7 @@ class TrainTask:
     address: tuple[str, int]
     credentials: Credentials
     recipe: Recipe
+    is_barrier: bool = True
 
     def shards_of(self, rank: int) -> range:
         """The shards that a worker holds."""

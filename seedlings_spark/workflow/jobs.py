@@ -34,6 +34,7 @@ _ESTIMATOR: tuple[str, ...] = (
     "rule",
     "frequency",
     "num_workers",
+    "shards",
     "threads",
     "epochs",
     "batch_size",
@@ -188,7 +189,7 @@ def _estimator(
     from seedlings_spark.workflow import pipeline
 
     is_shared = options.mode != "synchronous" and options.frequency == "batch"
-    sizes = (options.num_workers, options.batch_size, options.epochs)
+    sizes = (options.shards or options.num_workers, options.batch_size, options.epochs)
     steps = pipeline.num_steps(pipeline.training_images(spark, prepared), *sizes, is_shared=is_shared)
     estimator = SeedlingsEstimator(
         **config.chosen(options, *_ESTIMATOR),

@@ -189,20 +189,20 @@ def _rate(highest: float, schedule: str, num_steps: int, warm_up: float) -> Any:
 
 
 def num_steps(
-    images: DataFrame, num_workers: int, batch_size: int, epochs: int, *, is_shared: bool = False
+    images: DataFrame, num_shards: int, batch_size: int, epochs: int, *, is_shared: bool = False
 ) -> int:
     """Steps of one optimizer in a whole run: known before it starts, since shards follow from the hashes.
 
     Args:
         images: Images of the corpus.
-        num_workers: Number of workers of the run.
+        num_shards: Shards of the run.
         batch_size: Batch size of each worker.
         epochs: Epochs of the run.
         is_shared: Whether the optimizer takes a step for each batch of each worker, as the master's does when
             asynchronous workers push gradients; else one for a batch of all workers together.
     """
     digits = F.right(F.col(schema.CONTENT_HASH), F.lit(fingerprint.DIGITS))
-    shard = F.pmod(F.conv(digits, 16, 10).cast("long"), F.lit(num_workers))
+    shard = F.pmod(F.conv(digits, 16, 10).cast("long"), F.lit(num_shards))
     counts = images.where(F.col(schema.SPLIT) == schema.TRAIN).groupBy(shard).count()
     steps = F.ceil(F.col("count") / F.lit(batch_size))
     found = counts.agg(F.sum(steps) if is_shared else F.max(steps)).first()

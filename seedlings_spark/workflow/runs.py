@@ -195,11 +195,19 @@ def _epochs(run: str) -> list[dict[str, Any]]:
 
 def _changed(record: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
     """In what a recorded run differs from another one."""
-    options, other = record.get("options") or {}, about.get("options") or {}
+    options, other = (_computed(each.get("options") or {}) for each in (record, about))
     changed = {name for name in {**options, **other} if options.get(name) != other.get(name)}
     if record.get("corpus", {}).get("fingerprint") != about.get("corpus", {}).get("fingerprint"):
         changed.add("corpus")
     return sorted(changed)
+
+
+def _computed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that a result depends on: workers that meet may be others, as long as the shards are the same."""
+    found = {**options, "shards": options.get("shards") or options.get("num_workers")}
+    if options.get("mode") == "synchronous":
+        found.pop("num_workers", None)
+    return found
 
 
 def _ended(record: dict[str, Any], exit_code: int, error: str) -> dict[str, Any]:

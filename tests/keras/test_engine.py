@@ -16,6 +16,7 @@ from seedlings_spark.training.engine import RunOptions, balanced_class_weights, 
 from seedlings_spark.training.launcher import ThreadLauncher
 from seedlings_spark.training.progress import Silent
 from seedlings_spark.training.record import TrainingRecord
+from seedlings_spark.training.shard import epoch_order
 from tests.keras.test_synchronous import _noisy_network, _rows
 from tests.keras.training import Rows, launcher, train
 
@@ -60,6 +61,109 @@ def test_killed_workers_change_no_bit_of_a_synchronous_run(frequency: str | int)
     assert calm.record.stage_failures == 0 and killed.record.stage_failures == 2
     assert killed.master.weights().tobytes() == calm.master.weights().tobytes()
     assert killed.record.history == calm.record.history
+
+
+def _sized_rows() -> list[Rows]:
+    """Of eight shards, one of which has nothing to train on at most steps."""
+    rng = np.random.default_rng(3)
+    return [
+        Rows(one.features, one.labels, one.weights, rng.random(len(one.labels)) < 0.2)
+        for one in _rows([13, 10, 11, 9, 3, 12, 8, 14])
+    ]
+
+
+def _varied_network(dtype: str = "float32") -> Any:
+    keras.utils.set_random_seed(5)
+    dense, noise = keras.layers.Dense, keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((5,), dtype=dtype),
+            dense(16, activation="relu", dtype=dtype),
+            noise.BatchNormalization(momentum=0.8, dtype=dtype),
+            noise.Dropout(0.5, seed=1, dtype=dtype),
+            dense(3, activation="softmax", dtype=dtype),
+        ]
+    )
+
+
+def _augmentation() -> str:
+    noise = keras.layers.GaussianNoise(0.1, seed=1)
+    return keras.Sequential([keras.Input((5,)), noise]).to_json()
+
+
+def _of_shards(frequency: str | int, num_workers: int, **given: Any) -> Any:
+    options = {"augmentation": _augmentation(), "metrics": ["accuracy"], "epochs": 2, **given}
+    return train(
+        _varied_network(),
+        _sized_rows(),
+        optimizer=keras.optimizers.Adam(0.01),
+        frequency=frequency,
+        num_workers=num_workers,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(("frequency", "others"), [("batch", [8, 3]), (2, [4])])
+def test_any_number_of_workers_gives_the_same_bits(frequency: str | int, others: list[int]) -> None:
+    alone = _of_shards(frequency, 1)
+    for num_workers in others:
+        several = _of_shards(frequency, num_workers)
+        assert several.master.state().tobytes() == alone.master.state().tobytes()
+        assert several.history == alone.history
+        assert several.record.rows_fingerprint == alone.record.rows_fingerprint
+        images = [worker["images"] for worker in several.record.workers]
+        assert len(images) == num_workers and sum(images) == 2 * sum(several.record.rows)
+
+
+def test_a_step_takes_the_mean_of_the_shards_gradients_each_of_which_is_plain_keras() -> None:
+    """With statistics of each shard's own batch, and with the seeds of its own number."""
+    network, rows = _varied_network("float64"), _sized_rows()
+    outcome = train(
+        network, rows, optimizer=keras.optimizers.SGD(0.1), epochs=1, batch_size=16, num_workers=2
+    )
+    assert outcome.master.iterations == 1
+
+    import tensorflow as tf
+
+    normalization, dropout = network.layers[1:3]
+    variables = network.trainable_variables
+    counts, gradients, statistics = [], [], []
+    start = [np.array(weight) for weight in network.non_trainable_weights]
+    for shard, one in enumerate(rows):
+        chosen = np.flatnonzero(~one.held_out)  # type: ignore[operator]
+        chosen = chosen[epoch_order(0, 0, shard, len(chosen), 40)]
+        for weight, value in zip(network.non_trainable_weights, start, strict=True):
+            weight.assign(value)
+        dropout.seed_generator.state.assign([reproducibility.seed_for(0, "layer", 0, 0, shard, 0), 0])
+        with tf.GradientTape() as tape:
+            outputs = network(one.features[chosen], training=True)
+            losses = keras.losses.sparse_categorical_crossentropy(one.labels[chosen], outputs)
+            loss = tf.reduce_mean(losses * one.weights[chosen])  # type: ignore[index]
+        gradients.append([g.numpy() for g in tape.gradient(loss, [v.value for v in variables])])
+        statistics.append([np.array(normalization.moving_mean), np.array(normalization.moving_variance)])
+        counts.append(len(chosen))
+    trained = outcome.master.network
+    for ours, before, column in zip(
+        trained.trainable_variables, variables, zip(*gradients, strict=True), strict=True
+    ):
+        expected = np.array(before) - 0.1 * np.average(column, axis=0, weights=counts)
+        np.testing.assert_allclose(np.array(ours), expected, rtol=0, atol=1e-8)
+    found = [trained.layers[1].moving_mean, trained.layers[1].moving_variance]
+    for ours, column in zip(found, zip(*statistics, strict=True), strict=True):
+        expected = np.average(column, axis=0, weights=counts)
+        np.testing.assert_allclose(np.array(ours), expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"num_workers": 9}, "8 shards for 9 workers"),
+        ({"num_workers": 4, "mode": "asynchronous"}, "8 shards for 4 workers in mode asynchronous"),
+    ],
+)
+def test_shards_that_the_workers_cannot_hold_are_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        train(_noisy_network(), _rows([9] * 8), optimizer=keras.optimizers.SGD(0.1), **given)
 
 
 def _of_weight(labels: Any, outputs: Any) -> Any:

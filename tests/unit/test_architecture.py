@@ -63,7 +63,7 @@ GROUPS = [
         "training.progress",
         "training.record",
     ],
-    ["training.rules", "training.epochs"],
+    ["training.tree", "training.rules", "training.epochs"],
     ["training.messages"],
     ["training.master"],
     ["training.worker", "training.checkpoint"],

@@ -102,6 +102,16 @@ def test_a_refused_checkpoint_names_the_options_that_differ(tmp_path: Path) -> N
         assert words in str(caught.value)
 
 
+def test_what_was_the_number_of_workers_is_that_of_shards(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(str(tmp_path))
+    before = RunIdentity({"mode": "synchronous", "num_workers": "2"})
+    checkpoints.save(replace(STATE, identity=before.text(), parts=before.shown()))
+    same, other = (RunIdentity({"mode": "synchronous", "shards": count}) for count in "24")
+    assert checkpoints.latest(same.text(), same.shown()) is not None
+    with pytest.raises(OptionError, match=r"other options: shards 2 instead of 4\. "):
+        checkpoints.latest(other.text(), other.shown())
+
+
 def test_the_last_two_are_kept_and_strangers_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     checkpoints = Checkpoints(str(tmp_path))

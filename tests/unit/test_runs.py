@@ -50,6 +50,19 @@ def test_a_run_goes_on_with_its_own_options_only(run: str) -> None:
     assert record(run)["attempts"][-1]["exit_code"] == 0
 
 
+def test_a_run_goes_on_with_other_workers_and_the_same_shards(run: str) -> None:
+    def begin(**options: Any) -> None:
+        runs.begin(run, {**ABOUT, "options": {"mode": "synchronous", **options}})
+
+    begin(num_workers=4)  # as recorded before there were shards
+    begin(num_workers=4, shards=0)
+    begin(num_workers=2, shards=4)
+    with pytest.raises(OptionError, match=r"has been recorded \(shards\)"):
+        begin(num_workers=2, shards=0)
+    with pytest.raises(OptionError, match=r"has been recorded \(mode, num_workers\)"):
+        begin(num_workers=2, shards=4, mode="asynchronous")
+
+
 def test_it_is_told_what_a_run_is_doing(run: str) -> None:
     with Lock(run, "a driver"):
         runs.begin(run, ABOUT, "app-1")
