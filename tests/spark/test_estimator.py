@@ -865,17 +865,37 @@ def test_workers_are_fed_by_megabytes_whatever_number_of_rows_that_is(
     monkeypatch.setattr(stage, "run", _longest_batch)
     rows = spark.range(400).selectExpr("unhex(repeat('00', 65536)) AS features").repartition(1)
     recipe = SimpleNamespace(row_shape=(128, 512), row_dtype="uint8", threads=1)
+    task = SimpleNamespace(recipe=recipe, num_workers=1, is_barrier=False)
     name = "spark.sql.execution.arrow.maxRecordsPerBatch"
     before, ended = spark.conf.get(name), queue.SimpleQueue[Any]()
-    launcher = stage.StageLauncher(rows, "feeds", barrier=False)
+    launcher = stage.StageLauncher(lambda num_workers: rows, spark, "feeds")
     with session.arrow_batches(spark, 8):  # somebody else's, of small rows, at the same time
-        attempt = launcher.launch(cast(Any, SimpleNamespace(recipe=recipe)), lambda *found: ended.put(found))
+        attempt = launcher.launch(cast(Any, task), lambda *found: ended.put(found))
         found, error = ended.get()
         assert attempt.join(HANG_SECONDS)
         assert spark.conf.get(name) == "10000"
     assert error is None
     assert found[0]["images"] == session.ARROW_BATCH_BYTES // 65536 == 128
     assert spark.conf.get(name) == before
+
+
+def test_any_number_of_workers_trains_the_same_bits_and_takes_up_what_others_left(
+    table: DataFrame, tmp_path: Path
+) -> None:
+    def fit(num_workers: int, epochs: int, folder: str, **given: Any) -> Any:
+        given = {"shards": 3, "validation_split": 0.2, "checkpoint_path": folder, **given}
+        return _estimator(num_workers=num_workers, epochs=epochs, **given).fit(table)
+
+    folder = str(tmp_path / "checkpoints")
+    whole = fit(2, 3, "")
+    fit(1, 2, folder)
+    with pytest.raises(OptionError, match=r"other options: shards 3 instead of 2\. "):
+        fit(2, 3, folder, shards=2)
+    taken_up = fit(2, 3, folder)
+    assert _bits(taken_up) == _bits(whole)
+    assert taken_up.history == whole.history
+    assert taken_up.record["rows"] == whole.record["rows"] and len(whole.record["rows"]) == 3
+    assert len(whole.record["workers"]) == 2
 
 
 def test_two_runs_at_once_do_not_meet(table: DataFrame) -> None:
