@@ -25,6 +25,9 @@ _log = logging.getLogger(__name__)
 # Seconds that Spark is given to notice by itself that a task of a barrier stage has died, before the stage is
 # cancelled; and to notice it and start the task again, with TensorFlow, in an ordinary stage.
 GRACE_SECONDS, RETRY_SECONDS = 15.0, 180.0
+# How long a run without room for its fewest workers waits before it leaves waiting to Spark; looks at the slots, a
+# second each, after which a stage is given up that some of its workers have no room in.
+_ROOM_SECONDS, _LOOKS = 120.0, 3
 
 
 @dataclass(eq=False)
@@ -80,12 +83,36 @@ class Sums:
         return logs
 
 
+@dataclass(frozen=True)
+class Size:
+    """How many workers a run has.
+
+    Args:
+        least: With fewer it waits.
+        most: More are not started.
+        slots: How many could run now; not asked where `least` is `most`.
+    """
+
+    least: int
+    most: int
+    slots: Callable[[], int] = lambda: 0
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether it may change."""
+        return self.least < self.most
+
+    def now(self) -> int:
+        """As many as there is room for."""
+        return max(self.least, min(self.most, self.slots())) if self.is_elastic else self.most
+
+
 class WorkerGroup:
     """A run's workers, started again when they fail, and who of them holds which rank.
 
     Args:
         run: Id of the run; workers of another one are refused.
-        num_workers: Workers that are started at once.
+        size: How many workers are started at once.
         num_shards: Shards that they hold among them.
         launch: Starts the workers of a generation, as many as said, and will call the function that it is given when
             they have ended.
@@ -96,19 +123,19 @@ class WorkerGroup:
     def __init__(
         self,
         run: str,
-        num_workers: int,
+        size: Size,
         num_shards: int,
         launch: Callable[[int, int, Ended], Attempt],
         max_failures: int,
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         self.condition = threading.Condition()
-        self.num_workers, self.num_shards = num_workers, num_shards
+        self.num_workers, self.num_shards = size.most, num_shards
         self.num_failures = 0
         self.has_begun = False
         self.on_restart: Callable[[], None] = lambda: None
         self.summaries: list[Mapping[str, Any]] = []
-        self._run, self._launch, self._max_failures = run, launch, max_failures
+        self._size, self._run, self._launch, self._max_failures = size, run, launch, max_failures
         self._grace_seconds = grace_seconds
         self._generation = -1
         self._attempts: list[Attempt] = []
@@ -116,6 +143,7 @@ class WorkerGroup:
         self._failure: BaseException | None = None
         self._attempt_error: BaseException | None = None
         self._lost_at: float | None = None
+        self._looks_without_room = 0
         self._failures_of_epoch = 0
 
     def shards_of(self, rank: int) -> range:
@@ -149,6 +177,10 @@ class WorkerGroup:
         self.condition.notify_all()
         return self._holders[rank]
 
+    def holds(self, ticket: object) -> bool:
+        """Whether a ticket is that of a worker that holds its rank."""
+        return isinstance(ticket, RankHolder) and self._holds(ticket)
+
     def holder(self, ticket: object) -> RankHolder:
         """The worker of a ticket.
 
@@ -172,18 +204,28 @@ class WorkerGroup:
             if isinstance(ticket, RankHolder) and self._holds(ticket):
                 self.fail(_own_words(f"an exception in worker {ticket.rank}:\n{text.rstrip()}\n"))
 
-    def lost(self, ticket: object, why: str) -> None:
-        """A connection broke. Spark is given some time to notice that the task is gone."""
+    def lost(self, ticket: object, why: str) -> bool:
+        """A connection broke. Spark is given some time to notice that the task is gone.
+
+        Returns:
+            Whether it was that of a worker who held a rank.
+        """
         with self.condition:
-            if isinstance(ticket, RankHolder) and self._holds(ticket):
-                _log.warning("lost worker %d: %s", ticket.rank, why)
-                self._lost_at = time.monotonic()
-                self.condition.notify_all()
+            if not isinstance(ticket, RankHolder) or not self._holds(ticket):
+                return False
+            _log.warning("lost worker %d: %s", ticket.rank, why)
+            self._lost_at = time.monotonic()
+            self.condition.notify_all()
+            return True
 
     def start(self) -> None:
-        """Start the workers, for the first time or again."""
+        """Start the workers, for the first time or again: as many as there is room for."""
+        num_workers = self._room()
+        if num_workers != self.num_workers or (self._size.is_elastic and self._generation < 0):
+            _log.info("training with %d of at most %d workers", num_workers, self._size.most)
         with self.condition:
             self.on_restart()
+            self.num_workers = num_workers
             self._holders.clear()
             self._lost_at = self._attempt_error = None
             self._generation += 1
@@ -199,6 +241,17 @@ class WorkerGroup:
     def new_epoch(self) -> None:
         """Give the workers their full budget of failures again."""
         self._failures_of_epoch = 0
+
+    def grow(self) -> None:
+        """Between two pieces of work: start the workers again if there is room for more of them."""
+        if self._size.now() <= self.num_workers:
+            return
+        with self.condition:
+            self.on_restart()
+        if not self.join(GRACE_SECONDS):
+            self._attempts[-1].cancel()
+            self.join(GRACE_SECONDS)
+        self.start()
 
     def close(self) -> None:
         """Refuse whoever comes now."""
@@ -235,10 +288,27 @@ class WorkerGroup:
                         self.condition.wait(1.0)
             if cancel:
                 _log.warning("Spark has not noticed that a worker is gone; cancelling the stage")
+            if cancel or self._lacks_room():
                 self._attempts[-1].cancel()
             if error is not None:
                 self._count_failure(error)
                 self.start()
+
+    def _room(self) -> int:
+        """How many workers to start; waits a while where there is no room for the fewest."""
+        deadline = time.monotonic() + _ROOM_SECONDS
+        while self._size.is_elastic and self._size.slots() < self._size.least and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return self._size.now()
+
+    def _lacks_room(self) -> bool:
+        """Whether some of the workers that were started find no slot, since executors have gone in the meantime."""
+        if not self._size.is_elastic or len(self._holders) == self.num_workers:
+            self._looks_without_room = 0
+            return False
+        lacks = self._size.now() < self.num_workers
+        self._looks_without_room = self._looks_without_room + 1 if lacks else 0
+        return self._looks_without_room > _LOOKS
 
     def _holds(self, ticket: RankHolder) -> bool:
         return self._holders.get(ticket.rank) is ticket

@@ -23,7 +23,7 @@ from seedlings_spark.training import network as carried
 from seedlings_spark.training import rules
 from seedlings_spark.training.asynchronous import AsynchronousRun
 from seedlings_spark.training.checkpoint import RunIdentity
-from seedlings_spark.training.coordination import GRACE_SECONDS, RETRY_SECONDS, WorkerGroup
+from seedlings_spark.training.coordination import GRACE_SECONDS, RETRY_SECONDS, Size, WorkerGroup
 from seedlings_spark.training.epochs import Epochs, Observers
 from seedlings_spark.training.launcher import Attempt, Ended, Launcher
 from seedlings_spark.training.master import Master, build_metrics, made_metrics
@@ -56,7 +56,8 @@ class RunOptions:
         mode: One of `choices.MODES`.
         frequency: "batch", "epoch", or a number of steps between two exchanges.
         num_epochs: Number of epochs of the whole run, with those that an earlier attempt has trained.
-        num_workers: Workers that train at once.
+        num_workers: Workers that train at once, at most.
+        min_workers: The fewest of them with which a synchronous run goes on; 0 for `num_workers`.
         rule: One of `rules.RULES`, for asynchronous modes; "" for the default.
         elasticity: alpha of the elastic rules; 0 for 0.9 / num_workers.
         precision: "float32", "mixed_bfloat16", or "auto".
@@ -75,6 +76,7 @@ class RunOptions:
     frequency: str | int
     num_epochs: int
     num_workers: int = 1
+    min_workers: int = 0
     rule: str = ""
     elasticity: float = 0.0
     precision: str = "float32"
@@ -100,6 +102,18 @@ class RunOptions:
             )
         if self.num_workers < 1:
             raise OptionError(f"num_workers={self.num_workers!r}", "at least 1", "Correct num_workers")
+        if not 0 <= self.min_workers <= self.num_workers:
+            raise OptionError(
+                f"min_workers={self.min_workers!r} with num_workers={self.num_workers}",
+                "at most num_workers, or 0 for as many",
+                "Correct min_workers",
+            )
+        if self.min_workers not in (0, self.num_workers) and self.mode != "synchronous":
+            raise OptionError(
+                f"min_workers={self.min_workers!r} with mode={self.mode!r}",
+                "workers that meet: each of the others has a part of the updates, and Spark starts a lost one again",
+                "Leave min_workers out, or use mode synchronous",
+            )
         if not 0 <= self.elasticity <= 1:
             raise OptionError(
                 f"elasticity={self.elasticity!r}", "from 0 (for 0.9 / num_workers) to 1", "Correct elasticity"
@@ -224,7 +238,7 @@ class Engine:
             )
             group = WorkerGroup(
                 task.run,
-                options.num_workers,
+                self._size(),
                 recipe.num_shards,
                 partial(_launch, self._launcher, task),
                 _MAX_FAILURES,
@@ -243,6 +257,10 @@ class Engine:
                 group.cancel()
         workers = sorted(map(dict, group.summaries), key=lambda each: int(each["rank"]))
         return replace(record, updates=exchange.updates(), stage_failures=group.num_failures, workers=workers)
+
+    def _size(self) -> Size:
+        options = self._options
+        return Size(options.min_workers or options.num_workers, options.num_workers, self._launcher.slots)
 
     def _exchange(self, group: WorkerGroup, next_updates: Sequence[int]) -> Exchange:
         options = self._options

@@ -37,6 +37,9 @@ class Launcher(Protocol):
     def addresses(self) -> tuple[str, str]:
         """The address that the master is to listen on, and the host by which the workers reach it."""
 
+    def slots(self) -> int:
+        """How many workers could run at once now."""
+
     def launch(self, task: TrainTask, ended: Ended) -> Attempt:
         """Start as many workers as the task says."""
 
@@ -48,13 +51,21 @@ class ThreadLauncher:
         rows: For each shard a function that gives its Arrow batches anew, as `worker.run` takes them.
         retries: How often a worker that ended with an error is started again alone, as a task of an ordinary stage is.
             Without any the first error ends the attempt, as in a barrier stage.
+
+    Attributes:
+        room: How many workers could run at once.
     """
 
     addresses = ("127.0.0.1", "127.0.0.1")
 
     def __init__(self, rows: Sequence[Callable[[], Iterator[pa.RecordBatch]]], *, retries: int = 0) -> None:
         self._rows, self._retries = rows, retries
+        self.room = len(rows)
         self._current: _Threads | None = None
+
+    def slots(self) -> int:
+        """What `room` says."""
+        return self.room
 
     def launch(self, task: TrainTask, ended: Ended) -> "_Threads":
         """Start a thread for each worker."""
@@ -82,7 +93,7 @@ class _Threads:
         self._ranks = range(task.num_workers)
         self._lock = threading.Lock()
         self._clients: dict[int, ParameterClient] = {}
-        self._summaries: list[Mapping[str, Any]] = []
+        self._summaries: list[Mapping[str, Any] | None] = []
         self._is_ending = False
         self._over = threading.Event()
 
@@ -117,7 +128,7 @@ class _Threads:
                 return
         self._end(failure)
 
-    def _work(self, rank: int, attempt: int) -> Mapping[str, Any]:
+    def _work(self, rank: int, attempt: int) -> Mapping[str, Any] | None:
         import tensorflow as tf  # as the master has started it
 
         def connect(address: tuple[str, int], credentials: Credentials) -> ParameterClient:
@@ -130,7 +141,7 @@ class _Threads:
         batches = chain.from_iterable(self._rows[shard]() for shard in self._task.shards_of(rank))
         return worker.work(self._task, rank, number, batches, tf, connect)
 
-    def _count(self, summary: Mapping[str, Any]) -> None:
+    def _count(self, summary: Mapping[str, Any] | None) -> None:
         with self._lock:
             self._summaries.append(summary)
             is_last = len(self._summaries) == len(self._ranks)
@@ -145,6 +156,7 @@ class _Threads:
         if error is not None:
             self.cancel()  # those that still work, as Spark does
         try:
-            self._ended(self._summaries if error is None else (), error)
+            summaries = [summary for summary in self._summaries if summary is not None]
+            self._ended(summaries if error is None else (), error)
         finally:
             self._over.set()

@@ -44,6 +44,10 @@ class StageLauncher:
         """Where the driver listens, and by which name executors reach it."""
         return session.driver_addresses(self._spark)
 
+    def slots(self) -> int:
+        """How many tasks can run at once on the executors that there are."""
+        return session.num_slots(self._spark)
+
     def launch(self, task: TrainTask, ended: Ended) -> "Stage":
         """Start the stage."""
 

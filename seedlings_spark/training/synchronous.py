@@ -61,6 +61,7 @@ class Rendezvous:
         self._work: Work | None = None
         self._begin: Message | None = None
         self._message: Message | None = None  # of the work
+        self._is_leaving = False  # whether this generation of workers is over
         self.watch: ExchangeWatch | None = None
         group.on_restart = self._forget
 
@@ -80,6 +81,8 @@ class Rendezvous:
     def ready(self, ticket: object) -> "queue.SimpleQueue[Message]":
         """A worker wants its first work."""
         with self._condition:
+            if not self._group.holds(ticket) or self._is_leaving:
+                return self._left()
             return self._answer(self._group.holder(ticket).rank, self._message)
 
     def result(
@@ -87,6 +90,8 @@ class Rendezvous:
     ) -> "queue.SimpleQueue[Message]":
         """A worker hands in its part of the round."""
         with self._condition:
+            if not self._group.holds(ticket) or self._is_leaving:
+                return self._left()
             rank = self._group.holder(ticket).rank
             held = self._group.shards_of(rank)
             result = Result.parse(header, payload, self._layout, len(held))
@@ -107,8 +112,15 @@ class Rendezvous:
         self._group.error(ticket, text)
 
     def lost(self, ticket: object, why: str) -> None:
-        """A connection broke."""
-        self._group.lost(ticket, why)
+        """A connection broke: the others are told at once that this generation is over.
+
+        They end before Spark ends them, so that their processes stay for the next generation, with what they hold.
+        """
+        if self._group.lost(ticket, why):
+            with self._condition:
+                self._is_leaving = self._group.has_begun
+                if self._is_leaving:
+                    self._tell_all(_AGAIN)
 
     # What the master calls.
 
@@ -136,6 +148,8 @@ class Rendezvous:
             self._work, self._message = work, Message(Kind.WORK, work.header(), vector)
             self._tell_all(self._message)
         self._group.wait(lambda: len(self._results) == self._group.num_workers)
+        with self._condition:
+            self._message = None  # workers that come before the next piece of work wait for it
         results = [self._results[rank] for rank in range(self._group.num_workers)]
         parts = [part for result in results for part in result.parts]
         return Round(parts, None if work.steps is None else self._mean(results, parts))
@@ -175,9 +189,22 @@ class Rendezvous:
             answer.put(message)
         self._queues.clear()
 
+    def _left(self) -> "queue.SimpleQueue[Message]":
+        """What a worker is told whose generation is over."""
+        answer: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        answer.put(_AGAIN)
+        return answer
+
     def _forget(self) -> None:
-        self._tell_all(Message(Kind.REFUSED, {"text": "the workers were started again"}))
+        self._tell_all(_AGAIN)
         self._results.clear()
+        self._is_leaving = False
+        if self.watch is not None:
+            self.watch.pause()
+
+
+# There is no more work for this generation; for the next one, which may be in the same process, there will be.
+_AGAIN = Message(Kind.STOP, {"again": True})
 
 
 class SynchronousRun:
@@ -214,6 +241,8 @@ class SynchronousRun:
             self._epoch(epoch, epochs, observers)
             if self._master.network.stop_training:
                 break
+            if epoch + 1 < epochs.end:
+                self._group.grow()
         self._master.finalize()
 
     def updates(self) -> Updates | None:

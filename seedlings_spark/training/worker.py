@@ -5,6 +5,7 @@ until it says stop.
 """
 
 import hashlib
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -131,7 +132,7 @@ def run(task: TrainTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Recor
         batches: Arrow batches of the columns named above, sorted.
 
     Returns:
-        One batch with one row of `SUMMARY`.
+        One batch with one row of `SUMMARY`; none where another generation follows.
     """
     from pyspark import TaskContext
 
@@ -141,6 +142,8 @@ def run(task: TrainTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Recor
     rank = context.partitionId()
     tf = runtime.start(task.recipe.threads, runtime.gpu_addresses(context.resources()))
     summary = work(task, rank, context.taskAttemptId(), batches, tf)
+    if summary is None:
+        return  # no row: Spark would end the process at the first one of a stage that has failed
     yield pa.RecordBatch.from_pydict({name: [value] for name, value in summary.items()})
 
 
@@ -151,7 +154,7 @@ def work(
     batches: Iterator[pa.RecordBatch],
     tf: Any,
     connect: Callable[[tuple[str, int], Credentials], ParameterClient] = ParameterClient,
-) -> dict[str, float]:
+) -> dict[str, float] | None:
     """A worker from its rows to its summary; `run` without Spark.
 
     Args:
@@ -161,6 +164,9 @@ def work(
         batches: As for `run`.
         tf: The module `tensorflow`, started.
         connect: Opens the connection to the parameter server.
+
+    Returns:
+        What it leaves behind; None where another generation follows.
     """
     recipe = task.recipe
     clock = _Clock()
@@ -180,7 +186,7 @@ def work(
     with connect(task.address, task.credentials) as client:
         try:
             begin = Begin.parse(client.open(opened.header()).header)
-            computation = Computation(recipe, begin, tf)
+            computation = _taken_over(task.run, begin) or Computation(recipe, begin, tf)
             client.expect(computation.max_bytes)
             clock.waits()
             message = client.ready()
@@ -198,7 +204,31 @@ def work(
         finally:
             for shard in shards:
                 shard.close()
+    if message.header.get("again"):
+        _leave(task.run, computation)
+        return None
     return {"rank": rank, **clock.summary()}
+
+
+# What workers of this process have left to those of their run's next generation: networks are traced for seconds.
+_left: dict[str, list["Computation"]] = {}
+_lock = threading.Lock()
+
+
+def _leave(run: str, computation: "Computation") -> None:
+    """Leave a computation to the next generation, unless it holds what is its worker's own."""
+    if computation.begin.exchanged != Exchanged.WEIGHTS:
+        with _lock:
+            _left.setdefault(run, []).append(computation)
+
+
+def _taken_over(run: str, begin: Begin) -> "Computation | None":
+    """A computation that was left; those of other runs are given up."""
+    with _lock:
+        for other in [name for name in _left if name != run]:
+            del _left[other]
+        left = _left.get(run, [])
+        return left.pop() if left and left[-1].begin == begin else None
 
 
 class _Clock:
@@ -296,7 +326,7 @@ class Computation:
     def __init__(self, recipe: Recipe, begin: Begin, tf: Any) -> None:
         import keras
 
-        self._recipe, self._tf = recipe, tf
+        self.begin, self._recipe, self._tf = begin, recipe, tf
         self._steps, self._exchanged = begin.steps, begin.exchanged
         self._class_weight = {int(key): float(value) for key, value in begin.class_weight.items()}
         self.network = carried.from_bytes(recipe.network, recipe.custom_objects)

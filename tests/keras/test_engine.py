@@ -115,6 +115,39 @@ def test_any_number_of_workers_gives_the_same_bits(frequency: str | int, others:
         assert len(images) == num_workers and sum(images) == 2 * sum(several.record.rows)
 
 
+class Changes(Silent):
+    """Workers are killed, and there is room for fewer or for more, at instants that a seed gives."""
+
+    def __init__(self, workers: ThreadLauncher, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self._workers = workers
+        self._at = {(epoch, int(rng.integers(1, 90))): int(rng.integers(1, 9)) for epoch in (0, 1, 3)}
+        self.rooms: list[int] = []  # after each kill
+
+    def step(
+        self, epoch: int, images: int, images_of_epoch: int, logs: Callable[[], Mapping[str, float]]
+    ) -> None:
+        due = [at for at in self._at if at[0] == epoch and at[1] <= images]
+        for at in due:
+            self._workers.room = self._at.pop(at)
+            self._workers.kill(0)
+            self.rooms.append(self._workers.room)
+
+    def epoch(self, epoch: int, seconds: float, images: int, logs: Mapping[str, float]) -> None:
+        self._workers.room = 8 - epoch % 3  # more than there were, unless they all are there
+
+
+def test_workers_killed_and_added_at_any_instant_change_no_bit() -> None:
+    frequency, workers = 2, launcher(_sized_rows())
+    calm = _of_shards(frequency, 1, epochs=4)
+    changes = Changes(workers, seed=2)
+    moved = _of_shards(frequency, 8, min_workers=1, epochs=4, launch=workers, progress=changes)
+    assert moved.master.state().tobytes() == calm.master.state().tobytes()
+    assert moved.history == calm.history
+    assert moved.record.stage_failures == len(changes.rooms) == 3
+    assert len(moved.record.workers) == changes.rooms[-1]
+
+
 def test_a_step_takes_the_mean_of_the_shards_gradients_each_of_which_is_plain_keras() -> None:
     """With statistics of each shard's own batch, and with the seeds of its own number."""
     network, rows = _varied_network("float64"), _sized_rows()

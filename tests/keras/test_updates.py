@@ -16,7 +16,7 @@ import pytest
 
 from seedlings_spark.training.asynchronous import FreeRunning
 from seedlings_spark.training.client import ParameterClient, RefusedError
-from seedlings_spark.training.coordination import WorkerGroup
+from seedlings_spark.training.coordination import Size, WorkerGroup
 from seedlings_spark.training.master import Master, build_metrics
 from seedlings_spark.training.messages import Begin, Exchanged, Steps, Work
 from seedlings_spark.training.server import Listener, ParameterServer
@@ -70,7 +70,7 @@ class Bench:
         build_metrics(network, np.zeros(2, np.int64))
         self.master = Master(network)
         self.credentials = Credentials.make()
-        self.group = WorkerGroup(RUN, 1, 1, lambda generation, num_workers, ended: NoWorkers(), 0)
+        self.group = WorkerGroup(RUN, Size(1, 1), 1, lambda generation, num_workers, ended: NoWorkers(), 0)
         center = Center(self.master, rule="downpour", elasticity=0.5, local=True, locked=True)
         self.running = FreeRunning(self.group, center)
         self.port = 0
