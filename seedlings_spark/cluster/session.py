@@ -149,13 +149,14 @@ def requested_slots(spark: SparkSession) -> int | None:
     return int(most) // task_cpus(spark) if most else None
 
 
-def require_slots(spark: SparkSession, num_workers: int, wait_seconds: float = 120.0) -> None:
+def require_slots(spark: SparkSession, num_workers: int, wait_seconds: float = 120.0, least: int = 0) -> None:
     """Refuse a run whose workers cannot all run at once, before Spark waits ten minutes for them.
 
     Args:
         spark: The session.
         num_workers: Number of workers of the run.
         wait_seconds: How long executors that were asked for may take to register.
+        least: Workers with which it would begin after that; 0 for all of them.
 
     Raises:
         ClusterError: A session of Spark Connect, fewer slots than workers, executors that may be taken away, or too
@@ -174,24 +175,25 @@ def require_slots(spark: SparkSession, num_workers: int, wait_seconds: float = 1
     require_memory(spark)
     requested, cpus = requested_slots(spark), task_cpus(spark)
     slots, waited = num_slots(spark), 0.0
-    if requested is None or requested >= num_workers:
-        while slots < num_workers and waited < wait_seconds and not is_local(spark):
+    least = least or num_workers
+    most = num_workers if requested is None else min(num_workers, requested)
+    if most >= least:
+        while slots < most and waited < wait_seconds and not is_local(spark):
             if waited in (5.0, 30.0, 60.0):
-                _log.info("%d of %d slots are there; waiting for further executors", slots, num_workers)
+                _log.info("%d of %d slots are there; waiting for further executors", slots, most)
             time.sleep(0.5)
             waited += 0.5
             slots = num_slots(spark)
-    else:
-        slots = min(slots, requested)
-    if num_workers > slots:
+    slots = min(slots, most)
+    if least > slots:
         asked = f", {requested} asked for" if requested is not None and not is_local(spark) else ""
         late = f" after {waited:.0f} s" if waited else ""
         raise ClusterError(
             f"{slots} free slot{'s' * (slots != 1)}{late} ({spark.sparkContext.master}, spark.task.cpus={cpus}{asked})"
-            f" for {num_workers} workers",
+            f" for {least} workers",
             "a slot for every worker",
             f"Use --num-workers {max(1, slots)}, or start with more cores"
-            f" (--master 'local[{num_workers * cpus}]', --num-executors, --executor-cores)",
+            f" (--master 'local[{least * cpus}]', --num-executors, --executor-cores)",
         )
 
 

@@ -226,6 +226,13 @@ class TrainOptions(Options):
     num_workers: int = option(
         2, "tasks that train at once; each needs a free slot", reason="works on any machine", least=1
     )
+    min_workers: int = option(
+        0,
+        "the fewest workers with which a synchronous run begins after --wait-executors, and goes on when executors are"
+        " lost; 0 for num-workers",
+        reason="a run with fewer takes longer, which somebody should want",
+        least=0,
+    )
     shards: int = option(
         0,
         "parts that the images are dealt to, of which each worker holds some: synchronous training gives the same bits"
@@ -418,6 +425,12 @@ class TrainOptions(Options):
         ):
             raise OptionError(
                 f"--frequency {self.frequency}", "batch, epoch or a number of batches", "Correct --frequency"
+            )
+        if self.shards and self.shards < self.num_workers or self.min_workers > self.num_workers:
+            raise OptionError(
+                f"--min-workers {self.min_workers}, --num-workers {self.num_workers} and --shards {self.shards}",
+                "no fewer workers at most than at least, and no fewer shards than workers",
+                "Correct one of them; --min-workers and --shards of 0 are as many as --num-workers",
             )
         if "none" in self.augment and len(self.augment) > 1:
             raise OptionError(

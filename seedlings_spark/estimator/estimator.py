@@ -76,6 +76,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             workers), "epoch" or a number of steps that workers take on their own before they exchange weights.
         rule: How the work of an asynchronous worker enters the model; see `training.rules`.
         num_workers: Tasks that train at once.
+        min_workers: The fewest of them with which a synchronous run begins and goes on; 0 for all of them.
         shards: Parts that the rows are dealt to; 0 for as many as workers. See the params.
         epochs: Times that all rows are trained on.
         batch_size: Rows of one shard at one step, at most; a step of all workers together takes as many of each shard.
@@ -122,6 +123,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             frequency="batch",
             num_workers=2,
             shards=0,
+            min_workers=0,
             validation_split=0.0,
             metrics=["accuracy"],
             nb_classes=0,
@@ -201,8 +203,8 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
 
     def _fit(self, dataset: DataFrame) -> "SeedlingsModel":
         spark = dataset.sparkSession
-        session.require_slots(spark, self.get_num_workers())
         options = self._options(dataset)
+        session.require_slots(spark, options.num_workers, least=options.min_workers)
         network = self._network(dataset, options)
         problem = self._problem(dataset, network)
         recipe = self._recipe(dataset, network, problem, session.task_cpus(spark))
@@ -255,6 +257,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             ("batch_size", 1),
             ("num_workers", 1),
             ("shards", 0),
+            ("min_workers", 0),
             ("memory_budget_mb", 1),
         ):
             value = self.getOrDefault(name)
@@ -266,6 +269,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             frequency=self._frequency(),
             num_epochs=self.get_epochs(),
             num_workers=self.get_num_workers(),
+            min_workers=self.getOrDefault("min_workers"),
             rule=self.getOrDefault("rule"),
             elasticity=self.getOrDefault("elasticity"),
             precision=self.getOrDefault("precision"),

@@ -95,6 +95,13 @@ class SeedlingsParams(
         " any number of workers up to this; 0 for as many as workers",
         TypeConverters.toInt,
     )
+    min_workers: Param[int] = Param(
+        Params._dummy(),
+        "min_workers",
+        "the fewest workers with which a synchronous run begins and goes on; 0 for num_workers, of which it then never"
+        " has more",
+        TypeConverters.toInt,
+    )
     threads: Param[int] = Param(
         Params._dummy(),
         "threads",

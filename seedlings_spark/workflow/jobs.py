@@ -34,6 +34,7 @@ _ESTIMATOR: tuple[str, ...] = (
     "rule",
     "frequency",
     "num_workers",
+    "min_workers",
     "shards",
     "threads",
     "epochs",
@@ -154,7 +155,7 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
 
     options = config.qualified(options)
     # At once: the estimator asks only when it is its turn.
-    session.require_slots(spark, options.num_workers, options.wait_executors)
+    session.require_slots(spark, options.num_workers, options.wait_executors, options.min_workers)
     prepared, store = corpus.load(options.corpus), ModelStore(options.store, options.name)
     pipeline.check_network(options.network, prepared)
     application = str(spark.sparkContext.applicationId)

@@ -206,7 +206,8 @@ def _computed(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options that a result depends on: workers that meet may be others, as long as the shards are the same."""
     found = {**options, "shards": options.get("shards") or options.get("num_workers")}
     if options.get("mode") == "synchronous":
-        found.pop("num_workers", None)
+        for name in ("num_workers", "min_workers"):
+            found.pop(name, None)
     return found
 
 
