@@ -426,7 +426,7 @@ class TrainOptions(Options):
             raise OptionError(
                 f"--frequency {self.frequency}", "batch, epoch or a number of batches", "Correct --frequency"
             )
-        if self.shards and self.shards < self.num_workers or self.min_workers > self.num_workers:
+        if 0 < self.shards < self.num_workers or self.min_workers > self.num_workers:
             raise OptionError(
                 f"--min-workers {self.min_workers}, --num-workers {self.num_workers} and --shards {self.shards}",
                 "no fewer workers at most than at least, and no fewer shards than workers",
