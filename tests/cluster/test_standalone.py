@@ -327,7 +327,9 @@ def undisturbed(spark: SparkSession, place: Place) -> Path:
 def test_executors_killed_at_any_instant_change_no_bit(place: Place, undisturbed: Path, seed: int) -> None:
     generator = random.Random(seed)
     store = place.folder / f"store of kills {seed}"
-    with place.start(f"kills-{seed}", *ONE_CORE_EACH, *train(place.folder / "corpus", store), *LONGER) as job:
+    size = ("--min-workers", "1") if seed % 2 == 0 else ()  # goes on with one worker until there are two again
+    command = (*ONE_CORE_EACH, *train(place.folder / "corpus", store), *LONGER, *size)
+    with place.start(f"kills-{seed}", *command) as job:
         for epoch in sorted(generator.sample(range(10), KILLS)):  # also a quick machine is not done meanwhile
             job.wait_for(lambda epoch=epoch: epochs_of(store) >= epoch, f"epoch {epoch}")
             job.wait_for(place.cluster.executors, "an executor to be killed")
