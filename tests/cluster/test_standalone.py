@@ -327,7 +327,7 @@ def undisturbed(spark: SparkSession, place: Place) -> Path:
 def test_executors_killed_at_any_instant_change_no_bit(place: Place, undisturbed: Path, seed: int) -> None:
     generator = random.Random(seed)
     store = place.folder / f"store of kills {seed}"
-    size = ("--min-workers", "1") if seed % 2 == 0 else ()  # goes on with one worker until there are two again
+    size = ("--min-workers", "1") if seed % 2 == 0 else ()  # of which it goes on with one for a while
     command = (*ONE_CORE_EACH, *train(place.folder / "corpus", store), *LONGER, *size)
     with place.start(f"kills-{seed}", *command) as job:
         for epoch in sorted(generator.sample(range(10), KILLS)):  # also a quick machine is not done meanwhile
