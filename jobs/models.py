@@ -1,4 +1,4 @@
-"""List, promote, roll back, sign, import and delete model versions."""
+"""List, promote, roll back, sign, import, export and delete model versions."""
 
 import sys
 

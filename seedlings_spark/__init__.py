@@ -109,6 +109,13 @@ The map, room by room, in the order of imports: a module may import those of its
       stages        which stages a saved pipeline may have, and which params each of them
       store         model versions: publish, list, resolve, promote, roll back
 
+    exports         a version in the form that another place wants, verified against Keras
+      source        a version on its way out, and what it is compared on
+      card          the model card, the labels and the resizing rule beside each export
+      onnx          for ONNX Runtime in any language
+      savedmodel    for TensorFlow Serving and what else takes SavedModels
+      web           a page that computes in the visitor's browser
+
     estimator       Spark ML's face of training
       stock         Elephas' own classes, which ours extend: Elephas' only door
       columns       what the columns of a table to train on must hold
@@ -153,6 +160,7 @@ The map, room by room, in the order of imports: a module may import those of its
       publication   from a fitted pipeline, or somebody's own network, to a published version
       quickstart    where the quickstart puts what it makes
       clean         what of an output, a run or a store is no longer needed
+      exporting     from a store to an export: which version, compared on which images
 
     benchmark       measures this machine or cluster, beside what else there is
       train         how fast training is

@@ -54,3 +54,5 @@ PRECISIONS = ("float32", "mixed_bfloat16", "auto")
 # openvino: for those who install it; in bfloat16 where the version has that precision
 ONNXRUNTIME, OPENVINO, TENSORFLOW = "onnxruntime", "openvino", "tensorflow"
 ENGINES = ("auto", ONNXRUNTIME, OPENVINO, TENSORFLOW)
+# Forms of a version for other places: see `exports`.
+EXPORTS = ("savedmodel", "onnx", "web")

@@ -28,7 +28,7 @@ _READ: dict[str, Sequence[str]] = {
     "train": ("corpus",),
     "evaluate": ("corpus", "store"),
     "score": ("images", "store"),
-    "models": ("store",),
+    "models": ("store", "corpus", "images"),
     "benchmark": ("images",),
     "status": ("run",),
 }
@@ -38,6 +38,7 @@ _WRITTEN: dict[str, Sequence[str]] = {
     "train": ("store", "run"),
     "evaluate": ("report",),
     "score": ("output",),
+    "models": ("output",),
     "benchmark": ("output",),
 }
 # Written and deleted again to see whether a place takes it.
@@ -145,7 +146,7 @@ def _check_network(options: Any, corpus: Path) -> None:
 def _refuse_missing(job: str, name: str, path: str, options: Any) -> None:
     if name == "images":
         if not _GLOB.search(path):
-            kind = InputError if job in ("score", "benchmark") else CorpusError
+            kind = InputError if job in ("score", "benchmark", "models") else CorpusError
             raise kind(f"no folder {path}", "a folder of images, or a table of paths", "Check --images")
     elif name in ("corpus", "other"):
         raise CorpusError(

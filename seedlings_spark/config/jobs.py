@@ -624,20 +624,20 @@ class ScoreOptions(ScoringOptions):
 
 @dataclass(frozen=True)
 class ModelsOptions(Options):
-    """List the versions of a model; promote, sign, upgrade or delete one, roll back, or import a network."""
+    """List the versions of a model; promote, sign, export, upgrade or delete one, roll back, or import a network."""
 
     action: str = option(
         "list",
-        "what to do: list versions, promote one, roll back to the one before, import a network, sign or delete one, or"
-        " publish one of an earlier release anew, with its network for ONNX Runtime",
+        "what to do: list versions, promote one, roll back to the one before, import a network, sign, export or delete"
+        " one, or publish one of an earlier release anew, with its network for ONNX Runtime",
         reason="it changes nothing",
-        choices=("list", "promote", "rollback", "import", "sign", "delete", "upgrade"),
+        choices=("list", "promote", "rollback", "import", "sign", "delete", "upgrade", "export"),
     )
     store: str = required("folder of the model store")
     name: str = option("seedlings", "name of the model in the store", reason="the example's")
     model_version: str = option(
         "",
-        "for promote, sign, delete and upgrade: the version, such as v0001",
+        "for promote, sign, delete and upgrade: the version, such as v0001; for export, by default the current one",
         reason="no version is promoted by accident",
     )
     key: str = option(
@@ -669,6 +669,34 @@ class ModelsOptions(Options):
         "for import and upgrade: make the new version the current one",
         reason="nobody has compared it with the current one, and it has no profile of what it was trained on",
     )
+    format: str = option(
+        "onnx",
+        "for export: the form of the version; docs/exports.md says what each is for",
+        reason="more programs and languages read it than any other",
+        choices=choices.EXPORTS,
+        group="export",
+    )
+    output: str = option("", "for export: the folder to make", reason="only export needs it")
+    corpus: str = option(
+        "",
+        "for export: a corpus, on whose test split the export is compared with Keras",
+        reason="pictures of noise are drawn without it, which tells as much of the arithmetic, but not of your images",
+    )
+    images: str = option(
+        "", "for export: a folder of images to compare on instead", reason="not everybody has the corpus"
+    )
+    tolerance: float = option(
+        1e-4,
+        "for export: largest difference of a probability from Keras'; an export that differs more is not kept",
+        reason="no forecast of a species hangs on the fourth digit, and other sums of float32 differ by 1e-6 or so",
+        above=0,
+        most=1,
+    )
+    web_runtime: str = option(
+        "",
+        "for export --format web: a folder of this machine with the npm package onnxruntime-web, unpacked",
+        reason="npm fetches the one version that is known here",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -678,6 +706,7 @@ class ModelsOptions(Options):
             "sign": ("model_version", "key"),
             "delete": ("model_version",),
             "upgrade": ("model_version",),
+            "export": ("output",),
         }.get(self.action, ())
         missing = [flag_of(name) for name in needed if not getattr(self, name)]
         if missing:

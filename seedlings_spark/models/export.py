@@ -45,7 +45,7 @@ def to_onnx(
     Raises:
         NetworkError: The network has no ONNX form, or one that gives other probabilities than Keras.
     """
-    network = carried.from_bytes(content, custom_objects)
+    network = with_plain_names(carried.from_bytes(content, custom_objects))
     if len(network.output_shape) != 2:
         raise _no_form(f"gives {tuple(network.output_shape)[1:]} for each row", "one vector a row")
     compared_on = "drawn" if rows is None or not len(rows) else "given"
@@ -66,6 +66,13 @@ def to_onnx(
         "largest_difference": difference,
     }
     return exported, about
+
+
+def with_plain_names(network: Any) -> Any:
+    """The network, with names of layers that TensorFlow takes for a scope: none begins with `_`. Changed in place."""
+    for layer in network._flatten_layers():
+        layer.name = layer.name.lstrip("_") or "layer"
+    return network
 
 
 def takes_images(network: Any) -> bool:

@@ -276,7 +276,7 @@ def score(spark: SparkSession, options: ScoreOptions) -> ScoreRun:
 
 
 def models(options: ModelsOptions) -> str:
-    """List, promote, roll back, sign, import, upgrade or delete versions of a model.
+    """List, promote, roll back, sign, import, export, upgrade or delete versions of a model.
 
     Args:
         options: Those of the job `models`.
@@ -285,7 +285,8 @@ def models(options: ModelsOptions) -> str:
         What was done, and the table of versions, for a person to read.
 
     Raises:
-        NetworkError: The file to import is no image classifier of so many classes; a network has no ONNX form.
+        NetworkError: The file to import is no image classifier of so many classes; a network has no ONNX form, or
+            differs from Keras in the form to export.
         StoreError: There is no such version, or what is asked for cannot be done with it.
     """
     options = config.qualified(options)
@@ -310,4 +311,8 @@ def models(options: ModelsOptions) -> str:
 
         made = publication.upgrade(store, options.model_version, promote=options.promote)
         done = f"{store.name} {made.version} is {options.model_version} with network.onnx\n\n"
+    elif options.action == "export":
+        from seedlings_spark.workflow import exporting
+
+        done = exporting.export(store, options) + "\n\n"
     return done + table(store)

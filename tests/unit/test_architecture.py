@@ -78,6 +78,10 @@ GROUPS = [
     ["models.pretrained"],
     ["models.networks", "models.engines", "models.stages", "models.store"],
     ["models.prediction", "models.export"],
+    # exports
+    ["exports.source"],
+    ["exports.card", "exports.onnx", "exports.savedmodel", "exports.web"],
+    ["exports"],
     # estimator
     ["estimator.stock"],
     ["estimator.columns", "estimator.features", "estimator.params"],
@@ -100,7 +104,7 @@ GROUPS = [
     ["scoring"],
     # workflow
     ["workflow.runs", "workflow.quickstart"],
-    ["workflow.pipeline", "workflow.predicting", "workflow.clean"],
+    ["workflow.pipeline", "workflow.predicting", "workflow.clean", "workflow.exporting"],
     ["workflow.publication"],
     ["workflow.jobs"],
     ["workflow"],
@@ -138,6 +142,7 @@ DOORS = {
     },
     "onnxruntime": {"models.engines"},
     "openvino": {"models.engines"},
+    "onnx": {"exports.onnx"},
     "tf2onnx": {"models.export"},
     "keras": {
         "cluster.runtime",

@@ -1,0 +1,101 @@
+"""What is exported: a model version, and the pixels that each export of it is compared with Keras on."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seedlings_spark import files
+from seedlings_spark.errors import NetworkError
+from seedlings_spark.models import engines, export
+from seedlings_spark.models.store import ModelVersion
+from seedlings_spark.training import network as carried
+
+_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What an export is compared with Keras on.
+
+    Args:
+        pixels: uint8, shape (images, height, width, 3); none lets some be drawn.
+        told: What they are, for the model card: "72 images of the split test of ...".
+        contents: Whole image files, where there are such.
+    """
+
+    pixels: NDArray[np.uint8]
+    told: str
+    contents: Sequence[bytes] = ()
+
+
+class Source:
+    """A model version on its way out.
+
+    Args:
+        version: The version, whose files have been compared with its manifest.
+        samples: What an export is compared on; None for pictures that are drawn.
+        runtime_folder: Where onnxruntime-web is, for the format `web`; "" to let npm fetch it.
+
+    Raises:
+        NetworkError: It does not take images.
+    """
+
+    def __init__(self, version: ModelVersion, samples: Samples | None, runtime_folder: str = "") -> None:
+        self.version = version
+        self.runtime_folder = runtime_folder
+        self.content = files.read_bytes(version.network_path)
+        if samples is None or not len(samples.pixels):
+            network = carried.from_bytes(self.content)
+            if not export.takes_images(network):
+                raise NetworkError(
+                    f"{version.name} {version.version}, which takes {tuple(network.input_shape)[1:]}",
+                    "a network that takes images",
+                    "Export it by Keras itself: keras.models.load_model(...).export(...)",
+                )
+            drawn = export.drawn_rows(network)
+            samples = Samples(drawn, f"{len(drawn)} drawn pictures of noise")
+        self.samples = samples
+
+    @property
+    def number(self) -> int:
+        """The version's number, as TensorFlow Serving, Triton and others have versions."""
+        return int(self.version.version[1:])
+
+    @property
+    def aspect(self) -> str:
+        """One of `choices.ASPECTS`: what becomes of a picture of another shape."""
+        return str(self.version.manifest.get("aspect", "crop"))
+
+    def network(self) -> Any:
+        """A copy of the Keras network, with names that TensorFlow takes."""
+        return export.with_plain_names(carried.from_bytes(self.content))
+
+    @functools.cached_property
+    def onnx(self) -> bytes:
+        """Its ONNX form; made here for a version of a release that made none.
+
+        Raises:
+            NetworkError: It has none.
+        """
+        if self.version.has_onnx:
+            return files.read_bytes(self.version.onnx_path)
+        try:
+            return export.to_onnx(self.content, self.samples.pixels)[0]
+        except NetworkError as error:
+            raise NetworkError(error.found, error.expected, "Use --format savedmodel") from error
+
+    @functools.cached_property
+    def expected(self) -> NDArray[np.float32]:
+        """Keras' probabilities for the samples, shape (images, classes)."""
+        engine = engines.TensorFlow(self.content, 1, precision="float32", custom_objects={})
+        return in_parts(engine.run, self.samples.pixels)
+
+
+def in_parts(run: Any, rows: NDArray[np.uint8], size: int = _ROWS) -> NDArray[np.float32]:
+    """The outputs of a function that takes a few rows at once, for all of them."""
+    parts = [np.asarray(run(rows[start : start + size])) for start in range(0, len(rows), size)]
+    return np.concatenate(parts).astype(np.float32)

@@ -1,0 +1,100 @@
+"""From a store to an export: which version, and the images that it is compared with Keras on."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from pyspark.sql import SparkSession
+
+from seedlings_spark import choices, corpus, exports, files, images, schema
+from seedlings_spark.config import ModelsOptions
+from seedlings_spark.errors import CorpusError, ImageError, InputError
+from seedlings_spark.models.store import CURRENT, ModelStore, ModelVersion
+
+# Images that are compared, and the bytes of their pixels, by the driver.
+_IMAGES, _BYTES = 512, 64 * 1024 * 1024
+
+
+def export(store: ModelStore, options: ModelsOptions) -> str:
+    """Export a version; says what was made and how it compares with Keras.
+
+    Args:
+        store: Where the version is.
+        options: Those of the job `models`.
+
+    Raises:
+        CorpusError: The corpus has images of another size, or none in its test split.
+        InputError: There are no images that can be decoded.
+        SeedlingsError: As `exports.export` says.
+    """
+    version = store.verify(options.model_version or CURRENT)
+    samples = None
+    if options.corpus:
+        samples = _of_corpus(version, options.corpus)
+    elif options.images:
+        samples = _of_images(version, options.images)
+    made = exports.export(
+        version,
+        options.format,
+        options.output,
+        samples=samples,
+        tolerance=options.tolerance,
+        runtime_folder=options.web_runtime,
+    )
+    return f"{version.name} {version.version} as {options.format} is in {made.output}: {made.told}"
+
+
+def _most(version: ModelVersion) -> int:
+    return max(1, min(_IMAGES, _BYTES // (math.prod(version.image_size) * 3)))
+
+
+def _of_corpus(version: ModelVersion, path: str) -> exports.Samples:
+    prepared = corpus.load(path)
+    if prepared.image_size != version.image_size:
+        found, expected = ("x".join(map(str, size)) for size in (prepared.image_size, version.image_size))
+        raise CorpusError(
+            f"{path} with images of {found} pixels for {version.name} {version.version}",
+            f"images of {expected}, as that model takes",
+            "Give another --corpus, or a folder of --images",
+        )
+    table = prepared.images(SparkSession.active(), schema.TEST)
+    rows = table.orderBy(schema.CONTENT_HASH).limit(_most(version)).select(schema.IMAGE).collect()
+    if not rows:
+        raise CorpusError(
+            f"no image in the test split of {path}", "at least one", "Give a folder of --images"
+        )
+    pixels = np.frombuffer(b"".join(bytes(row[0]) for row in rows), np.uint8)
+    told = f"{len(rows):,} images of the test split of a corpus with fingerprint {prepared.fingerprint}"
+    return exports.Samples(pixels.reshape(-1, *version.image_size, 3), told)
+
+
+def _of_images(version: ModelVersion, path: str) -> exports.Samples:
+    contents, decoded = [], []
+    for content in _contents(path):
+        try:
+            pixels = images.decode(
+                content, version.image_size, aspect=str(version.manifest.get("aspect", "crop"))
+            )
+        except ImageError:
+            continue
+        contents.append(content)
+        decoded.append(pixels)
+        if len(decoded) == _most(version):
+            break
+    if not decoded:
+        raise InputError(
+            f"no image below {path} that can be decoded",
+            f"files of {', '.join(choices.FORMATS)}",
+            "Check --images",
+        )
+    return exports.Samples(np.stack(decoded), f"{len(decoded):,} images that were given", contents)
+
+
+def _contents(path: str) -> Iterator[bytes]:
+    try:
+        found = sorted(files.walk(path), key=lambda status: status.path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"no folder {path}", "a folder of images", "Check --images") from error
+    for status in found:
+        if status.error is None and 0 < status.length <= choices.MAX_BYTES:
+            yield files.read_bytes(status.path)

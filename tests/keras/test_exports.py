@@ -1,0 +1,168 @@
+"""Exports: each gives Keras' probabilities in what will use it, or is not there."""
+
+import importlib.util
+import json
+import re
+import shutil
+
+import keras
+import numpy as np
+import onnxruntime
+import pytest
+from keras import layers
+
+from seedlings_spark import exports, images
+from seedlings_spark.cluster import runtime
+from seedlings_spark.corpus import synthetic
+from seedlings_spark.errors import ClusterError, NetworkError, StorageError
+from seedlings_spark.exports import web
+from seedlings_spark.models import export as onnx_form
+from seedlings_spark.models import networks
+from seedlings_spark.models.store import NETWORK, ONNX, ModelStore
+from seedlings_spark.training import network as carried
+from tests import browser
+
+SIZE, CLASSES = (32, 48), ["Mäuse*klee", "<b>Vogelmiere</b>", "Rübe", "Weizen", "Mais"]
+
+
+def published(folder, network, *, with_onnx=True):
+    content = carried.to_bytes(network)
+
+    def build(place):
+        (folder / "network").write_bytes(content)
+        shutil.move(folder / "network", f"{place.removeprefix('file://')}/{NETWORK}")
+        if with_onnx:
+            form, _ = onnx_form.to_onnx(content)
+            (folder / "network").write_bytes(form)
+            shutil.move(folder / "network", f"{place.removeprefix('file://')}/{ONNX}")
+
+    manifest = {"classes": CLASSES[: network.output_shape[1]], "image_size": list(network.input_shape[1:3])}
+    return ModelStore(str(folder / "store"), "fields").publish(build, manifest)
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """A version, its network, pictures as files, and Keras' probabilities for their pixels."""
+    folder = tmp_path_factory.mktemp("exports")
+    keras.utils.set_random_seed(1)
+    network = networks.fold_standardization(networks.plain(SIZE, 5), np.full(3, 120.0), np.full(3, 60.0))
+    synthetic.write_corpus(folder / "pictures", images_per_species=1, size=90)
+    files = sorted((folder / "pictures").rglob("*.png"))
+    pixels = np.stack([images.decode(file.read_bytes(), SIZE) for file in files])
+    samples = exports.Samples(pixels, "12 drawn plants")
+    return published(folder, network), files, samples, network.predict(pixels, verbose=0)
+
+
+def exported(known, form, folder, **more):
+    version, _, samples, _ = known
+    return exports.export(version, form, str(folder), samples=samples, **more)
+
+
+def rule_of(folder):
+    spec = importlib.util.spec_from_file_location("preprocessing", folder / "preprocessing.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.pixels
+
+
+def test_an_onnx_file_and_the_code_beside_it_are_all_that_is_needed(known, tmp_path):
+    _, files, _, expected = known
+    made = exported(known, "onnx", tmp_path / "out")
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "network.onnx")
+    pixels = np.stack([rule_of(tmp_path / "out")(file) for file in files])
+    (found,) = session.run(["probabilities"], {"features": pixels})
+    assert np.abs(found - expected).max() < 1e-5 and made.difference < 1e-5
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == CLASSES
+    assert (tmp_path / "out" / "labels.txt").read_text("utf-8").splitlines() == CLASSES
+    card = (tmp_path / "out" / "MODEL_CARD.md").read_text("utf-8")
+    assert "Mäuse\\*klee" in card and "12 drawn plants" in card and "<b>" not in card.replace("\\<b", "")
+
+
+def test_a_saved_model_takes_files_and_pixels_and_openvino_reads_it(known, tmp_path):
+    _, files, samples, expected = known
+    exported(known, "savedmodel", tmp_path / "out")
+    place = tmp_path / "out" / "1"
+    tf = runtime.start(1)
+    loaded = tf.saved_model.load(str(place))
+    found = loaded.signatures["image_bytes"](image_bytes=tf.constant([file.read_bytes() for file in files]))
+    # Of pictures that are resized there, a few pixels differ by a level.
+    assert np.abs(found["probabilities"].numpy() - expected).max() < 1e-2
+    assert [name.decode() for name in found["classes"].numpy()[0]] == CLASSES
+    openvino = pytest.importorskip("openvino")
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(place), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    outputs = compiled({"pixels": samples.pixels})
+    assert any(
+        np.abs(outputs[each] - expected).max() < 1e-4 for each in compiled.outputs if "probab" in str(each)
+    )
+
+
+def test_an_export_that_differs_is_not_left_behind_nor_put_over_something(known, tmp_path):
+    with pytest.raises(NetworkError, match=r"onnx of fields v0001, .* differ by .* on 12 drawn plants"):
+        exported(known, "onnx", tmp_path / "out", tolerance=1e-30)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out").mkdir()
+    with pytest.raises(StorageError, match="which exists"):
+        exported(known, "onnx", tmp_path / "out")
+
+
+def test_names_that_tensorflow_takes_for_no_scope_are_exported(tmp_path):
+    stack = [layers.Rescaling(1 / 255, name="_scaled"), layers.Flatten(name="__flat")]
+    network = keras.Sequential(
+        [keras.Input((8, 8, 3)), *stack, layers.Dense(2, "softmax", name="_best")], name="_whole"
+    )
+    version = published(tmp_path, network, with_onnx=False)
+    for form in ("savedmodel", "onnx"):
+        assert exports.export(version, form, str(tmp_path / form)).difference < 1e-5
+
+
+@keras.saving.register_keras_serializable("exports")
+class Outside(layers.Layer):
+    """A layer that is computed by Python, so by no format but Keras' own."""
+
+    def call(self, inputs):
+        tf = runtime.start(1)
+        return tf.ensure_shape(tf.numpy_function(lambda rows: rows / 255, [inputs], tf.float32), inputs.shape)
+
+
+def test_a_network_that_a_format_cannot_hold_is_refused_by_name(tmp_path):
+    network = keras.Sequential(
+        [keras.Input((8, 8, 3)), Outside(), layers.Flatten(), layers.Dense(2, activation="softmax")]
+    )
+    version = published(tmp_path, network, with_onnx=False)
+    for form, said in (("onnx", "PyFunc"), ("savedmodel", "fresh TensorFlow")):
+        with pytest.raises(NetworkError, match=said):
+            exports.export(version, form, str(tmp_path / form))
+        assert not (tmp_path / form).exists()
+
+
+@pytest.mark.skipif(bool(browser.MISSING) or not shutil.which("npm"), reason=browser.MISSING or "no npm")
+def test_a_page_says_in_a_browser_what_keras_says(known, tmp_path):
+    _, files, _, expected = known
+    exported(known, "web", tmp_path / "out")
+    no_picture = tmp_path / "no picture.png"
+    no_picture.write_bytes(b"none")
+    asked = "import('./predict.js').then(({models}) => models())"
+    with browser.served(tmp_path / "out") as address, browser.browser() as page:
+        page.open(address)
+        page.wait("return document.body.dataset.ready && navigator.serviceWorker.controller")
+        assert page.run(f"return {asked}")[0]["classes"] == CLASSES
+        page.offline()
+        page.open(address)
+        page.wait("return document.body.dataset.ready")
+        page.upload("#choose", *files, no_picture)
+        count = len(files) + 1
+        page.wait(f"return document.querySelectorAll('[data-done]').length == {count}")
+        shown = page.run("return [...document.querySelectorAll('.result')].map(each => each.innerText)")
+    assert "no picture that this browser can read" in shown[0]
+    for text, probabilities in zip(reversed(shown[1:]), expected, strict=True):
+        numbers = dict(re.findall(r"^(.+)\n([0-9.]+)%$", text, re.MULTILINE))
+        for name, probability in zip(CLASSES, probabilities, strict=True):
+            assert abs(float(numbers[name]) - 100 * probability) <= 0.06
+
+
+def test_a_page_is_not_made_with_half_of_its_runtime(known, tmp_path):
+    with pytest.raises(ClusterError, match=r"without ort\.wasm\.min\.mjs"):
+        exported(known, "web", tmp_path / "out", runtime_folder=str(tmp_path))
+    assert not (tmp_path / "out").exists()
+    assert web.PAGE.is_dir()
