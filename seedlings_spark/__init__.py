@@ -116,6 +116,12 @@ The map, room by room, in the order of imports: a module may import those of its
       savedmodel    for TensorFlow Serving and what else takes SavedModels
       web           a page that computes in the visitor's browser
 
+    serving         model versions behind HTTP on one machine, without Spark
+      versions      which versions, loaded
+      requests      the JSON of TensorFlow Serving
+      batches       images that wait are computed together
+      server        routes, limits, page, health, metrics
+
     estimator       Spark ML's face of training
       stock         Elephas' own classes, which ours extend: Elephas' only door
       columns       what the columns of a table to train on must hold
@@ -161,6 +167,7 @@ The map, room by room, in the order of imports: a module may import those of its
       quickstart    where the quickstart puts what it makes
       clean         what of an output, a run or a store is no longer needed
       exporting     from a store to an export: which version, compared on which images
+      serving       from a store to a server that answers
 
     benchmark       measures this machine or cluster, beside what else there is
       train         how fast training is

@@ -79,6 +79,7 @@ _EXAMPLES = {
     "evaluate": "--corpus corpus --store store --report report",
     "score": "--images new-photos --store store --output scores --incremental",
     "models": "promote --store store --model-version v0002",
+    "serve": "--store store --port 8501",
     "clean": "--output scores --older-than 30d --dry-run",
     "benchmark": "score --num-images 2000",
     "status": "runs/2026-11-21",
@@ -133,6 +134,24 @@ def run(
             return code
         finally:
             _stop(spark)
+
+    return exit_code_of(work, debug="--debug" in arguments)
+
+
+def run_here(
+    job: str,
+    options_class: type[_T],
+    main: "Callable[[_T], int | None]",
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Run a job that needs no Spark; otherwise as `run`."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    configure_logging("--debug" in arguments, style_of(arguments))
+
+    def work() -> int:
+        options, general = read_arguments(job, options_class, arguments)
+        configure_logging(general.debug, general.log)
+        return main(options) or DONE
 
     return exit_code_of(work, debug="--debug" in arguments)
 

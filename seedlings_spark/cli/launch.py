@@ -23,6 +23,8 @@ from seedlings_spark.errors import OptionError
 _USAGE = Path(__file__).with_name("usage.txt")
 # Of the usage, what only a checkout has.
 _OF_CHECKOUT = (".venv", "pytest")
+# Jobs of this machine alone.
+_WITHOUT_SPARK = ("serve",)
 _TESTS = ("tests/unit", "tests/keras", "tests/spark")
 
 
@@ -147,6 +149,14 @@ def _submit(call: Invocation, installation: Installation) -> int:
     )
     if code:
         return code
+    if call.job in _WITHOUT_SPARK:
+        if call.spark_options or call.switches:
+            given = " ".join((*call.spark_options, *sorted(call.switches)))
+            raise OptionError(
+                f"{given} before {call.job}", f"nothing: {call.job} runs without Spark", "Leave it out"
+            )
+        program = [installation.python, installation.program(call.job), *call.arguments]
+        relay.become(program, {**os.environ, "PYTHONPATH": str(installation.package.parent)})
     require_java(os.environ)
     if "--detach" in call.switches and not _goes_on_detached(call):
         return cli.DONE

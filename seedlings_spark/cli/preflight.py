@@ -29,6 +29,7 @@ _READ: dict[str, Sequence[str]] = {
     "evaluate": ("corpus", "store"),
     "score": ("images", "store"),
     "models": ("store", "corpus", "images"),
+    "serve": ("store",),
     "benchmark": ("images",),
     "status": ("run",),
 }
@@ -122,7 +123,7 @@ def _check_read(job: str, name: str, path: str, options: Any) -> None:
     if job == "train" and name == "corpus":
         _check_network(options, place)
     if name == "store":
-        if job == "models":
+        if job in ("models", "serve"):
             names(path)
         else:
             ModelStore(path, options.name).resolve(options.model_version)
@@ -152,6 +153,8 @@ def _refuse_missing(job: str, name: str, path: str, options: Any) -> None:
         raise CorpusError(
             f"no folder {path}", "a corpus that `prepare` has finished", "Run prepare, or correct --corpus"
         )
+    elif name == "store" and job == "serve":
+        names(path)
     elif name == "store":
         ModelStore(path, options.name).resolve("current")
     else:

@@ -26,6 +26,7 @@ from seedlings_spark.config.jobs import (
     QuickstartOptions,
     ScoreOptions,
     ScoringOptions,
+    ServeOptions,
     StatusOptions,
     TrainOptions,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "QuickstartOptions",
     "ScoreOptions",
     "ScoringOptions",
+    "ServeOptions",
     "StatusOptions",
     "TrainOptions",
     "as_toml",

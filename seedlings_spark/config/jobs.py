@@ -718,6 +718,74 @@ class ModelsOptions(Options):
 
 
 @dataclass(frozen=True)
+class ServeOptions(Options):
+    """Answer for model versions over HTTP on this machine: TensorFlow Serving's JSON, and a page."""
+
+    store: str = required("folder of the model store, on this machine")
+    models: tuple[str, ...] = option(
+        (),
+        "what to serve: models, by their current versions, or MODEL/VERSION; none for every current one of the store",
+        reason="what is current is what is meant to be used",
+    )
+    require_signature: str = _require_signature()
+    host: str = option(
+        "127.0.0.1",
+        "address to listen on; 0.0.0.0 for all of this machine's",
+        reason="anybody who reaches it may ask: there is no password, and no TLS",
+        group="server",
+    )
+    port: int = option(
+        8501,
+        "port to listen on; 0 for any that is free",
+        reason="TensorFlow Serving's, for whose clients it is",
+        least=0,
+        most=65535,
+    )
+    threads: int = option(
+        0,
+        "threads that decode pictures, and threads of a forward pass; 0 for one a core",
+        reason="the machine is for this",
+        least=0,
+    )
+    max_bytes: int = option(
+        16 * 1024 * 1024,
+        "longest request",
+        unit="bytes",
+        reason="a photograph of 12 megapixels in base64 fits, as do 256 small pictures",
+        least=1,
+        group="limits",
+    )
+    max_pixels: int = option(
+        choices.MAX_PIXELS,
+        "most pixels of a picture; one with more is rejected before it is decoded",
+        unit="pixels",
+        reason="as prepare and score",
+        least=1,
+    )
+    max_requests: int = option(
+        1024,
+        "predictions that are asked for at once; further ones are answered 503, to come again",
+        reason="each costs an open connection and its pictures",
+        least=1,
+    )
+    max_waiting_mb: int = option(
+        512,
+        "bytes of all requests at once; beyond, 503",
+        unit="MB",
+        reason="what they hold in memory is about twice that",
+        least=1,
+    )
+    timeout: float = option(
+        30.0,
+        "time for a request, from its first byte to its answer",
+        unit="s",
+        reason="a client that stops half-way is let go; a fast one waits a fraction of it even in a crowd",
+        above=0,
+        most=3600,
+    )
+
+
+@dataclass(frozen=True)
 class QuickstartOptions(Options):
     """Go the whole way in about two minutes: draw images, prepare, train, evaluate and score them."""
 
@@ -924,6 +992,7 @@ JOBS: Mapping[str, type[Options]] = {
     "evaluate": EvaluateOptions,
     "score": ScoreOptions,
     "models": ModelsOptions,
+    "serve": ServeOptions,
     "benchmark": BenchmarkOptions,
     "clean": CleanOptions,
     "status": StatusOptions,

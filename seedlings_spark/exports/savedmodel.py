@@ -26,7 +26,10 @@ TAKES = (
     "signature `serving_default`: `pixels`, uint8, shape (images, {height}, {width}, 3); signature `image_bytes`:"
     " `image_bytes`, strings, each a whole JPEG or PNG file"
 )
-GIVES = "`probabilities`, float32, and `classes`, strings, both of shape (images, {num_classes})"
+GIVES = (
+    "`probabilities`, float32, shape (images, {num_classes}); of the signature `image_bytes` also `classes`, strings of"
+    " the same shape"
+)
 VERIFIED_BY = "TensorFlow {tensorflow} in a new process, both signatures"
 USE = """\
     tensorflow_model_server --rest_api_port=8501 --model_name={name} --model_base_path=$PWD
@@ -68,8 +71,7 @@ def write(source: Source, folder: Path) -> None:
 
     def outputs(pixels: Any) -> dict[str, Any]:
         probabilities = network(tf.cast(pixels, network.inputs[0].dtype), training=False)
-        names = tf.broadcast_to(classes[None], tf.shape(probabilities))
-        return {"probabilities": tf.identity(probabilities), "classes": names}
+        return {"probabilities": tf.identity(probabilities)}
 
     def of_files(contents: Any) -> dict[str, Any]:
         decoded = tf.map_fn(
@@ -77,7 +79,9 @@ def write(source: Source, folder: Path) -> None:
             contents,
             fn_output_signature=tf.TensorSpec((*size, 3), tf.uint8),
         )
-        return outputs(decoded)
+        found = outputs(decoded)
+        names = tf.broadcast_to(classes[None], tf.shape(found["probabilities"]))
+        return {**found, "classes": names}
 
     signatures = {
         PIXELS: tf.function(outputs, [tf.TensorSpec((None, *size, 3), tf.uint8, name="pixels")], False),

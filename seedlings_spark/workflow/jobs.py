@@ -13,7 +13,13 @@ from pyspark.sql import SparkSession
 
 from seedlings_spark import config, corpus, files, schema, scoring
 from seedlings_spark.cluster import session
-from seedlings_spark.config import EvaluateOptions, ModelsOptions, PrepareOptions, ScoreOptions, TrainOptions
+from seedlings_spark.config import (
+    EvaluateOptions,
+    ModelsOptions,
+    PrepareOptions,
+    ScoreOptions,
+    TrainOptions,
+)
 from seedlings_spark.corpus import Corpus, decoding
 from seedlings_spark.errors import OptionError
 from seedlings_spark.lock import Lock

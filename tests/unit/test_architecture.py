@@ -82,6 +82,9 @@ GROUPS = [
     ["exports.source"],
     ["exports.card", "exports.onnx", "exports.savedmodel", "exports.web"],
     ["exports"],
+    # serving
+    ["serving", "serving.requests", "serving.versions", "serving.batches"],
+    ["serving.server"],
     # estimator
     ["estimator.stock"],
     ["estimator.columns", "estimator.features", "estimator.params"],
@@ -104,7 +107,7 @@ GROUPS = [
     ["scoring"],
     # workflow
     ["workflow.runs", "workflow.quickstart"],
-    ["workflow.pipeline", "workflow.predicting", "workflow.clean", "workflow.exporting"],
+    ["workflow.pipeline", "workflow.predicting", "workflow.clean", "workflow.exporting", "workflow.serving"],
     ["workflow.publication"],
     ["workflow.jobs"],
     ["workflow"],
@@ -129,7 +132,10 @@ DOORS = {
     "matplotlib": {"reports.plots"},
     "jinja2": {"reports.html"},
     "elephas": {"estimator.stock"},
-    "socket": {"training.wire", "training.server", "training.client", "cluster.doctor"},
+    "socket": {"training.wire", "training.server", "training.client", "cluster.doctor", "serving.server"},
+    "starlette": {"serving.server"},
+    "uvicorn": {"serving.server"},
+    "prometheus_client": {"serving.server"},
     "ssl": {"training.wire", "training.server"},
     "cryptography": {"training.wire", "models.store"},
     "tensorflow": {
@@ -176,6 +182,7 @@ WITHOUT_TENSORFLOW = [
     "models.prediction",
     "scoring",
     "scoring.sql",
+    "serving.server",
     "cluster.session",
     "reports.evaluation",
     "reports.page",
