@@ -114,7 +114,11 @@ The map, room by room, in the order of imports: a module may import those of its
       card          the model card, the labels and the resizing rule beside each export
       onnx          for ONNX Runtime in any language
       savedmodel    for TensorFlow Serving and what else takes SavedModels
+      litert        for phones and small boards
+      openvino      for Intel's processors
       web           a page that computes in the visitor's browser
+      triton        a model repository of NVIDIA Triton
+      mlflow        a model of MLflow
 
     serving         model versions behind HTTP on one machine, without Spark
       versions      which versions, loaded

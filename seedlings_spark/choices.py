@@ -55,4 +55,4 @@ PRECISIONS = ("float32", "mixed_bfloat16", "auto")
 ONNXRUNTIME, OPENVINO, TENSORFLOW = "onnxruntime", "openvino", "tensorflow"
 ENGINES = ("auto", ONNXRUNTIME, OPENVINO, TENSORFLOW)
 # Forms of a version for other places: see `exports`.
-EXPORTS = ("savedmodel", "onnx", "web")
+EXPORTS = ("onnx", "savedmodel", "litert", "openvino", "web", "triton", "mlflow")

@@ -70,6 +70,8 @@ _OF_SPARK |= {
     "--keytab",
 }
 _OF_SPARK |= {"--principal", "--keytab", "--insecure", "--detach"}
+# What stands in --help for choices that are too many for a line of a narrow terminal.
+_LONG, _LONGEST = "NAME", 48
 # One call of each job, for --help.
 _EXAMPLES = {
     "quickstart": "--output quickstart",
@@ -522,6 +524,8 @@ def _add(group: Any, field: "dataclasses.Field[Any]") -> None:
     notes = [] if _is_required(field) else [f"default: {_shown(field.default)}{unit}"]
     if limits["choices"] and str(field.type).startswith("tuple"):
         notes.insert(0, f"any of {', '.join(limits['choices'])}")
+    elif _metavar(field) == _LONG:
+        notes.insert(0, f"one of {', '.join(limits['choices'])}")
     text = limits["text"] + (f" ({'; '.join(notes)})" if notes else "")
     settings: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
     if field.name == "action":
@@ -569,7 +573,9 @@ def _metavar(field: "dataclasses.Field[Any]") -> str:
     if field.name in config.PATHS:
         return "DIR"
     if field.metadata["choices"]:
-        return "{" + ",".join(field.metadata["choices"]) + "}"
+        shown = "{" + ",".join(field.metadata["choices"]) + "}"
+        # Jobs' actions are few arguments that stand for themselves.
+        return shown if len(shown) <= _LONGEST or field.name == "action" else _LONG
     return "N" if field.type is int else "X" if field.type is float else "VALUE"
 
 

@@ -156,7 +156,10 @@ def _submit(call: Invocation, installation: Installation) -> int:
                 f"{given} before {call.job}", f"nothing: {call.job} runs without Spark", "Leave it out"
             )
         program = [installation.python, installation.program(call.job), *call.arguments]
-        relay.become(program, {**os.environ, "PYTHONPATH": str(installation.package.parent)})
+        path = os.pathsep.join(
+            filter(None, [str(installation.package.parent), os.environ.get("PYTHONPATH", "")])
+        )
+        relay.become(program, {**os.environ, "PYTHONPATH": path})
     require_java(os.environ)
     if "--detach" in call.switches and not _goes_on_detached(call):
         return cli.DONE

@@ -676,14 +676,14 @@ class ModelsOptions(Options):
         choices=choices.EXPORTS,
         group="export",
     )
-    output: str = option("", "for export: the folder to make", reason="only export needs it")
+    output: str = option("", "folder that export makes", reason="only export needs it")
     corpus: str = option(
         "",
-        "for export: a corpus, on whose test split the export is compared with Keras",
+        "folder of a corpus, on whose test split an export is compared with Keras",
         reason="pictures of noise are drawn without it, which tells as much of the arithmetic, but not of your images",
     )
     images: str = option(
-        "", "for export: a folder of images to compare on instead", reason="not everybody has the corpus"
+        "", "folder of images to compare an export on instead", reason="not everybody has the corpus"
     )
     tolerance: float = option(
         1e-4,

@@ -25,7 +25,11 @@ __all__ = ["Exported", "Samples", "export"]
 _TITLES = {
     "savedmodel": "as a SavedModel of TensorFlow",
     "onnx": "as ONNX",
+    "litert": "for LiteRT",
+    "openvino": "for OpenVINO",
     "web": "as a page for browsers",
+    "triton": "as a model repository of Triton",
+    "mlflow": "as a model of MLflow",
 }
 
 

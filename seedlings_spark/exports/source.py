@@ -72,7 +72,12 @@ class Source:
 
     def network(self) -> Any:
         """A copy of the Keras network, with names that TensorFlow takes."""
-        return export.with_plain_names(carried.from_bytes(self.content))
+        network = export.with_plain_names(carried.from_bytes(self.content))
+        for variable in network.variables:
+            # Its name is of the layer when that was built, and TensorFlow takes it for a scope when it saves.
+            if variable.value.name.startswith("_"):
+                variable.value._handle_name = variable.value.name.lstrip("_")
+        return network
 
     @functools.cached_property
     def onnx(self) -> bytes:

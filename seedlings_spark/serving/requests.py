@@ -88,7 +88,13 @@ def pixels(asked: Asked, size: tuple[int, int], aspect: str, max_pixels: int) ->
 
 
 def answer(asked: Asked, probabilities: NDArray[np.float32], classes: Sequence[str]) -> bytes:
-    """The body of an answer: for each image its probabilities, and the names of the classes beside them."""
+    """The body of an answer: for each image its probabilities, and the names of the classes beside them.
+
+    Raises:
+        RefusedError: They are no numbers, which JSON cannot say.
+    """
+    if not np.isfinite(probabilities).all():
+        raise RefusedError(500, "the network gives values that are not finite")
     rows = [[round(float(each), 8) for each in row] for row in probabilities]
     content: Mapping[str, Any]
     if asked.by_rows:

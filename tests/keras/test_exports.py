@@ -6,10 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
 import onnxruntime
+import pandas as pd
 import pytest
 from keras import layers
 
@@ -107,6 +109,48 @@ def test_a_saved_model_takes_files_and_pixels_and_openvino_reads_it(known, tmp_p
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=HANG_SECONDS)
     assert done.returncode == 0, done.stderr
     assert np.abs(np.load(tmp_path / "found.npy") - expected).max() < 1e-4
+
+
+def test_a_file_for_litert_holds_the_names_and_gives_the_probabilities(known, tmp_path):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    _, files, _, expected = known
+    exported(known, "litert", tmp_path / "out")
+    file, pixels = tmp_path / "out" / "network.tflite", rule_of(tmp_path / "out")
+    network = interpreter.Interpreter(str(file)).get_signature_runner()
+    found = [network(pixels=pixels(each)[None])["probabilities"][0] for each in files]
+    assert np.abs(found - expected).max() < 1e-5
+    assert zipfile.ZipFile(file).read("labels.txt").decode().splitlines() == CLASSES
+
+
+def test_the_files_for_openvino_give_the_probabilities(known, tmp_path):
+    pytest.importorskip("openvino")
+    made = exported(known, "openvino", tmp_path / "out")
+    assert made.difference < 1e-5
+    assert {"network.xml", "network.bin", "MODEL_CARD.md"} <= {
+        each.name for each in (tmp_path / "out").iterdir()
+    }
+
+
+def test_a_repository_for_triton_has_what_its_backend_reads(known, tmp_path):
+    _, files, _, expected = known
+    exported(known, "triton", tmp_path / "out")
+    place = tmp_path / "out" / "models" / "fields"
+    assert "dims: [ 5 ]" in (place / "config.pbtxt").read_text()
+    assert json.loads((place / "1" / "classes.json").read_text("utf-8")) == CLASSES
+    compile((place / "1" / "model.py").read_text("utf-8"), "model.py", "exec")
+    pixels = np.stack([rule_of(place / "1")(file) for file in files])
+    (found,) = onnxruntime.InferenceSession(place / "1" / "network.onnx").run(None, {"features": pixels})[:1]
+    assert np.abs(found - expected).max() < 1e-5
+
+
+def test_a_model_of_mlflow_takes_files(known, tmp_path):
+    mlflow = pytest.importorskip("mlflow", reason="mlflow-skinny, which brings thirty packages, is not here")
+    _, files, _, expected = known
+    exported(known, "mlflow", tmp_path / "out")
+    table = pd.DataFrame({"image_bytes": [file.read_bytes() for file in files]})
+    found = mlflow.pyfunc.load_model(str(tmp_path / "out" / "model")).predict(table)
+    assert np.abs(np.array(found["probabilities"].tolist()) - expected).max() < 1e-5
+    assert found["predicted_species"].tolist() == [CLASSES[each] for each in expected.argmax(1)]
 
 
 def test_an_export_that_differs_is_not_left_behind_nor_put_over_something(known, tmp_path):

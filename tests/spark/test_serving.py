@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import http.client
 import json
+import os
 import re
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from tests import browser
 from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
+HERE = {**os.environ, "SEEDLINGS_PYTHON": sys.executable}
 SIZE, CLASSES = (8, 12), ["Rübe", "Weizen", "<i>Mais</i>"]
 WEIGHTS = {"v0001": np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32) / 50}
 WEIGHTS["v0002"] = WEIGHTS["v0001"][:, ::-1].copy()
@@ -102,9 +104,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextlib.contextmanager
 def running(store: Path, log: Path, *options: str) -> Iterator[Running]:
-    command = [sys.executable, ROOT / "jobs" / "serve.py", "--store", store, "--port", "0", *options]
+    command = [ROOT / "spark-submit.sh", "serve", "--store", store, "--port", "0", *options]
     with log.open("w") as said:
-        process = subprocess.Popen([*map(str, command)], stderr=said, env={"PYTHONPATH": str(ROOT)})
+        process = subprocess.Popen([*map(str, command)], stderr=said, env=HERE)
     try:
         while not (found := re.search(r"http://127\.0\.0\.1:(\d+)/", log.read_text())):
             assert process.poll() is None, log.read_text()
@@ -242,15 +244,23 @@ def test_more_than_it_can_take_at_once_are_told_to_come_again(store: Path, tmp_p
         (["--models", "fields/v0001", "fields/v0001"], "twice"),
         (["--store", "hdfs://nn/store"], "a folder of this machine"),
         (["--host", "192.0.2.1"], "cannot be listened on"),
+        (["--port", "65536"], "--port 65536"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(store: Path, options: list[str], said: str) -> None:
-    command = [sys.executable, ROOT / "jobs" / "serve.py", "--store", store, "--port", "0", *options]
-    here = {"PYTHONPATH": str(ROOT)}
+    command = [ROOT / "spark-submit.sh", "serve", "--store", store, "--port", "0", *options]
     done = subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, timeout=HANG_SECONDS, env=here
+        [*map(str, command)], capture_output=True, text=True, timeout=HANG_SECONDS, env=HERE
     )
     assert done.returncode in (1, 2) and said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_options_of_spark_are_not_for_it(store: Path) -> None:
+    command = [ROOT / "spark-submit.sh", "--master", "local[2]", "serve", "--store", store]
+    done = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, timeout=HANG_SECONDS, env=HERE
+    )
+    assert done.returncode == 2 and "--master local[2] before serve" in done.stderr
 
 
 @pytest.mark.skipif(bool(browser.MISSING), reason=browser.MISSING)

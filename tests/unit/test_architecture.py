@@ -80,7 +80,9 @@ GROUPS = [
     ["models.prediction", "models.export"],
     # exports
     ["exports.source"],
-    ["exports.card", "exports.onnx", "exports.savedmodel", "exports.web"],
+    ["exports.card"],
+    ["exports.litert", "exports.onnx", "exports.openvino", "exports.savedmodel", "exports.web"],
+    ["exports.mlflow", "exports.triton"],
     ["exports"],
     # serving
     ["serving", "serving.requests", "serving.versions", "serving.batches"],
@@ -147,7 +149,9 @@ DOORS = {
         "benchmark.score",
     },
     "onnxruntime": {"models.engines"},
-    "openvino": {"models.engines"},
+    "openvino": {"models.engines", "exports.openvino"},
+    "ai_edge_litert": {"exports.litert"},
+    "mlflow": {"exports.mlflow"},
     "onnx": {"exports.onnx"},
     "tf2onnx": {"models.export"},
     "keras": {
