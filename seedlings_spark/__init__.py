@@ -166,6 +166,7 @@ The map, room by room, in the order of imports: a module may import those of its
       runs          the folder of a training run: what ran, how far it is, how it ended
       jobs          one call for each job
       pipeline      the pipeline that a corpus is fitted with
+      calibration   a temperature that makes confidence what it says
       predicting    a version's predictions of a corpus, and their numbers
       publication   from a fitted pipeline, or somebody's own network, to a published version
       quickstart    where the quickstart puts what it makes

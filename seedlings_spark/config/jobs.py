@@ -409,6 +409,12 @@ class TrainOptions(Options):
         reason="later epochs may only learn the training images by heart",
         choices=("best", "last"),
     )
+    calibrate: bool = option(
+        False,
+        "divide the network's logits by a temperature fitted on the validation images, so that of predictions with a"
+        " confidence of 0.8 about 80 % are right; predictions stay the same",
+        reason="probabilities other than those that were trained are asked for, not guessed",
+    )
     promote: str = option(
         "always",
         "whether the new version becomes the current one, which is used unless another is named. better: if its"

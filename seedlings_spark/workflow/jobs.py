@@ -164,6 +164,12 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
     session.require_slots(spark, options.num_workers, options.wait_executors, options.min_workers)
     prepared, store = corpus.load(options.corpus), ModelStore(options.store, options.name)
     pipeline.check_network(options.network, prepared)
+    if options.calibrate and not prepared.num_images(schema.VALIDATION):
+        raise OptionError(
+            f"--calibrate with {options.corpus}, which has no validation images",
+            "some, to fit the temperature on",
+            "Leave out --calibrate, or prepare the corpus with a share for validation (--split-shares)",
+        )
     application = str(spark.sparkContext.applicationId)
     run = options.run or files.join(options.store, options.name, "runs", application)
     about = pipeline.about(prepared, config.plain(options), run)

@@ -15,6 +15,7 @@ from seedlings_spark.estimator import SeedlingsModel, elephas, features
 from seedlings_spark.models import stages
 from seedlings_spark.models.store import NETWORK, ONNX, ModelStore, ModelVersion
 from seedlings_spark.reports import certainty, evaluation, findings, gallery, paired
+from seedlings_spark.workflow import calibration
 
 
 def predictions(
@@ -202,6 +203,7 @@ def about_evaluation(version: ModelVersion, corpus: Corpus, split: str) -> dict[
         "trained_on": (manifest.get("corpus") or {}).get("path"),
         "training_images": ((manifest.get("corpus") or {}).get("images_of_split") or {}).get(schema.TRAIN),
         "run": manifest.get("run_path"),
+        "calibration": calibration.words(manifest.get("calibration") or {}),
     }
     return {
         "model": version.name,

@@ -19,7 +19,7 @@ from seedlings_spark.errors import NetworkError, OptionError, SeedlingsError, St
 from seedlings_spark.estimator import SeedlingsModel, keep_network_once
 from seedlings_spark.models.store import ONNX, PROFILE, RESERVED_KEYS, ModelStore, ModelVersion
 from seedlings_spark.reports import drift, plots
-from seedlings_spark.workflow import runs
+from seedlings_spark.workflow import calibration, runs
 from seedlings_spark.workflow.pipeline import finite, load_network
 from seedlings_spark.workflow.predicting import check_stages, evaluated, load, predictions
 
@@ -49,6 +49,7 @@ class Promotion:
 def summary(version: ModelVersion, run: str, promotion: Promotion) -> list[tuple[str, object]]:
     """What `train` prints at its end."""
     metrics, kept = version.manifest["metrics"], version.manifest["kept"]
+    calibrated = version.manifest.get("calibration")
     promoted = "now current" if promotion.is_due else "not promoted"
     return [
         ("version", f"{version.name} {version.version} ({promoted})"),
@@ -57,6 +58,7 @@ def summary(version: ModelVersion, run: str, promotion: Promotion) -> list[tuple
         ("stored in", display.Whole(version.path)),
         ("run", display.Whole(run)),
         ("precision", version.manifest["precision"]),
+        *([("probabilities", calibration.words(calibrated))] if calibrated else []),
         *[(name, _shown(value)) for name, value in metrics.items()],
     ]
 
@@ -266,13 +268,17 @@ def publish_trained(
         about: What the manifest says besides.
         check: Called before anything is published; raises if the run is not ours any more.
     """
+    known: dict[str, Any] = {}
     # First, so that all that follows is computed as scoring will be.
+    if about["options"].get("calibrate"):
+        known["calibration"] = calibration.calibrate(spark, model, corpus)
     onnx = use_onnx(model, spark, corpus)
     made = profile(spark, model, corpus)
     decided = promotion(spark, store, model, corpus, about["options"]["promote"])
     check()
     told = {
         **about,
+        **known,
         "onnx": onnx,
         "promotion": {"is_due": decided.is_due, "reason": decided.reason},
         "training_seconds": runs.seconds(about["run_path"]),

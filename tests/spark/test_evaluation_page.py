@@ -13,15 +13,18 @@ import keras
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from scipy import stats
+from pyspark.ml import PipelineModel
+from scipy import optimize, special, stats
 from sklearn import metrics
 
 from seedlings_spark import corpus, files, images
 from seedlings_spark.config import EvaluateOptions
 from seedlings_spark.corpus import decoding
+from seedlings_spark.errors import NetworkError
+from seedlings_spark.estimator import SeedlingsModel
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.reports import certainty, fitting, paired
-from seedlings_spark.workflow import jobs, publication
+from seedlings_spark.workflow import calibration, jobs, publication
 
 CLASSES = ['<b id="hostile">', "Fat Hen", "</script><script>document.title='run'</script>"]
 HUES = (80, 125, 170)
@@ -180,6 +183,63 @@ def test_learning_curves_are_put_into_words(validation: list[float], said: str) 
     history = {"loss": [2.0, 1.0, 0.5, 0.3][: len(validation)], "val_loss": validation}
     found = fitting.words(history, 3)
     assert said in found and bool(said) == bool(found)
+
+
+# --- Calibration
+
+
+def test_the_temperature_is_the_one_that_scipy_finds_and_is_refused_where_there_is_none() -> None:
+    truth, values = drawn(400, 5)
+    logits = np.log(values.astype(np.float64)) * 3
+    best = optimize.minimize_scalar(
+        lambda t: metrics.log_loss(truth, special.softmax(logits / t, axis=1)),
+        bounds=(0.1, 10),
+        method="bounded",
+    )
+    found = calibration.temperature(logits, truth)
+    assert found == pytest.approx(best.x, rel=1e-3)
+    assert calibration.log_loss(logits / found, truth) == pytest.approx(best.fun, rel=1e-6)
+    assert calibration.temperature(np.eye(5)[truth], truth) is None  # all are right: the colder the better
+
+
+@pytest.mark.parametrize("end", ["in the layer", "a layer", "behind it", "no Dense"])
+def test_a_temperature_goes_into_the_network_and_all_engines_give_the_same(
+    evaluated: dict[str, Any], spark: Any, end: str
+) -> None:
+    given, labels = evaluated["corpus"], sorted(CLASSES)
+    inputs = keras.Input((16, 16, 3))
+    values = keras.layers.GlobalAveragePooling2D()(inputs)
+    layer = keras.layers.Dense(3, "softmax" if end == "in the layer" else None)
+    if end == "no Dense":
+        values = keras.layers.Reshape((1, 3))(values)
+        values = keras.layers.Reshape((3,))(keras.layers.Conv1D(3, 1)(values))
+    else:
+        values = layer(values)
+    if end in ("a layer", "no Dense"):
+        values = keras.layers.Softmax()(values)
+    network = keras.Model(inputs, values)
+    if end != "no Dense":
+        hues = np.array([HUES[CLASSES.index(name)] for name in labels])
+        layer.set_weights([np.repeat(hues[None] / 3 / 200, 3, axis=0), -(hues**2) / 2 / 200])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=end == "behind it")
+    model = PipelineModel([SeedlingsModel.from_network(network, labels, loss=loss)])
+    if end == "no Dense":
+        with pytest.raises(NetworkError, match="no softmax of what a Dense layer gives"):
+            calibration._scale(model.stages[0], 2.0)
+        return
+    images_of = given.images(spark, "validation").orderBy("path")
+    before = [list(row.probability) for row in model.transform(images_of).collect()]
+    about = calibration.calibrate(spark, model, given)
+    assert about["temperature"] > 1.2 and about["images"] == given.num_images("validation")
+    assert about["after"]["log_loss"] < about["before"]["log_loss"]
+    expected = special.softmax(np.log(np.maximum(before, 1e-45)) / about["temperature"], axis=1)
+    truth = [labels.index(row.species) for row in images_of.collect()]
+    assert about["after"]["log_loss"] == pytest.approx(metrics.log_loss(truth, expected), abs=1e-3)
+    model.stages[0].use_onnx()
+    for engine in ("tensorflow", "onnxruntime"):
+        model.stages[0].set(model.stages[0].engine, engine)
+        after = [list(row.probability) for row in model.transform(images_of).collect()]
+        assert np.abs(np.array(after) - expected).max() < 1e-4
 
 
 # --- In a browser

@@ -108,7 +108,7 @@ GROUPS = [
     ["scoring.printing"],
     ["scoring"],
     # workflow
-    ["workflow.runs", "workflow.quickstart"],
+    ["workflow.runs", "workflow.quickstart", "workflow.calibration"],
     ["workflow.pipeline", "workflow.predicting", "workflow.clean", "workflow.exporting", "workflow.serving"],
     ["workflow.publication"],
     ["workflow.jobs"],
