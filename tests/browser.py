@@ -54,6 +54,14 @@ class Browser:
         """What a function's body returns."""
         return self.call("/execute/sync", {"script": script, "args": []})
 
+    def result(self, script: str, *arguments: object) -> Any:
+        """What an asynchronous function's body returns."""
+        waited = (
+            f"const done = arguments[arguments.length - 1]; (async function() {{ {script} }})(...arguments)"
+        )
+        content = {"script": f"{waited}.then(done, (error) => done(String(error)))", "args": arguments}
+        return self.call("/execute/async", content)
+
     def upload(self, selector: str, *pictures: Path) -> None:
         found = self.call("/element", {"using": "css selector", "value": selector})
         paths = "\n".join(map(str, pictures))
@@ -86,6 +94,7 @@ def browser() -> Iterator[Browser]:
             asked = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}
             session = f"{address}/session/{_asked(f'{address}/session', asked)['sessionId']}"
             try:
+                _asked(f"{session}/timeouts", {"script": 1000 * HANG_SECONDS})
                 yield Browser(session)
             finally:
                 _asked(session, method="DELETE")

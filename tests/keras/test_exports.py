@@ -14,8 +14,9 @@ import onnxruntime
 import pandas as pd
 import pytest
 from keras import layers
+from PIL import Image
 
-from seedlings_spark import exports, images
+from seedlings_spark import choices, exports, images
 from seedlings_spark.cluster import runtime
 from seedlings_spark.corpus import synthetic
 from seedlings_spark.errors import ClusterError, NetworkError, StorageError
@@ -37,6 +38,11 @@ found = model({"pixels": np.load(sys.argv[2])})
 (probabilities,) = [each for each in model.outputs if "probabilities" in each.get_names()]
 np.save(sys.argv[3], found[probabilities])
 assert "tensorflow" not in sys.modules
+"""
+# The pixels that the page makes of a file beside it.
+FITTED = """
+const [name, height, width, aspect] = arguments, { fit } = await import("/pixels.js");
+return [...await fit(await (await fetch("/" + name)).blob(), height, width, aspect)];
 """
 SIZE, CLASSES = (32, 48), ["Mäuse*klee", "<b>Vogelmiere</b>", "Rübe", "Weizen", "Mais"]
 
@@ -196,6 +202,10 @@ def test_a_network_that_a_format_cannot_hold_is_refused_by_name(tmp_path):
 def test_a_page_says_in_a_browser_what_keras_says(known, tmp_path):
     _, files, _, expected = known
     exported(known, "web", tmp_path / "out")
+    others = [files[0], tmp_path / "deep.png"]
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (61, 97, 4), dtype=np.uint8)).save(others[1])
+    for file in others:
+        shutil.copy(file, tmp_path / "out" / file.name)
     no_picture = tmp_path / "no picture.png"
     no_picture.write_bytes(b"none")
     asked = "import('./predict.js').then(({models}) => models())"
@@ -203,6 +213,10 @@ def test_a_page_says_in_a_browser_what_keras_says(known, tmp_path):
         page.open(address)
         page.wait("return document.body.dataset.ready && navigator.serviceWorker.controller")
         assert page.run(f"return {asked}")[0]["classes"] == CLASSES
+        for file in others:
+            for aspect in choices.ASPECTS:
+                found = page.result(FITTED, file.name, *SIZE, aspect)
+                assert found == images.decode(file.read_bytes(), SIZE, aspect=aspect).ravel().tolist(), aspect
         page.offline()
         page.open(address)
         page.wait("return document.body.dataset.ready")

@@ -25,7 +25,7 @@ async function decoded(file) {
 
 // For each of `target` places the first source place and the weights, as whole numbers of BITS bits.
 function weights(source, start, end, target) {
-  const scale = (end - start) / target, reach = Math.max(scale, 1), found = [];
+  const scale = Math.fround(end - start) / target, reach = Math.max(scale, 1), found = [];
   for (let place = 0; place < target; place++) {
     const centre = start + (place + 0.5) * scale;
     const first = Math.max(0, Math.trunc(centre - reach + 0.5));
