@@ -204,10 +204,9 @@ def work(
         finally:
             for shard in shards:
                 shard.close()
-    if message.header.get("again"):
-        _leave(task.run, computation)
-        return None
-    return {"rank": rank, **clock.summary()}
+    is_over = not message.header.get("again")
+    _leave(task.run, None if is_over else computation)
+    return {"rank": rank, **clock.summary()} if is_over else None
 
 
 # What workers of this process have left to those of their run's next generation: networks are traced for seconds.
@@ -215,10 +214,12 @@ _left: dict[str, list["Computation"]] = {}
 _lock = threading.Lock()
 
 
-def _leave(run: str, computation: "Computation") -> None:
-    """Leave a computation to the next generation, unless it holds what is its worker's own."""
-    if computation.begin.exchanged != Exchanged.WEIGHTS:
-        with _lock:
+def _leave(run: str, computation: "Computation | None") -> None:
+    """Leave a computation to the next generation; None where the run is over."""
+    with _lock:
+        if computation is None:
+            _left.pop(run, None)
+        else:
             _left.setdefault(run, []).append(computation)
 
 

@@ -83,7 +83,9 @@ def _plain_keras(network: Any, rows: Sequence[Rows], optimizer: Any, epochs: int
 @pytest.mark.parametrize("sizes", [(13, 10), (9, 4, 11), (7,), (10, 0)], ids=str)
 def test_batch_frequency_is_sgd_with_the_global_batch(optimizer: str, sizes: tuple[int, ...]) -> None:
     network, rows = _network(), _rows(sizes)
-    num_workers = 1 if len(sizes) > 2 else len(sizes)  # one for all: it accumulates the gradients of a larger batch
+    num_workers = (
+        1 if len(sizes) > 2 else len(sizes)
+    )  # one for all: it accumulates the gradients of a larger batch
     outcome = train(network, rows, optimizer=OPTIMIZERS[optimizer](), epochs=3, num_workers=num_workers)
     reference = _plain_keras(network, rows, OPTIMIZERS[optimizer](), 3, 4)
     for ours, theirs in zip(outcome.master.network.get_weights(), reference.get_weights(), strict=True):
