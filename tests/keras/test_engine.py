@@ -121,7 +121,7 @@ class Changes(Silent):
     def __init__(self, workers: ThreadLauncher, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self._workers = workers
-        self._at = {(epoch, int(rng.integers(1, 90))): int(rng.integers(1, 9)) for epoch in (0, 1, 3)}
+        self._at = {(epoch, int(rng.integers(1, 60))): int(rng.integers(1, 9)) for epoch in (0, 1, 3)}
         self.rooms: list[int] = []  # after each kill
 
     def step(
