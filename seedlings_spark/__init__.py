@@ -149,6 +149,7 @@ The map, room by room, in the order of imports: a module may import those of its
       plots         numbers -> PNG: matplotlib's only door
       html          all of it -> one HTML page: Jinja's only door
       page          numbers -> JSON, HTML, a table for the terminal
+      search        what a search for options has found, likewise
 
     scoring         a model version over files: runs that appear whole
       sources       what there is to score: folder, glob, list, table
@@ -170,6 +171,8 @@ The map, room by room, in the order of imports: a module may import those of its
       predicting    a version's predictions of a corpus, and their numbers
       publication   from a fitted pipeline, or somebody's own network, to a published version
       quickstart    where the quickstart puts what it makes
+      space         what a search chooses from
+      search        many small trainings side by side, and what they find
       clean         what of an output, a run or a store is no longer needed
       exporting     from a store to an export: which version, compared on which images
       serving       from a store to a server that answers
@@ -210,17 +213,21 @@ __all__ = [
     "SeedlingsModel",
     "TrainOptions",
     "Trained",
+    "TuneOptions",
     "evaluate",
     "load_corpus",
     "prepare",
     "score",
     "train",
+    "tune",
 ]
 
 # Where they are, and by which name.
 _PLACES = {
-    **dict.fromkeys(["EvaluateOptions", "PrepareOptions", "ScoreOptions", "TrainOptions"], "config"),
-    **dict.fromkeys(["Trained", "evaluate", "prepare", "score", "train"], "workflow"),
+    **dict.fromkeys(
+        ["EvaluateOptions", "PrepareOptions", "ScoreOptions", "TrainOptions", "TuneOptions"], "config"
+    ),
+    **dict.fromkeys(["Trained", "evaluate", "prepare", "score", "train", "tune"], "workflow"),
     **dict.fromkeys(["SeedlingsEstimator", "SeedlingsModel"], "estimator"),
     **dict.fromkeys(["ModelStore", "ModelVersion"], "models.store"),
     **dict.fromkeys(["Corpus", "load_corpus"], "corpus"),

@@ -78,6 +78,7 @@ _EXAMPLES = {
     "prepare": "--images photos --corpus corpus --image-size 128",
     "corpus": "diff corpus-may corpus-june",
     "train": "--corpus corpus --store store --num-workers 4 --epochs 50",
+    "tune": "--corpus corpus --store store --space space.toml --trials 40 --sample 0.2",
     "evaluate": "--corpus corpus --store store --report report",
     "score": "--images new-photos --store store --output scores --incremental",
     "models": "promote --store store --model-version v0002",

@@ -21,7 +21,7 @@ _SHIPPED = ("--py-files", "--files", "--archives", "--jars")
 # The first one on the PATH of an image.
 _ANY_PYTHON = "python3"
 # Arguments of a job that are files of this machine.
-_FILES = ("--config", "--network")
+_FILES = ("--config", "--network", "--space")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,7 @@ from seedlings_spark.config.jobs import (
     ServeOptions,
     StatusOptions,
     TrainOptions,
+    TuneOptions,
 )
 from seedlings_spark.config.options import (
     COMMAND_LINE,
@@ -63,7 +64,9 @@ __all__ = [
     "ServeOptions",
     "StatusOptions",
     "TrainOptions",
+    "TuneOptions",
     "as_toml",
+    "checked",
     "chosen",
     "flag_of",
     "make",

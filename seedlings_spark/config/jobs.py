@@ -497,6 +497,64 @@ def _check_network(network: str, weights: str, scaler: str) -> None:
 
 
 @dataclass(frozen=True)
+class TuneOptions(Options):
+    """Search for the options of train that suit a corpus best: many small trainings side by side."""
+
+    corpus: str = required("folder of a corpus, written by prepare")
+    store: str = required("folder of the model store")
+    space: str = required(
+        "TOML file of what is searched: options of train, fixed in [train], to choose in [space]"
+    )
+    name: str = option("seedlings", "name of the model in the store", reason="the example's")
+    run: str = option(
+        "",
+        "folder of the search, which goes on where it was cut short; without it STORE/NAME/searches/APPLICATION",
+        reason="each search gets a folder of its own",
+    )
+    trials: int = option(
+        40,
+        "trainings of the search; a third of them may fail",
+        reason="what ten drawn and thirty proposed ones find is seldom beaten by more",
+        least=1,
+        group="search",
+    )
+    sample: float = option(
+        1.0,
+        "share of the training images that the trials learn from; the best of them are then trained on all",
+        reason="of some thousand images all are needed",
+        above=0,
+        most=1,
+    )
+    finalists: int = option(
+        3,
+        "with --sample: trials that are trained on all images",
+        reason="a sample misleads a little",
+        least=1,
+    )
+    parallel: int = option(
+        0,
+        "trials at once; 0 for as many as the slots allow, each with its workers",
+        reason="no slot waits; 1 gives the same search again",
+        least=0,
+    )
+    final: bool = option(
+        False,
+        "train the best one with train, and evaluate it on the test images, which nothing has looked at before",
+        reason="who searches again afterwards has used them up",
+    )
+    wait_executors: int = option(
+        120,
+        "how long executors that were asked for may take to register before the job gives up",
+        unit="seconds",
+        reason="as for train",
+        least=0,
+    )
+    seed: int = option(
+        0, "seed of what is proposed; that of the trainings is one of train", reason="any will do"
+    )
+
+
+@dataclass(frozen=True)
 class EvaluateOptions(Options):
     """Evaluate a model version on one split of a corpus: numbers, plots and a page that shows them."""
 
@@ -995,6 +1053,7 @@ JOBS: Mapping[str, type[Options]] = {
     "prepare": PrepareOptions,
     "corpus": CorpusOptions,
     "train": TrainOptions,
+    "tune": TuneOptions,
     "evaluate": EvaluateOptions,
     "score": ScoreOptions,
     "models": ModelsOptions,

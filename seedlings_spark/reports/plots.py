@@ -190,6 +190,40 @@ def learning_curves(history: Mapping[str, Sequence[float]], kept_epoch: int | No
     return _png(figure)
 
 
+def effects(pairs: Mapping[str, Sequence[tuple[object, float]]]) -> bytes:
+    """A PNG of how accuracy goes with each option of a search: a panel an option, a dot a trial.
+
+    Args:
+        pairs: Option -> value and accuracy of each trial. Numbers that span a factor of ten stand on a logarithmic
+            axis, and what is no number stands side by side.
+    """
+    num_columns = min(3, len(pairs))
+    num_rows = math.ceil(len(pairs) / num_columns)
+    figure = Figure(figsize=(4.4 * num_columns, 3.2 * num_rows), layout="constrained")
+    grid = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    for axes, (name, found) in zip(grid, pairs.items(), strict=False):
+        values = [value for value, _ in found]
+        places: Sequence[float] = [
+            float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+        if len(places) < len(values):
+            texts = [" ".join(value) if isinstance(value, list | tuple) else str(value) for value in values]
+            labels = sorted(set(texts))
+            places = [labels.index(text) for text in texts]
+            axes.set_xticks(range(len(labels)), short_names(labels), parse_math=False)
+            axes.set_xlim(-0.5, len(labels) - 0.5)
+        elif 0 < 10 * min(places, default=0) <= max(places, default=0):
+            axes.set_xscale("log")
+        axes.plot(places, [accuracy for _, accuracy in found], "o", color=_BLUE, markersize=5, alpha=0.7)
+        axes.set_title(display.shown(name), loc="left", fontsize=10, color=_INK, parse_math=False)
+        axes.grid(True, color="#e4e4e4", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8, labelcolor=_INK, color="#b0b0b0")
+    for axes in grid[len(pairs) :]:
+        axes.set_axis_off()
+    return _png(figure)
+
+
 def contact_sheet(tiles: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], *, title: str) -> bytes:
     """A PNG of small pictures in rows of up to eight, each with its caption below.
 

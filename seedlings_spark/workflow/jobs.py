@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from seedlings_spark import config, corpus, files, schema, scoring
 from seedlings_spark.cluster import session
@@ -177,14 +177,12 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
         if published := runs.begin(run, about, application):
             return Trained(run, options.name, published)
         with runs.recorded(run):
-            estimator = _estimator(spark, options, prepared, run)
-            kept = config.chosen(options, "keep", "patience", "epochs")
-            estimator.set_callbacks(pipeline.callbacks(run, prepared, **kept, check=lock.check))
-            scaler = pipeline.scaler(options.scaler, options.network)
             images = pipeline.training_images(spark, prepared)
-            stages = pipeline.pipeline(
-                prepared, estimator, scaler=scaler, scaler_images=options.scaler_images
-            )
+            trained = estimator(spark, options, prepared, run, images)
+            kept = config.chosen(options, "keep", "patience", "epochs")
+            trained.set_callbacks(pipeline.callbacks(run, prepared, **kept, check=lock.check))
+            scaler = pipeline.scaler(options.scaler, options.network)
+            stages = pipeline.pipeline(prepared, trained, scaler=scaler, scaler_images=options.scaler_images)
             model = stages.fit(images)
             version, promotion = publication.publish_trained(
                 spark, store, model, prepared, about=about, check=lock.check
@@ -193,18 +191,26 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
     return Trained(run, options.name, version.version, version, promotion)
 
 
-def _estimator(
-    spark: SparkSession, options: TrainOptions, prepared: Corpus, run: str
+def estimator(
+    spark: SparkSession, options: TrainOptions, prepared: Corpus, run: str, images: DataFrame
 ) -> "SeedlingsEstimator":
-    """The estimator of a run, with its network and optimizer."""
+    """The estimator of a run, with its network and optimizer.
+
+    Args:
+        spark: The session.
+        options: Those of the job `train`.
+        prepared: The corpus.
+        run: Folder of the run, for its checkpoints.
+        images: As `pipeline.training_images` gives them, or a part of them.
+    """
     from seedlings_spark.estimator import SeedlingsEstimator
     from seedlings_spark.models import networks
     from seedlings_spark.workflow import pipeline
 
     is_shared = options.mode != "synchronous" and options.frequency == "batch"
     sizes = (options.shards or options.num_workers, options.batch_size, options.epochs)
-    steps = pipeline.num_steps(pipeline.training_images(spark, prepared), *sizes, is_shared=is_shared)
-    estimator = SeedlingsEstimator(
+    steps = pipeline.num_steps(images, *sizes, is_shared=is_shared)
+    made = SeedlingsEstimator(
         **config.chosen(options, *_ESTIMATOR),
         optimizer_config=pipeline.optimizer(
             options.optimizer,
@@ -219,8 +225,8 @@ def _estimator(
         checkpoint_path=files.join(run, runs.CHECKPOINTS),
         verbose=1,
     )
-    pipeline.set_network(estimator, options.network, prepared, options.weights, options.fine_tune)
-    return estimator
+    pipeline.set_network(made, options.network, prepared, options.weights, options.fine_tune)
+    return made
 
 
 def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:

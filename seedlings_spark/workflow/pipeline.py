@@ -274,6 +274,25 @@ class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
         files.write_text(self._path, "\n".join(self._lines) + "\n")
 
 
+class EpochEnds(keras.callbacks.Callback):  # type: ignore[misc]
+    """Asks after each epoch whether training shall stop.
+
+    Args:
+        asked: Called with the epoch, from 0, and its metrics; whether it was the last one.
+    """
+
+    checkpointed = ()  # a run that is taken up again is asked of its further epochs only
+
+    def __init__(self, asked: Callable[[int, Mapping[str, float]], bool]) -> None:
+        super().__init__()
+        self._asked = asked
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """An epoch has ended."""
+        if self._asked(epoch, logs or {}):
+            self.model.stop_training = True
+
+
 class KeptWeights(keras.callbacks.EarlyStopping):  # type: ignore[misc]
     """Gives the network the weights of its best epoch when training ends; Keras' own, for which no number is worst.
 

@@ -99,7 +99,7 @@ GROUPS = [
     ["reports.certainty", "reports.paired", "reports.gallery", "reports.fitting"],
     ["reports.plots", "reports.findings"],
     ["reports.html"],
-    ["reports.page"],
+    ["reports.page", "reports.search"],
     # scoring
     ["scoring.sources", "scoring.runs", "scoring.progress"],
     ["scoring.ledger", "scoring.review", "scoring.tasks"],
@@ -108,10 +108,11 @@ GROUPS = [
     ["scoring.printing"],
     ["scoring"],
     # workflow
-    ["workflow.runs", "workflow.quickstart", "workflow.calibration"],
+    ["workflow.runs", "workflow.quickstart", "workflow.calibration", "workflow.space"],
     ["workflow.pipeline", "workflow.predicting", "workflow.clean", "workflow.exporting", "workflow.serving"],
     ["workflow.publication"],
     ["workflow.jobs"],
+    ["workflow.search"],
     ["workflow"],
     # benchmark
     ["benchmark"],

@@ -15,7 +15,16 @@ from seedlings_spark.config.suggestions import ALSO
 from seedlings_spark.errors import OptionError
 
 ROOT = Path(__file__).parents[2]
-GIVEN = {"other": "o", "corpus": "c", "store": "s", "report": "r", "images": "i", "output": "o", "run": "n"}
+GIVEN = {
+    "other": "o",
+    "corpus": "c",
+    "store": "s",
+    "report": "r",
+    "images": "i",
+    "output": "o",
+    "run": "n",
+    "space": "t",
+}
 
 
 def required(options: Any) -> dict[str, Any]:

@@ -1,0 +1,227 @@
+"""What a search for options has found: a table for the terminal, one HTML page, and JSON.
+
+The page carries its plot inside and needs no network. It says in words what the numbers show: which options mattered,
+whether the best network overfits or underfits, and the command that trains it.
+"""
+
+import base64
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+
+from seedlings_spark import display, files
+from seedlings_spark.reports import plots
+
+PAGE, NUMBERS = "index.html", "search.json"
+# Trials that the terminal shows.
+_SHOWN = 10
+# From which gap between training and validation accuracy on a network is said to overfit, and below which training
+# accuracy, without such a gap, to underfit.
+_GAP, _LEARNED = 0.05, 0.9
+
+
+@dataclass(frozen=True)
+class TrialNumbers:
+    """One trial, as a report shows it.
+
+    Args:
+        number: From 0.
+        state: "done", "pruned" or "failed".
+        values: Option -> its value, of those that were searched.
+        accuracy: On the validation images; None of one that failed.
+        epoch: Its epoch, from 1.
+        share: Of the training images that it has learned from.
+        seconds: That it took.
+        error: Why it failed.
+        is_finalist: Whether it is the training on all images of one that did well on a sample.
+    """
+
+    number: int
+    state: str
+    values: Mapping[str, object]
+    accuracy: float | None
+    epoch: int
+    share: float
+    seconds: float
+    error: str = ""
+    is_finalist: bool = False
+
+
+@dataclass(frozen=True)
+class SearchNumbers:
+    """What a search has found, as a report shows it.
+
+    Args:
+        trials: In the order of their numbers.
+        best: Number of the best one.
+        history: Loss and accuracy of each epoch of the best one.
+        importance: Option -> its share of what made the difference.
+        command: That trains the best one.
+        about: Further rows of the head: corpus, folder and the like.
+    """
+
+    trials: Sequence[TrialNumbers]
+    best: int
+    history: Mapping[str, Sequence[float]]
+    importance: Mapping[str, float]
+    command: str
+    about: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def ranked(self) -> list[TrialNumbers]:
+        """The best trials first, those on all images before those on a sample; failed ones last."""
+        order = {"done": 0, "pruned": 1}
+        return sorted(
+            self.trials,
+            key=lambda each: (
+                order.get(each.state, 2),
+                not each.is_finalist,
+                -(each.accuracy or 0),
+                each.number,
+            ),
+        )
+
+    def pairs(self, name: str) -> list[tuple[object, float]]:
+        """Of the trials of the search that ended: an option's value, and the accuracy."""
+        ended = (each for each in self.trials if each.state == "done" and not each.is_finalist)
+        return [(each.values[name], each.accuracy) for each in ended if each.accuracy is not None]
+
+
+def in_words(numbers: SearchNumbers) -> list[str]:
+    """What the numbers show, a sentence or two each."""
+    said = [_of_fit(numbers)]
+    if numbers.importance:
+        first = sorted(numbers.importance.items(), key=lambda item: -item[1])
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in first)
+        said.append(f"What made the difference, by PED-ANOVA over the trials that ended: {shares}.")
+    if "batch_size" in {name for each in numbers.trials for name in each.values}:
+        said += _of_batch_sizes(numbers.pairs("batch_size"))
+    failed = [each for each in numbers.trials if each.state == "failed"]
+    if failed:
+        said.append(
+            f"{len(failed)} of {len(numbers.trials)} trials failed, the last with: {failed[-1].error}"
+        )
+    return said
+
+
+def _of_fit(numbers: SearchNumbers) -> str:
+    """Whether the best network overfits, underfits or would have learned on."""
+    best = next(each for each in numbers.trials if each.number == numbers.best)
+    validation = best.accuracy or 0.0
+    epochs = len(numbers.history.get("val_loss", ()))
+    training = (numbers.history.get("accuracy") or [math.nan])[max(0, best.epoch - 1)]
+    evidence = (
+        f"in epoch {best.epoch} of {epochs}, the one with the lowest validation loss, it names {training:.1%} of the"
+        f" training images rightly (as they were augmented) and {validation:.1%} of the validation images"
+    )
+    if training - validation > _GAP:
+        verdict = "The best network overfits: more images or augmentation, or a smaller network, would help"
+    elif best.epoch >= epochs > 1:
+        verdict = "The best network was still learning when its epochs were over: give it more"
+    elif training < _LEARNED:
+        verdict = (
+            "The best network underfits: a larger network, larger images or a higher learning rate may help"
+        )
+    else:
+        verdict = "The best network neither overfits nor underfits much"
+    return f"{verdict}; {evidence}."
+
+
+def _of_batch_sizes(pairs: Sequence[tuple[object, float]]) -> list[str]:
+    by_size: dict[object, list[float]] = {}
+    for size, accuracy in pairs:
+        by_size.setdefault(size, []).append(accuracy)
+    if len(by_size) < 2:
+        return []
+    of_each = ", ".join(
+        f"{size}: {median(found):.4f} ({len(found)})"
+        for size, found in sorted(by_size.items(), key=lambda item: str(item[0]).rjust(9))
+    )
+    return [f"Median accuracy by batch size (trials): {of_each}."]
+
+
+def table(numbers: SearchNumbers) -> str:
+    """The best trials as plain text, with what they show and the command that trains the best one."""
+    names = list(dict.fromkeys(name for each in numbers.trials for name in each.values))
+    rows = [["trial", "accuracy", "epoch", *names]]
+    rows += [_cells(each, names) for each in numbers.ranked[:_SHOWN]]
+    more = len(numbers.trials) - _SHOWN
+    parts = [display.aligned(rows, "<>>" + "<" * len(names))]
+    if more > 0:
+        parts.append(f"and {more} more, in the report")
+    parts += [
+        "",
+        *("\n".join(display.wrapped(text, display.COLUMNS, in_words=True)) for text in in_words(numbers)),
+    ]
+    return "\n".join([*parts, "", "Train it with:", numbers.command])
+
+
+def _cells(trial: TrialNumbers, names: Sequence[str]) -> list[str]:
+    accuracy = "-" if trial.accuracy is None else f"{trial.accuracy:.4f}"
+    which = f"{trial.number} {trial.state}" + " (all images)" * trial.is_finalist
+    return [which, accuracy, str(trial.epoch or "-"), *(_shown(trial.values.get(name, "")) for name in names)]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return display.shown(" ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+
+
+def write(folder: str, numbers: SearchNumbers) -> None:
+    """Write `PAGE` and `NUMBERS`.
+
+    Args:
+        folder: On any file system; made if it is missing.
+        numbers: What was found.
+    """
+    names = list(dict.fromkeys(name for each in numbers.trials for name in each.values))
+    effects = {name: numbers.pairs(name) for name in names}
+    picture = plots.effects(effects) if any(effects.values()) else b""
+    files.write_text(files.join(folder, PAGE), _page(numbers, names, picture))
+    content = {**asdict(numbers), "in_words": in_words(numbers)}
+    files.write_text(files.join(folder, NUMBERS), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _page(numbers: SearchNumbers, names: Sequence[str], picture: bytes) -> str:
+    def row(cells: Sequence[str], tag: str = "td") -> str:
+        return "<tr>" + "".join(f"<{tag}>{_escaped(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    best = next(each for each in numbers.trials if each.number == numbers.best)
+    parts = [
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>Search: accuracy {best.accuracy or 0:.4f}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>Search: validation accuracy {best.accuracy or 0:.4f}</h1>",
+        "<table>",
+        *(row([name, _shown(value)]) for name, value in numbers.about.items()),
+        "</table>",
+        *(f"<p>{_escaped(text)}</p>" for text in in_words(numbers)),
+        f"<h2>Train the best one</h2><pre>{_escaped(numbers.command)}</pre>",
+    ]
+    if picture:
+        data = base64.b64encode(picture).decode("ascii")
+        alt = "Accuracy of each trial against each option that was searched"
+        parts.append(f'<h2>Effects</h2><img alt="{alt}" src="data:image/png;base64,{data}">')
+    heads = ["trial", "accuracy", "epoch", *names, "images", "seconds", "reason"]
+    parts += ['<h2>Trials</h2><div class="wide"><table>', row(heads, "th")]
+    for each in numbers.ranked:
+        parts.append(row([*_cells(each, names), f"{each.share:.0%}", f"{each.seconds:.0f}", each.error]))
+    return "\n".join([*parts, "</table></div></body></html>"]) + "\n"
+
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; } img { max-width: 100%; height: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .2rem .8rem; border-bottom: 1px solid #8884; white-space: nowrap; }
+.wide { overflow-x: auto; } pre { white-space: pre-wrap; padding: .6rem 1rem; background: #8882; }
+"""
+
+
+def _escaped(text: str) -> str:
+    return html.escape(display.shown(text))

@@ -1,0 +1,122 @@
+"""The search for options of train: what is trained, what is written down, what a killed search keeps."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+from pyspark.sql import SparkSession
+
+import seedlings_spark as ss
+from seedlings_spark import config
+from seedlings_spark.errors import CorpusError, OptionError, TrainingError
+from seedlings_spark.workflow import pipeline, search
+
+SIZE = 16
+FIXED = {"epochs": 3, "num_workers": 1, "augment": ["none"], "precision": "float32", "scaler": "none"}
+
+
+@pytest.fixture(scope="module")
+def place(spark: SparkSession, drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a corpus and a small network."""
+    folder = tmp_path_factory.mktemp("search")
+    options = ss.PrepareOptions(
+        images=str(drawn_images), corpus=str(folder / "corpus"), image_size=SIZE, split_policy="stratified"
+    )
+    ss.prepare(spark, options)
+    layers = [keras.Input((SIZE, SIZE, 3)), keras.layers.AveragePooling2D(4), keras.layers.Flatten()]
+    network = keras.Sequential([*layers, keras.layers.Dense(12, activation="softmax", name="species")])
+    (folder / "small.json").write_text(network.to_json())
+    return folder
+
+
+def options_of(place: Path, run: str, space: Mapping[str, Any], **given: Any) -> ss.TuneOptions:
+    """Options of a search, whose file is written."""
+    fixed = {**FIXED, "network": str(place / "small.json")}
+    lines = ["[train]", *(f"{name} = {json.dumps(value)}" for name, value in fixed.items())]
+    lines += ["[space]", *(f"{name} = {value}" for name, value in space.items())]
+    (place / f"{run}.toml").write_text("\n".join(lines) + "\n")
+    places = {"corpus": str(place / "corpus"), "store": str(place / "store"), "run": str(place / run)}
+    return ss.TuneOptions(**places, space=str(place / f"{run}.toml"), parallel=1, **given)
+
+
+SPACE = {"learning_rate": "{ low = 1e-3, high = 1e-1, log = true }", "batch_size": "[4, 16]"}
+
+
+def test_a_search_that_was_killed_finds_what_another_one_finds_and_train_makes_it(
+    spark: SparkSession, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {"trials": 2, "sample": 0.5, "finalists": 1}
+    calm = search.tune(spark, options_of(place, "calm", SPACE, **given))
+
+    epochs = iter(range(3))  # it dies in the first epoch of the second trial
+
+    def dies(self: Any, epoch: int, logs: Any = None) -> None:
+        if next(epochs, None) is None:
+            raise KeyboardInterrupt
+        record(self, epoch, logs)
+
+    record = pipeline.RunRecord.on_epoch_end
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pipeline.RunRecord, "on_epoch_end", dies)
+        search.tune(spark, options_of(place, "killed", SPACE, **given))
+    lines = (place / "killed" / search.TRIALS).read_text().splitlines()
+    assert [json.loads(line)["state"] for line in lines] == [search.DONE, search.RUNNING]
+    killed = search.tune(spark, options_of(place, "killed", SPACE, **given))
+
+    def told(found: search.Found) -> list[Any]:
+        return [(each.params, each.state, each.history, each.share, each.accuracy) for each in found.trials]
+
+    assert told(killed) == told(calm)
+    assert [each.finalist_of for each in calm.trials] == [None, None, calm.best.finalist_of]
+    assert [each.share for each in calm.trials] == [0.5, 0.5, 1.0]
+    searched = [each for each in calm.trials[:2] if each.state == search.DONE]
+    assert calm.best.finalist_of == max(searched, key=lambda each: (each.accuracy, -each.number)).number
+
+    # The command that it names, as the command line reads it.
+    command = shlex.split(calm.numbers().command)
+    flags: dict[str, Any] = {}
+    for word in command[2:]:
+        if word.startswith("--"):
+            name = word[2:].replace("-", "_")
+            flags[name] = []
+        else:
+            flags[name].append(word)
+    flags = {name: value if name == "augment" else value[0] for name, value in flags.items()}
+    options = config.resolve(ss.TrainOptions, "train", flags)
+    trained = ss.train(spark, options)
+    assert trained.published is not None
+    assert trained.published.manifest["kept"]["epoch"] == calm.best.epoch
+    assert trained.published.manifest["metrics"]["val_accuracy"] == calm.best.accuracy
+    page = (place / "calm" / "report" / "index.html").read_text()
+    assert all(f"{each.accuracy:.4f}" in page for each in calm.trials if each.accuracy is not None)
+    assert json.loads((place / "calm" / "report" / "search.json").read_text())["best"] == calm.best.number
+
+
+def test_trials_that_fail_are_told_and_too_many_end_the_search(spark: SparkSession, place: Path) -> None:
+    with pytest.raises(
+        TrainingError, match=r"2 of 3 trials that failed, at last with: .*--optimizer nonsense"
+    ):
+        search.tune(spark, options_of(place, "failing", {"optimizer": '["nonsense"]'}, trials=3))
+    lines = [json.loads(line) for line in (place / "failing" / search.TRIALS).read_text().splitlines()]
+    assert [line["state"] for line in lines] == [search.FAILED] * 2
+    assert all("nonsense" in line["error"] for line in lines)
+    with pytest.raises(OptionError, match="other options"):
+        search.tune(spark, options_of(place, "failing", SPACE, trials=3))
+
+
+def test_without_validation_images_there_is_nothing_to_compare_on(
+    spark: SparkSession, drawn_images: Path, place: Path
+) -> None:
+    shares = (0.8, 0.0, 0.2)
+    bare = place / "without validation"
+    ss.prepare(
+        spark,
+        ss.PrepareOptions(images=str(drawn_images), corpus=str(bare), image_size=SIZE, split_shares=shares),
+    )
+    options = options_of(place, "bare", SPACE)
+    with pytest.raises(CorpusError, match="no validation images"):
+        search.tune(spark, ss.TuneOptions(corpus=str(bare), store=options.store, space=options.space))

@@ -1,0 +1,67 @@
+"""Search spaces: what a file may say, and what is refused by its line."""
+
+from pathlib import Path
+
+import pytest
+
+from seedlings_spark.errors import OptionError
+from seedlings_spark.workflow import space
+
+
+def read(tmp_path: Path, text: str) -> space.Space:
+    file = tmp_path / "space.toml"
+    file.write_text(text, encoding="utf-8")
+    return space.read(str(file))
+
+
+def test_ranges_and_lists_become_options_of_train(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        "[train]\nepochs = 3\n[space]\nlearning_rate = { low = 1e-4, high = 1, log = true }\n"
+        'batch_size = { low = 16, high = 64, step = 16 }\naugment = [["flip", "turn"], "none"]\n',
+    )
+    assert found.fixed == {"epochs": 3}
+    assert found.dimensions == {
+        "learning_rate": space.Range(0.0001, 1.0, log=True),
+        "batch_size": space.Range(16, 64, step=16),
+        "augment": (("flip", "turn"), ("none",)),
+    }
+    assert found.values({"learning_rate": 0.5, "batch_size": 32, "augment": 1}) == {
+        "learning_rate": 0.5,
+        "batch_size": 32,
+        "augment": ("none",),
+    }
+    rate, size, augment = found.distributions().values()
+    assert (rate.low, rate.high, rate.log) == (0.0001, 1.0, True)
+    assert (size.low, size.high, size.step) == (16, 64, 16)
+    assert augment.choices == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[space]\n\nlearning_rat = [0.1]", ("line 3", "learning_rat", "learning_rate")),
+        ("[space]\nbatch_size = [0]", ("line 2", "at least 1")),
+        ("[space]\nbatch_size = []", ("line 2", "at least one")),
+        ("[space]\nbatch_size = [8, 8]", ("line 2", "different values")),
+        ("[space]\nlearning_rate = { low = 0.1, high = 0.1 }", ("line 2", "low below high")),
+        (
+            "[space]\nlearning_rate = { low = 0.1, high = 1, log = true, step = 0.1 }",
+            ("line 2", "without a step"),
+        ),
+        ("[space]\nbatch_size = { low = 8, high = 64, step = 0.5 }", ("line 2", "a whole number")),
+        ("[space]\nlearning_rate = { low = 0.1 }", ("line 2", "{ low = 1e-4")),
+        ("[space]\nnetwork = { low = 1, high = 2 }", ("line 2", "network")),
+        ('[space]\nschedule = ["cosine", "cosin"]', ("line 2", "cosin", "one of")),
+        ('[space]\nstore = ["a"]', ("line 2", "store", "tune itself")),
+        ('[train]\ncorpus = "c"', ("line 2", "corpus", "tune itself")),
+        ("[train]\nepochs = 3\n[space]\nepochs = [3]", ("epochs in both tables",)),
+        ("[sapce]\nepochs = [3]", ("sapce", "[train]", "[space]")),
+        ("epochs = ", ("space.toml", "TOML")),
+    ],
+)
+def test_what_cannot_be_is_refused_by_its_line(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(OptionError) as refused:
+        read(tmp_path, text)
+    for word in words:
+        assert word in str(refused.value)
