@@ -7,20 +7,16 @@ whether the best network overfits or underfits, and the command that trains it.
 import base64
 import html
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 
 from seedlings_spark import display, files
-from seedlings_spark.reports import plots
+from seedlings_spark.reports import fitting, plots
 
 PAGE, NUMBERS = "index.html", "search.json"
 # Trials that the terminal shows.
 _SHOWN = 10
-# From which gap between training and validation accuracy on a network is said to overfit, and below which training
-# accuracy, without such a gap, to underfit.
-_GAP, _LEARNED = 0.05, 0.9
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,9 @@ class SearchNumbers:
 
 def in_words(numbers: SearchNumbers) -> list[str]:
     """What the numbers show, a sentence or two each."""
-    said = [_of_fit(numbers)]
+    best = next(each for each in numbers.trials if each.number == numbers.best)
+    learned = fitting.words(numbers.history, best.epoch)
+    said = [f"The best one, trial {best.number}: {learned}"] if learned else []
     if numbers.importance:
         first = sorted(numbers.importance.items(), key=lambda item: -item[1])
         shares = ", ".join(f"{name} {share:.0%}" for name, share in first)
@@ -105,29 +103,6 @@ def in_words(numbers: SearchNumbers) -> list[str]:
             f"{len(failed)} of {len(numbers.trials)} trials failed, the last with: {failed[-1].error}"
         )
     return said
-
-
-def _of_fit(numbers: SearchNumbers) -> str:
-    """Whether the best network overfits, underfits or would have learned on."""
-    best = next(each for each in numbers.trials if each.number == numbers.best)
-    validation = best.accuracy or 0.0
-    epochs = len(numbers.history.get("val_loss", ()))
-    training = (numbers.history.get("accuracy") or [math.nan])[max(0, best.epoch - 1)]
-    evidence = (
-        f"in epoch {best.epoch} of {epochs}, the one with the lowest validation loss, it names {training:.1%} of the"
-        f" training images rightly (as they were augmented) and {validation:.1%} of the validation images"
-    )
-    if training - validation > _GAP:
-        verdict = "The best network overfits: more images or augmentation, or a smaller network, would help"
-    elif best.epoch >= epochs > 1:
-        verdict = "The best network was still learning when its epochs were over: give it more"
-    elif training < _LEARNED:
-        verdict = (
-            "The best network underfits: a larger network, larger images or a higher learning rate may help"
-        )
-    else:
-        verdict = "The best network neither overfits nor underfits much"
-    return f"{verdict}; {evidence}."
 
 
 def _of_batch_sizes(pairs: Sequence[tuple[object, float]]) -> list[str]:

@@ -98,8 +98,8 @@ GROUPS = [
     ["reports", "reports.drift", "reports.evaluation"],
     ["reports.certainty", "reports.paired", "reports.gallery", "reports.fitting"],
     ["reports.plots", "reports.findings"],
-    ["reports.html"],
-    ["reports.page", "reports.search"],
+    ["reports.html", "reports.search"],
+    ["reports.page"],
     # scoring
     ["scoring.sources", "scoring.runs", "scoring.progress"],
     ["scoring.ledger", "scoring.review", "scoring.tasks"],

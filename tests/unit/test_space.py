@@ -6,6 +6,7 @@ import pytest
 
 from seedlings_spark.errors import OptionError
 from seedlings_spark.workflow import space
+from tests import docs
 
 
 def read(tmp_path: Path, text: str) -> space.Space:
@@ -35,6 +36,13 @@ def test_ranges_and_lists_become_options_of_train(tmp_path: Path) -> None:
     assert (rate.low, rate.high, rate.log) == (0.0001, 1.0, True)
     assert (size.low, size.high, size.step) == (16, 64, 16)
     assert augment.choices == (0, 1)
+
+
+def test_the_documented_file_is_a_space(tmp_path: Path) -> None:
+    text = docs.command("docs/search.md", "Searching for good options", {}, "toml")
+    found = read(tmp_path, text)
+    assert list(found.fixed) == ["epochs", "num_workers"]
+    assert list(found.dimensions) == ["network", "learning_rate", "batch_size", "augment"]
 
 
 @pytest.mark.parametrize(
