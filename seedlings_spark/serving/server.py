@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -35,7 +36,12 @@ _PAGE = {
     "manifest.webmanifest": "application/manifest+json",
 }
 _KEEP_ALIVE_SECONDS = 15
-_BACKLOG = 2048
+# Connections that wait to be accepted, and open files that are none.
+_BACKLOG, _OTHER_FILES = 2048, 64
+_MOST_FILES = 65536
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
 
 
 @dataclass(frozen=True)
@@ -268,13 +274,14 @@ def run(server: Server, listening: socket.socket, timeout: float) -> None:
     """Answer until the process is told to end (SIGINT, SIGTERM); what is being answered then is finished."""
     import uvicorn
 
+    most, backlog = _room()
     config = uvicorn.Config(
         server.application(),
-        http=_impatient(timeout),
+        http=_impatient(timeout, most),
         log_config=None,
         access_log=False,
         lifespan="off",
-        backlog=_BACKLOG,
+        backlog=backlog,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(timeout) + 1,
         server_header=False,
@@ -282,13 +289,26 @@ def run(server: Server, listening: socket.socket, timeout: float) -> None:
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def _impatient(timeout: float) -> Any:
-    """Uvicorn's HTTP, which closes a connection that does not send the head of a request in time."""
+def _room() -> tuple[int, int]:
+    """Connections to keep open, and to let wait: asyncio fails loudly and for ever once no file can be opened."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    backlog = min(_BACKLOG, files // 16)
+    # It accepts so many in one turn, and those of three more turns may not be closed yet.
+    return files - 4 * backlog - _OTHER_FILES, backlog
+
+
+def _impatient(timeout: float, most: int) -> Any:
+    """Uvicorn's HTTP, which closes a connection that is one too many, or does not send a request's head in time."""
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Impatient(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            if len(self.connections) > most:
+                transport.write(_FULL)
+                transport.close()
             self.loop.call_later(timeout, self._close_if_silent, None)
 
         def on_response_complete(self) -> None:

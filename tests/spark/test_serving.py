@@ -10,7 +10,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,8 +103,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def running(store: Path, log: Path, *options: str) -> Iterator[Running]:
-    command = [ROOT / "spark-submit.sh", "serve", "--store", store, "--port", "0", *options]
+def running(store: Path, log: Path, *options: str, before: Sequence[str] = ()) -> Iterator[Running]:
+    command = [*before, ROOT / "spark-submit.sh", "serve", "--store", store, "--port", "0", *options]
     with log.open("w") as said:
         process = subprocess.Popen([*map(str, command)], stderr=said, env=HERE)
     try:
@@ -235,6 +235,21 @@ def test_more_than_it_can_take_at_once_are_told_to_come_again(store: Path, tmp_p
             client.sendall(body[10:])
             assert client.recv(4096).startswith(b"HTTP/1.1 200")
         assert server.ask(PREDICT, body)[0] == 200
+
+
+def test_more_connections_than_files_are_turned_away_and_the_others_served_on(
+    store: Path, tmp_path: Path
+) -> None:
+    few = ["bash", "-c", 'ulimit -n 160; exec "$@"', "bash"]
+    with running(store, tmp_path / "log", before=few) as server:
+        with contextlib.ExitStack() as held:
+            for _ in range(300):
+                held.enter_context(socket.create_connection(("127.0.0.1", server.port), HANG_SECONDS))
+            many = held.enter_context(socket.create_connection(("127.0.0.1", server.port), HANG_SECONDS))
+            assert many.recv(4096).startswith(b"HTTP/1.1 503 ")
+        while server.ask("/health")[0] != 200:
+            pass
+        assert len((tmp_path / "log").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
