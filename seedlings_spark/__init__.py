@@ -195,12 +195,18 @@ The map, room by room, in the order of imports: a module may import those of its
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seedlings_spark.config import EvaluateOptions, PrepareOptions, ScoreOptions, TrainOptions
+    from seedlings_spark.config import (
+        EvaluateOptions,
+        PrepareOptions,
+        ScoreOptions,
+        TrainOptions,
+        TuneOptions,
+    )
     from seedlings_spark.corpus import Corpus
     from seedlings_spark.corpus import load as load_corpus
     from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
     from seedlings_spark.models.store import ModelStore, ModelVersion
-    from seedlings_spark.workflow import Trained, evaluate, prepare, score, train
+    from seedlings_spark.workflow import Trained, evaluate, prepare, score, train, tune
 
 __all__ = [
     "Corpus",
