@@ -91,7 +91,12 @@ def check_places(job: str, options: object, environment: Mapping[str, str], spar
             return files.qualify(path) if is_here else ""
         return ""
 
-    imports = getattr(options, "action", "") == "import"
+    action = getattr(options, "action", "")
+    imports = action == "import"
+    if action == "export" and (path := local("output")) and files.exists(path):
+        raise StorageError(
+            f"--output {path}, which exists", "a folder that is not there yet", "Give another --output"
+        )
     for name in _READ.get(job, ()):
         path = local(name)
         if path and not imports:

@@ -667,6 +667,17 @@ def test_full_uris_and_absolute_paths_are_fine_in_a_container() -> None:
         assert cli.check(["prepare", "--images", images, "--corpus", corpus], deploy_mode="cluster") == 0
 
 
+def test_an_export_over_something_is_refused_before_spark_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "out").mkdir()
+    arguments = ["models", "export", "--store", str(tmp_path / "store"), "--output"]
+    assert cli.check([*arguments, str(tmp_path / "new")], deploy_mode="client") == 0
+    assert cli.check([*arguments, str(tmp_path / "out")], deploy_mode="client") == 1
+    assert "out, which exists" in capsys.readouterr().err
+
+
 def test_a_ctrl_c_is_said_in_one_line_though_it_has_ended_the_jvm_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
