@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
@@ -296,26 +298,40 @@ def driver_addresses(spark: SparkSession) -> tuple[str, str]:
     return str(spark.conf.get("spark.driver.bindAddress", host)), host
 
 
-def partition_key(spark: SparkSession, partition: Column, num_partitions: int) -> Column:
+def partition_key(partition: Column, num_partitions: int) -> Column:
     """What to `repartition(num_partitions, ...)` by, so that each row lands in the partition that a column names.
 
     Spark hashes what it is given: two partitions could fall into one.
 
     Args:
-        spark: The session.
         partition: An integer column, from 0 to num_partitions - 1.
         num_partitions: All of them.
     """
     found: dict[int, int] = {}
     start, count = 0, 64 * num_partitions
     while len(found) < num_partitions:
-        candidates = spark.range(start, start + count, 1, 1).select(F.col("id").cast("int").alias("key"))
-        places = candidates.groupBy(F.pmod(F.hash("key"), F.lit(num_partitions)).alias("place"))
-        for place, key in places.agg(F.min("key")).collect():
-            found.setdefault(int(place), int(key))
+        candidates = np.arange(start, start + count, dtype=np.uint32)
+        places, first = np.unique(spark_hash(candidates) % num_partitions, return_index=True)
+        for place, key in zip(places.tolist(), candidates[first].tolist(), strict=True):
+            found.setdefault(place, key)
         start += count
     keys = F.array(*[F.lit(found[place]) for place in range(num_partitions)])
     return F.element_at(keys, partition.cast("int") + 1)
+
+
+def spark_hash(values: NDArray[np.uint32]) -> NDArray[np.int32]:
+    """What Spark's `hash` gives for integers of 32 bits: MurmurHash3 (x86, 32 bits) of one block, with the seed 42."""
+    with np.errstate(over="ignore"):
+        mixed = _rotated(values * np.uint32(0xCC9E2D51), 15) * np.uint32(0x1B873593)
+        found = _rotated(np.uint32(42) ^ mixed, 13) * np.uint32(5) + np.uint32(0xE6546B64)
+        found ^= np.uint32(4)  # bytes
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+            found = (found ^ (found >> np.uint32(shift))) * np.uint32(factor)
+    return found.view(np.int32)
+
+
+def _rotated(values: NDArray[np.uint32], by: int) -> NDArray[np.uint32]:
+    return (values << np.uint32(by)) | (values >> np.uint32(32 - by))
 
 
 _making = threading.RLock()

@@ -16,11 +16,10 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
-from pyspark.sql.types import IntegerType, StringType, StructField, StructType
+from pyspark.sql.types import StringType, StructField, StructType
 
 from seedlings_spark import choices, files, fingerprint, images, schema
 from seedlings_spark.cluster import connect, runtime, session
@@ -48,7 +47,6 @@ _CONTENT_BATCH_ROWS = 1024
 _AT_ONCE = 8
 _AHEAD_BYTES = 64 * 1024 * 1024
 _TASK = "task"
-_NUMBERED = StructType([*schema.LISTING.fields, StructField(_TASK, IntegerType(), False)])
 
 
 @dataclass(frozen=True)
@@ -138,41 +136,50 @@ def batches(spark: SparkSession) -> Iterator[None]:
             spark.conf.set(name, before)
 
 
-def spread(spark: SparkSession, listing: DataFrame) -> DataFrame:
-    """The listing in tasks that each have about as many bytes to read, however these are dealt to files."""
-    num_bytes, num_files = _work(listing)
+@dataclass(frozen=True)
+class Work:
+    """What a listing costs to read, in bytes, and its number of files."""
+
+    num_bytes: int
+    num_files: int
+
+
+def cost() -> Column:
+    """Of a row of `schema.LISTING` what reading the file costs, in bytes."""
+    length = F.col(schema.LENGTH)
+    known = F.when(length < 0, _USUAL_BYTES).otherwise(F.least(length, F.lit(_MOST_BYTES)))
+    return known + F.lit(_FILE_BYTES)
+
+
+def spread(spark: SparkSession, listing: DataFrame, work: Work | None = None) -> DataFrame:
+    """The listing in tasks that each have about as many bytes to read, however these are dealt to files.
+
+    Neighbours stay together.
+
+    Args:
+        spark: The session.
+        listing: A table of `schema.LISTING`.
+        work: What it costs, where that is known.
+    """
+    work = _work(listing) if work is None else work
     slots = session.num_slots(spark)
     # As many for each slot, or most slots would wait for the last ones; one of 13 equal tasks runs alone on two.
-    rounds = max(2, -(-num_bytes // (_TASK_BYTES * slots)))
-    tasks = max(1, min(_MAX_TASKS, num_files, rounds * slots))
+    rounds = max(2, -(-work.num_bytes // (_TASK_BYTES * slots)))
+    tasks = max(1, min(_MAX_TASKS, work.num_files, rounds * slots))
     if tasks == 1:
         return listing.coalesce(1)
-    numbered = listing.coalesce(1).mapInArrow(partial(_number_tasks, tasks, num_bytes), _NUMBERED)
-    return numbered.repartition(tasks, session.partition_key(spark, F.col(_TASK), tasks)).drop(_TASK)
-
-
-def _work(listing: DataFrame) -> tuple[int, int]:
-    """What a listing costs to read, in bytes, and its number of files."""
-    length = F.col(schema.LENGTH)
-    bytes_ = F.when(length < 0, _USUAL_BYTES).otherwise(F.least(length, F.lit(_MOST_BYTES))) + F.lit(
-        _FILE_BYTES
+    # By Spark and not by Python, whose start would take longer.
+    before = (
+        F.sum(cost()).over(Window.orderBy(schema.PATH).rowsBetween(Window.unboundedPreceding, 0)) - cost()
     )
-    (total,) = listing.agg(F.sum(bytes_), F.count("*")).collect()
-    return int(total[0] or 0), int(total[1])
+    share = F.floor(before * tasks / max(1, work.num_bytes))
+    numbered = listing.withColumn(_TASK, F.least(share, F.lit(tasks - 1)).cast("int"))
+    return numbered.repartition(tasks, session.partition_key(F.col(_TASK), tasks)).drop(_TASK)
 
 
-def _number_tasks(
-    num_tasks: int, num_bytes: int, batches: Iterator[pa.RecordBatch]
-) -> Iterator[pa.RecordBatch]:
-    """Say of each file which task reads it: neighbours stay together, and each task gets an equal share of bytes."""
-    before = 0
-    for batch in batches:
-        lengths = batch.column(schema.LENGTH).to_numpy()
-        work = np.where(lengths < 0, _USUAL_BYTES, np.minimum(lengths, _MOST_BYTES)) + _FILE_BYTES
-        ends = before + np.cumsum(work)
-        tasks = np.minimum((ends - work) * num_tasks // max(1, num_bytes), num_tasks - 1)
-        before = int(ends[-1]) if len(ends) else before
-        yield batch.append_column(_TASK, pa.array(tasks.astype(np.int32)))
+def _work(listing: DataFrame) -> Work:
+    (total, number) = listing.agg(F.sum(cost()), F.count("*")).collect()[0]
+    return Work(int(total or 0), int(number))
 
 
 def decode_all(

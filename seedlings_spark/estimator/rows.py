@@ -112,7 +112,7 @@ def rows_of_workers(dealt: DataFrame, num_shards: int, num_workers: int) -> Data
     """
     ranks = [rank for rank in range(num_workers) for _ in tree.shards_of(rank, num_workers, num_shards)]
     rank = F.element_at(F.array(*map(F.lit, ranks)), F.col(SHARD) + 1)
-    partition = session.partition_key(dealt.sparkSession, rank, num_workers)
+    partition = session.partition_key(rank, num_workers)
     return (
         dealt.repartition(num_workers, partition)
         .sortWithinPartitions(SHARD, _KEY, LABEL, WEIGHT, HELD_OUT)

@@ -4,6 +4,7 @@
         model/                  the fitted PipelineModel
         network.keras           the network, with the scaler folded in; model/ has no copy of its own
         network.onnx            the same for ONNX Runtime, if it has such a form; the manifest says why not
+        network.int8.onnx       the same in whole numbers of 8 bits, if it was quantised
         report/                 its evaluation
         manifest.json           what it is, and the bytes of every file
         manifest.sig            who vouches for it, where somebody has signed it: Ed25519 over manifest.json's bytes
@@ -48,6 +49,7 @@ MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 NETWORK = "network.keras"
 ONNX = "network.onnx"
+INT8 = "network.int8.onnx"
 PIPELINE = "model"
 REPORT = "report"
 PROFILE = "profile.json"
@@ -87,6 +89,11 @@ class ModelVersion:
     def onnx_path(self) -> str:
         """The same network for ONNX Runtime."""
         return files.join(self.path, ONNX)
+
+    @property
+    def has_int8(self) -> bool:
+        """Whether a quantised network was published with it."""
+        return INT8 in self.manifest["files"]
 
     @property
     def has_onnx(self) -> bool:

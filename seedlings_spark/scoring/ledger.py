@@ -6,7 +6,6 @@ reader needs that one and at most `MOST_PARTS` later ones, however many runs the
 or an aggregation of Spark's, and nothing of the size of the listing is in the driver.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, SparkSession
@@ -14,7 +13,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 
 from seedlings_spark import files, schema
 from seedlings_spark.corpus import tables
-from seedlings_spark.scoring.runs import Runs
+from seedlings_spark.scoring.runs import Runs, as_spark_names, folder_of
 
 FOLDER = "ledger"
 MOST_PARTS = 24
@@ -23,6 +22,7 @@ RETRIED = ("unreadable", "changed")
 
 NEW, ALREADY_SCORED, ALREADY_REJECTED = "new", "already_scored", "already_rejected"
 STATUS = "status"
+_PART = "part"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,16 @@ class Ledger:
 
     def read(self, spark: SparkSession) -> DataFrame:
         """The newest entry of each path, as `schema.LEDGER`."""
-        return newest(spark, [part_of(spark, self.output, run) for run in self.runs])
+        if len(self.runs) == 1:
+            return part_of(spark, self.output, self.runs[0])
+        # One table of all: a union of so many would be a plan of so many parts.
+        runs = Runs(self.output)
+        folders = [runs.tables_path(run) for run in self.runs]
+        entries = tables.parquet(spark, [files.join(folder, FOLDER) for folder in folders], schema.LEDGER)
+        number = F.array_position(
+            F.array(*[F.lit(as_spark_names(folder)) for folder in folders]), folder_of(FOLDER)
+        )
+        return _newest(entries.withColumn(_PART, number))
 
     def compare(self, spark: SparkSession, listing: DataFrame, model: str, *, rescore: bool) -> DataFrame:
         """A listing with the further column `status`: new, already_scored or already_rejected.
@@ -81,16 +90,13 @@ def part_of(spark: SparkSession, output: str, run: str) -> DataFrame:
     return tables.parquet(spark, path, schema.LEDGER)
 
 
-def newest(spark: SparkSession, parts: Sequence[DataFrame]) -> DataFrame:
-    """Of each path the entry of the last of these tables that has it."""
-    if not parts:
-        return spark.createDataFrame([], schema.LEDGER)
-    if len(parts) == 1:
-        return parts[0]
-    numbered = [part.withColumn("part", F.lit(number)) for number, part in enumerate(parts)]
-    table = numbered[0]
-    for part in numbered[1:]:
-        table = table.union(part)
+def with_newer(earlier: DataFrame, newer: DataFrame) -> DataFrame:
+    """The entries of two tables of `schema.LEDGER`, of each path the newer one."""
+    return _newest(earlier.withColumn(_PART, F.lit(0)).union(newer.withColumn(_PART, F.lit(1))))
+
+
+def _newest(entries: DataFrame) -> DataFrame:
+    """Of each path the entry of the highest `_PART`."""
     rest = [name for name in schema.LEDGER.names if name != schema.PATH]
-    chosen = table.groupBy(schema.PATH).agg(F.max_by(F.struct(*rest), F.col("part")).alias("entry"))
+    chosen = entries.groupBy(schema.PATH).agg(F.max_by(F.struct(*rest), F.col(_PART)).alias("entry"))
     return chosen.select(schema.PATH, *[F.col("entry").getField(name).alias(name) for name in rest])

@@ -1,7 +1,7 @@
 """What images and predictions look like as a whole, to compare a run with the training corpus."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -51,14 +51,23 @@ def require_profile(version: ModelVersion) -> None:
         )
 
 
-def profile_of(predictions: DataFrame) -> drift.Profile:
-    """The profile of a table with the columns `predicted_species` and `cells`."""
-    species = {row[0]: int(row[1]) for row in predictions.groupBy(schema.PREDICTED_SPECIES).count().collect()}
+def profile_of(predictions: DataFrame, species: Mapping[str, int] | None = None) -> drift.Profile:
+    """The profile of a table with the columns `predicted_species` and `cells`.
+
+    Args:
+        predictions: The table.
+        species: How many rows have each of them, where that is known; then the first column is not needed.
+    """
+    if species is None:
+        counts = predictions.groupBy(schema.PREDICTED_SPECIES).count().collect()
+        species = {row[0]: int(row[1]) for row in counts}
     cells = predictions.select(F.posexplode(CELLS).alias("place", "cell")).groupBy("place", "cell").count()
     histograms = {name: np.zeros(drift.NUM_BINS, np.int64) for name in HISTOGRAMS}
     for place, cell, count in cells.collect():
         histograms[HISTOGRAMS[place]][cell] = count
-    return drift.Profile(species, {name: tuple(map(int, counts)) for name, counts in histograms.items()})
+    return drift.Profile(
+        dict(species), {name: tuple(map(int, counts)) for name, counts in histograms.items()}
+    )
 
 
 def profile_of_images(

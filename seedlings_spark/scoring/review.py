@@ -5,11 +5,11 @@ import io
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+from pyspark.sql.types import StructType
 
 from seedlings_spark import display, files, images, schema
 from seedlings_spark.corpus import decoding, tables
 from seedlings_spark.errors import ImageError
-from seedlings_spark.reports import plots
 from seedlings_spark.scoring.sources import Source
 
 FOLDER = "review"
@@ -29,9 +29,10 @@ def write(spark: SparkSession, run: str, source: Source, task: decoding.DecodeTa
         num_images: To list; the sheet shows up to 48 of them. A path or class that a spreadsheet would take for a
             formula has a quote before it in the CSV.
     """
-    predictions = spark.read.parquet(tables.literal(files.join(run, "predictions")))
     columns = (schema.PATH, schema.PREDICTED_SPECIES, schema.CONFIDENCE)
-    rows = predictions.select(*columns).orderBy(schema.CONFIDENCE, schema.PATH).limit(num_images).collect()
+    layout = StructType([schema.PREDICTIONS[name] for name in columns])
+    predictions = tables.parquet(spark, files.join(run, "predictions"), layout)
+    rows = predictions.orderBy(schema.CONFIDENCE, schema.PATH).limit(num_images).collect()
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)
@@ -51,6 +52,8 @@ def write(spark: SparkSession, run: str, source: Source, task: decoding.DecodeTa
             continue  # it has gone, or changed, since it was scored
         captions.append(f"{confidence:.2f} {species}\n{files.name(path)}")
     if tiles:
+        from seedlings_spark.reports import plots  # matplotlib takes its time to import
+
         sheet = plots.contact_sheet(tiles, captions, title="Least confident")
         files.write_bytes(files.join(run, FOLDER, "contact_sheet.png"), sheet)
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
-from pyspark.sql.types import StructType
+from pyspark.sql.types import StringType, StructField, StructType
 
 from seedlings_spark import files, schema
 from seedlings_spark.cluster import connect, runtime, session
@@ -26,10 +26,9 @@ from seedlings_spark.scoring import ledger, progress, review, sources, tasks
 from seedlings_spark.scoring.ledger import ALREADY_REJECTED, ALREADY_SCORED, NEW, Ledger
 from seedlings_spark.scoring.profile import profile_of, profile_of_corpus
 from seedlings_spark.scoring.runs import FORMAT, Runs, RunsState, tables_path, with_columns
-from seedlings_spark.scoring.tasks import SCORED, ScoreTask, forward_task, with_species
+from seedlings_spark.scoring.tasks import CELLS, SCORED, ScoreTask, forward_task, with_species
 
 _log = logging.getLogger(__name__)
-_NOTHING = decimal.Decimal(0)
 
 
 @dataclass(frozen=True)
@@ -129,15 +128,17 @@ class _Scoring:
         ).persist()
         target = self._runs.path(self._name)
         try:
-            counts, new = self._count(listing, source)
-            num_listed = sum(each.rows for each in counts.values())
-            if not (new.rows or self._options.run_id or self._options.keep_empty):
+            counts = self._count(listing, source)
+            new = counts.get(NEW, _NOTHING)
+            num_listed = sum(each.count.rows for each in counts.values())
+            if not (new.count.rows or self._options.run_id or self._options.keep_empty):
                 # A run with a name is kept: its folder is what says that it is finished.
                 return self._nothing_new(state, num_listed, counts)
             chosen = listing.where(F.col(ledger.STATUS) == NEW).select(*schema.LISTING.names)
-            rows = self._write(chosen, source, new.rows, is_whole=num_listed == new.rows)
-            numbers = self._check(new)
-            profile = self._profile(rows)
+            is_whole = num_listed == new.count.rows
+            rows = self._write(chosen, source, new.work, is_whole=is_whole)
+            numbers = self._check(new.count)
+            profile = profile_of(rows.where(F.col(CELLS).isNotNull()), numbers.species)
             drifts = self._drifts(profile)
             self._write_ledger(chosen, Ledger(self._runs.output, state.ledger))
             manifest = self._manifest(state, num_listed, counts, numbers, profile, drifts)
@@ -161,29 +162,27 @@ class _Scoring:
         )
         return ScoreRun(target, manifest, drifts)
 
-    def _count(self, listing: DataFrame, source: sources.Source) -> tuple[Mapping[str, "_Count"], "_Count"]:
-        """The files of a listing by their status, and those that are new.
+    def _count(self, listing: DataFrame, source: sources.Source) -> Mapping[str, "_Listed"]:
+        """The files of a listing by their status.
 
         Raises:
             InputError: There are none, or the output lies among them.
         """
-        if source.contents is None:  # else the paths are names only
-            own = listing.where(F.col(schema.PATH).startswith(f"{self._runs.output.rstrip('/')}/"))
-            if not own.isEmpty():
-                raise sources.output_inside(self._where, self._runs.output)
-        counts = _counts(listing)
-        listed = sum(counts.values(), _Count(0, _NOTHING))
-        if listed.rows == 0:
+        counts = _counts(listing, f"{self._runs.output.rstrip('/')}/")
+        # Of a table of contents the paths are names only.
+        if source.contents is None and any(each.num_own for each in counts.values()):
+            raise sources.output_inside(self._where, self._runs.output)
+        listed = sum(each.count.rows for each in counts.values())
+        if not listed:
             raise InputError(f"{self._where} is empty", "at least one file to score", "Check --images")
-        new = counts.get(NEW, _Count(0, _NOTHING))
-        seen = listed.rows - new.rows
+        seen = listed - (counts[NEW].count.rows if NEW in counts else 0)
         _log.info(
             "listed %s files in %s%s",
-            f"{listed.rows:,}",
+            f"{listed:,}",
             self._where,
             f", {seen:,} of which have not changed since earlier runs" if seen else "",
         )
-        return counts, new
+        return counts
 
     def _source(self) -> sources.Source:
         return sources.find(
@@ -196,7 +195,7 @@ class _Scoring:
             max_bytes=self._task.decode.max_bytes,
         )
 
-    def _nothing_new(self, state: RunsState, num_listed: int, counts: Mapping[str, "_Count"]) -> ScoreRun:
+    def _nothing_new(self, state: RunsState, num_listed: int, counts: Mapping[str, "_Listed"]) -> ScoreRun:
         nothing = drift.Profile()
         drifts = self._drifts(nothing)
         manifest = self._manifest(state, num_listed, counts, _Numbers({}, {}), nothing, drifts)
@@ -228,28 +227,28 @@ class _Scoring:
         )
 
     def _write(
-        self, listing: DataFrame, source: sources.Source, num_files: int, *, is_whole: bool
+        self, listing: DataFrame, source: sources.Source, work: decoding.Work, *, is_whole: bool
     ) -> DataFrame:
         """Write predictions and rejects; returns the rows of `SCORED`.
 
         Args:
             listing: Files to score.
             source: Source of the files.
-            num_files: Number of files of the listing.
+            work: What the listing costs to read.
             is_whole: Whether the listing is all of the source.
         """
         folder, options = files.join(self._building, "all"), tables.write_options(self._building)
-        if num_files:
+        if work.num_files:
             environment = runtime.worker_environment(self._task.forward.threads)
-            with decoding.batches(self._spark), progress.Watch(self._spark, num_files) as watch:
+            with decoding.batches(self._spark), progress.Watch(self._spark, work.num_files) as watch:
                 with session.python_environment(self._spark, environment):
                     scored = tasks.score_files(
-                        self._spark, listing, source, self._task, watch.tally, is_whole=is_whole
+                        self._spark, listing, source, self._task, watch.tally, work=work, is_whole=is_whole
                     )
                 scored.write.options(**options).parquet(folder)
         rows = (
             self._spark.read.schema(SCORED).parquet(tables.literal(folder))
-            if num_files
+            if work.num_files
             else self._spark.createDataFrame([], SCORED)
         )
         predictions, rejects = self._tables(rows, source)
@@ -284,13 +283,15 @@ class _Scoring:
 
     def _check(self, new: "_Count") -> "_Numbers":
         """What lies on disk now, checked against what was to be scored."""
-        predictions = self._spark.read.parquet(tables.literal(files.join(self._building, "predictions")))
-        rejects = self._spark.read.parquet(tables.literal(files.join(self._building, "rejects")))
-        numbers = _Numbers(
-            {row[0]: int(row[1]) for row in predictions.groupBy(schema.PREDICTED_SPECIES).count().collect()},
-            {row[0]: int(row[1]) for row in rejects.groupBy(schema.REASON).count().collect()},
-        )
-        if _count(predictions) + _count(rejects) != new:
+        predictions = self._made("predictions", schema.PREDICTED_SPECIES).withColumn(_IS_SCORED, F.lit(True))
+        rejects = self._made("rejects", schema.REASON).withColumn(_IS_SCORED, F.lit(False))
+        counted = predictions.union(rejects).groupBy(_IS_SCORED, schema.PREDICTED_SPECIES).agg(*_count())
+        species, reasons, found = dict[str, int](), dict[str, int](), _NOTHING.count
+        for is_scored, key, rows, hashes in counted.collect():
+            (species if is_scored else reasons)[key] = int(rows)
+            found += _Count(int(rows), hashes)
+        numbers = _Numbers(species, reasons)
+        if found != new:
             raise InputError(
                 f"{numbers.scored:,} predictions and {numbers.rejected:,} rejects",
                 f"the {new.rows:,} files that were to be scored, each exactly once",
@@ -298,8 +299,10 @@ class _Scoring:
             )
         return numbers
 
-    def _profile(self, rows: DataFrame) -> drift.Profile:
-        return profile_of(with_species(rows.where(F.col(schema.REASON).isNull()), self._version.classes))
+    def _made(self, table: str, column: str) -> DataFrame:
+        """The paths of a table of this run, and a text."""
+        layout = StructType([StructField(name, StringType()) for name in (schema.PATH, column)])
+        return tables.parquet(self._spark, files.join(self._building, table), layout)
 
     def _drifts(self, profile: drift.Profile) -> list[drift.Drift]:
         """How the run differs from the training corpus; nothing where the version has no profile of that."""
@@ -307,15 +310,14 @@ class _Scoring:
         return [] if reference is None else drift.compare(reference, profile)
 
     def _write_ledger(self, listing: DataFrame, earlier: Ledger) -> None:
-        rejects = self._spark.read.parquet(tables.literal(files.join(self._building, "rejects")))
-        reasons = rejects.select(schema.PATH, schema.REASON)
+        reasons = self._made("rejects", schema.REASON)
         part = (
             listing.join(reasons, schema.PATH, "left")
             .withColumn(schema.MODEL, F.lit(self._model))
             .select(*schema.LEDGER.names)
         )
         if earlier.is_long:
-            part = ledger.newest(self._spark, [earlier.read(self._spark), part])
+            part = ledger.with_newer(earlier.read(self._spark), part)
         options = tables.write_options(self._building)
         part.write.options(**options).parquet(files.join(self._building, ledger.FOLDER))
         files.delete(files.join(self._building, "all"))
@@ -324,14 +326,15 @@ class _Scoring:
         self,
         state: RunsState,
         num_listed: int,
-        counts: Mapping[str, "_Count"],
+        counts: Mapping[str, "_Listed"],
         numbers: "_Numbers",
         profile: drift.Profile,
         drifts: Sequence[drift.Drift],
     ) -> dict[str, Any]:
         finished = datetime.datetime.now(datetime.UTC)
         seen = {
-            name: counts[name].rows if name in counts else 0 for name in (ALREADY_SCORED, ALREADY_REJECTED)
+            name: counts[name].count.rows if name in counts else 0
+            for name in (ALREADY_SCORED, ALREADY_REJECTED)
         }
         if num_listed != numbers.scored + numbers.rejected + sum(seen.values()):
             raise InputError(
@@ -398,16 +401,38 @@ class _Count:
         return _Count(self.rows + other.rows, self.hashes + other.hashes)
 
 
-def _count(table: DataFrame) -> _Count:
-    (row,) = table.agg(
-        F.count("*"), F.sum(F.xxhash64(schema.PATH).cast("decimal(20,0)")).cast("decimal(38,0)")
-    ).collect()
-    return _Count(int(row[0]), row[1] or _NOTHING)
+@dataclass(frozen=True)
+class _Listed:
+    """Files of a listing.
+
+    Args:
+        count: Which they are.
+        work: What they cost to read.
+        num_own: Number of those that are the output's own.
+    """
+
+    count: _Count
+    work: decoding.Work
+    num_own: int
 
 
-def _counts(listing: DataFrame) -> dict[str, _Count]:
+_NOTHING = _Listed(_Count(0, decimal.Decimal(0)), decoding.Work(0, 0), 0)
+_IS_SCORED = "is_scored"
+
+
+def _count() -> tuple[Column, Column]:
+    """The two numbers of a `_Count`."""
+    hashes = F.sum(F.xxhash64(schema.PATH).cast("decimal(20,0)")).cast("decimal(38,0)")
+    return F.count("*"), hashes
+
+
+def _counts(listing: DataFrame, output: str) -> dict[str, _Listed]:
     """Of a listing with its status, for each status."""
-    rows = listing.groupBy(ledger.STATUS).agg(
-        F.count("*"), F.sum(F.xxhash64(schema.PATH).cast("decimal(20,0)")).cast("decimal(38,0)")
-    )
-    return {row[0]: _Count(int(row[1]), row[2] or _NOTHING) for row in rows.collect()}
+    own = F.sum(F.col(schema.PATH).startswith(output).cast("int"))
+    found = {}
+    for status, rows, hashes, num_bytes, num_own in (
+        listing.groupBy(ledger.STATUS).agg(*_count(), F.sum(decoding.cost()), own).collect()
+    ):
+        work = decoding.Work(int(num_bytes), int(rows))
+        found[status] = _Listed(_Count(int(rows), hashes), work, int(num_own))
+    return found

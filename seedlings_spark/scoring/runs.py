@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import quote
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import StringType, StructField, StructType
 
@@ -235,9 +235,9 @@ class Runs:
         rows = tables.parquet(spark, paths, StructType([path, *columns])).select(
             schema.PATH,
             (F.struct(*own) if own else F.lit(None)).alias("own"),
-            F.regexp_extract("_metadata.file_path", rf"/([^/]+)/{table}/[^/]+\z", 1).alias("folder"),
+            folder_of(table).alias("folder"),
         )
-        names = [quote(files.name(folder), safe=_AS_THEY_ARE) for folder in folders]
+        names = map(as_spark_names, folders)
         numbers = [(name, run, number) for number, (name, run) in enumerate(zip(names, runs, strict=True))]
         of_run = spark.createDataFrame(numbers, "folder string, run string, number int")
         return rows.join(F.broadcast(of_run), "folder").select(schema.PATH, "own", "run", "number")
@@ -262,6 +262,16 @@ def tables_path(path: str, manifest: Mapping[str, Any]) -> str:
     if _TABLES not in manifest:
         return path
     return files.join(files.parent(files.parent(path)), _TABLES, str(manifest[_TABLES]))
+
+
+def folder_of(table: str) -> Column:
+    """Of each row of a table of several runs the name of the folder of its run's tables, as `as_spark_names` has it."""
+    return F.regexp_extract("_metadata.file_path", rf"/([^/]+)/{table}/[^/]+\z", 1)
+
+
+def as_spark_names(folder: str) -> str:
+    """The name of a folder as it stands in Spark's `_metadata.file_path`."""
+    return quote(files.name(folder), safe=_AS_THEY_ARE)
 
 
 def with_columns(earlier: StructType, new: StructType, where: str, remedy: str) -> StructType:

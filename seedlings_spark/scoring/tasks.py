@@ -185,9 +185,10 @@ def score_files(
     task: ScoreTask,
     tally: "progress.Tally",
     *,
+    work: decoding.Work,
     is_whole: bool,
 ) -> DataFrame:
-    """The files of a listing as rows of `SCORED`, to be computed.
+    """The files of a source as rows of `SCORED`, to be computed.
 
     Args:
         spark: The session.
@@ -195,6 +196,7 @@ def score_files(
         source: Source of the files.
         task: How to score.
         tally: Tally of what the tasks have done.
+        work: What they cost to read.
         is_whole: Whether the listing is all of the source.
     """
     if source.contents is not None:
@@ -204,7 +206,7 @@ def score_files(
     direct = decoding.DirectReading.of(source.roots)
     if not direct.others:
         scores = partial(score_listed, task, tally=tally, stores=direct.stores)
-        return decoding.spread(spark, listing).mapInArrow(scores, SCORED)
+        return decoding.spread(spark, listing, work).mapInArrow(scores, SCORED)
     # On other file systems Spark itself reads, and a row of decoded pixels comes back into Python once more.
     decoded = decoding.decode_all(spark, listing, source.roots, task.decode)
     return decoded.mapInArrow(partial(score_decoded, task.forward, tally=tally), SCORED)

@@ -24,7 +24,6 @@ from seedlings_spark.corpus import Corpus, decoding
 from seedlings_spark.errors import OptionError
 from seedlings_spark.lock import Lock
 from seedlings_spark.models.store import ModelStore, ModelVersion, table
-from seedlings_spark.reports import page as report
 from seedlings_spark.reports.evaluation import Evaluation
 from seedlings_spark.scoring import ScoreRun
 from seedlings_spark.workflow import runs
@@ -240,6 +239,7 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
         CorpusError: The corpus is damaged, has images of another size, or species that the version does not know.
         StoreError: There is no such version, or it is not as it was published.
     """
+    from seedlings_spark.reports import page as report
     from seedlings_spark.workflow import predicting
 
     options = config.qualified(options)
