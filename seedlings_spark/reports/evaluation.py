@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pyspark.ml.functions import vector_to_array
 from pyspark.sql import Column, DataFrame, functions
 from pyspark.sql.types import ArrayType
 
@@ -178,6 +177,8 @@ def confusion_matrix(
     if probability:
         values = schema.column(probability)
         if not isinstance(predictions.schema[probability].dataType, ArrayType):
+            from pyspark.ml.functions import vector_to_array  # Spark ML takes its time to import
+
             values = vector_to_array(values)
         is_no_number = functions.exists(values, lambda value: functions.isnan(value) | value.isNull())
     rows = predictions.select(
