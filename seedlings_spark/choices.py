@@ -50,6 +50,8 @@ SCHEDULES = ("constant", "cosine", "one-cycle", "step")
 # Random changes to training images, in the order in which they are applied.
 AUGMENTATIONS = ("flip", "turn", "rotate", "shift", "zoom", "brightness", "contrast", "cutout")
 PRECISIONS = ("float32", "mixed_bfloat16", "auto")
+# auto: int8 where the version has been quantised, else what the engine computes in
+SCORING_PRECISIONS = ("auto", "float32", INT8 := "int8")
 # auto: ONNX Runtime where the version has a network for it and no GPU is assigned, else TensorFlow
 # openvino: for those who install it; in bfloat16 where the version has that precision
 ONNXRUNTIME, OPENVINO, TENSORFLOW = "onnxruntime", "openvino", "tensorflow"

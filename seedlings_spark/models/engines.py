@@ -113,7 +113,7 @@ class OpenVino:
     Args:
         content: As for `OnnxRuntime`.
         threads: Threads of a forward pass.
-        precision: "float32" or "mixed_bfloat16".
+        precision: "float32", "mixed_bfloat16", or "int8" for a quantised network.
         with_logits: As for `OnnxRuntime`.
 
     Raises:
@@ -126,7 +126,7 @@ class OpenVino:
         options = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
-            "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "mixed_bfloat16" else "f32",
             "ENABLE_CPU_PINNING": False,  # other tasks would be pinned to the same cores
         }
         try:
@@ -195,6 +195,14 @@ def _import_onnxruntime() -> Any:
             "Install them, or pack them anew (./spark-submit.sh pack); --engine tensorflow does without",
         ) from None
     return onnxruntime
+
+
+def import_quantization() -> Any:
+    """ONNX Runtime's tools that quantise."""
+    _import_onnxruntime()
+    from onnxruntime import quantization
+
+    return quantization
 
 
 def _import_openvino() -> Any:

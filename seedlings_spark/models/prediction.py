@@ -33,7 +33,7 @@ class ForwardTask:
 
     Args:
         network: The content of a `.keras` file for `TENSORFLOW`, else of an ONNX file.
-        precision: "float32" or "mixed_bfloat16"; ONNX Runtime computes in float32.
+        precision: "float32" or "mixed_bfloat16"; ONNX Runtime computes in float32. "int8" for a quantised network.
         batch_size: Rows of one forward pass of TensorFlow.
         threads: Threads within one operation.
         custom_objects: Classes and functions that the network names.

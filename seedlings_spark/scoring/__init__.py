@@ -6,7 +6,12 @@ a time writes to an output (`lock`), and what earlier runs have seen is in their
 """
 
 from seedlings_spark.scoring.printing import drift_table, printed, short_summary, summary
-from seedlings_spark.scoring.profile import profile_of_corpus, profile_of_images, require_profile
+from seedlings_spark.scoring.profile import (
+    predicted_species,
+    profile_of_corpus,
+    profile_of_images,
+    require_profile,
+)
 from seedlings_spark.scoring.run import ScoreRun, score
 from seedlings_spark.scoring.runs import latest
 from seedlings_spark.scoring.sql import register
@@ -17,6 +22,7 @@ __all__ = [
     "ScoreRun",
     "drift_table",
     "latest",
+    "predicted_species",
     "printed",
     "profile_of_corpus",
     "profile_of_images",

@@ -86,13 +86,36 @@ def profile_of_images(
         image_size: (height, width) in pixels.
         classes: Their names, in the order of the network's outputs.
     """
-    nothing = F.lit(None).cast("string")
-    decoded = prepared.withColumns(dict.fromkeys((schema.REASON, schema.STAGE, schema.DETAIL), nothing))
-    with session.python_environment(spark, runtime.worker_environment(forward.threads)):
-        scored = decoded.select(*schema.DECODED.names).mapInArrow(partial(score_decoded, forward), SCORED)
     with session.arrow_batches(spark, image_size[0] * image_size[1] * 3):
+        scored = _scored(spark, prepared, forward)
         rows = with_species(scored, classes).select(schema.PREDICTED_SPECIES, CELLS).persist()
         try:
             return profile_of(rows)
         finally:
             rows.unpersist()
+
+
+def predicted_species(
+    spark: SparkSession,
+    prepared: DataFrame,
+    forward: prediction.ForwardTask,
+    classes: Sequence[str],
+) -> DataFrame:
+    """The species that a network takes prepared images for, with the columns `path` and `predicted_species`.
+
+    Args:
+        spark: The session.
+        prepared: A table of `schema.CORPUS`.
+        forward: The network.
+        classes: Their names, in the order of the network's outputs.
+    """
+    rows = with_species(_scored(spark, prepared, forward), classes)
+    return rows.select(schema.PATH, schema.PREDICTED_SPECIES)
+
+
+def _scored(spark: SparkSession, prepared: DataFrame, forward: prediction.ForwardTask) -> DataFrame:
+    """Prepared images as rows of `SCORED`."""
+    nothing = F.lit(None).cast("string")
+    decoded = prepared.withColumns(dict.fromkeys((schema.REASON, schema.STAGE, schema.DETAIL), nothing))
+    with session.python_environment(spark, runtime.worker_environment(forward.threads)):
+        return decoded.select(*schema.DECODED.names).mapInArrow(partial(score_decoded, forward), SCORED)

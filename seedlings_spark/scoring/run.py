@@ -115,7 +115,7 @@ class _Scoring:
                 max_pixels=options.max_pixels,
                 max_bytes=options.max_bytes,
             ),
-            forward_task(spark, version, options.batch_size, options.engine),
+            forward_task(spark, version, options.batch_size, options.engine, options.precision),
         )
 
     def run(self) -> ScoreRun:

@@ -14,9 +14,9 @@ from pyspark.sql.types import ArrayType, FloatType, IntegerType, StringType, Str
 from seedlings_spark import choices, files, fingerprint, schema
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import decoding
-from seedlings_spark.errors import StoreError
+from seedlings_spark.errors import NetworkError, StoreError
 from seedlings_spark.models import prediction
-from seedlings_spark.models.store import NETWORK, ONNX, PROFILE, ModelVersion
+from seedlings_spark.models.store import INT8, NETWORK, ONNX, PROFILE, ModelVersion
 from seedlings_spark.reports import drift
 from seedlings_spark.scoring import progress, sources
 
@@ -36,7 +36,7 @@ SCORED = StructType(
     ]
 )
 # What scoring reads of a version.
-CONTENTS = (NETWORK, ONNX, PROFILE)
+CONTENTS = (NETWORK, ONNX, INT8, PROFILE)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def with_species(rows: DataFrame, classes: Sequence[str]) -> DataFrame:
 
 
 def forward_task(
-    spark: SparkSession, version: ModelVersion, batch_size: int, engine: str = "auto"
+    spark: SparkSession, version: ModelVersion, batch_size: int, engine: str = "auto", precision: str = "auto"
 ) -> prediction.ForwardTask:
     """The forward pass of a model version.
 
@@ -69,16 +69,31 @@ def forward_task(
         version: The version.
         batch_size: Rows of one forward pass of TensorFlow.
         engine: One of `choices.ENGINES`.
+        precision: One of `choices.SCORING_PRECISIONS`.
 
     Raises:
-        NetworkError: ONNX Runtime is asked for, and the version has no network for it.
+        NetworkError: ONNX Runtime or int8 is asked for, and the version has no network for it.
         StoreError: The network's bytes are not those that were published.
     """
     chosen = prediction.engine_for(spark, engine, has_onnx=version.has_onnx)
-    precision = str(version.manifest.get("precision", "float32"))
+    can_quantised = version.has_int8 and chosen != choices.TENSORFLOW
+    if precision == choices.INT8 and not can_quantised:
+        raise NetworkError(
+            f"--precision int8 for {version.name} {version.version} by {chosen}",
+            f"a version with {INT8}, by ONNX Runtime or OpenVINO",
+            "Quantise it with models quantize, or choose another --precision",
+        )
+    if can_quantised and precision != "float32":
+        name, precision = INT8, choices.INT8
+    else:
+        name = NETWORK if chosen == choices.TENSORFLOW else ONNX
+        if precision == "auto" and chosen != choices.ONNXRUNTIME:
+            precision = str(version.manifest.get("precision", "float32"))
+        else:
+            precision = "float32"
     return prediction.ForwardTask(
-        network=_published(version, NETWORK if chosen == choices.TENSORFLOW else ONNX),
-        precision="float32" if chosen == choices.ONNXRUNTIME else precision,
+        network=_published(version, name),
+        precision=precision,
         batch_size=batch_size,
         threads=session.task_cpus(spark),
         engine=chosen,

@@ -294,7 +294,7 @@ def score(spark: SparkSession, options: ScoreOptions) -> ScoreRun:
 
 
 def models(options: ModelsOptions) -> str:
-    """List, promote, roll back, sign, import, export, upgrade or delete versions of a model.
+    """List, promote, roll back, sign, import, export, upgrade, quantise or delete versions of a model.
 
     Args:
         options: Those of the job `models`.
@@ -333,4 +333,10 @@ def models(options: ModelsOptions) -> str:
         from seedlings_spark.workflow import exporting
 
         done = exporting.export(store, options) + "\n\n"
+    elif options.action == "quantize":
+        from seedlings_spark.workflow import publication
+
+        prepared = corpus.load(options.corpus)
+        made = publication.quantize(store, options.model_version, prepared, promote=options.promote)
+        done = f"{store.name} {made.version} is {options.model_version} in int8, too\n\n"
     return done + table(store)

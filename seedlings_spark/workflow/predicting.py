@@ -33,6 +33,20 @@ def predictions(
     Raises:
         CorpusError: The images have another size than the model takes, or there are none.
     """
+    check_fits(version, corpus, split)
+    model = load(version)
+    last = model.stages[-1]
+    if isinstance(last, SeedlingsModel):
+        last.set(last.engine, engine)
+    return model.transform(corpus.images(spark, split))
+
+
+def check_fits(version: ModelVersion, corpus: Corpus, split: str) -> None:
+    """Refuse a split of a corpus that a version cannot be compared on.
+
+    Raises:
+        CorpusError: There are none, or they have another size than the model takes, or species that it does not know.
+    """
     if corpus.image_size != version.image_size:
         found, expected = ("x".join(map(str, size)) for size in (corpus.image_size, version.image_size))
         raise CorpusError(
@@ -57,11 +71,6 @@ def predictions(
             f"species that {version.name} {version.version} knows: {', '.join(version.classes)}",
             "Choose another --model-version, or train one on this corpus",
         )
-    model = load(version)
-    last = model.stages[-1]
-    if isinstance(last, SeedlingsModel):
-        last.set(last.engine, engine)
-    return model.transform(corpus.images(spark, split))
 
 
 def evaluated(

@@ -14,14 +14,18 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import display, files, problems, reproducibility, schema, scoring
+from seedlings_spark.choices import INT8, ONNXRUNTIME
+from seedlings_spark.cluster import session
 from seedlings_spark.corpus import Corpus, look_alikes
 from seedlings_spark.errors import NetworkError, OptionError, SeedlingsError, StoreError
 from seedlings_spark.estimator import SeedlingsModel, keep_network_once
+from seedlings_spark.models import export, prediction
+from seedlings_spark.models.store import INT8 as INT8_FILE
 from seedlings_spark.models.store import ONNX, PROFILE, RESERVED_KEYS, ModelStore, ModelVersion
 from seedlings_spark.reports import drift, plots
 from seedlings_spark.workflow import calibration, runs
 from seedlings_spark.workflow.pipeline import finite, load_network
-from seedlings_spark.workflow.predicting import check_stages, evaluated, load, predictions
+from seedlings_spark.workflow.predicting import check_fits, check_stages, evaluated, load, predictions
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +33,8 @@ _log = logging.getLogger(__name__)
 _PROFILE_IMAGES = 20_000
 # Of the validation images, those that ONNX Runtime and Keras are compared on, and their pixels, by the driver.
 _COMPARED_IMAGES, _COMPARED_BYTES = 256, 32 * 1024 * 1024
+# What a quantised network's accuracy may be lower by.
+_MOST_LOST = 0.005
 # What `import_network` may be told of a network's outputs.
 OUTPUTS = ("auto", "probabilities", "logits")
 
@@ -123,20 +129,78 @@ def use_onnx(
     """
     last = _network_of(model)
     try:
-        rows = None if spark is None or corpus is None else _validation_pixels(spark, corpus)
+        rows = None if spark is None or corpus is None else _pixels(spark, corpus, schema.VALIDATION)
         return last.use_onnx(rows)
     except NetworkError as error:
         _log.warning("published without network.onnx: %s", error)
         return {"missing": error.found}
 
 
-def _validation_pixels(spark: SparkSession, corpus: Corpus) -> NDArray[np.uint8] | None:
-    """Some validation images, chosen by their content, shape (images, height, width, 3); None where there are none."""
+def _pixels(spark: SparkSession, corpus: Corpus, split: str) -> NDArray[np.uint8] | None:
+    """Some images of a split, chosen by their content, shape (images, height, width, 3); None where there are none."""
     shape = (*corpus.image_size, 3)
     count = max(1, min(_COMPARED_IMAGES, _COMPARED_BYTES // math.prod(shape)))
-    chosen = corpus.images(spark, schema.VALIDATION).orderBy(schema.CONTENT_HASH).limit(count)
+    chosen = corpus.images(spark, split).orderBy(schema.CONTENT_HASH).limit(count)
     found = [bytes(row[0]) for row in chosen.select(schema.IMAGE).collect()]
     return np.frombuffer(b"".join(found), np.uint8).reshape(-1, *shape) if found else None
+
+
+def quantized(
+    spark: SparkSession, onnx: bytes, corpus: Corpus, classes: Sequence[str]
+) -> tuple[bytes, dict[str, object]]:
+    """A network in whole numbers of 8 bits, if its accuracy on the validation split allows for it.
+
+    Args:
+        spark: The session.
+        onnx: The content of the network's ONNX file.
+        corpus: That it was trained on; the ranges of numbers are found on at most `_COMPARED_IMAGES` training images.
+        classes: Of the network.
+
+    Returns:
+        The content of the ONNX file, and what the manifest says of it under `int8`.
+
+    Raises:
+        NetworkError: It falls by more than `_MOST_LOST`, there are no validation images, or it cannot be quantised.
+    """
+    rows = _pixels(spark, corpus, schema.TRAIN)
+    if rows is None or not corpus.num_images(schema.VALIDATION):
+        raise NetworkError(
+            f"{corpus.path} without training or without validation images",
+            "both: to quantise with, and to compare accuracies on",
+            "Prepare a corpus with larger --split-shares",
+        )
+    content = export.to_int8(onnx, rows)
+    accuracies = {
+        precision: _accuracy(spark, network, precision, corpus, classes)
+        for precision, network in (("float32", onnx), (INT8, content))
+    }
+    lost = accuracies["float32"] - accuracies[INT8]
+    if lost > _MOST_LOST + 1e-9:  # rounding
+        raise NetworkError(
+            f"a network whose accuracy on the validation images falls from {accuracies['float32']:.4f} to"
+            f" {accuracies[INT8]:.4f} in int8",
+            f"a fall of {_MOST_LOST:g} at most",
+            "Use the version as it is",
+        )
+    return content, {
+        "calibrated_on": len(rows),
+        "compared_on": corpus.num_images(schema.VALIDATION),
+        "accuracy": accuracies,
+    }
+
+
+def _accuracy(
+    spark: SparkSession, network: bytes, precision: str, corpus: Corpus, classes: Sequence[str]
+) -> float:
+    """Of an ONNX file on the validation split, by ONNX Runtime as in scoring."""
+    task = prediction.ForwardTask(network, precision, 1, session.task_cpus(spark), engine=ONNXRUNTIME)
+    images = corpus.images(spark, schema.VALIDATION)
+    predicted = scoring.predicted_species(spark, images, task, classes)
+    true = images.select(schema.PATH, schema.SPECIES)
+    is_right = F.col(schema.PREDICTED_SPECIES) == F.col(schema.SPECIES)
+    with session.arrow_batches(spark, math.prod(corpus.image_size) * 3):
+        num_right = true.join(predicted, schema.PATH).where(is_right).count()
+    return num_right / corpus.num_images(schema.VALIDATION)
 
 
 def promotion(
@@ -186,6 +250,7 @@ def publish(
     about: Mapping[str, Any],
     promote: bool,
     profile: drift.Profile | None = None,
+    int8: bytes = b"",
 ) -> ModelVersion:
     """Publish a fitted pipeline whose last stage is a `SeedlingsModel`.
 
@@ -195,6 +260,7 @@ def publish(
         about: What the manifest shall say of corpus, options and classes, and of `onnx` if `use_onnx` was called.
         promote: Whether it becomes the current version.
         profile: Profile of the corpus, with which scoring runs are compared.
+        int8: The content of the quantised network's ONNX file; empty for none.
     """
     last = _network_of(model)
     _check_kind(last.getOrDefault("kind"))
@@ -209,6 +275,8 @@ def publish(
         model.write().save(files.join(folder, "model"))
         check_stages(files.join(folder, "model"))  # or it would be refused when it is wanted
         keep_network_once(folder, last.uid)
+        if int8:
+            files.write_bytes(files.join(folder, INT8_FILE), int8)
         if profile is not None:
             files.write_text(files.join(folder, PROFILE), json.dumps(profile.to_json()) + "\n")
         if history:
@@ -273,17 +341,36 @@ def publish_trained(
     if about["options"].get("calibrate"):
         known["calibration"] = calibration.calibrate(spark, model, corpus)
     onnx = use_onnx(model, spark, corpus)
+    int8, told_of_int8 = b"", dict[str, object]()
+    if about["options"].get("quantize"):
+        int8, told_of_int8 = _quantized_if_allowed(spark, _network_of(model), corpus)
     made = profile(spark, model, corpus)
     decided = promotion(spark, store, model, corpus, about["options"]["promote"])
     check()
     told = {
         **about,
         **known,
+        **told_of_int8,
         "onnx": onnx,
         "promotion": {"is_due": decided.is_due, "reason": decided.reason},
         "training_seconds": runs.seconds(about["run_path"]),
     }
-    return publish(store, model, about=told, promote=decided.is_due, profile=made), decided
+    version = publish(store, model, about=told, promote=decided.is_due, profile=made, int8=int8)
+    return version, decided
+
+
+def _quantized_if_allowed(
+    spark: SparkSession, model: SeedlingsModel, corpus: Corpus
+) -> tuple[bytes, dict[str, object]]:
+    """As `quantized`; what has been trained is published in any case, and the manifest says why it has no such form."""
+    try:
+        if not model.onnx_bytes:
+            raise NetworkError("a network that has no ONNX form", "one that has", "Use the version as it is")
+        content, about = quantized(spark, model.onnx_bytes, corpus, model.getOrDefault("labels"))
+    except NetworkError as error:
+        _log.warning("published without %s: %s", INT8_FILE, error)
+        return b"", {INT8: {"missing": error.found}}
+    return content, {INT8: about}
 
 
 def import_network(
@@ -365,6 +452,38 @@ def upgrade(store: ModelStore, version: str, *, promote: bool) -> ModelVersion:
     known = {key: value for key, value in old.manifest.items() if key not in (*RESERVED_KEYS, "promotion")}
     about = {**known, "onnx": _network_of(model).use_onnx(), "upgraded_from": old.version}
     return publish(store, model, about=about, promote=promote, profile=scoring.profile_of_corpus(old))
+
+
+def quantize(store: ModelStore, version: str, corpus: Corpus, *, promote: bool) -> ModelVersion:
+    """Publish a version anew, with its network in whole numbers of 8 bits beside the others.
+
+    Args:
+        store: Where it is.
+        version: Its name, or `current`.
+        corpus: That it was trained on.
+        promote: Whether the new one becomes the current version.
+
+    Raises:
+        CorpusError: The corpus has images of another size.
+        NetworkError: It loses too much accuracy by that. Nothing is published.
+        StoreError: It is damaged, or has no ONNX file.
+    """
+    old = store.verify(version)
+    if not old.has_onnx or old.has_int8:
+        raise StoreError(
+            f"{old.name} {old.version} {'with' if old.has_int8 else 'without'} {INT8_FILE if old.has_int8 else ONNX}",
+            f"a version with {ONNX} that has not been quantised",
+            "Use it as it is" if old.has_int8 else "Call models upgrade first",
+        )
+    check_fits(old, corpus, schema.VALIDATION)
+    model = load(old)
+    spark = SparkSession.builder.getOrCreate()
+    content, about_int8 = quantized(spark, _network_of(model).onnx_bytes, corpus, old.classes)
+    known = {key: value for key, value in old.manifest.items() if key not in (*RESERVED_KEYS, "promotion")}
+    about = {**known, INT8: about_int8, "quantized_from": old.version}
+    return publish(
+        store, model, about=about, promote=promote, profile=scoring.profile_of_corpus(old), int8=content
+    )
 
 
 def _kept_epoch(history: Mapping[str, Sequence[float]], keep: str) -> int:

@@ -136,6 +136,31 @@ def test_in_bfloat16_the_answers_are_near_and_their_sums_are_one():
 
 
 @of_each_engine
+def test_a_quantised_network_answers_nearly_the_same_and_alike_in_any_company(engine):
+    keras.utils.set_random_seed(4)
+    network = of_images("residual")
+    exported, _ = export.to_onnx(networks.to_bytes(network), PIXELS)
+    quantised = export.to_int8(exported, PIXELS[:40])
+    weights = {each.name: each.data_type for each in onnx.load_from_string(quantised).graph.initializer}
+    assert list(weights.values()).count(onnx.TensorProto.INT8) >= 5 and len(quantised) < len(exported) / 2
+    expected = network.predict(PIXELS.astype("float32"), verbose=0)
+    found = prediction.forward(task_of(quantised, engine, precision="int8")).predict(PIXELS)
+    assert 0 < np.abs(found - expected).max() < 0.1
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+    assert len(np.unique(found, axis=0)) == 70  # more than 8 bits tell them apart
+    for batch_size, threads in ((1, 1), (7, 2)):
+        again = prediction.forward(task_of(quantised, engine, batch_size, threads, "int8"))
+        assert np.array_equal(again.predict(PIXELS[::-1]), found[::-1])
+        cuts = [PIXELS[:1], PIXELS[1:6], PIXELS[6:]]
+        assert np.array_equal(np.concatenate([again.predict(cut) for cut in cuts]), found)
+
+
+def test_what_cannot_be_quantised_is_said_to_be_so():
+    with pytest.raises(NetworkError, match="cannot be quantised"):
+        export.to_int8(b"no network", PIXELS)
+
+
+@of_each_engine
 def test_logits_come_behind_the_probabilities(engine):
     keras.utils.set_random_seed(4)
     network = of_logits()

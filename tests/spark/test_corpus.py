@@ -23,6 +23,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
 from seedlings_spark import corpus, errors, files, fingerprint, images, schema
+from seedlings_spark.cluster import session
 from seedlings_spark.corpus import Corpus, decoding, preparation, tables
 from seedlings_spark.corpus.splits import split_by_hash, stratified
 from seedlings_spark.errors import CorpusError, OptionError, OutputInUseError, SeedlingsError, StorageError
@@ -1236,3 +1237,15 @@ def test_every_hostile_file_is_an_image_or_a_reject(spark: SparkSession, tmp_pat
     assert set(prepared.manifest["rejected_by_reason"]) <= set(schema.REJECT_REASONS)
     assert prepared.manifest["listed"] == len(paths)
     print(json.dumps(prepared.manifest, indent=1))
+
+
+def test_each_row_lands_in_the_partition_that_a_column_names(spark: SparkSession) -> None:
+    values = np.array([0, 1, 42, 2**31 - 1, *range(100, 200)], np.uint32)
+    rows = spark.createDataFrame([(int(value),) for value in values], "value int")
+    expected = [row[0] for row in rows.selectExpr("hash(value)").collect()]
+    assert session.spark_hash(values).tolist() == expected
+    for number in (2, 7, 130):
+        named = spark.range(3 * number).select((F.col("id") % number).cast("int").alias("named"))
+        placed = named.repartition(number, session.partition_key(F.col("named"), number))
+        wrong = placed.where(F.col("named") != F.spark_partition_id())
+        assert placed.rdd.getNumPartitions() == number and wrong.count() == 0

@@ -12,9 +12,11 @@ from keras import layers
 from pyspark.ml import PipelineModel
 from pyspark.sql import SparkSession
 
-from seedlings_spark import files, images, scoring
+from seedlings_spark import corpus as corpora
+from seedlings_spark import files, images, scoring, workflow
 from seedlings_spark.cluster import session
-from seedlings_spark.config import ScoringOptions
+from seedlings_spark.config import ModelsOptions, ScoringOptions
+from seedlings_spark.corpus import Corpus, decoding
 from seedlings_spark.errors import NetworkError, OptionError, StoreError
 from seedlings_spark.estimator import SeedlingsModel
 from seedlings_spark.models.store import ModelStore, ModelVersion
@@ -54,9 +56,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def score(spark: SparkSession, version: ModelVersion, folder: Path, output: Path, engine: str) -> Any:
+def score(
+    spark: SparkSession,
+    version: ModelVersion,
+    folder: Path,
+    output: Path,
+    engine: str,
+    precision: str = "auto",
+) -> Any:
     options = ScoringOptions(
-        files.qualify(str(folder)), output=files.qualify(str(output)), engine=engine, review=0
+        files.qualify(str(folder)),
+        output=files.qualify(str(output)),
+        engine=engine,
+        precision=precision,
+        review=0,
     )
     run = scoring.score(spark, version, options)
     rows = spark.read.parquet(f"{run.tables_path}/predictions").orderBy("path").collect()
@@ -208,3 +221,52 @@ def test_an_onnx_file_that_is_not_the_published_one_is_refused(
     finally:
         store.promote("v0001")
         store.delete(other.version)
+
+
+@pytest.fixture(scope="module")
+def corpus(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder = tmp_path_factory.mktemp("corpus")
+    for number, pixels in enumerate(np.random.default_rng(1).integers(0, 256, (60, *SIZE, 3), "uint8")):
+        pictures.write(folder / "images", f"{CLASSES[number % 3]}/{number}.png", images.encode_png(pixels))
+    where = (files.qualify(str(folder / name)) for name in ("images", "corpus"))
+    task = decoding.DecodeTask(SIZE, "stretch", images.FORMATS, 10_000, 100_000)
+    shares = {"train": 0.5, "validation": 0.25, "test": 0.25}
+    return corpora.prepare(spark, *where, task, corpora.SplitRule(shares, "stratified"))
+
+
+def test_a_version_is_quantised_if_it_stays_as_good_and_is_then_scored_so(
+    spark: SparkSession,
+    store: ModelStore,
+    corpus: Corpus,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as context:
+        context.setattr(publication, "_MOST_LOST", -1.0)
+        with pytest.raises(NetworkError, match=r"falls from \d\.\d{4} to \d\.\d{4} in int8"):
+            publication.quantize(store, "v0001", corpus, promote=False)
+    options = {"model_version": "v0001", "corpus": corpus.path, "name": store.name}
+    told = workflow.models(ModelsOptions("quantize", store=store.directory, **options))
+    version = store.verify(told.split()[1])
+    try:
+        about = version.manifest["int8"]
+        assert version.has_int8 and version.manifest["quantized_from"] == "v0001"
+        rows = corpus.images(spark, "validation").collect()
+        pixels = np.stack([np.frombuffer(row.image, np.uint8).reshape(*SIZE, 3) for row in rows])
+        plain = tiny_network(3).predict(pixels.astype("float32"), verbose=0).argmax(axis=1)
+        right = np.mean([CLASSES[place] == row.species for place, row in zip(plain, rows, strict=True)])
+        assert about["accuracy"]["float32"] == pytest.approx(right) and about["compared_on"] == len(rows)
+        manifest, found = score(spark, version, folder, tmp_path / "int8", "auto")
+        assert (manifest["precision"], manifest["engine"]["name"]) == ("int8", "onnxruntime")
+        _, by_name = score(spark, version, folder, tmp_path / "float32", "auto", precision="float32")
+        expected = tiny_network(3).predict(PIXELS.astype("float32"), verbose=0)
+        np.testing.assert_allclose(by_name, expected, atol=1e-5)
+        assert 1e-5 < np.abs(found - expected).max() < 0.1
+        with pytest.raises(NetworkError, match="--precision int8 for imported v0001 by onnxruntime"):
+            score(spark, store.resolve("v0001"), folder, tmp_path / "none", "auto", precision="int8")
+        with pytest.raises(StoreError, match=r"with network\.int8\.onnx"):
+            publication.quantize(store, version.version, corpus, promote=False)
+    finally:
+        store.promote("v0001")
+        store.delete(version.version)
