@@ -180,6 +180,7 @@ The map, room by room, in the order of imports: a module may import those of its
     benchmark       measures this machine or cluster, beside what else there is
       train         how fast training is
       score         how fast scoring is
+      inference     how fast each engine computes a network, one image at a time and in batches
       scale         how fast training would be with more workers
 
     cli             arguments, session, logging and exit code of a job

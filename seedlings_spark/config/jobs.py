@@ -888,9 +888,10 @@ class BenchmarkOptions(Options):
         "train",
         "what to measure. train: training, beside plain Keras and stock Elephas; score: scoring, beside its limit,"
         " Spark's predict_batch_udf, stock Elephas and tf.data; scale: synchronous training with 1, 2 and 4 workers,"
-        " and what a model says of up to 256 on other networks",
+        " and what a model says of up to 256 on other networks; inference: each engine, one image at a time and in"
+        " batches",
         reason="training takes the longest",
-        choices=("train", "score", "scale"),
+        choices=("train", "score", "scale", "inference"),
     )
     num_images: int = option(
         0,
@@ -993,7 +994,26 @@ class BenchmarkOptions(Options):
         "folder for the drawn images, on a file system that driver and executors share; they are removed afterwards",
         reason="easy to find",
     )
-    json: str = option("", "file that all numbers are written to", reason="the tables are printed")
+    json: str = option(
+        "",
+        "file that all numbers are written to; inference writes a plot beside it",
+        reason="the tables are printed",
+    )
+    store: str = option(
+        "",
+        "inference: folder of a model store, to measure one of its versions in place of --network",
+        reason="a drawn network is as fast",
+        group="version",
+    )
+    name: str = option("seedlings", "inference: name of the model in the store", reason="the example's")
+    model_version: str = option(
+        "current", "inference: version of the model, such as v0001, or current", reason="the promoted one"
+    )
+    corpus: str = option(
+        "",
+        "inference: folder of the corpus on whose validation images the version's accuracy is measured",
+        reason="speed is measured without one",
+    )
 
 
 @dataclass(frozen=True)

@@ -115,13 +115,22 @@ class OpenVino:
         threads: Threads of a forward pass.
         precision: "float32", "mixed_bfloat16", or "int8" for a quantised network.
         with_logits: As for `OnnxRuntime`.
+        rows: Rows of each forward pass.
 
     Raises:
         NetworkError: It is no such file.
         ClusterError: OpenVINO is not installed here.
     """
 
-    def __init__(self, content: bytes, threads: int, *, precision: str, with_logits: bool = False) -> None:
+    def __init__(
+        self,
+        content: bytes,
+        threads: int,
+        *,
+        precision: str,
+        with_logits: bool = False,
+        rows: int = _ONNX_ROWS,
+    ) -> None:
         openvino = _import_openvino()
         options = {
             "INFERENCE_NUM_THREADS": threads,
@@ -132,6 +141,7 @@ class OpenVino:
         try:
             if _EXTERNAL in content:
                 raise ValueError("it refers to another file")
+            self._rows = rows
             core = openvino.Core()
             model = core.read_model(content)
             (features,) = model.inputs
@@ -139,7 +149,7 @@ class OpenVino:
             self._dtype = np.dtype(features.get_element_type().to_dtype())
             _, *sizes = features.get_partial_shape()
             self.row_shape: tuple[int, ...] = tuple(size.get_length() for size in sizes)
-            model.reshape([_ONNX_ROWS, *self.row_shape])
+            model.reshape([rows, *self.row_shape])
             self.gives_logits = with_logits and LOGITS in outputs
             self._names = [PROBABILITIES, *([LOGITS] if self.gives_logits else [])]
             self.output_shape: tuple[int, ...] = (sum(outputs[name].shape[1] for name in self._names),)
@@ -149,7 +159,7 @@ class OpenVino:
 
     def steady_rows(self, batch_size: int) -> int:
         """Always the same: see `OnnxRuntime`."""
-        return _ONNX_ROWS
+        return self._rows
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
         """See `Engine`; as many rows as `steady_rows` says.

@@ -403,6 +403,29 @@ def _label_matrix(axes: Axes, predicted: Sequence[str], true: Sequence[str], fon
     axes.set_frame_on(False)
 
 
+def inference(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) -> bytes:
+    """A PNG of images a second and of the time of a call by the number of images in it.
+
+    Args:
+        curves: Of each engine, by what it is called: (images of a call, images/s, median and 99 % of a call in ms).
+    """
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for place, (name, points) in enumerate(curves.items()):
+        batches, speeds, medians, tails = zip(*points, strict=True)
+        style = {"marker": "o", "markersize": 4, "linewidth": 1.2, "linestyle": ("-", "--")[place % 2]}
+        (line,) = axes[0].plot(batches, speeds, label=name, color=f"C{place // 2}", **style)
+        axes[1].plot(batches, medians, color=line.get_color(), **style)
+        axes[1].vlines(batches, medians, tails, color=line.get_color(), linewidth=0.8, alpha=0.6)
+    shown = sorted({point[0] for points in curves.values() for point in points})
+    for each, label in zip(axes, ("images/s", "ms a call: median, and up to 99 % of the calls"), strict=True):
+        each.set(xscale="log", yscale="log", xlabel="images in a call", ylabel=label)
+        each.set_xticks(shown, [str(number) for number in shown])
+        each.xaxis.set_minor_formatter(NullFormatter())
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    return _png(figure)
+
+
 def _png(figure: Figure) -> bytes:
     FigureCanvasAgg(figure)
     content = io.BytesIO()

@@ -117,7 +117,7 @@ GROUPS = [
     # benchmark
     ["benchmark"],
     ["benchmark.train"],
-    ["benchmark.score", "benchmark.scale"],
+    ["benchmark.score", "benchmark.scale", "benchmark.inference"],
     # cli
     ["cli.preflight"],
     ["cli"],
