@@ -140,6 +140,16 @@ _OTHER_CORPUS = (
 _OTHER_MODEL = "Give the species of the model that made these predictions"
 
 
+def _as_array(rows: DataFrame, name: str) -> Column:
+    """A column of vectors or arrays, as arrays."""
+    values = schema.column(name)
+    if isinstance(rows.schema[name].dataType, ArrayType):
+        return values
+    from pyspark.ml.functions import vector_to_array  # Spark ML takes its time to import
+
+    return vector_to_array(values)
+
+
 def confusion_matrix(
     predictions: DataFrame,
     classes: Sequence[str],
@@ -175,11 +185,7 @@ def confusion_matrix(
     names = functions.array(*[functions.lit(name) for name in classes])
     is_no_number = functions.lit(False)
     if probability:
-        values = schema.column(probability)
-        if not isinstance(predictions.schema[probability].dataType, ArrayType):
-            from pyspark.ml.functions import vector_to_array  # Spark ML takes its time to import
-
-            values = vector_to_array(values)
+        values = _as_array(predictions, probability)
         is_no_number = functions.exists(values, lambda value: functions.isnan(value) | value.isNull())
     rows = predictions.select(
         schema.column(truth).cast("string").alias("truth"),
