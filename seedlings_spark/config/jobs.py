@@ -706,8 +706,8 @@ class ModelsOptions(Options):
     action: str = option(
         "list",
         "what to do: list versions, promote one, roll back to the one before, import a network, sign, export or delete"
-        " one; upgrade: publish one of an earlier release anew, with its network for ONNX Runtime; quantize: publish one"
-        " anew, with its network in whole numbers of 8 bits",
+        " one; upgrade: publish one of an earlier release anew, with its network for ONNX Runtime; quantize: publish"
+        " one anew, with its network in whole numbers of 8 bits",
         reason="it changes nothing",
         choices=("list", "promote", "rollback", "import", "sign", "delete", "upgrade", "quantize", "export"),
     )
@@ -758,8 +758,8 @@ class ModelsOptions(Options):
     output: str = option("", "folder that export makes", reason="only export needs it")
     corpus: str = option(
         "",
-        "folder of a corpus, on whose test split an export is compared with Keras; for quantize that of the version, whose"
-        " training images say how large numbers get, and on whose validation images accuracy may fall by 0.5 points",
+        "folder of a corpus, on whose test split an export is compared with Keras; for quantize that of the version,"
+        " by whose training images it is calibrated, and on whose validation images accuracy may fall by 0.5 points",
         reason="pictures of noise are drawn without it, which tells as much of the arithmetic, but not of your images",
     )
     images: str = option(
