@@ -153,7 +153,7 @@ DOORS = {
     "openvino": {"models.engines", "exports.openvino"},
     "ai_edge_litert": {"exports.litert"},
     "mlflow": {"exports.mlflow"},
-    "onnx": {"exports.onnx"},
+    "onnx": {"models.export", "exports.onnx"},
     "tf2onnx": {"models.export"},
     "keras": {
         "cluster.runtime",
