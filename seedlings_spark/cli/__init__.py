@@ -72,6 +72,7 @@ _OF_SPARK |= {
 _OF_SPARK |= {"--principal", "--keytab", "--insecure", "--detach"}
 # What stands in --help for choices that are too many for a line of a narrow terminal.
 _LONG, _LONGEST = "NAME", 48
+_LONGEST_ACTIONS = 56
 # One call of each job, for --help.
 _EXAMPLES = {
     "quickstart": "--output quickstart",
@@ -575,8 +576,10 @@ def _metavar(field: "dataclasses.Field[Any]") -> str:
         return "DIR"
     if field.metadata["choices"]:
         shown = "{" + ",".join(field.metadata["choices"]) + "}"
-        # Jobs' actions are few arguments that stand for themselves.
-        return shown if len(shown) <= _LONGEST or field.name == "action" else _LONG
+        # Jobs' actions are arguments that stand for themselves, on lines of their own.
+        if field.name == "action":
+            return shown if len(shown) <= _LONGEST_ACTIONS else _LONG
+        return shown if len(shown) <= _LONGEST else _LONG
     return "N" if field.type is int else "X" if field.type is float else "VALUE"
 
 

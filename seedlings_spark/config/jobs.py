@@ -1001,7 +1001,7 @@ class BenchmarkOptions(Options):
     )
     store: str = option(
         "",
-        "inference: folder of a model store, to measure one of its versions in place of --network",
+        "folder of a model store, of which inference measures a version in place of --network",
         reason="a drawn network is as fast",
         group="version",
     )
@@ -1011,7 +1011,7 @@ class BenchmarkOptions(Options):
     )
     corpus: str = option(
         "",
-        "inference: folder of the corpus on whose validation images the version's accuracy is measured",
+        "folder of the corpus on whose validation images inference measures the version's accuracy",
         reason="speed is measured without one",
     )
 
