@@ -20,7 +20,7 @@ def main(spark: SparkSession, options: QuickstartOptions) -> int:
     place.check()
     if not options.images:
         quickstart.draw(place.images)
-    given = quickstart.options(place, Path(__file__).parents[1] / "conf" / "quickstart.toml")
+    given = quickstart.options(place, Path(__file__).parents[1] / "conf" / quickstart.settings(place))
     codes = [
         prepare.main(spark, given(config.PrepareOptions, "prepare")),
         train.main(spark, given(config.TrainOptions, "train")),

