@@ -168,6 +168,7 @@ The map, room by room, in the order of imports: a module may import those of its
       jobs          one call for each job
       pipeline      the pipeline that a corpus is fitted with
       calibration   a temperature that makes confidence what it says
+      transfer      a last layer on features that are computed once
       predicting    a version's predictions of a corpus, and their numbers
       publication   from a fitted pipeline, or somebody's own network, to a published version
       quickstart    where the quickstart puts what it makes

@@ -121,6 +121,35 @@ class SeedlingsModel(
         model._take(networks.to_bytes(problems.with_head(network, head)), {}, {})
         return model
 
+    @classmethod
+    def featurizer(
+        cls,
+        network: Any,
+        layer: str = "",
+        *,
+        features_col: str = schema.IMAGE,
+        output_col: str = "features",
+    ) -> "SeedlingsModel":
+        """A transformer that adds what a layer of a network gives for each row, as an array of numbers.
+
+        `pyspark.ml.functions.array_to_vector` makes a vector of it, for Spark ML's own stages.
+
+        Args:
+            network: A `keras.Model`.
+            layer: Name of the layer; without one, that whose outputs the last layer with weights, or a dropout before
+                it, takes: the features that the classes are told by.
+            features_col: Column of images, or of what the network takes.
+            output_col: Column that is added.
+
+        Raises:
+            OptionError: The network has no such layer, or one that does not give one vector a row.
+        """
+        features = networks.features_of(network, layer)
+        model = cls(featuresCol=features_col, outputCol=output_col, predicted_species_col="")
+        model._set(kind=problems.REGRESSION, num_outputs=int(features.output_shape[-1]))
+        model._take(networks.to_bytes(features), {}, {})
+        return model
+
     def setWeightCol(self, value: str) -> "SeedlingsModel":
         """Set `weightCol`, which evaluators look for."""
         return self._set(weightCol=value)

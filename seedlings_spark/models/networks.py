@@ -173,6 +173,34 @@ def freeze(network: Any, trained: str) -> None:
         layer.trainable = place >= first
 
 
+def features_of(network: Any, layer: str = "") -> Any:
+    """The network up to a layer; without a name, up to what its last layer with weights takes, without dropout.
+
+    Raises:
+        OptionError: It has no such layer, or one that does not give one vector a row.
+    """
+    names = [each.name for each in network.layers]
+    if layer and layer not in names:
+        raise OptionError(
+            f"layer {layer!r} of the network {network.name}",
+            "one of its layers",
+            nearest(layer, names) or f"Choose one of {', '.join(names[-10:])}",
+        )
+    if layer:
+        tensor = network.get_layer(layer).output
+    else:
+        tensor = [each for each in network.layers if _own_weights(each)][-1].input
+        while isinstance(tensor._keras_history.operation, layers.Dropout):
+            tensor = tensor._keras_history.operation.input
+    if len(tensor.shape) != 2:
+        raise OptionError(
+            f"layer {layer or tensor._keras_history.operation.name!r}, which gives {tuple(tensor.shape)[1:]} for a row",
+            "one vector a row",
+            "Choose a layer behind the pooling or flattening",
+        )
+    return keras.Model(network.inputs, tensor, name=f"features_of_{network.name}")
+
+
 def _own_weights(layer: Any) -> bool:
     return bool(layer._trainable_variables or layer._non_trainable_variables)
 

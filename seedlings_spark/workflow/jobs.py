@@ -29,6 +29,8 @@ from seedlings_spark.scoring import ScoreRun
 from seedlings_spark.workflow import runs
 
 if TYPE_CHECKING:
+    from pyspark.ml import PipelineModel
+
     from seedlings_spark.estimator import SeedlingsEstimator
     from seedlings_spark.workflow.publication import Promotion
 
@@ -180,9 +182,7 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
             trained = estimator(spark, options, prepared, run, images)
             kept = config.chosen(options, "keep", "patience", "epochs")
             trained.set_callbacks(pipeline.callbacks(run, prepared, **kept, check=lock.check))
-            scaler = pipeline.scaler(options.scaler, options.network)
-            stages = pipeline.pipeline(prepared, trained, scaler=scaler, scaler_images=options.scaler_images)
-            model = stages.fit(images)
+            model = _fitted(spark, options, prepared, trained, images)
             version, promotion = publication.publish_trained(
                 spark, store, model, prepared, about=about, check=lock.check
             )
@@ -226,6 +226,25 @@ def estimator(
     )
     pipeline.set_network(made, options.network, prepared, options.weights, options.fine_tune)
     return made
+
+
+def _fitted(
+    spark: SparkSession,
+    options: TrainOptions,
+    prepared: Corpus,
+    estimator: "SeedlingsEstimator",
+    images: DataFrame,
+) -> "PipelineModel":
+    """The pipeline, trained: on the images, or where the head alone is trained on their features."""
+    from seedlings_spark.workflow import pipeline, transfer
+
+    if transfer.is_for(options.network, options.fine_tune, options.augment):
+        network = pipeline.named_network(options.network, prepared, options.weights, options.seed)
+        folder = files.join(options.store, options.name, transfer.FEATURES)
+        return transfer.fit(spark, estimator, network, prepared, folder)
+    scaler = pipeline.scaler(options.scaler, options.network)
+    stages = pipeline.pipeline(prepared, estimator, scaler=scaler, scaler_images=options.scaler_images)
+    return stages.fit(images)
 
 
 def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:

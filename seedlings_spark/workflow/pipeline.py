@@ -55,6 +55,19 @@ def scaler(chosen: str, network: str) -> str:
     return "none" if network in BACKBONES else "channel"
 
 
+def named_network(name: str, corpus: Corpus, weights: str, seed: int) -> Any:
+    """A network by name for a corpus; what `weights` do not give is drawn from a run's seed.
+
+    Raises:
+        NetworkError: The weights are those of another network, or cannot be had.
+    """
+    with (
+        _local(weights) as local,
+        reproducibility.seeded_initializers(reproducibility.seed_for(seed, "init")),
+    ):
+        return networks.build(name, corpus.image_size, len(corpus.classes), local)
+
+
 def set_network(
     estimator: SeedlingsEstimator,
     name: str,
@@ -82,10 +95,7 @@ def set_network(
     if estimator.isDefined("loss"):
         problems.check_species_loss(estimator.get_loss())
     if not name.endswith(NETWORK_FILES):
-        with _local(weights) as local:
-            seed = reproducibility.seed_for(estimator.getOrDefault("seed"), "init")
-            with reproducibility.seeded_initializers(seed):
-                network = networks.build(name, corpus.image_size, len(corpus.classes), local)
+        network = named_network(name, corpus, weights, estimator.getOrDefault("seed"))
         networks.freeze(network, fine_tune or "all")
         if weights == NO_WEIGHTS:
             estimator.set_keras_model_config(network.to_json())

@@ -575,3 +575,22 @@ def test_float32_changes_nothing():
 def test_files_are_read_from_any_path(hostile_path):
     hostile_path.mkdir()
     assert networks.load(saved(small(), hostile_path / "été 1.keras")).output_shape == (None, 3)
+
+
+def test_features_are_what_the_last_layer_takes_without_dropout():
+    network = networks.build("plain", (32, 32), 3)
+    features = networks.features_of(network)
+    images = pixels(2, (32, 32)) / 255
+    kernel, bias = network.layers[-1].get_weights()
+    logits = np.asarray(features(images)) @ kernel + bias
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(network(images), expected, atol=1e-5)
+    pooled = next(each.name for each in network.layers if isinstance(each, layers.GlobalAveragePooling2D))
+    assert networks.features_of(network, pooled).output_shape == (None, 192)
+
+
+@pytest.mark.parametrize(("layer", "said"), [("none", "one of its layers"), ("pixels", "one vector a row")])
+def test_a_layer_without_features_is_refused(layer, said):
+    with pytest.raises(OptionError) as caught:
+        networks.features_of(networks.build("plain", (32, 32), 3), layer)
+    assert said in caught.value.expected

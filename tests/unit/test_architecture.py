@@ -110,7 +110,7 @@ GROUPS = [
     # workflow
     ["workflow.runs", "workflow.quickstart", "workflow.calibration", "workflow.space"],
     ["workflow.pipeline", "workflow.predicting", "workflow.clean", "workflow.exporting", "workflow.serving"],
-    ["workflow.publication"],
+    ["workflow.publication", "workflow.transfer"],
     ["workflow.jobs"],
     ["workflow.search"],
     ["workflow"],
@@ -171,6 +171,7 @@ DOORS = {
         "training.engine",
         "estimator.params",
         "workflow.pipeline",
+        "workflow.transfer",
         "benchmark.train",
         "benchmark.score",
         "benchmark.scale",

@@ -1,0 +1,86 @@
+"""A new last layer on features that are computed once, on the cluster, and kept as a table beside the store's versions.
+
+A network whose layers but the last one are frozen gives the same features for an image in every epoch, and in every
+run. So they are computed by the scoring engine when they are first wanted, and a run trains one layer on numbers.
+"""
+
+import logging
+from typing import Any, cast
+
+from pyspark.ml import PipelineModel
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+
+from seedlings_spark import files, fingerprint, schema
+from seedlings_spark.choices import BACKBONES
+from seedlings_spark.cluster import runtime
+from seedlings_spark.corpus import Corpus
+from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
+from seedlings_spark.models import networks
+from seedlings_spark.workflow import pipeline
+
+with runtime.quiet_import():
+    import keras
+
+_log = logging.getLogger(__name__)
+FEATURES = "features"
+
+
+def is_for(network: str, fine_tune: str, augment: tuple[str, ...]) -> bool:
+    """Whether features can be kept: the head alone is trained, on images that are the same in every epoch."""
+    return network in BACKBONES and fine_tune == "head" and augment == ("none",)
+
+
+def fit(
+    spark: SparkSession, estimator: SeedlingsEstimator, network: Any, corpus: Corpus, folder: str
+) -> PipelineModel:
+    """Train the last layer of a network, and give what `pipeline.pipeline(...).fit` gives for the whole of it.
+
+    Args:
+        spark: The session.
+        estimator: With all params but its network and columns.
+        network: One of `choices.BACKBONES`, built for this corpus, with its weights. Its last layer is trained.
+        corpus: Whose training and validation images are taken.
+        folder: Where features are kept, each network's in a folder of its own.
+    """
+    table = _kept(spark, network, corpus, folder)
+    estimator.set_network(_head(network))
+    stages = pipeline.pipeline(corpus, estimator, scaler="none", scaler_images=0)
+    estimator._set(featuresCol=FEATURES)
+    fitted = stages.fit(table)
+    head = cast(SeedlingsModel, fitted.stages[-1])
+    network.layers[-1].set_weights(head.get_model().layers[-1].get_weights())
+    whole = head.copy()
+    whole._set(featuresCol=schema.IMAGE)
+    whole._take(networks.to_bytes(network), head.history, head.record)
+    return PipelineModel([*fitted.stages[:-1], whole])
+
+
+def _head(network: Any) -> Any:
+    """The layers behind the features, as a network of their own with copies of the weights."""
+    features = networks.features_of(network)
+    inputs = x = keras.Input(features.output_shape[1:], name=FEATURES)
+    last = network.layers[-1]
+    for layer in network.layers[-2:]:
+        x = type(layer).from_config(layer.get_config())(x)
+    head = keras.Model(inputs, x, name="head")
+    head.layers[-1].set_weights(last.get_weights())
+    return head
+
+
+def _kept(spark: SparkSession, network: Any, corpus: Corpus, folder: str) -> DataFrame:
+    """The features of the training and validation images, computed if no earlier run has."""
+    features = networks.features_of(network)
+    content = [features.to_json().encode(), *[weight.tobytes() for weight in features.get_weights()]]
+    key = fingerprint.content_hash(b"".join([corpus.fingerprint.encode(), *content]))
+    path = files.join(folder, key[:16])
+    if files.exists(files.join(path, "_SUCCESS")):
+        _log.info("the features are those that an earlier run has left in %s", path)
+    else:
+        _log.info("computing the features of all images once; they are kept in %s", path)
+        model = SeedlingsModel.featurizer(network, output_col=FEATURES)
+        made = model.transform(pipeline.training_images(spark, corpus)).withColumn(
+            FEATURES, F.col(FEATURES).cast("array<float>")
+        )
+        made.drop(schema.IMAGE).write.mode("overwrite").parquet(path)
+    return spark.read.parquet(path)

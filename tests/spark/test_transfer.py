@@ -1,0 +1,70 @@
+"""A last layer on features that are computed once: what it gives, and that they are not computed again."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from pyspark.sql import SparkSession
+
+from seedlings_spark import corpus, files, images, schema
+from seedlings_spark.corpus import decoding, synthetic
+from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
+from seedlings_spark.workflow import pipeline, transfer
+
+NETWORK = "efficientnet-lite0"
+CLASSES = synthetic.SPECIES[:3]
+
+
+@pytest.fixture(scope="module")
+def prepared(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> corpus.Corpus:
+    folder = tmp_path_factory.mktemp("transfer")
+    draw = np.random.default_rng(0)
+    for number, species in enumerate(CLASSES):
+        for place in range(10):
+            file = folder / "images" / species / f"{place}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pixels = draw.integers(0, 80, (32, 32, 3), dtype=np.uint8)
+            pixels[..., number] += 120  # red, green, blue: a backbone tells them apart
+            file.write_bytes(images.encode_png(pixels))
+    task = decoding.DecodeTask((32, 32), "stretch", images.FORMATS, 10_000, 100_000)
+    rule = corpus.SplitRule(dict(zip(schema.SPLITS, (0.5, 0.3, 0.2), strict=True)), "stratified")
+    paths = [files.qualify(str(folder / name)) for name in ("images", "corpus")]
+    return corpus.prepare(spark, *paths, task, rule)
+
+
+def test_the_head_is_trained_on_features_that_are_computed_once(
+    spark: SparkSession, prepared: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fitted() -> tuple[SeedlingsModel, object]:
+        network = pipeline.named_network(NETWORK, prepared, "imagenet", 0)
+        estimator = SeedlingsEstimator(
+            loss="sparse_categorical_crossentropy",
+            optimizer_config=pipeline.optimizer("adam", 0.01, "constant", 1),
+            epochs=8,
+            batch_size=4,
+        )
+        model = transfer.fit(spark, estimator, network, prepared, files.qualify(str(tmp_path)))
+        return model.stages[-1], model.transform(prepared.images(spark, schema.TEST)).collect()
+
+    model, rows = fitted()
+    assert model.getFeaturesCol() == schema.IMAGE and len(model.history["val_loss"]) == 8
+    # By hand: the published backbone, and the layer that was trained.
+    backbone = pipeline.named_network(NETWORK, prepared, "imagenet", 1)
+    kernel, bias = model.get_model().layers[-1].get_weights()
+    for ours, theirs in zip(model.get_model().weights[:-2], backbone.weights[:-2], strict=True):
+        assert "seed" in ours.path or np.array_equal(ours, theirs)
+    pixels = np.stack([np.frombuffer(row.image, np.uint8).reshape(32, 32, 3) for row in rows])
+    pooled = keras.Model(backbone.inputs, backbone.get_layer("features").output)
+    logits = np.asarray(pooled(pixels.astype("float32"))) @ kernel + bias
+    expected = np.exp(logits - logits.max(axis=1, keepdims=True))
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose([row.probability.toArray() for row in rows], expected, atol=1e-4)
+    assert np.mean([row.predicted_species == row.species for row in rows]) > 0.6
+
+    def featurizer(*args: object, **given: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(SeedlingsModel, "featurizer", featurizer)
+    again, _ = fitted()
+    assert np.array_equal(again.get_model().layers[-1].get_weights()[0], kernel)
