@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from seedlings_spark import cli, config, errors
-from seedlings_spark.cli import invocation
+from seedlings_spark.cli import invocation, preflight
 from seedlings_spark.errors import (
     ClusterError,
     CorpusError,
@@ -726,3 +726,42 @@ def test_a_ctrl_c_is_said_in_one_line_though_it_has_ended_the_jvm_too(
         logging.disable(logging.NOTSET)
     first, *rest = capsys.readouterr().err.splitlines()
     assert "doctor on local[1]" in first and rest == ["interrupted"]
+
+
+# --- a network that the corpus' images are too small for
+
+
+def test_images_too_small_for_a_network_are_named_before_spark_starts(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "manifest.json").write_text('{"image_size": [64, 80]}')
+    places = {"corpus": f"file://{tmp_path}/corpus", "store": f"file://{tmp_path}/store"}
+    with pytest.raises(OptionError, match="images of 64x80 pixels for --network Xception") as caught:
+        preflight.check_places("train", config.TrainOptions(**places, network="Xception"), {})
+    assert caught.value.expected == "at least 71x71"
+    preflight.check_places("train", config.TrainOptions(**places, network="MobileNetV2"), {})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"network": "EfficentNetB0"}, "EfficientNetB0"),
+        ({"network": "mobilenetv2"}, "MobileNetV2"),
+        ({"network": "efficientnet_lite0"}, "efficientnet-lite0"),
+        ({"network": "plain", "weights": "imagenet"}, "--weights imagenet with --network plain"),
+        ({"network": "ResNet50", "weights": "net.txt"}, "--weights net.txt"),
+        ({"network": "net.keras", "weights": "imagenet"}, "--weights imagenet with --network net.keras"),
+        ({"network": "ResNet50", "scaler": "channel"}, "--scaler channel with --network ResNet50"),
+        ({"fine_tune": "some"}, "--fine-tune some"),
+        ({"ema": 0.9}, "--keep last"),
+        (
+            {"label_smoothing": 0.1, "loss": "kl_divergence"},
+            "--label-smoothing 0.1 with --loss kl_divergence",
+        ),
+    ],
+)
+def test_what_cannot_be_of_networks_and_losses_is_refused_with_the_options(
+    given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(OptionError) as caught:
+        config.TrainOptions(corpus="c", store="s", **given)
+    assert said in f"{caught.value}"
