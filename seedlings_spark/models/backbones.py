@@ -146,5 +146,6 @@ def _convolution(
 
 
 def _normalized(x: Any, name: str, *, is_linear: bool = False) -> Any:
-    x = layers.BatchNormalization(epsilon=1e-3, name=f"{name}_normalization")(x)
+    # Published with a momentum of 0.99, by which a short fine-tuning would be validated with another corpus' moments.
+    x = layers.BatchNormalization(momentum=0.9, epsilon=1e-3, name=f"{name}_normalization")(x)
     return x if is_linear else layers.ReLU(6.0, name=f"{name}_relu")(x)
