@@ -1,6 +1,7 @@
 """The server: its routes, its limits, and what it tells of itself."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -9,7 +10,6 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,8 @@ _KEEP_ALIVE_SECONDS = 15
 # Connections that wait to be accepted, and open files that are none.
 _BACKLOG, _OTHER_FILES = 2048, 64
 _MOST_FILES = 65536
+# Of a body that is too long, so many times the longest is read, and not kept.
+_DRAINED = 8
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 )
@@ -145,6 +147,8 @@ class Server:
             served = self._found(request)
             response = await self._within_time(request, served)
         except RefusedError as refused:
+            if refused.status != 504:
+                await self._drain(request)
             response = _said(refused.status, refused.said)
         except ClientDisconnect:
             response = _said(400, "the client has gone")
@@ -155,6 +159,19 @@ class Server:
         self._answers.labels(*of, str(response.status_code)).inc()
         self._seconds.observe(time.monotonic() - start)
         return response
+
+    async def _drain(self, request: "Request") -> None:
+        """Read what is left of a body that is not wanted: many clients look for an answer only when all is sent."""
+        from starlette.requests import ClientDisconnect
+
+        left = _DRAINED * self._limits.max_bytes
+        # A body that has been read whole is a RuntimeError to Starlette.
+        with contextlib.suppress(ClientDisconnect, TimeoutError, RuntimeError):
+            async with asyncio.timeout(self._limits.timeout):
+                async for part in request.stream():
+                    left -= len(part)
+                    if left < 0:
+                        return
 
     async def _within_time(self, request: "Request", served: Served) -> "Response":
         try:
@@ -180,7 +197,7 @@ class Server:
             content = requests.answer(asked, probabilities, served.version.classes)
             return Response(content, media_type="application/json")
 
-    @contextmanager
+    @contextlib.contextmanager
     def _admitted(self, num_bytes: int) -> Iterator[None]:
         """Count a request and its body while it is there.
 

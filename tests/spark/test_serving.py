@@ -235,6 +235,9 @@ def test_more_than_it_can_take_at_once_are_told_to_come_again(store: Path, tmp_p
             client.sendall(body[10:])
             assert client.recv(4096).startswith(b"HTTP/1.1 200")
         assert server.ask(PREDICT, body)[0] == 200
+        # More than a connection holds, from a client that sends all before it reads.
+        for path, status in ((PREDICT, 413), ("/v1/models/none:predict", 404)):
+            assert server.ask(path, b"x" * 40_000_000)[0] == status
 
 
 def test_more_connections_than_files_are_turned_away_and_the_others_served_on(
