@@ -1,0 +1,68 @@
+"""How many workers are started, and what becomes of a stage that has lost the room for some of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from seedlings_spark.training import coordination
+from seedlings_spark.training.coordination import Size, WorkerGroup
+from seedlings_spark.training.launcher import Ended
+from seedlings_spark.training.messages import Open, Rows
+
+
+class Cluster:
+    """Starts workers that open at once, as many as there are slots."""
+
+    def __init__(self, slots: int, gone: int = 0) -> None:
+        self.slots, self._gone = slots, gone
+        self.started: list[int] = []
+        self.group = WorkerGroup("run", Size(2, 4, lambda: self.slots), 8, self._launch, max_failures=8)
+        self.group.has_begun = True
+
+    def _launch(self, generation: int, num_workers: int, ended: Ended) -> "Attempt":
+        self.slots, self._gone = self.slots - self._gone, 0
+        self.started.append(num_workers)
+        with self.group.condition:
+            for rank in range(min(num_workers, self.slots)):
+                shards = [Rows(1, 0, "")] * len(self.group.shards_of(rank))
+                self.group.enter(Open("run", generation, rank, shards=shards), replace=False)
+        return Attempt(ended)
+
+
+class Attempt:
+    def __init__(self, ended: Ended) -> None:
+        self._ended = ended
+
+    def cancel(self) -> None:
+        summaries: Sequence[Mapping[str, Any]] = ()
+        self._ended(summaries, RuntimeError("cancelled"))
+
+    def join(self, seconds: float) -> bool:
+        return True
+
+
+def test_as_many_workers_are_started_as_there_is_room_for() -> None:
+    for slots, expected in ((3, 3), (9, 4)):
+        cluster = Cluster(slots)
+        assert len(cluster.group.gather()) == expected
+        assert cluster.started == [expected]
+
+
+def test_a_stage_some_of_whose_workers_find_no_room_is_started_again_with_fewer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(coordination, "_LOOKS", 0)
+    cluster = Cluster(4, gone=1)
+    assert len(cluster.group.gather()) == 3
+    assert cluster.started == [4, 3] and cluster.group.num_failures == 1
+
+
+def test_more_workers_are_started_when_there_is_room_for_them_and_only_then() -> None:
+    cluster = Cluster(2)
+    cluster.group.gather()
+    cluster.group.grow()
+    assert cluster.started == [2]
+    cluster.slots = 7
+    cluster.group.grow()
+    assert cluster.started == [2, 4] and cluster.group.num_workers == 4 and cluster.group.num_failures == 0
