@@ -224,7 +224,11 @@ class TrainOptions(Options):
         reason="exactly the training of one machine with the batches of all workers together",
     )
     num_workers: int = option(
-        2, "tasks that train at once; each needs a free slot", reason="works on any machine", least=1
+        2,
+        "tasks that train at once, each of which needs a free slot; or a range such as 2-8, whose least is min-workers",
+        reason="works on any machine",
+        least=1,
+        least_in="min_workers",
     )
     min_workers: int = option(
         0,

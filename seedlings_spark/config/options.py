@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack, cast
@@ -27,6 +28,7 @@ class About(TypedDict, total=False):
         least: Lower limit, itself allowed.
         above: Lower limit, itself not allowed.
         most: Upper limit, itself allowed.
+        least_in: Name of the option that takes N where this whole number is given as a range N-M.
         group: Heading in `--help` of this option and of those behind it.
     """
 
@@ -37,6 +39,7 @@ class About(TypedDict, total=False):
     least: float
     above: float
     most: float
+    least_in: str
     group: str
 
 
@@ -50,7 +53,7 @@ def option(default: Any, text: str, **about: Unpack[About]) -> Any:
     """
     metadata = {
         "text": text,
-        **dict.fromkeys(("unit", "reason", "group"), ""),
+        **dict.fromkeys(("unit", "reason", "least_in", "group"), ""),
         **dict.fromkeys(("switch", "least", "above", "most")),
         **about,
         "choices": tuple(about.get("choices", ())),
@@ -102,7 +105,7 @@ def checked(options: Any, values: Mapping[str, Any], source: str) -> dict[str, A
     """Known names with values of the right type and range; the errors name the source."""
     fields = {field.name: field for field in dataclasses.fields(options)}
     checked = {}
-    for name, value in values.items():
+    for name, value in _without_ranges(fields, values).items():
         if name not in fields:
             raise OptionError(
                 f"unknown option {name!r} in {source}",
@@ -112,6 +115,18 @@ def checked(options: Any, values: Mapping[str, Any], source: str) -> dict[str, A
         checked[name] = _converted(fields[name], value, source)
         _check(fields[name], checked[name], source)
     return checked
+
+
+def _without_ranges(
+    fields: Mapping[str, "dataclasses.Field[Any]"], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The values, with two numbers in place of a range."""
+    found = dict(values)
+    for name, value in values.items():
+        least = fields[name].metadata["least_in"] if name in fields else ""
+        if least and isinstance(value, str) and (match := re.fullmatch(r"(\d{1,6})-(\d{1,6})", value)):
+            found |= {least: int(match[1]), name: int(match[2])}
+    return found
 
 
 def _converted(field: "dataclasses.Field[Any]", value: object, source: str) -> Any:

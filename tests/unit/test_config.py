@@ -184,6 +184,22 @@ def test_a_number_out_of_range_is_refused_with_the_range(
     assert (flag, float(shown), error.expected) == (config.flag_of(name), float(value), expected)
 
 
+def test_workers_may_be_a_range(tmp_path: Path) -> None:
+    file = toml(tmp_path, '[train]\nnum_workers = "3-9"\nshards = 9\n')
+    for flags, expected in (({}, (3, 9)), ({"num_workers": "2-4"}, (2, 4)), ({"num_workers": "9"}, (3, 9))):
+        options = config.resolve(
+            config.TrainOptions, "train", {"corpus": "c", "store": "s", **flags}, str(file)
+        )
+        assert (options.min_workers, options.num_workers) == expected
+    for value, found in (
+        ("4-2", "--min-workers 4, --num-workers 2 and --shards 0"),
+        ("2-", "--num-workers 2-"),
+    ):
+        assert refused("train", {"num_workers": value}).found == found
+    found = refused("train", {"num_workers": "2-4", "shards": "3"}).found
+    assert found == "--min-workers 2, --num-workers 4 and --shards 3"
+
+
 def test_a_number_out_of_range_in_a_file_is_named_with_the_file(tmp_path: Path) -> None:
     file = toml(tmp_path, "[train]\nepochs = 0\n")
     assert refused("train", {}, file).found == f"epochs = 0 in [train] of {file}"
