@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -23,7 +24,7 @@ from seedlings_spark.errors import ClusterError, NetworkError, StorageError
 from seedlings_spark.exports import web
 from seedlings_spark.models import export as onnx_form
 from seedlings_spark.models import networks
-from seedlings_spark.models.store import NETWORK, ONNX, ModelStore
+from seedlings_spark.models.store import INT8, NETWORK, ONNX, ModelStore
 from seedlings_spark.training import network as carried
 from tests import browser
 from tests.conftest import HANG_SECONDS
@@ -98,6 +99,26 @@ def test_an_onnx_file_and_the_code_beside_it_are_all_that_is_needed(known, tmp_p
     assert (tmp_path / "out" / "labels.txt").read_text("utf-8").splitlines() == CLASSES
     card = (tmp_path / "out" / "MODEL_CARD.md").read_text("utf-8")
     assert "Mäuse\\*klee" in card and "12 drawn plants" in card and "<b>" not in card.replace("\\<b", "")
+
+
+def test_a_version_in_int8_is_exported_in_both(known, tmp_path):
+    version, _, samples, expected = known
+    made = onnx_form.to_int8(Path(version.onnx_path.removeprefix("file://")).read_bytes(), samples.pixels)
+
+    def build(place):
+        place = Path(place.removeprefix("file://"))
+        shutil.copytree(version.path.removeprefix("file://"), place, dirs_exist_ok=True)
+        (place / "manifest.json").unlink()
+        (place / INT8).write_bytes(made)
+
+    about = {"classes": CLASSES, "image_size": list(SIZE)}
+    quantised = ModelStore(str(tmp_path / "store"), "fields").publish(build, about)
+    exports.export(quantised, "onnx", str(tmp_path / "out"), samples=samples)
+    for name, most in (("network.onnx", 1e-5), ("network.int8.onnx", 0.2)):
+        (found,) = onnxruntime.InferenceSession(tmp_path / "out" / name).run(
+            ["probabilities"], {"features": samples.pixels}
+        )
+        assert np.abs(found - expected).max() < most
 
 
 def test_a_saved_model_takes_files_and_pixels_and_openvino_reads_it(known, tmp_path):
