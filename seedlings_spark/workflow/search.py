@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, cast
 
 from pyspark import InheritableThread
+from pyspark.ml import Pipeline, PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
@@ -221,17 +222,23 @@ def _train_options(options: TuneOptions, space: Space, values: Mapping[str, Any]
 
 
 class _Watch:
-    """Tells Optuna of each epoch of a trial, and ends one that falls behind, or whose search is over."""
+    """Tells Optuna of each epoch of a trial, and ends one that falls behind, or whose search is over.
 
-    def __init__(self, search: "_Search", trial: Any, *, prunes: bool) -> None:
-        self._search, self._trial, self._prunes = search, trial, prunes
+    Args:
+        search: The search.
+        trial: Optuna's; None for a finalist, of which it is not told.
+        epochs: Of the whole trial.
+    """
+
+    def __init__(self, search: "_Search", trial: Any, *, epochs: int) -> None:
+        self._search, self._trial, self._epochs = search, trial, epochs
         self.is_pruned = False
 
     def ends(self, epoch: int, logs: Mapping[str, float]) -> bool:
         """Whether this epoch, from 0, was the last one."""
-        if self._prunes:
+        if self._trial is not None:
             self._trial.report(float(logs[_ACCURACY]), epoch + 1)
-            self.is_pruned = self._trial.should_prune()
+            self.is_pruned = epoch + 1 < self._epochs and self._trial.should_prune()
         return self.is_pruned or self._search.is_over
 
 
@@ -251,7 +258,8 @@ class _Search:
         self._spark, self._options, self._space, self._corpus = spark, options, space, prepared
         self._distributions = space.distributions()
         self._file = files.join(options.run, TRIALS)
-        self._changing = threading.RLock()
+        self._changing, self._preparing = threading.RLock(), threading.Lock()
+        self._prepared: dict[tuple[float, str, int], PipelineModel] = {}
         self._trials = self._taken_up()
         self._again = [trial for trial in self._trials.values() if trial.state == RUNNING]
         epochs = _train_options(options, space, {}).epochs
@@ -352,9 +360,8 @@ class _Search:
     def _train(self, trial: Trial, asked: Any) -> None:
         """Train one, and write down what came of it."""
         started = time.monotonic()
-        watch = _Watch(self, asked, prunes=asked is not None)
         try:
-            ended = self._fitted(trial, watch)
+            ended = self._fitted(trial, asked)
         except _OF_A_TRIAL as error:  # the next one may do well
             ended = replace(trial, state=FAILED, error=display.one_line(errors.for_user(error)))
         if self.is_over:
@@ -369,8 +376,9 @@ class _Search:
         _log.info("%s", self._line(ended))
         self._refuse_failures()
 
-    def _fitted(self, trial: Trial, watch: _Watch) -> Trial:
+    def _fitted(self, trial: Trial, asked: Any) -> Trial:
         options = _train_options(self._options, self._space, self._space.values(trial.params))
+        watch = _Watch(self, asked, epochs=options.epochs)
         images = self._sampled(pipeline.training_images(self._spark, self._corpus), trial.share)
         run = self._folder(trial)
         estimator = jobs.estimator(self._spark, options, self._corpus, run, images)
@@ -379,12 +387,18 @@ class _Search:
             [pipeline.RunRecord(files.join(run, runs.METRICS)), pipeline.EpochEnds(watch.ends)]
         )
         scaler = pipeline.scaler(options.scaler, options.network)
-        stages = pipeline.pipeline(
+        *first, _ = pipeline.pipeline(
             self._corpus, estimator, scaler=scaler, scaler_images=options.scaler_images
-        )
-        fitted = stages.fit(images)
+        ).getStages()
+        with (
+            self._preparing
+        ):  # indices, mean and std are the same for all trials that learn from the same images
+            key = (trial.share, scaler, options.scaler_images)
+            if key not in self._prepared:
+                self._prepared[key] = Pipeline(stages=first).fit(images)
+        fitted = estimator.fit(self._prepared[key].transform(images))
         names = ("loss", "accuracy", _LOSS, _ACCURACY)
-        history = cast(SeedlingsModel, fitted.stages[-1]).history
+        history = cast(SeedlingsModel, fitted).history
         kept = {name: [float(value) for value in history[name]] for name in names if name in history}
         losses = kept[_LOSS]
         epoch = min(range(len(losses)), key=lambda at: (losses[at] != losses[at], losses[at]))
