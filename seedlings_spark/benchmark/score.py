@@ -44,18 +44,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import ArrayType, FloatType
 
-from seedlings_spark.scoring import tasks
 from seedlings_spark import benchmark, display, files, images, schema, scoring
-from seedlings_spark.choices import ONNXRUNTIME, OPENVINO, TENSORFLOW
-from seedlings_spark.models import prediction
-from seedlings_spark.config import ScoringOptions
-from seedlings_spark.corpus import decoding
-from seedlings_spark.corpus import listings
-from seedlings_spark.corpus import tables
-from seedlings_spark.cluster import runtime, session
 from seedlings_spark.benchmark import NUM_CLASSES, speeds, spread, train
+from seedlings_spark.choices import ONNXRUNTIME, OPENVINO, TENSORFLOW
+from seedlings_spark.cluster import runtime, session
+from seedlings_spark.config import ScoringOptions
+from seedlings_spark.corpus import listings, tables
 from seedlings_spark.errors import ImageError, InputError, OptionError
+from seedlings_spark.models import prediction
 from seedlings_spark.models.store import NETWORK, ONNX, ModelStore, ModelVersion
+from seedlings_spark.scoring import tasks
 
 _log = logging.getLogger(__name__)
 
@@ -808,8 +806,8 @@ def _ours_from_table(stand: _Stand, precision: str) -> Callable[[str], None]:
 
 
 def _ours_as_transformer(stand: _Stand, precision: str) -> Callable[[str], None]:
-    from seedlings_spark.models import networks
     from seedlings_spark.estimator import SeedlingsModel
+    from seedlings_spark.models import networks
 
     classes = stand.versions[precision].classes
     model = SeedlingsModel.from_network(networks.from_bytes(stand.network), classes)
