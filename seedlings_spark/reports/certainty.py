@@ -5,8 +5,10 @@ are counted in `BINS` equal steps, so at each threshold that is a multiple of a 
 false-positive rate are exact; areas under curves are those of the probabilities in steps.
 """
 
+import functools
 import io
 import math
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -153,17 +155,17 @@ def certainty(predictions: DataFrame, classes: Sequence[str]) -> Certainty:
     num_classes = len(classes)
 
     def counted(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        found = nothing
         for batch in batches:
             truth = batch.column(0).to_numpy(zero_copy_only=False)
             values = batch.column(1).flatten().to_numpy(zero_copy_only=False).reshape(-1, num_classes)
-            found = count(truth, values).to_bytes()
-            yield pa.RecordBatch.from_arrays([pa.array([found], pa.binary())], ["content"])
+            found += count(truth, values)
+        yield pa.RecordBatch.from_arrays([pa.array([found.to_bytes()], pa.binary())], ["content"])
 
+    nothing = count(np.zeros(0, np.int64), np.zeros((0, num_classes)))
     rows = predictions.select(place.alias("place"), F.col(schema.PROBABILITIES))
-    total = count(np.zeros(0, np.int64), np.zeros((0, num_classes)))
-    for row in rows.mapInArrow(counted, "content binary").toLocalIterator():
-        total += Certainty.from_bytes(bytes(row[0]))
-    return total
+    parts = rows.mapInArrow(counted, "content binary").collect()
+    return functools.reduce(operator.add, (Certainty.from_bytes(bytes(row[0])) for row in parts), nothing)
 
 
 def _areas(counts: Counts) -> tuple[float, float]:

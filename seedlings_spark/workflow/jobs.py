@@ -265,9 +265,10 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
     prepared = corpus.load(options.corpus)
     store = ModelStore(options.store, options.name, options.require_signature)
     version = store.verify(options.model_version)
-    of = (prepared, options.split, options.engine)
-    predictions = predicting.predictions(spark, version, *of)
+    of = (prepared, options.split)
+    predictions = predicting.predictions(spark, version, *of, options.engine)
     current, why_not = predicting.rival(store, version)
+    # By the engine that it has: the one that was asked for may be none of its.
     theirs = None if current is None else predicting.predictions(spark, current, *of)
     report.clear(options.report)
     table = predicting.kept(predictions, files.join(options.report, report.PREDICTIONS), theirs)
