@@ -79,6 +79,7 @@ The map, room by room, in the order of imports: a module may import those of its
       wire          messages over TLS
       server        the driver's side of the connections
       client        a worker's side
+      peers         the workers' connections with each other: averages among themselves
       shard         a worker's rows: in memory, or spooled to disk
       network       a network as it travels: what a `.keras` file holds
       optimizer     an optimizer as it travels, and what it counts
@@ -183,6 +184,8 @@ The map, room by room, in the order of imports: a module may import those of its
       score         how fast scoring is
       inference     how fast each engine computes a network, one image at a time and in batches
       scale         how fast training would be with more workers
+      machines      a narrow network of machines, all on this one
+      narrow        how long a step takes there, beside the model
 
     cli             arguments, session, logging and exit code of a job
       preflight     what can be known of a job before Spark starts

@@ -44,6 +44,8 @@ SCALERS = ("auto", "channel", "pixel", "none")
 NO_WEIGHTS, IMAGENET = "none", "imagenet"
 WEIGHT_FILES = (".keras", ".h5", ".safetensors")  # .weights.h5 and the older .h5
 
+# Where the mean of a synchronous step is made.
+EXCHANGES = ("driver", "workers", "auto")
 MODES = ("synchronous", "asynchronous", "hogwild")
 RULES = ("downpour", "adag", "dynsgd", "aeasgd", "eamsgd")
 SCHEDULES = ("constant", "cosine", "one-cycle", "step")

@@ -270,11 +270,12 @@ def _mebibytes(spark: SparkSession, text: str) -> int:
     return int(jvm(spark).org.apache.spark.network.util.JavaUtils.byteStringAsMb(text))
 
 
-def ports(text: str) -> range:
+def ports(text: str, name: str = "server_port") -> range:
     """Candidate ports of the parameter server.
 
     Args:
         text: "0" for any, "N", or "N-M".
+        name: Of the option.
 
     Raises:
         OptionError: It is none of these.
@@ -283,9 +284,9 @@ def ports(text: str) -> range:
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
     if not first <= last <= 65535:
         raise OptionError(
-            f"server_port={text!r}",
+            f"{name}={text!r}",
             "'0', a port such as '4100' or a range such as '4100-4110'",
-            "Correct server_port",
+            f"Correct {name}",
         )
     return range(first, last + 1)
 

@@ -388,6 +388,18 @@ class TrainOptions(Options):
         "port of the parameter server on the driver: 0 for any, N, or N-M for the first free one of a range",
         reason="no port is reserved; behind a firewall give the range that it lets through",
     )
+    exchange: str = option(
+        "driver",
+        "where the mean of each step's gradients is made, with the same bits: by the driver, or by the workers, each a"
+        " part of it; auto measures and chooses. For mode synchronous with frequency batch",
+        reason="needs no connections between executors; many workers or a narrow network are faster with workers",
+        choices=choices.EXCHANGES,
+    )
+    worker_port: str = option(
+        "0",
+        "with exchange workers or auto: port of each worker for the others: 0 for any, or N-M for the first free one",
+        reason="as server_port; a range holds as many ports as workers run on one machine",
+    )
     wait_executors: int = option(
         120,
         "how long executors that were asked for may take to register before the job gives up",
@@ -987,6 +999,18 @@ class BenchmarkOptions(Options):
             "stock",
             "tf.data",
         ),
+    )
+    bandwidth: tuple[str, ...] = option(
+        (),
+        "scale: bits a second of each machine of a network that is narrow on purpose, as in 1gbit 100mbit: a step of 2,"
+        " 4 and 8 workers, each in a network namespace of this machine, networks of 2, 18.6 and 100 MB. Needs root",
+        reason="only root may make such a network",
+    )
+    exchange: tuple[str, ...] = option(
+        ("driver", "workers"),
+        "scale, with bandwidth: where the mean of each step is made, as train",
+        reason="beside each other",
+        choices=("driver", "workers"),
     )
     memory: bool = option(
         True,

@@ -97,6 +97,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
         class_weight: See the params.
         augmentation: See the params and `networks.augmentation`.
         memory_budget_mb: See the params.
+        exchange: "driver" (default), "workers" or "auto": where the mean of each synchronous step is made.
         verbose: 0 is silent, 1 shows progress.
 
     What is no plain value, such as callbacks and initial weights, is given by a `set_...` method; it is not a
@@ -138,6 +139,8 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             elasticity=0.0,
             checkpoint_path="",
             server_port="0",
+            exchange="driver",
+            worker_port="0",
             encrypt=True,
             predicted_species_col=schema.PREDICTED_SPECIES,
         )
@@ -279,6 +282,8 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             has_given_weights=self._has_network(),
             ports=session.ports(self.getOrDefault("server_port")),
             encrypt=self.getOrDefault("encrypt"),
+            exchange=self.getOrDefault("exchange"),
+            worker_ports=session.ports(self.getOrDefault("worker_port"), "worker_port"),
         )
         check_shards(self._num_shards(), options)
         feature_column(dataset, self.getFeaturesCol())

@@ -144,6 +144,18 @@ class SeedlingsParams(
         "port of the parameter server on the driver: '0' for any, 'N', or 'N-M' for the first free one of a range",
         TypeConverters.toString,
     )
+    exchange: Param[str] = Param(
+        Params._dummy(),
+        "exchange",
+        "where the mean of each synchronous step is made: 'driver', 'workers' or 'auto'",
+        TypeConverters.toString,
+    )
+    worker_port: Param[str] = Param(
+        Params._dummy(),
+        "worker_port",
+        "with exchange 'workers' or 'auto': port of each worker for the others, as server_port",
+        TypeConverters.toString,
+    )
     encrypt: Param[bool] = Param(
         Params._dummy(),
         "encrypt",

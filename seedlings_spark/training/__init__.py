@@ -24,6 +24,11 @@ for, with as many workers as there is room for then, and the weights come out th
 epochs it is also started again where there is room for more. The workers that are left hear of it before Spark ends
 them: their processes stay, and the next generation finds its networks traced. All rows are read anew.
 
+With `exchange="workers"` the master does not see the gradients of single steps: it asks for some steps at once, and
+tells each worker where the others are (`peers`). They average among themselves in the same order, each makes the same
+step with the same optimizer, and in the end each hands in a slice of the state (weights and slots), which the master
+puts together. What becomes of a lost worker is the same: all begin again where the piece of work began.
+
 In asynchronous modes there is one shard a worker. Each has its own sequence of updates, and each of them is taken
 once, from the worker that holds its rank. Where workers take steps of their own they keep their optimizer's slots
 between two pieces of work; a new worker of the rank begins without them, from the master's weights. The order of

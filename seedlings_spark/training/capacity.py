@@ -10,7 +10,7 @@ import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 _log = logging.getLogger(__name__)
@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 _SKIPPED, _LOOKED_AT = 3, 20
 # The share of its time that a worker may be without work before it is worth a word, and the share to aim at.
 _TOO_MUCH, _GOOD = 0.25, 0.10
+# The share of a step that has to be gained before workers average among themselves.
+_WORTH = 0.05
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,51 @@ class ExchangeWatch:
             self._last.pop(rank, None)
 
 
+class ExchangeChoice:
+    """Tells from the first rounds of a run, which went through the driver, whether workers had better average alone.
+
+    Args:
+        num_workers: Number of workers of the run.
+        say: Hears why.
+    """
+
+    def __init__(self, num_workers: int, say: Callable[[str], None] = _log.info) -> None:
+        self._num_workers, self._say = num_workers, say
+        self._seen: list[tuple[float, float]] = []
+
+    def round(self, seconds: float, computed: Sequence[float], hosts: Collection[str]) -> bool | None:
+        """A round has ended.
+
+        Args:
+            seconds: That it took.
+            computed: Of them each worker's.
+            hosts: Machines of the workers.
+
+        Returns:
+            Whether workers are to average among themselves; None where that is not known yet.
+        """
+        self._seen.append((seconds, max(computed)))
+        if len(self._seen) < _SKIPPED + _LOOKED_AT and len(hosts) > 1:
+            return None
+        if len(hosts) < 2:
+            self._say(
+                "exchange through the driver: all workers are on one machine, whose processors do the work anyway"
+            )
+            return False
+        seen = self._seen[_SKIPPED:]
+        whole, compute = (statistics.median(one[which] for one in seen) for which in (0, 1))
+        # What n workers send the driver passes one link, twice; among themselves n links carry it.
+        count = self._num_workers
+        among = compute + max(0.0, whole - compute) * (count - 1) / count**2
+        is_better = among < (1 - _WORTH) * whole
+        self._say(
+            f"exchange {'among the workers' if is_better else 'through the driver'}: a step of {count} workers takes"
+            f" {whole * 1e3:.0f} ms through the driver, of which the slowest computes {compute * 1e3:.0f} ms; among"
+            f" the workers {among * 1e3:.0f} ms by the model"
+        )
+        return is_better
+
+
 # The model.
 
 
@@ -186,6 +233,7 @@ class Plan:
         is_ring: Whether the workers, without a server, pass sums around (Patarasuk and Yuan 2009, "Bandwidth optimal
             all-reduce algorithms for clusters of workstations"); synchronous only.
         compression: How many times shorter vectors are while they travel.
+        owners: Whether each worker averages an equal part of the vector for all others; at every synchronous step.
     """
 
     num_workers: int
@@ -195,6 +243,7 @@ class Plan:
     shards: int = 1
     is_ring: bool = False
     compression: float = 1.0
+    owners: bool = False
 
 
 @dataclass(frozen=True)
@@ -226,8 +275,10 @@ def predict(costs: Costs, plan: Plan) -> Prediction:
     batches, staleness or compression, and the cost of compressing but for one more pass over each vector.
 
     Raises:
-        ValueError: An asynchronous ring.
+        ValueError: An asynchronous ring, or owners of what is not exchanged at every step.
     """
+    if plan.owners:
+        return _predict_owners(costs, plan)
     if plan.is_ring:
         return _predict_ring(costs, plan)
     return _predict_synchronous(costs, plan) if plan.is_synchronous else _predict_asynchronous(costs, plan)
@@ -249,6 +300,30 @@ def predict_on_one_machine(costs: Costs, num_workers: int, cores: int) -> float:
         + costs.apply
     )
     return num_workers * costs.batch_size / seconds
+
+
+def step_on_one_machine(costs: Costs, plan: Plan, cores: int) -> float:
+    """Seconds of a synchronous step at frequency `batch` of machines that share these cores, and only these.
+
+    The workers' computing takes none of them: they sleep.
+
+    Args:
+        costs: Measured on a machine with nothing else to do.
+        plan: Workers and network; `owners` or not.
+        cores: Cores of the one machine.
+    """
+    workers = plan.num_workers
+    wire = costs.vector_bytes / plan.bandwidth
+    if plan.owners:
+        # What is a worker's own does not travel. Sums go back while others are still on their way.
+        part = (workers - 1) / workers
+        network, both_ends = 2 * part * wire, workers * part * (costs.take + costs.exchange)
+        local = workers * (costs.merge + costs.apply) / min(cores, workers)
+    else:
+        network, both_ends = 2 * workers * wire, workers * (costs.take + costs.exchange)
+        local = workers * costs.merge + costs.apply
+    processor = both_ends / min(cores, workers)
+    return costs.compute + 4 * costs.latency + max(network, processor) + local
 
 
 @dataclass(frozen=True)
@@ -335,6 +410,26 @@ def _predict_ring(costs: Costs, plan: Plan) -> Prediction:
         bound=max(busy, key=busy.__getitem__),
         work=work,
         demands={"network": 2 * costs.latency},  # the vectors' own time stops growing with the workers
+    )
+
+
+def _predict_owners(costs: Costs, plan: Plan) -> Prediction:
+    if not plan.is_synchronous or plan.steps != 1 or plan.is_ring:
+        raise ValueError("owners average the gradients of synchronous steps")
+    workers, shares = plan.num_workers, _shares(costs, plan)
+    # What is a worker's own does not travel; of the rest it sends one part and owns another.
+    part = (workers - 1) / workers
+    work = costs.compute + part * (shares.own + shares.take) + 2 * costs.latency
+    network = 2 * part * shares.wire
+    server = shares.merge + shares.update  # each worker makes the whole step for itself
+    busy = {"compute": work, "network": network, "server": server}
+    return _prediction(
+        costs,
+        plan,
+        rate=workers / (work + network + server),
+        bound=max(busy, key=busy.__getitem__),
+        work=work,
+        demands={"network": 2 * costs.latency / workers},
     )
 
 

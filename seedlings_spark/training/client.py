@@ -6,6 +6,7 @@ long one piece of work takes.
 """
 
 import contextlib
+import select
 import socket
 import threading
 import time
@@ -52,6 +53,7 @@ class ParameterClient:
         self._buffer = bytearray()
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._to_cut: list[Callable[[], None]] = []
 
     def __enter__(self) -> "ParameterClient":
         return self
@@ -63,8 +65,30 @@ class ParameterClient:
         with contextlib.suppress(OSError):
             self._connection.close()
 
+    @property
+    def host(self) -> str:
+        """The address of this machine on the way to the server."""
+        return str(self._connection.getsockname()[0])
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the server has ended the connection, as far as is known by now."""
+        try:
+            look = select.poll()
+            look.register(self._connection, select.POLLIN)
+            # By the plain socket's method: what TLS holds is not taken.
+            return bool(look.poll(0)) and not socket.socket.recv(self._connection, 1, socket.MSG_PEEK)
+        except (OSError, ValueError):
+            return True
+
+    def cut_too(self, cut: Callable[[], None]) -> None:
+        """What else the death of this process would end."""
+        self._to_cut.append(cut)
+
     def cut(self) -> None:
         """End the connection under whatever waits at it in another thread, as the death of this process would."""
+        for cut in self._to_cut:
+            cut()
         with contextlib.suppress(OSError):
             # By the plain socket's method: that of TLS would also take from that thread what it works with.
             socket.socket.shutdown(self._connection, socket.SHUT_RDWR)
@@ -99,6 +123,17 @@ class ParameterClient:
     def result(self, header: Mapping[str, Any], payload: Any = b"") -> Message:
         """Hand in a result; returns the next piece of work, whose payload is valid until the next call."""
         return self._ask(Message(Kind.RESULT, header, payload), {Kind.WORK, Kind.STOP})
+
+    def hand_in(self, header: Mapping[str, Any], payload: Any) -> None:
+        """Hand in a result without waiting for the answer."""
+        with self._lock:
+            send(self._connection, Message(Kind.RESULT, header, payload))
+
+    def answer(self) -> Message:
+        """The answer to what was handed in; its payload is valid until the next call."""
+        with self._lock:
+            answer = receive(self._connection, self._buffer)
+        return self._answer(Message(Kind.RESULT), {Kind.WORK}, answer)
 
     def error(self, text: str) -> None:
         """Report that this worker's own computation failed, and wait until it has been heard.

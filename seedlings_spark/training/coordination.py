@@ -143,8 +143,14 @@ class WorkerGroup:
         self._failure: BaseException | None = None
         self._attempt_error: BaseException | None = None
         self._lost_at: float | None = None
+        self._lost_link: BaseException | None = None
         self._looks_without_room = 0
         self._failures_of_epoch = 0
+
+    @property
+    def generation(self) -> int:
+        """How many times workers have been started before those that there are now."""
+        return self._generation
 
     def shards_of(self, rank: int) -> range:
         """The shards that a worker of the present generation holds."""
@@ -191,6 +197,23 @@ class WorkerGroup:
             raise Superseded("another worker has this one's place")
         return ticket
 
+    def opened(self, rank: int) -> Open:
+        """What the worker that holds a rank has said of itself."""
+        return self._holders[rank].opened
+
+    def hosts(self) -> set[str]:
+        """Where the workers are that others reach."""
+        with self.condition:
+            return {
+                str(holder.opened.address[0]) for holder in self._holders.values() if holder.opened.address
+            }
+
+    def lost_link(self, text: str) -> None:
+        """Two workers have lost each other, so that this attempt has no result: what to say of its end."""
+        if self._lost_link is None:
+            _log.warning("lost a connection: %s", text)
+            self._lost_link = ConnectionError(text)
+
     def fail(self, error: BaseException) -> None:
         """End the run with this error."""
         self._failure = self._failure or error
@@ -227,7 +250,7 @@ class WorkerGroup:
             self.on_restart()
             self.num_workers = num_workers
             self._holders.clear()
-            self._lost_at = self._attempt_error = None
+            self._lost_at = self._attempt_error = self._lost_link = None
             self._generation += 1
             generation = self._generation
         self._attempts.append(self._launch(generation, self.num_workers, partial(self._ended, generation)))
@@ -320,7 +343,8 @@ class WorkerGroup:
         with self.condition:
             self.summaries.extend(summaries)
             if generation == self._generation:
-                self._attempt_error = error or RuntimeError("the stage ended before its work")
+                ended = self._lost_link or RuntimeError("the stage ended before its work")
+                self._attempt_error = error or ended
                 self.condition.notify_all()
 
     def _count_failure(self, error: BaseException) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import keras
 
 from seedlings_spark import fingerprint, reproducibility
-from seedlings_spark.choices import MODES
+from seedlings_spark.choices import EXCHANGES, MODES
 from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import CorpusError, OptionError
 from seedlings_spark.training import network as carried
@@ -66,6 +66,8 @@ class RunOptions:
         checkpoint_path: Folder on any file system; "" for none.
         has_given_weights: Whether the network's weights were given. Else they follow from the seed.
         ports: Candidates for the parameter server; 0 lets the system choose.
+        exchange: One of `choices.EXCHANGES`: where the mean of each step is made.
+        worker_ports: As `ports`, of each worker whose exchange is not the driver's alone.
         encrypt: Whether what travels is encrypted.
 
     Raises:
@@ -86,6 +88,8 @@ class RunOptions:
     has_given_weights: bool = False
     ports: Sequence[int] = (0,)
     encrypt: bool = True
+    exchange: str = "driver"
+    worker_ports: Sequence[int] = (0,)
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -114,6 +118,7 @@ class RunOptions:
                 "workers that meet: each of the others has a part of the updates, and Spark starts a lost one again",
                 "Leave min_workers out, or use mode synchronous",
             )
+        check_exchange(self.exchange, self.mode, self.frequency)
         if not 0 <= self.elasticity <= 1:
             raise OptionError(
                 f"elasticity={self.elasticity!r}", "from 0 (for 0.9 / num_workers) to 1", "Correct elasticity"
@@ -128,6 +133,11 @@ class RunOptions:
     def is_synchronous(self) -> bool:
         """Whether the workers meet once a round."""
         return self.mode == "synchronous"
+
+    @property
+    def may_be_among_workers(self) -> bool:
+        """Whether workers may be asked to average among themselves."""
+        return self.exchange != "driver" and self.is_synchronous and not self.exchanged.is_local
 
     @property
     def exchanged(self) -> Exchanged:
@@ -235,6 +245,7 @@ class Engine:
                 credentials=Credentials.make(encrypt=options.encrypt),
                 recipe=recipe,
                 is_barrier=options.is_synchronous,
+                worker_ports=options.worker_ports if options.may_be_among_workers else (),
             )
             group = WorkerGroup(
                 task.run,
@@ -265,7 +276,8 @@ class Engine:
     def _exchange(self, group: WorkerGroup, next_updates: Sequence[int]) -> Exchange:
         options = self._options
         if options.is_synchronous:
-            return SynchronousRun(group, self.master, options.exchanged)
+            exchange = options.exchange if options.may_be_among_workers else "driver"
+            return SynchronousRun(group, self.master, options.exchanged, exchange)
         center = Center(
             self.master,
             rule=options.rule or rules.DEFAULT,
@@ -293,7 +305,9 @@ class Engine:
         if weights is None:
             counts = [rows.of_class for worker in workers for rows in worker.shards]
             weights = balanced_class_weights(counts, self._recipe.num_classes)
-        exchange.begin(Begin(0, record.precision, self._options.exchanged, weights), epochs)
+        may_be = self._options.may_be_among_workers
+        begin = Begin(0, record.precision, self._options.exchanged, weights, among_workers=may_be)
+        exchange.begin(begin, epochs)
         exchange.train(epochs, Observers(self._callbacks, self._progress, checkpoints.save))
         return record
 
@@ -349,6 +363,24 @@ def check_shards(num_shards: int, options: RunOptions) -> None:
             f"{num_shards} shards for {options.num_workers} workers in mode {options.mode}",
             "as many shards as workers, each of which makes updates of its own",
             "Leave --shards out, or use mode synchronous",
+        )
+
+
+def check_exchange(exchange: str, mode: str, frequency: str | int) -> None:
+    """Refuse an exchange that this mode does not have.
+
+    Raises:
+        OptionError: Workers average among themselves only where each step ends with the mean of all.
+    """
+    if exchange not in EXCHANGES:
+        raise OptionError(
+            f"exchange={exchange!r}", f"one of {', '.join(EXCHANGES)}", "Set exchange to one of them"
+        )
+    if exchange == "workers" and (mode != "synchronous" or frequency != "batch"):
+        raise OptionError(
+            f"exchange='workers' with mode={mode!r} and frequency={frequency!r}",
+            "mode 'synchronous' and frequency 'batch', where each step ends with the mean of all workers",
+            "Use exchange 'driver', or that mode and frequency",
         )
 
 

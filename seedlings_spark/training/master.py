@@ -255,6 +255,11 @@ class Master:
         """Of the vector of weights and optimizer slots."""
         return self.vectors.state_layout
 
+    @property
+    def metric_sizes(self) -> list[int]:
+        """Numbers in each variable of the metrics."""
+        return [int(np.prod(variable.shape, dtype=np.int64)) for variable in self.vectors.metrics]
+
     def weights(self) -> Vector:
         """A new vector of the current weights."""
         vectors = self.vectors

@@ -126,6 +126,7 @@ class Open:
         shards: Rows of the shards that the rank holds, in their order.
         environment: What its results depend on.
         failure: Why it cannot begin, if it cannot.
+        address: (host, port) where other workers reach it; () where they need not.
     """
 
     run: str
@@ -135,6 +136,7 @@ class Open:
     shards: Sequence[Rows] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
+    address: Sequence[Any] = ()
 
     def header(self) -> dict[str, Any]:
         """As it travels."""
@@ -160,6 +162,10 @@ class Open:
             _check(name, _is_whole(getattr(found, name)))
         _check("run", isinstance(found.run, str))
         _check("environment", isinstance(found.environment, Mapping))
+        _check("address", isinstance(found.address, list | tuple) and len(found.address) in (0, 2))
+        if found.address:
+            host, port = found.address
+            _check("address", isinstance(host, str) and _is_whole(port))
         return found
 
 
@@ -172,12 +178,14 @@ class Begin:
         precision: To compute in.
         exchanged: What it hands in.
         class_weight: Class number -> weight.
+        among_workers: Whether it may be asked to average with the other workers, and to hold the optimizer for that.
     """
 
     steps: int
     precision: str
     exchanged: Exchanged
     class_weight: Mapping[str, float] = field(default_factory=dict)
+    among_workers: bool = False
 
     def header(self) -> dict[str, Any]:
         """As it travels."""
@@ -216,6 +224,7 @@ class Work:
         loss_scale: What the loss is multiplied with before its gradient is taken.
         counts: What the network's layers have counted: of each variable its numbers.
         iterations: Steps that the worker's own optimizer is to have counted, where workers do not wait for others.
+        peers: (host, port) of all workers by rank, where they are to average among themselves.
     """
 
     number: int | str
@@ -225,6 +234,7 @@ class Work:
     loss_scale: float = 1.0
     counts: Sequence[Sequence[int]] = ()
     iterations: int | None = None
+    peers: Sequence[Sequence[Any]] = ()
 
     def header(self) -> dict[str, Any]:
         """As it travels."""

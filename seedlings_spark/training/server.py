@@ -85,13 +85,14 @@ class Listener:
     Args:
         host: Address to listen on.
         ports: Candidates, tried in order; 0 lets the system choose.
+        option: By which others are given.
 
     Raises:
         ClusterError: None of them could be opened.
     """
 
-    def __init__(self, host: str, ports: Sequence[int] = (0,)) -> None:
-        self.socket = _bind(host, ports)
+    def __init__(self, host: str, ports: Sequence[int] = (0,), option: str = "--server-port") -> None:
+        self.socket = _bind(host, ports, option)
 
     def __enter__(self) -> "Listener":
         return self
@@ -319,7 +320,7 @@ def _cut(connection: socket.socket) -> None:
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
-def _bind(host: str, ports: Sequence[int]) -> socket.socket:
+def _bind(host: str, ports: Sequence[int], option: str) -> socket.socket:
     for port in ports:
         listener = socket.socket(_family(host), socket.SOCK_STREAM)
         try:
@@ -333,7 +334,8 @@ def _bind(host: str, ports: Sequence[int]) -> socket.socket:
     raise ClusterError(
         f"no port of {_ranges(ports)} on {host} could be opened ({reason})",
         "one free port that the executors can reach",
-        "Give others with --server-port, or set spark.driver.bindAddress to an address of this machine",
+        f"Give others with {option}"
+        + ", or set spark.driver.bindAddress to an address of this machine" * (option == "--server-port"),
     )
 
 

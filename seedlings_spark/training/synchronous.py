@@ -11,22 +11,27 @@ worker has changed stay what they are, to the bit. Of what a layer counts in int
 
 import queue
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from seedlings_spark.training.capacity import ExchangeWatch
+from seedlings_spark.training.capacity import ExchangeChoice, ExchangeWatch
 from seedlings_spark.training.coordination import Sums, WorkerGroup, check_finite
 from seedlings_spark.training.epochs import Epochs, Observers
 from seedlings_spark.training.messages import Begin, Exchanged, Open, Part, Result, Steps, Work
 from seedlings_spark.training.optimizer import has_dynamic_scale
+from seedlings_spark.training.peers import slice_of
 from seedlings_spark.training.record import Updates
 from seedlings_spark.training.server import Superseded
 from seedlings_spark.training.tree import Mean, mean_of, most_nodes, nodes_within
 from seedlings_spark.training.weights import Layout, Vector
 from seedlings_spark.training.wire import Kind, Message
+
+# Seconds after which workers that average among themselves hand in what they have, or how many times what that takes;
+# and of how many numbers its record may be: it is text.
+_SECONDS_OF_PIECE, _TIMES_OUTSIDE, _MOST_NUMBERS = 15.0, 20.0, 100_000
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,17 @@ class Rendezvous:
     Args:
         group: The workers.
         layout: Layout of a vector.
+        state_layout: Layout of the state that workers which average among themselves hand in, each its slice.
 
     Attributes:
         watch: Told of every result, if there is one.
+        seconds: That each worker has computed for the last round.
     """
 
-    def __init__(self, group: WorkerGroup, layout: Layout) -> None:
-        self._group, self._layout = group, layout
+    def __init__(self, group: WorkerGroup, layout: Layout, state_layout: Layout) -> None:
+        self._group, self._layout, self._state_layout = group, layout, state_layout
+        self._are_ready: set[int] = set()
+        self._is_among = False  # whether the work at hand is one in which workers average among themselves
         self._condition = group.condition
         self._queues: dict[int, queue.SimpleQueue[Message]] = {}
         self._results: dict[int, Result] = {}
@@ -63,12 +72,15 @@ class Rendezvous:
         self._message: Message | None = None  # of the work
         self._is_leaving = False  # whether this generation of workers is over
         self.watch: ExchangeWatch | None = None
+        self.seconds: Sequence[float] = ()
         group.on_restart = self._forget
 
     @property
     def max_payload_bytes(self) -> int:
-        """As many of the longest vectors as a worker sends at once."""
-        return self._layout.nbytes * most_nodes(self._group.num_workers, self._group.num_shards)
+        """As many of the longest vectors as a worker sends at once, or its slice of the state."""
+        group = self._group
+        vectors = self._layout.nbytes * most_nodes(group.num_workers, group.num_shards)
+        return max(vectors, self._slice_layout(group.num_workers - 1).nbytes)
 
     # What the server's threads call.
 
@@ -83,7 +95,16 @@ class Rendezvous:
         with self._condition:
             if not self._group.holds(ticket) or self._is_leaving:
                 return self._left()
-            return self._answer(self._group.holder(ticket).rank, self._message)
+            rank = self._group.holder(ticket).rank
+            self._are_ready.add(rank)
+            if not self._is_among or self._work is None or self._message is None:
+                return self._answer(rank, self._message)
+            # Those that average among themselves begin when the addresses of all are known.
+            answer = self._answer(rank, None)
+            if len(self._are_ready) == self._group.num_workers:
+                self._introduce()
+                self._tell_all(self._whole())
+            return answer
 
     def result(
         self, ticket: object, header: Mapping[str, Any], payload: memoryview
@@ -93,16 +114,13 @@ class Rendezvous:
             if not self._group.holds(ticket) or self._is_leaving:
                 return self._left()
             rank = self._group.holder(ticket).rank
-            held = self._group.shards_of(rank)
-            result = Result.parse(header, payload, self._layout, len(held))
-            nodes = nodes_within(held, self._group.num_shards)
-            is_whole = self._work is not None and len(result.vectors) == len(nodes) * (
-                self._work.steps is not None
-            )
-            if self._work is None or result.number != self._work.number or not is_whole:
-                raise Superseded(f"work {result.number!r} is not what this worker was given")
+            if "lost" in header:
+                self._group.lost_link(str(header["lost"]))
+                return self._leave()
+            result = self._parsed(rank, header, payload)
             self._results[rank] = result
-            if self.watch is not None and self._work.steps is not None:
+            is_round = self._work is not None and self._work.steps is not None and not self._is_among
+            if self.watch is not None and is_round:
                 self.watch.result(rank, result.seconds)
             self._condition.notify_all()
             return self._answer(rank, None)
@@ -118,9 +136,8 @@ class Rendezvous:
         """
         if self._group.lost(ticket, why):
             with self._condition:
-                self._is_leaving = self._group.has_begun
-                if self._is_leaving:
-                    self._tell_all(_AGAIN)
+                if self._group.has_begun:
+                    self._leave()
 
     # What the master calls.
 
@@ -146,13 +163,88 @@ class Rendezvous:
             if self.watch is not None and (work.steps is None or not work.steps.first):
                 self.watch.pause()  # between epochs the master has other things to do
             self._work, self._message = work, Message(Kind.WORK, work.header(), vector)
+            self._is_among = False
             self._tell_all(self._message)
+        results = self._gathered()
+        self.seconds = [result.seconds for result in results]
+        parts = [part for result in results for part in result.parts]
+        return Round(parts, None if work.steps is None else self._mean(results, parts))
+
+    def perform_among(self, work: Work, vector: Vector, *, is_known: bool) -> Round:
+        """Let all workers do one piece of work in which they average among themselves.
+
+        Args:
+            work: What to do: steps of which the last one's state is handed in, or an evaluation.
+            vector: The state, or weights, to start from. It must not be changed afterwards.
+            is_known: Whether the workers have just handed it in.
+
+        Returns:
+            Of each step the parts of all shards, and as `mean` the new state; none after an evaluation.
+
+        Raises:
+            TrainingError: As of `perform`.
+        """
+        group = self._group
+        with self._condition:
+            self._results.clear()
+            self._work, self._message = work, Message(Kind.WORK, work.header(), vector)
+            self._is_among = True
+            if len(self._are_ready) == group.num_workers:
+                self._introduce()
+                # A worker that starts anew meanwhile is told the whole by `ready`.
+                self._tell_all(self._whole(b"" if is_known else None))
+        results = self._gathered()
+        self.seconds = [result.seconds for result in results]
+        if work.steps is None:
+            return Round([part for result in results for part in result.parts], None)
+        parts: list[Part] = []
+        for step in range(work.steps.last - work.steps.first):
+            for rank, result in enumerate(results):
+                held = len(group.shards_of(rank))
+                parts += result.parts[step * held : (step + 1) * held]
+        return Round(parts, np.concatenate([result.vectors[0] for result in results]))
+
+    def _gathered(self) -> list[Result]:
         self._group.wait(lambda: len(self._results) == self._group.num_workers)
         with self._condition:
             self._message = None  # workers that come before the next piece of work wait for it
-        results = [self._results[rank] for rank in range(self._group.num_workers)]
-        parts = [part for result in results for part in result.parts]
-        return Round(parts, None if work.steps is None else self._mean(results, parts))
+        return [self._results[rank] for rank in range(self._group.num_workers)]
+
+    def _parsed(self, rank: int, header: Mapping[str, Any], payload: memoryview) -> Result:
+        """A worker's result of the work at hand.
+
+        Raises:
+            Superseded: It is none.
+        """
+        work, group = self._work, self._group
+        held = group.shards_of(rank)
+        steps = work.steps if work is not None else None
+        if self._is_among and steps is not None:
+            num_parts = len(held) * (steps.last - steps.first)
+            result = Result.parse(header, payload, self._slice_layout(rank), num_parts)
+            expected = 1
+        else:
+            result = Result.parse(header, payload, self._layout, len(held))
+            expected = len(nodes_within(held, group.num_shards)) * (steps is not None)
+        if work is None or result.number != work.number or len(result.vectors) != expected:
+            raise Superseded(f"work {result.number!r} is not what this worker was given")
+        return result
+
+    def _slice_layout(self, rank: int) -> Layout:
+        part = slice_of(rank, self._group.num_workers, self._state_layout.size)
+        return Layout(((part.stop - part.start,),), self._state_layout.dtype)
+
+    def _introduce(self) -> None:
+        """Put into the work where the workers of this generation are."""
+        if self._work is not None:
+            opened = [self._group.opened(rank) for rank in range(self._group.num_workers)]
+            self._work = replace(self._work, peers=[list(one.address) for one in opened])
+
+    def _whole(self, payload: Any = None) -> Message:
+        """The work at hand, with what it starts from or another payload."""
+        if self._work is None or self._message is None:
+            raise RuntimeError("there is no work")
+        return Message(Kind.WORK, self._work.header(), self._message.payload if payload is None else payload)
 
     def _mean(self, results: Sequence[Result], parts: Sequence[Part]) -> Vector:
         """The mean of all shards' vectors, from those of the workers' nodes."""
@@ -189,6 +281,12 @@ class Rendezvous:
             answer.put(message)
         self._queues.clear()
 
+    def _leave(self) -> "queue.SimpleQueue[Message]":
+        """This generation is over: those that wait are told, and whoever asks."""
+        self._is_leaving = True
+        self._tell_all(_AGAIN)
+        return self._left()
+
     def _left(self) -> "queue.SimpleQueue[Message]":
         """What a worker is told whose generation is over."""
         answer: queue.SimpleQueue[Message] = queue.SimpleQueue()
@@ -198,6 +296,7 @@ class Rendezvous:
     def _forget(self) -> None:
         self._tell_all(_AGAIN)
         self._results.clear()
+        self._are_ready.clear()
         self._is_leaving = False
         if self.watch is not None:
             self.watch.pause()
@@ -214,13 +313,22 @@ class SynchronousRun:
         group: The workers.
         master: A `master.Master`.
         exchanged: Gradients, or state after local steps.
+        exchange: One of `choices.EXCHANGES`; "driver" where steps are local.
     """
 
-    def __init__(self, group: WorkerGroup, master: Any, exchanged: Exchanged) -> None:
+    def __init__(
+        self, group: WorkerGroup, master: Any, exchanged: Exchanged, exchange: str = "driver"
+    ) -> None:
         self._group, self._master = group, master
         self._is_local = exchanged.is_local
+        self._is_among = exchange == "workers"
+        self._choice = ExchangeChoice(group.num_workers) if exchange == "auto" else None
+        self._pace = _Pace()
+        # The state that the workers hold, and their generation.
+        self._held: tuple[Vector, int] | None = None
         self._number = 0
-        self.coordinator = Rendezvous(group, master.state_layout if self._is_local else master.model_layout)
+        layout = master.state_layout if self._is_local else master.model_layout
+        self.coordinator = Rendezvous(group, layout, master.state_layout)
 
     def begin(self, begin: Begin, epochs: Epochs) -> None:
         """Tell all workers what holds for the whole run; `steps` are added."""
@@ -253,9 +361,7 @@ class SynchronousRun:
         started = time.perf_counter()
         observers.callbacks.on_epoch_begin(epoch)
         sums = Sums()
-        vector = self._master.state() if self._is_local else self._master.weights()
-        for first, last in epochs.rounds():
-            vector = self._round(Steps(epoch, first, last), vector, sums)
+        for _ in self._rounds(epoch, epochs, sums):
             observers.progress.step(epoch, sums.samples, epochs.num_rows, lambda: sums.logs(self._master))
         seconds = time.perf_counter() - started
         logs = sums.logs(self._master)
@@ -267,6 +373,57 @@ class SynchronousRun:
         observers.callbacks.on_epoch_end(epoch, logs)
         observers.checkpoint(epoch, self._master.state(), ())
         observers.progress.epoch(epoch, seconds, epochs.num_rows, logs)
+
+    def _rounds(self, epoch: int, epochs: Epochs, sums: Sums) -> Iterator[None]:
+        """Train an epoch; comes back now and then."""
+        rounds, at = epochs.rounds(), 0
+        vector = self._master.state() if self._is_local else self._master.weights()
+        while at < len(rounds):
+            if self._is_among:
+                most = _MOST_NUMBERS // (self._group.num_shards * (sum(self._master.metric_sizes) + 10))
+                end = min(at + min(self._pace.steps, max(1, most)), len(rounds))
+                self._piece(Steps(epoch, at, end), sums)
+                at = end
+            else:
+                started = time.perf_counter()
+                vector = self._round(Steps(epoch, *rounds[at]), vector, sums)
+                at += 1
+                self._choose(time.perf_counter() - started)
+            yield
+
+    def _choose(self, seconds: float) -> None:
+        """From the first rounds, which took so long, whether workers had better average among themselves."""
+        if self._choice is None:
+            return
+        decided = self._choice.round(seconds, self.coordinator.seconds, self._group.hosts())
+        if decided is not None:
+            self._is_among, self._choice = decided, None
+
+    def _piece(self, steps: Steps, sums: Sums) -> None:
+        """Let the workers train some steps among themselves, and take over where that has led."""
+        master, started = self._master, time.perf_counter()
+        found = self._perform(steps, master.state())
+        if found.mean is None:
+            raise RuntimeError("steps among workers without their state")
+        may_overflow, num_shards = has_dynamic_scale(master.optimizer), self._group.num_shards
+        for number, part in enumerate(found.parts):
+            step = steps.first + number // num_shards
+            check_finite(
+                part, Steps(steps.epoch, step, step + 1), number % num_shards, may_overflow=may_overflow
+            )
+        master.set_state(found.mean)
+        master.take_counters([found.parts[-1].counters])
+        master.take_counts([part.counts for part in found.parts[-num_shards:]])
+        self._held = found.mean, self._group.generation
+        sums.add(found.parts)
+        seconds = time.perf_counter() - started
+        self._pace.has_taken(steps.last - steps.first, seconds, seconds - max(self.coordinator.seconds))
+
+    def _is_held(self, vector: Vector) -> bool:
+        """Whether the workers have this state, or these weights, by what they did last."""
+        if self._held is None or self._held[1] != self._group.generation:
+            return False
+        return np.array_equal(self._held[0][: vector.size].view(np.uint8), vector.view(np.uint8))
 
     def _round(self, steps: Steps, vector: Vector, sums: Sums) -> Vector:
         """Let all workers train some steps, and take what they make of it; what the next round starts from."""
@@ -295,4 +452,29 @@ class SynchronousRun:
 
     def _perform(self, steps: Steps | None, vector: Vector) -> Round:
         self._number += 1
-        return self.coordinator.perform(self._master.work(self._number, steps), vector)
+        work = self._master.work(self._number, steps)
+        if not self._is_among:
+            return self.coordinator.perform(work, vector)
+        is_held = self._is_held(vector)
+        if not is_held:
+            self._held = None
+        return self.coordinator.perform_among(work, vector, is_known=is_held)
+
+
+class _Pace:
+    """How many steps workers take among themselves before the master hears of them: those of some seconds.
+
+    So much is lost when a worker is, and so long a person sees nothing new. To hand in the state is to take a small
+    share of the time only. It changes no bit.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 1
+
+    def has_taken(self, steps: int, seconds: float, outside: float) -> None:
+        """So many steps have taken so long, of which the workers were without work for a while."""
+        long = max(_SECONDS_OF_PIECE, _TIMES_OUTSIDE * outside)
+        if steps == self.steps and seconds < long / 2:
+            self.steps = 2 * steps
+        elif seconds > 2 * long:
+            self.steps = max(1, self.steps // 2)

@@ -4,6 +4,7 @@ It reads its rows once, builds and traces the network once, and then does what t
 until it says stop.
 """
 
+import contextlib
 import hashlib
 import threading
 import time
@@ -23,12 +24,14 @@ from seedlings_spark.reproducibility import seed_for
 from seedlings_spark.training import network as carried
 from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training.client import ParameterClient, RefusedError
-from seedlings_spark.training.master import Vectors, build_metrics, made_metrics
+from seedlings_spark.training.master import Master, Vectors, build_metrics, made_metrics
 from seedlings_spark.training.messages import Begin, Exchanged, Failure, Open, Part, Result, Rows, Steps, Work
+from seedlings_spark.training.peers import LostPeerError, Peers
+from seedlings_spark.training.server import Listener
 from seedlings_spark.training.shard import Batch, Shard, batch_edges, epoch_order
 from seedlings_spark.training.tree import Mean, mean_of, nodes_within, shards_of
 from seedlings_spark.training.weights import Vector
-from seedlings_spark.training.wire import Credentials, Kind, ProtocolError
+from seedlings_spark.training.wire import Credentials, Kind, Message, ProtocolError
 
 # Columns of the rows that a worker is fed.
 SHARD, FEATURES, LABEL, WEIGHT, HELD_OUT = "shard", "features", "label", "weight", "held_out"
@@ -109,6 +112,7 @@ class TrainTask:
         address: (host, port) of the parameter server.
         credentials: Credentials of the run.
         recipe: What it computes.
+        worker_ports: Candidates for its own port, where workers average among themselves; () where they do not.
     """
 
     run: str
@@ -118,6 +122,7 @@ class TrainTask:
     credentials: Credentials
     recipe: Recipe
     is_barrier: bool = True
+    worker_ports: Sequence[int] = ()
 
     def shards_of(self, rank: int) -> range:
         """The shards that a worker holds."""
@@ -154,6 +159,7 @@ def work(
     batches: Iterator[pa.RecordBatch],
     tf: Any,
     connect: Callable[[tuple[str, int], Credentials], ParameterClient] = ParameterClient,
+    make: "Callable[[Recipe, Begin, Any], Computation] | None" = None,
 ) -> dict[str, float] | None:
     """A worker from its rows to its summary; `run` without Spark.
 
@@ -164,6 +170,7 @@ def work(
         batches: As for `run`.
         tf: The module `tensorflow`, started.
         connect: Opens the connection to the parameter server.
+        make: Makes another `Computation`, for a measurement of all but the computing.
 
     Returns:
         What it leaves behind; None where another generation follows.
@@ -183,19 +190,13 @@ def work(
         shards=[shard.rows(recipe.num_classes) for shard in shards],
         environment=reproducibility.environment(recipe.threads),
     )
-    with connect(task.address, task.credentials) as client:
+    with connect(task.address, task.credentials) as client, _peers(task, rank, client) as peers:
+        opened = replace(opened, address=peers.address if peers else ())
         try:
             begin = Begin.parse(client.open(opened.header()).header)
-            computation = _taken_over(task.run, begin) or Computation(recipe, begin, tf)
+            computation = _taken_over(task.run, begin) or (make or Computation)(recipe, begin, tf)
             client.expect(computation.max_bytes)
-            clock.waits()
-            message = client.ready()
-            while message.kind == Kind.WORK:
-                work = Work.parse(message.header)
-                clock.begins(work)
-                result = computation.do(work, message.payload, shards)
-                seconds = clock.has_done(work, result.samples)
-                message = client.result(replace(result, seconds=seconds).header(), result.payload())
+            message = _work_until_stopped(client, computation, shards, peers, clock)
         except (RefusedError, ProtocolError, OSError):
             raise  # the connection's doing, not the computation's: the master decides whether to try again
         except Exception:
@@ -207,6 +208,29 @@ def work(
     is_over = not message.header.get("again")
     _leave(task.run, None if is_over else computation)
     return {"rank": rank, **clock.summary()} if is_over else None
+
+
+def _work_until_stopped(
+    client: ParameterClient,
+    computation: "Computation",
+    shards: Sequence["HeldShard"],
+    peers: Peers | None,
+    clock: "_Clock",
+) -> Message:
+    """One piece of work after the other; what the master says instead of more."""
+    clock.waits()
+    message = client.ready()
+    while message.kind == Kind.WORK:
+        work = Work.parse(message.header)
+        clock.begins(work)
+        try:
+            result = computation.do(work, message.payload, shards, peers)
+        except LostPeerError as error:  # this worker itself may well go on in the next generation
+            message = client.result({"lost": str(error)})
+            continue
+        seconds = clock.has_done(work, result.samples, peers.waited() if peers else 0.0)
+        message = client.result(replace(result, seconds=seconds).header(), result.payload())
+    return message
 
 
 # What workers of this process have left to those of their run's next generation: networks are traced for seconds.
@@ -230,6 +254,18 @@ def _taken_over(run: str, begin: Begin) -> "Computation | None":
             del _left[other]
         left = _left.get(run, [])
         return left.pop() if left and left[-1].begin == begin else None
+
+
+@contextlib.contextmanager
+def _peers(task: TrainTask, rank: int, client: ParameterClient) -> "Iterator[Peers | None]":
+    """This worker's side of the connections with the others, if there are to be any."""
+    if not task.worker_ports:
+        yield None
+        return
+    listener = Listener(client.host, task.worker_ports, "--worker-port")
+    with Peers(listener, task.credentials, (task.run, task.generation), rank) as peers:
+        client.cut_too(peers.cut)
+        yield peers
 
 
 class _Clock:
@@ -259,10 +295,11 @@ class _Clock:
         self._is_in_first = epoch == self._first_epoch
         self._add("outside", self._lap())
 
-    def has_done(self, work: Work, samples: int) -> float:
-        """A piece of work is done; how long it took."""
+    def has_done(self, work: Work, samples: int, waited: float) -> float:
+        """A piece of work is done, of which so long was spent with the other workers; how long it took."""
         seconds = self._lap()
-        self._add("compute", seconds)
+        self._add("compute", seconds - waited)
+        self._add("outside", waited)
         self._images += 0 if work.steps is None else samples
         return seconds
 
@@ -339,7 +376,9 @@ class Computation:
             if recipe.augmentation
             else None
         )
-        self.vectors = Vectors(self.network)
+        # Who averages with the others makes the master's steps, as the master would.
+        self.master = Master(self.network) if begin.among_workers else None
+        self.vectors = self.master.vectors if self.master is not None else Vectors(self.network)
         self._seeds = _seed_states(self.network) + (_seed_states(self._augment) if self._augment else [])
         signature = self._signature()
         scale = tf.TensorSpec((), "float32")
@@ -380,32 +419,68 @@ class Computation:
         """The longest payload that the master may send."""
         return self.vectors.state_layout.nbytes
 
-    def do(self, work: Work, payload: Any, shards: Sequence[HeldShard]) -> Result:
+    def do(self, work: Work, payload: Any, shards: Sequence[HeldShard], peers: Peers | None = None) -> Result:
         """Do one piece of work: the part of one shard after the other, each from the same start.
 
         Args:
             work: What to do.
-            payload: Bytes of the weights or state to start from.
+            payload: Bytes of the weights or state to start from; none where the last work has led there.
             shards: That this worker holds: neighbours, in order.
+            peers: The other workers.
         """
-        parts: list[Part] = []
         if work.steps is None:
-            self._assign(work, payload, self._evaluated())
+            if len(payload):
+                self._assign(work, payload, self._evaluated())
             parts = [self._evaluate(shard.held_out).part(self._counts()) for shard in shards]
             return Result(work.number, parts)
-        held = {shard.number: shard for shard in shards}
+        if work.peers and peers is not None:
+            return self._among_workers(work, work.steps, payload, shards, peers)
+        parts, means = self._means(work, payload, shards)
+        return Result(work.number, parts, [mean.vector for mean in means])
+
+    def _among_workers(
+        self, work: Work, steps: Steps, payload: Any, shards: Sequence[HeldShard], peers: Peers
+    ) -> Result:
+        """Steps with the means of all workers, each of which makes them alike: what the master would make of them."""
+        master = self.master
+        if master is None:
+            raise RuntimeError("steps among workers without an optimizer")
+        peers.join(work.peers, self._recipe.num_shards, master.model_layout)
+        if len(payload):
+            master.set_state(np.frombuffer(payload, master.state_layout.dtype))
+        master.held.set_rates(work.rates)
+        master.held.set_counters(work.counters)
+        if self.vectors.counts:
+            self.vectors.set_counts(work.counts)
+        weights, parts = master.weights(), list[Part]()
+        for step in range(steps.first, steps.last):
+            one = master.work(work.number, Steps(steps.epoch, step, step + 1))
+            of_step, means = self._means(one, weights, shards, has_weights=True)
+            mean, counts = peers.mean(means, [part.counts for part in of_step])
+            master.take_counts([each for of_worker in counts for each in of_worker])
+            weights = master.apply_gradient(mean)
+            parts += of_step
+        parts[-1] = replace(parts[-1], counters=master.held.counters())
+        return Result(work.number, parts, [peers.own(master.state())])
+
+    def _means(
+        self, work: Work, payload: Any, shards: Sequence[HeldShard], *, has_weights: bool = False
+    ) -> tuple[list[Part], list[Mean]]:
+        """The parts of these shards, and what stands at their nodes of the tree."""
+        held, parts = {shard.number: shard for shard in shards}, list[Part]()
 
         def known(node: range) -> Mean | None:
             if len(node) > 1:
                 return None
-            part, vector = self._train(work, payload, held[node.start], is_first=not parts)
+            is_first = not parts and not has_weights
+            part, vector = self._train(work, payload, held[node.start], is_first=is_first)
             parts.append(part)
             return Mean(vector, part.samples)
 
         block = range(shards[0].number, shards[-1].number + 1)
         nodes = nodes_within(block, self._recipe.num_shards)
-        vectors = [mean_of(node, known).vector for node in nodes]
-        return Result(work.number, parts, vectors)
+        means = [mean_of(node, known) for node in nodes]
+        return parts, means
 
     def _train(self, work: Work, payload: Any, shard: HeldShard, *, is_first: bool) -> tuple[Part, Vector]:
         """The part of one shard of steps to train, and its vector."""

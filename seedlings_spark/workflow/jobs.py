@@ -47,7 +47,7 @@ _ESTIMATOR: tuple[str, ...] = (
     "epochs",
     "batch_size",
 )
-_ESTIMATOR += ("precision", "memory_budget_mb", "server_port", "encrypt", "seed")
+_ESTIMATOR += ("precision", "memory_budget_mb", "server_port", "exchange", "worker_port", "encrypt", "seed")
 
 
 def prepare(spark: SparkSession, options: PrepareOptions) -> Corpus:

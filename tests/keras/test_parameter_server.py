@@ -14,13 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from seedlings_spark.errors import ClusterError
 from seedlings_spark.training import client as client_module
+from seedlings_spark.training import peers as peers_module
 from seedlings_spark.training import server as server_module
 from seedlings_spark.training.client import ParameterClient, RefusedError
+from seedlings_spark.training.peers import Group, LostPeerError, Owner, Peers
 from seedlings_spark.training.server import Listener, ParameterServer, Superseded
+from seedlings_spark.training.tree import Mean
+from seedlings_spark.training.weights import Layout
 from seedlings_spark.training.wire import (
     MAX_HEADER_BYTES,
     Credentials,
@@ -33,6 +38,8 @@ from seedlings_spark.training.wire import (
 )
 
 ROOT = Path(__file__).parents[2]
+# What a worker says of itself, to the master or to another worker.
+OPENED = {"run": "this", "generation": 0, "rank": 1}
 
 
 class Echo:
@@ -77,6 +84,34 @@ class Echo:
         answer.put(message)
         return answer
 
+    def stop(self) -> None:
+        pass
+
+    def still_serves(self, address: tuple[str, int]) -> None:
+        _still_serves(address)
+
+
+class OneOfTwo(Owner):
+    """What other workers come to: worker 0 of 2, each of whom has a vector of four numbers."""
+
+    def __init__(self) -> None:
+        super().__init__("this", 0)
+        self.opened: list[Any] = []
+        self.join(Group("this", 0, 0, 2, [("127.0.0.1", 1), ("127.0.0.1", 2)]), Layout(((4,),), "float32"))
+
+    def open(self, header: Any) -> tuple[object, "queue.SimpleQueue[Message]"]:
+        found = super().open(header)
+        self.opened.append(header)
+        return found
+
+    def still_serves(self, address: tuple[str, int]) -> None:
+        with _worker(address) as client:
+            header = {"number": 0, "samples": [1]}
+            client.hand_in(header, np.float32([1, 2]))
+            own = self.hand_in(0, header, np.float32([3, 6]))
+            assert np.frombuffer(client.answer().payload, np.float32).tolist() == [2, 4]
+            assert own.get().kind == Kind.WORK
+
 
 CREDENTIALS = Credentials.make()
 
@@ -84,6 +119,18 @@ CREDENTIALS = Credentials.make()
 @pytest.fixture
 def echo() -> Echo:
     return Echo()
+
+
+@pytest.fixture(params=[Echo, OneOfTwo], ids=["master", "worker"])
+def attacked(request: pytest.FixtureRequest) -> Any:
+    """Behind each kind of port that a run opens."""
+    return request.param()
+
+
+@pytest.fixture
+def port_of_attacked(attacked: Any) -> Iterator[tuple[str, int]]:
+    with ParameterServer(attacked, Listener("127.0.0.1"), CREDENTIALS) as server:
+        yield "127.0.0.1", server.port
 
 
 @pytest.fixture
@@ -95,7 +142,7 @@ def address(echo: Echo) -> Iterator[tuple[str, int]]:
 @contextlib.contextmanager
 def _worker(address: tuple[str, int], run: str = "this") -> Iterator[ParameterClient]:
     with ParameterClient(address, CREDENTIALS) as client:
-        client.open({"run": run})
+        client.open({**OPENED, "run": run})
         client.expect(1024)
         yield client
 
@@ -118,26 +165,31 @@ def _closed(connection: socket.socket) -> bool:
     return True
 
 
-def test_a_client_without_credentials_gets_nothing(address: tuple[str, int], echo: Echo) -> None:
-    with socket.create_connection(address, timeout=10) as plain:
+def test_a_client_without_credentials_gets_nothing(port_of_attacked: tuple[str, int], attacked: Any) -> None:
+    with socket.create_connection(port_of_attacked, timeout=10) as plain:
         plain.sendall(b"GET /parameters HTTP/1.1\r\n\r\n")
         assert _closed(plain)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with pytest.raises((ssl.SSLError, ConnectionError)), socket.create_connection(address, timeout=10) as raw:
+    with (
+        pytest.raises((ssl.SSLError, ConnectionError)),
+        socket.create_connection(port_of_attacked, timeout=10) as raw,
+    ):
         connection = context.wrap_socket(raw)
-        send(connection, Message(Kind.OPEN, {"run": "this"}))
+        send(connection, Message(Kind.OPEN, OPENED))
         receive(connection, bytearray(10))
-    assert echo.opened == []
-    _still_serves(address)
+    assert attacked.opened == []
+    attacked.still_serves(port_of_attacked)
 
 
-def test_a_client_with_credentials_of_another_run_gets_nothing(address: tuple[str, int], echo: Echo) -> None:
+def test_a_client_with_credentials_of_another_run_gets_nothing(
+    port_of_attacked: tuple[str, int], attacked: Any
+) -> None:
     with pytest.raises((ssl.SSLError, ConnectionError)):
-        client = ParameterClient(address, Credentials.make())
-        client.open({"run": "this"})
-    assert echo.opened == []
-    _still_serves(address)
+        client = ParameterClient(port_of_attacked, Credentials.make())
+        client.open(OPENED)
+    assert attacked.opened == []
+    attacked.still_serves(port_of_attacked)
 
 
 def test_a_worker_does_not_talk_to_a_server_with_other_credentials() -> None:
@@ -148,19 +200,22 @@ def test_a_worker_does_not_talk_to_a_server_with_other_credentials() -> None:
         assert other.opened == []
 
 
-def test_a_worker_of_another_run_is_refused(address: tuple[str, int]) -> None:
-    with pytest.raises(RefusedError, match="another run"), _worker(address, run="other"):
+def test_a_worker_of_another_run_is_refused(port_of_attacked: tuple[str, int], attacked: Any) -> None:
+    with pytest.raises(RefusedError, match=r"another run|is over"), _worker(port_of_attacked, run="other"):
         pass
-    _still_serves(address)
+    attacked.still_serves(port_of_attacked)
 
 
-def test_older_versions_of_tls_are_refused(address: tuple[str, int]) -> None:
+def test_older_versions_of_tls_are_refused(port_of_attacked: tuple[str, int], attacked: Any) -> None:
     context = CREDENTIALS.context(server=False)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    with pytest.raises((ssl.SSLError, ConnectionError)), socket.create_connection(address, timeout=10) as raw:
+    with (
+        pytest.raises((ssl.SSLError, ConnectionError)),
+        socket.create_connection(port_of_attacked, timeout=10) as raw,
+    ):
         context.wrap_socket(raw)
-    _still_serves(address)
+    attacked.still_serves(port_of_attacked)
 
 
 def test_a_frame_cut_at_any_byte_leaves_the_others_alone(address: tuple[str, int], echo: Echo) -> None:
@@ -206,14 +261,68 @@ def test_what_is_no_message_ends_its_connection_and_no_other(
     _still_serves(address)
 
 
-def test_a_payload_before_the_worker_has_said_who_it_is_is_refused(
-    address: tuple[str, int], echo: Echo
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"number": 1, "samples": [1]},
+        {"number": 0, "samples": [1, 1]},
+        {"number": 0, "samples": [-1]},
+        {"number": 0, "samples": [True]},
+        {"number": 0, "samples": "1"},
+        {"number": 0},
+        {},
+    ],
+)
+def test_what_is_no_vector_of_another_worker_ends_the_mean_for_all_and_names_both_ends(
+    header: dict[str, Any],
 ) -> None:
-    with _tls(address) as connection:
-        send(connection, Message(Kind.OPEN, {"run": "this"}, b"payload"))
+    owner, vector = OneOfTwo(), np.float32([1, 2])
+    with ParameterServer(owner, Listener("127.0.0.1"), CREDENTIALS) as server:
+        own = owner.hand_in(0, {"number": 0, "samples": [1]}, vector)
+        with _worker(("127.0.0.1", server.port)) as client:
+            client.hand_in(header, vector)
+            with pytest.raises(RefusedError):
+                client.answer()
+        text = own.get(timeout=10).header["text"]
+    assert "worker 0 at 127.0.0.1:1 and worker 1 at 127.0.0.1:2" in text
+
+
+def test_a_worker_that_is_lost_before_it_has_come_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one is connected with it, and waits for it to connect in turn."""
+    monkeypatch.setattr(peers_module, "_LOOK_SECONDS", 0.1)
+    listeners = [Listener("127.0.0.1"), Listener("127.0.0.1")]
+    addresses, layout = [("127.0.0.1", each.port) for each in listeners], Layout(((4,),), "float32")
+    with (
+        ParameterServer(owner := Owner("this", 0), listeners[1], CREDENTIALS) as lost,
+        Peers(listeners[0], CREDENTIALS, ("this", 0), 0) as left,
+    ):
+        owner.join(Group("this", 0, 1, 2, addresses), layout)
+        left.join(addresses, 2, layout)
+        threading.Timer(0.3, lost.__exit__, (None, None, None)).start()
+        with pytest.raises(
+            LostPeerError, match=f"worker 0 at .*:{addresses[0][1]} and worker 1 at .*:{addresses[1][1]}"
+        ):
+            left.mean([Mean(np.zeros(4, np.float32), 1)])
+
+
+@pytest.mark.parametrize("rank", [0, 2, -1, True, "1", None])
+def test_a_rank_that_is_no_other_workers_is_refused(rank: Any) -> None:
+    with (
+        ParameterServer(OneOfTwo(), Listener("127.0.0.1"), CREDENTIALS) as server,
+        ParameterClient(("127.0.0.1", server.port), CREDENTIALS) as client,
+        pytest.raises(RefusedError),
+    ):
+        client.open({**OPENED, "rank": rank})
+
+
+def test_a_payload_before_the_worker_has_said_who_it_is_is_refused(
+    port_of_attacked: tuple[str, int], attacked: Any
+) -> None:
+    with _tls(port_of_attacked) as connection:
+        send(connection, Message(Kind.OPEN, OPENED, b"payload"))
         assert _closed(connection)
-    assert echo.opened == []
-    _still_serves(address)
+    assert attacked.opened == []
+    attacked.still_serves(port_of_attacked)
 
 
 @contextlib.contextmanager
@@ -228,13 +337,15 @@ def _idle(address: tuple[str, int], count: int) -> Iterator[None]:
             connection.close()
 
 
-def test_any_number_of_silent_connections_keeps_nobody_out(address: tuple[str, int]) -> None:
-    with _idle(address, 400):
-        _still_serves(address)
+def test_any_number_of_silent_connections_keeps_nobody_out(
+    port_of_attacked: tuple[str, int], attacked: Any
+) -> None:
+    with _idle(port_of_attacked, 400):
+        attacked.still_serves(port_of_attacked)
 
 
 def test_a_worker_that_was_thrown_out_among_strangers_comes_again(
-    address: tuple[str, int], echo: Echo, monkeypatch: pytest.MonkeyPatch
+    port_of_attacked: tuple[str, int], attacked: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of four places before who one is is known, others take all, again and again."""
     monkeypatch.setattr(server_module, "_MAX_STRANGERS", 4)
@@ -243,25 +354,27 @@ def test_a_worker_that_was_thrown_out_among_strangers_comes_again(
     def churn() -> None:
         while not over.is_set():
             with contextlib.suppress(OSError):
-                socket.create_connection(address, timeout=30).close()
+                socket.create_connection(port_of_attacked, timeout=30).close()
             time.sleep(0.002)
 
     threads = [threading.Thread(target=churn) for _ in range(2)]
     for thread in threads:
         thread.start()
     try:
-        with _idle(address, 8):
-            _still_serves(address)
+        with _idle(port_of_attacked, 8):
+            attacked.still_serves(port_of_attacked)
     finally:
         over.set()
         for thread in threads:
             thread.join()
-    assert len(echo.opened) == 1
+    assert len(attacked.opened) == 1
 
 
 WITHOUT_DESCRIPTORS = """
 import resource, sys
 from tests.keras.test_parameter_server import CREDENTIALS, Echo
+from seedlings_spark.training import peers as peers_module
+from seedlings_spark.training.peers import Group, LostPeerError, Owner, Peers
 from seedlings_spark.training.server import Listener, ParameterServer
 resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
 with ParameterServer(Echo(), Listener("127.0.0.1"), CREDENTIALS) as server:
@@ -342,12 +455,12 @@ def _check_a_slow_payload(encrypt: bool) -> None:
 
 
 def test_a_connection_that_says_nothing_is_given_up(
-    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+    port_of_attacked: tuple[str, int], attacked: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_module, "_OPEN_SECONDS", 0.2)
-    with socket.create_connection(address, timeout=10) as silent:
+    with socket.create_connection(port_of_attacked, timeout=10) as silent:
         assert silent.recv(1) == b""
-    _still_serves(address)
+    attacked.still_serves(port_of_attacked)
 
 
 def test_a_silent_worker_is_reported_lost(

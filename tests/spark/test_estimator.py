@@ -128,6 +128,9 @@ def test_columns_are_found_by_their_exact_names_whatever_is_in_these(spark: Spar
         ({"validation_split": 1.0}, OptionError, "validation_split"),
         ({"class_weight": "unbalanced"}, OptionError, "unbalanced"),
         ({"server_port": "http"}, OptionError, "server_port='http'"),
+        ({"worker_port": "http"}, OptionError, "worker_port='http'"),
+        ({"exchange": "ring"}, OptionError, "exchange='ring'"),
+        ({"exchange": "workers", "frequency": "epoch"}, OptionError, "exchange='workers' with"),
         ({"server_port": "4110-4100"}, OptionError, "server_port='4110-4100'"),
         ({"server_port": "70000"}, OptionError, "server_port='70000'"),
         ({"num_workers": 3}, ClusterError, "2 free slots .* for 3 workers"),
@@ -343,10 +346,15 @@ class KillWorkers(Silent):
             kill_one_worker()
 
 
-@pytest.mark.parametrize(("frequency", "rounds"), [("batch", {2, 3, 6, 9, 14}), ("epoch", {1, 2})])
-def test_killed_workers_change_no_bit(table: DataFrame, frequency: str, rounds: set[int]) -> None:
+@pytest.mark.parametrize(
+    ("frequency", "exchange", "rounds"),
+    [("batch", "driver", {2, 3, 6, 9, 14}), ("epoch", "driver", {1, 2}), ("batch", "workers", {2, 4})],
+)
+def test_killed_workers_change_no_bit(
+    table: DataFrame, frequency: str, exchange: str, rounds: set[int]
+) -> None:
     calm = _estimator(frequency=frequency).fit(table)
-    killed = _estimator(frequency=frequency).set_progress(KillWorkers(rounds)).fit(table)
+    killed = _estimator(frequency=frequency, exchange=exchange).set_progress(KillWorkers(rounds)).fit(table)
     assert killed.record["stage_failures"] == len(rounds)
     assert _bits(killed) == _bits(calm)
     assert killed.history == calm.history

@@ -64,6 +64,7 @@ GROUPS = [
         "training.record",
     ],
     ["training.tree", "training.rules", "training.epochs"],
+    ["training.peers"],
     ["training.messages"],
     ["training.master"],
     ["training.worker", "training.checkpoint"],
@@ -115,9 +116,10 @@ GROUPS = [
     ["workflow.search"],
     ["workflow"],
     # benchmark
-    ["benchmark"],
+    ["benchmark", "benchmark.machines"],
     ["benchmark.train"],
     ["benchmark.score", "benchmark.scale", "benchmark.inference"],
+    ["benchmark.narrow"],
     # cli
     ["cli.preflight"],
     ["cli"],
@@ -175,6 +177,7 @@ DOORS = {
         "benchmark.train",
         "benchmark.score",
         "benchmark.scale",
+        "benchmark.narrow",
     },
 }
 
@@ -196,6 +199,7 @@ WITHOUT_TENSORFLOW = [
     "benchmark.train",
     "benchmark.score",
     "benchmark.scale",
+    "benchmark.narrow",
 ]
 
 

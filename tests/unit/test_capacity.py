@@ -8,11 +8,13 @@ import pytest
 from seedlings_spark.training.capacity import (
     Costs,
     Exchange,
+    ExchangeChoice,
     ExchangeWatch,
     Plan,
     advice,
     predict,
     predict_on_one_machine,
+    step_on_one_machine,
 )
 
 
@@ -185,3 +187,57 @@ def test_workers_that_share_cores_take_turns() -> None:
     assert one == pytest.approx(32 / 0.050)
     assert two == pytest.approx(2 * 32 / (0.042 + 0.004 + 0.002 + 0.003))
     assert four == pytest.approx(4 * 32 / (0.084 + 0.008 + 0.004 + 0.003))
+
+
+def test_owners_carry_two_vectors_a_link_however_many_they_are() -> None:
+    # 40 ms, 7/8 of 2 ms and of 4 ms, 7/8 of 10 MB twice at 1 GB/s, 1 ms and 3 ms.
+    found = predict(COSTS, Plan(8, SLOW, owners=True))
+    seconds = 0.040 + 0.875 * 0.006 + 2 * 0.875 * 0.010 + 0.004
+    assert found.images_per_second == pytest.approx(8 * 32 / seconds, rel=1e-3)
+    with pytest.raises(ValueError, match="synchronous"):
+        predict(COSTS, Plan(8, SLOW, steps=10, owners=True))
+
+
+@pytest.mark.parametrize(
+    ("plan", "seconds"),
+    [
+        # The network: 16 vectors of 10 ms; of the processors 8 x 6 ms on two cores are hidden in it.
+        (Plan(8, SLOW), 0.040 + 0.160 + 8 * 0.001 + 0.003),
+        # The processors: 7/8 of 8 x 6 ms on two cores; then 8 means and 8 optimizers on them.
+        (Plan(8, FAST, owners=True), 0.040 + 0.021 + 8 * 0.004 / 2),
+        (Plan(8, SLOW, owners=True), 0.040 + 0.021 + 8 * 0.004 / 2),
+        (Plan(8, SLOW / 2, owners=True), 0.040 + 0.035 + 8 * 0.004 / 2),
+    ],
+)
+def test_machines_that_are_one_share_its_cores_but_not_the_network(plan: Plan, seconds: float) -> None:
+    assert step_on_one_machine(COSTS, plan, cores=2) == pytest.approx(seconds, rel=1e-3)
+
+
+def _chosen(seconds: float, computed: float, hosts: set[str]) -> tuple[bool | None, list[str], int]:
+    """What is chosen for four workers, what is said, and after how many rounds."""
+    said = list[str]()
+    choice = ExchangeChoice(4, said.append)
+    for number in range(1, 100):
+        found = choice.round(seconds, [computed, computed / 2], hosts)
+        if found is not None:
+            return found, said, number
+    return None, said, 0
+
+
+def test_workers_average_among_themselves_where_the_driver_holds_them_up() -> None:
+    # 160 ms beside the computing are 3/16 of it among four workers.
+    assert _chosen(0.2, 0.04, {"a", "b"}) == (
+        True,
+        [
+            "exchange among the workers: a step of 4 workers takes 200 ms through the driver, of which the slowest"
+            " computes 40 ms; among the workers 70 ms by the model"
+        ],
+        23,
+    )
+    assert _chosen(0.2, 0.199, {"a", "b"})[0] is False
+
+
+def test_workers_on_one_machine_have_nothing_to_gain() -> None:
+    found, said, rounds = _chosen(0.2, 0.04, {"127.0.0.1"})
+    assert (found, rounds) == (False, 1)
+    assert "one machine" in said[0]
