@@ -6,11 +6,10 @@ import sys
 from pyspark.sql import SparkSession
 
 from seedlings_spark import cli, config
-from seedlings_spark.benchmark import inference, scale, score, train
+from seedlings_spark.benchmark import inference, narrow, scale, score, train
 from seedlings_spark.config import BenchmarkOptions
 
 _NUM_IMAGES = {"train": 4000, "score": 8000, "scale": 2000, "inference": 0}
-# What all contestants of an action share.
 _TRAINING = ("num_images", "image_size", "epochs", "num_workers", "batch_size", "network", "precision")
 _SCORING = ("num_images", "image_size", "network", "precision", "images")
 _INFERENCE = ("network", "image_size", "store", "name", "model_version", "corpus")
@@ -23,18 +22,19 @@ def main(spark: SparkSession, options: BenchmarkOptions) -> None:
 
 
 def _train(spark: SparkSession, options: BenchmarkOptions, where: dict[str, str]) -> str:
-    task = train.Training(**config.chosen(options, *_TRAINING))
-    found = train.measure_training(spark, task, options.contestants, rounds=options.rounds, **where)
-    return train.report(found)
+    task, names = train.Training(**config.chosen(options, *_TRAINING)), options.contestants
+    return train.report(train.measure_training(spark, task, names, rounds=options.rounds, **where))
 
 
 def _score(spark: SparkSession, options: BenchmarkOptions, where: dict[str, str]) -> str:
-    memory = score.MEMORY_IMAGES if options.memory else ()
-    task = score.Scoring(**config.chosen(options, *_SCORING), memory_images=memory)
+    images = score.MEMORY_IMAGES * options.memory
+    task = score.Scoring(**config.chosen(options, *_SCORING), memory_images=images)
     return score.report(score.measure_scoring(spark, task, options.scorers, rounds=options.rounds, **where))
 
 
 def _scale(spark: SparkSession, options: BenchmarkOptions, where: dict[str, str]) -> str:
+    if options.bandwidth:
+        return narrow.measured(spark, narrow.Setting(**config.chosen(options, *narrow.SETTING)), options.json)
     task = train.Training(**config.chosen(options, *_TRAINING))
     return scale.report(scale.measure_scaling(spark, task, rounds=options.rounds, **where))
 

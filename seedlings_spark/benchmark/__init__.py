@@ -147,10 +147,18 @@ class Beside:
         module: With a `main` for it: see `serve`.
         request: What it is told.
         text: What it is, for an error.
+        prefix: A command that starts others, and starts it.
     """
 
-    def __init__(self, spark: SparkSession, module: str, request: Mapping[str, Any], text: str) -> None:
-        self._module, self._text = module, text
+    def __init__(
+        self,
+        spark: SparkSession,
+        module: str,
+        request: Mapping[str, Any],
+        text: str,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        self._module, self._text, self._prefix = module, text, prefix
         self._request = json.dumps(request)
         self._environment = {
             name: value for name, value in os.environ.items() if name not in _THREAD_VARIABLES
@@ -160,7 +168,7 @@ class Beside:
     def __enter__(self) -> "Beside":
         self._stderr = tempfile.TemporaryFile("w+", errors="replace")
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", self._module],
+            [*self._prefix, sys.executable, "-P", "-m", self._module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -174,9 +182,13 @@ class Beside:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self._process.kill()
+            self.kill()
         self._process.communicate()
         self._stderr.close()
+
+    def kill(self) -> None:
+        """End it at once; whoever waits in `hear` is told that it has ended."""
+        self._process.kill()
 
     def say(self, line: str = "") -> None:
         """Tell the process a line."""

@@ -48,7 +48,8 @@ CORPUS_IMAGES = 100_000
 # Where remedies are compared.
 _REMEDIED_WORKERS = 64
 REMEDIES: Mapping[str, Mapping[str, Any]] = {
-    "as it is: one server, the driver": {},
+    "exchange driver": {},
+    "exchange workers": {"owners": True},
     "4 shards of the server, on executors": {"shards": 4},
     "16 shards": {"shards": 16},
     "a ring of the workers": {"is_ring": True},
@@ -452,6 +453,18 @@ def _serve(request: Mapping[str, Any]) -> None:
     network = benchmark.network(request["network"], int(request["image_size"]))
     network.compile(optimizer=keras.optimizers.Adam(), loss="sparse_categorical_crossentropy")
     master = Master(network)
+    credentials = Credentials(request["pem"].encode())
+    with ParameterServer(_Answering(master.weights()), Listener("127.0.0.1"), credentials) as server:
+        benchmark.said({**costs_of_master(master), "port": server.port})
+        benchmark.heard()
+        before = time.process_time()  # of all threads
+        benchmark.said("ready")
+        benchmark.heard()
+        benchmark.said(time.process_time() - before)
+
+
+def costs_of_master(master: Any) -> dict[str, Any]:
+    """Sizes of vectors, and what a `Master` does in one process without any network: fields of `Costs`."""
     weights, state = master.weights(), master.state()
     vectors = [weights + np.float32(number) for number in range(_VECTORS)]
 
@@ -460,7 +473,7 @@ def _serve(request: Mapping[str, Any]) -> None:
 
     trainable = sum(master.model_layout.sizes[: len(master.vectors.trainable)])
     push = rules.Push(weights[:trainable], vectors[0][:trainable], vectors[1][:trainable], 10, 3, 0.1)
-    known = {
+    return {
         "vector_bytes": weights.nbytes,
         "state_bytes": state.nbytes,
         "merge": _median_seconds(partial(mean_of, range(_VECTORS), of_one)) / _VECTORS,
@@ -468,14 +481,22 @@ def _serve(request: Mapping[str, Any]) -> None:
         "adopt": _median_seconds(partial(master.set_state, state)),
         "rule": _median_seconds(partial(rules.RULES[rules.DEFAULT], push)),
     }
-    credentials = Credentials(request["pem"].encode())
-    with ParameterServer(_Answering(weights), Listener("127.0.0.1"), credentials) as server:
-        benchmark.said({**known, "port": server.port})
-        benchmark.heard()
+
+
+def seconds_of_exchange(weights: Any) -> float:
+    """Of one core, for both ends of the encrypted exchange of a vector for another one."""
+    credentials = Credentials.make()
+    with (
+        ParameterServer(_Answering(weights), Listener("127.0.0.1"), credentials) as server,
+        ParameterClient(("127.0.0.1", server.port), credentials) as client,
+    ):
+        client.open({})
+        client.expect(weights.nbytes)
+        client.ready()
         before = time.process_time()  # of all threads
-        benchmark.said("ready")
-        benchmark.heard()
-        benchmark.said(time.process_time() - before)
+        for _ in range(_REPEATS):
+            client.result({}, weights)
+        return (time.process_time() - before) / _REPEATS
 
 
 def _median_seconds(work: Callable[[], object]) -> float:
