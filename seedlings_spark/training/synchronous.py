@@ -134,10 +134,9 @@ class Rendezvous:
 
         They end before Spark ends them, so that their processes stay for the next generation, with what they hold.
         """
-        if self._group.lost(ticket, why):
-            with self._condition:
-                if self._group.has_begun:
-                    self._leave()
+        with self._condition:  # for all of it: else it could be the next generation that is told
+            if self._group.lost(ticket, why) and self._group.has_begun:
+                self._leave()
 
     # What the master calls.
 
