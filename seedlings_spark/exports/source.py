@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seedlings_spark import files
+from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import NetworkError
-from seedlings_spark.models import engines, export
+from seedlings_spark.models import export
 from seedlings_spark.models.store import ModelVersion
 from seedlings_spark.training import network as carried
 
@@ -96,8 +97,10 @@ class Source:
     @functools.cached_property
     def expected(self) -> NDArray[np.float32]:
         """Keras' probabilities for the samples, shape (images, classes)."""
-        engine = engines.TensorFlow(self.content, 1, precision="float32", custom_objects={})
-        return in_parts(engine.run, self.samples.pixels)
+        runtime.start(1)
+        network = self.network()
+        dtype = network.inputs[0].dtype
+        return in_parts(lambda rows: network(rows.astype(dtype), training=False), self.samples.pixels)
 
 
 def in_parts(run: Any, rows: NDArray[np.uint8], size: int = _ROWS) -> NDArray[np.float32]:
