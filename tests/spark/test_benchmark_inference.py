@@ -41,7 +41,7 @@ def test_an_engine_computes_in_a_process_of_its_own(
     monkeypatch.setattr(
         inference, "_requests", lambda *args: islice(every(*args), 1)
     )  # TensorFlow takes long
-    task = inference.Inference(image_size=16, batches=(1, 8), seconds=0.01)
+    task = inference.Inference(image_size=32, batches=(1, 8), seconds=0.01)
     found = inference.measure_inference(
         spark, task, folder=str(tmp_path / "made"), json_file=str(tmp_path / "numbers.json")
     )
