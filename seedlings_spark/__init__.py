@@ -107,6 +107,7 @@ The map, room by room, in the order of imports: a module may import those of its
       engines       what computes a forward pass: ONNX Runtime's door, and TensorFlow
       prediction    the forward pass in a Spark task
       export        a Keras network as an ONNX file, compared with Keras
+      saliency      where in a picture a network finds what it predicts
       stages        which stages a saved pipeline may have, and which params each of them
       store         model versions: publish, list, resolve, promote, roll back
 

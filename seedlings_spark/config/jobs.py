@@ -594,6 +594,11 @@ class EvaluateOptions(Options):
         reason="never seen in training",
         choices=("train", "validation", "test"),
     )
+    saliency: bool = option(
+        False,
+        "show in the page's pictures where the network finds the species that it predicts (Grad-CAM)",
+        reason="it starts TensorFlow in the executors, which else need none",
+    )
     engine: str = _engine()
 
 

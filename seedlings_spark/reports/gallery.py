@@ -1,6 +1,6 @@
 """Pictures that a version has wrong, and those that it is unsure of, for a person to look at."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,8 @@ from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import images, schema
+from seedlings_spark.cluster import runtime, session
+from seedlings_spark.models import saliency
 
 # As many as a page can carry inside: some four megabytes.
 NUM_WRONG, NUM_UNSURE = 400, 100
@@ -30,6 +32,7 @@ class Picture:
         confidence: The probability of that; None where the pipeline gives none.
         probabilities: The most probable species with theirs, and the true one, the highest first.
         thumbnail: A JPEG of the corpus' pixels.
+        map: A JPEG in greys, bright where the network finds what it predicts; None where nobody has asked.
     """
 
     path: str
@@ -39,6 +42,7 @@ class Picture:
     confidence: float | None
     probabilities: tuple[tuple[str, float], ...]
     thumbnail: bytes
+    map: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,19 @@ class Gallery:
     unsure: tuple[Picture, ...]
 
 
-def gallery(predictions: DataFrame, pixels: DataFrame, classes: Sequence[str]) -> Gallery:
+def gallery(
+    predictions: DataFrame,
+    pixels: DataFrame,
+    classes: Sequence[str],
+    task: saliency.SaliencyTask | None = None,
+) -> Gallery:
     """Choose the pictures, and have executors draw their thumbnails.
 
     Args:
         predictions: As `schema.EVALUATED`.
         pixels: The same pictures, as `schema.CORPUS`.
         classes: The species, in the order of the probabilities.
+        task: To draw maps of where the predicted species is found; None for none.
     """
     is_right = F.col(schema.SPECIES) == F.col(schema.PREDICTED_SPECIES)
     wrong = predictions.where(~is_right).orderBy(F.desc_nulls_last(schema.CONFIDENCE), schema.PATH)
@@ -69,32 +79,56 @@ def gallery(predictions: DataFrame, pixels: DataFrame, classes: Sequence[str]) -
         wrong.limit(NUM_WRONG).collect(),
         unsure.orderBy(schema.CONFIDENCE, schema.PATH).limit(NUM_UNSURE).collect(),
     ]
-    thumbnails = _thumbnails(pixels, [row[schema.CONTENT_HASH] for rows in chosen for row in rows])
-    return Gallery(*(tuple(_picture(row, thumbnails, classes) for row in rows) for rows in chosen))
+    shown = {row[schema.CONTENT_HASH]: row[schema.PREDICTED_SPECIES] for rows in chosen for row in rows}
+    drawn = _thumbnails(pixels, shown, classes, task)
+    return Gallery(*(tuple(_picture(row, drawn, classes) for row in rows) for rows in chosen))
 
 
-def _thumbnails(pixels: DataFrame, hashes: Sequence[str]) -> dict[str, bytes]:
-    if not hashes:
+def _thumbnails(
+    pixels: DataFrame,
+    shown: Mapping[str, str],
+    classes: Sequence[str],
+    task: saliency.SaliencyTask | None,
+) -> dict[str, tuple[bytes, bytes | None]]:
+    """Of each picture, by its content, a thumbnail and a map."""
+    if not shown:
         return {}
+    places = {content: classes.index(name) for content, name in shown.items()}
+
+    def drawn(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            if batch.num_rows:
+                yield _drawn(batch, places, task)
+
     columns = (schema.CONTENT_HASH, schema.HEIGHT, schema.WIDTH, schema.IMAGE)
-    rows = pixels.where(F.col(schema.CONTENT_HASH).isin(list(hashes))).select(*columns)
-    drawn = rows.mapInArrow(_drawn, f"{schema.CONTENT_HASH} string, thumbnail binary").collect()
-    return {row[0]: bytes(row[1]) for row in drawn}
+    rows = pixels.where(F.col(schema.CONTENT_HASH).isin(list(shown))).select(*columns)
+    spark = pixels.sparkSession
+    with session.python_environment(spark, runtime.worker_environment(task.threads if task else 1)):
+        found = rows.mapInArrow(
+            drawn, f"{schema.CONTENT_HASH} string, thumbnail binary, map binary"
+        ).collect()
+    return {row[0]: (bytes(row[1]), None if row[2] is None else bytes(row[2])) for row in found}
 
 
-def _drawn(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        drawn = [
-            images.thumbnail(np.frombuffer(row[schema.IMAGE], np.uint8).reshape(height, width, 3), _THUMBNAIL)
-            for row in batch.to_pylist()
-            for height, width in [(row[schema.HEIGHT], row[schema.WIDTH])]
-        ]
-        yield pa.RecordBatch.from_arrays(
-            [batch.column(0), pa.array(drawn, pa.binary())], [schema.CONTENT_HASH, "thumbnail"]
-        )
+def _drawn(
+    batch: pa.RecordBatch, places: Mapping[str, int], task: saliency.SaliencyTask | None
+) -> pa.RecordBatch:
+    rows = batch.to_pylist()
+    pixels = [
+        np.frombuffer(row[schema.IMAGE], np.uint8).reshape(row[schema.HEIGHT], row[schema.WIDTH], 3)
+        for row in rows
+    ]
+    found: list[bytes | None] = [None] * len(rows)
+    if task is not None:
+        chosen = np.array([places[row[schema.CONTENT_HASH]] for row in rows])
+        greys = saliency.maps(task, np.stack(pixels), chosen)
+        found = [images.thumbnail(np.repeat(each[..., None], 3, axis=2), _THUMBNAIL) for each in greys]
+    thumbnails = [images.thumbnail(each, _THUMBNAIL) for each in pixels]
+    columns = [batch.column(0), pa.array(thumbnails, pa.binary()), pa.array(found, pa.binary())]
+    return pa.RecordBatch.from_arrays(columns, [schema.CONTENT_HASH, "thumbnail", "map"])
 
 
-def _picture(row: Row, thumbnails: dict[str, bytes], classes: Sequence[str]) -> Picture:
+def _picture(row: Row, drawn: Mapping[str, tuple[bytes, bytes | None]], classes: Sequence[str]) -> Picture:
     values = row[schema.PROBABILITIES] or []
     places = sorted(range(len(values)), key=lambda place: -values[place])
     truth = row[schema.SPECIES]
@@ -106,5 +140,5 @@ def _picture(row: Row, thumbnails: dict[str, bytes], classes: Sequence[str]) -> 
         row[schema.PREDICTED_SPECIES],
         row[schema.CONFIDENCE],
         tuple((classes[place], values[place]) for place in shown),
-        thumbnails[row[schema.CONTENT_HASH]],
+        *drawn[row[schema.CONTENT_HASH]],
     )

@@ -267,6 +267,7 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
     version = store.verify(options.model_version)
     of = (prepared, options.split)
     predictions = predicting.predictions(spark, version, *of, options.engine)
+    task = predicting.saliency_task(spark, version) if options.saliency else None
     current, why_not = predicting.rival(store, version)
     # By the engine that it has: the one that was asked for may be none of its.
     theirs = None if current is None else predicting.predictions(spark, current, *of)
@@ -274,7 +275,7 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
     table = predicting.kept(predictions, files.join(options.report, report.PREDICTIONS), theirs)
     numbers = predicting.evaluated(table, prepared, options.split, version.classes)
     pixels = prepared.images(spark, options.split)
-    findings = predicting.found(table, pixels, version, current, why_not)
+    findings = predicting.found(table, pixels, version, (current, why_not), task)
     kept: Mapping[str, Any] = version.manifest.get("kept") or {}
     report.write(
         options.report,

@@ -10,9 +10,9 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from seedlings_spark import schema
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import Corpus, look_alikes, tables
-from seedlings_spark.errors import CorpusError, SeedlingsError, StoreError
+from seedlings_spark.errors import CorpusError, NetworkError, SeedlingsError, StoreError
 from seedlings_spark.estimator import SeedlingsModel, elephas, features
-from seedlings_spark.models import stages
+from seedlings_spark.models import saliency, stages
 from seedlings_spark.models.store import NETWORK, ONNX, ModelStore, ModelVersion
 from seedlings_spark.reports import certainty, evaluation, findings, gallery, paired
 from seedlings_spark.workflow import calibration
@@ -157,8 +157,29 @@ def rival(store: ModelStore, version: ModelVersion) -> tuple[ModelVersion | None
     return current, ""
 
 
+def saliency_task(spark: SparkSession, version: ModelVersion) -> saliency.SaliencyTask:
+    """What draws maps of where a version finds what it predicts.
+
+    Raises:
+        NetworkError: Its network has no convolution.
+    """
+    last = load(version).stages[-1]
+    if not isinstance(last, SeedlingsModel):
+        raise NetworkError(
+            f"{version.version}, which has no network of ours", "a version with one", "Leave out --saliency"
+        )
+    saliency.require_convolution(last.get_model())
+    content = last.network_bytes
+    threads = last.getOrDefault("threads") or session.task_cpus(spark)
+    return saliency.SaliencyTask(content, threads, last._objects(content))
+
+
 def found(
-    table: DataFrame, pixels: DataFrame, version: ModelVersion, current: ModelVersion | None, why_not: str
+    table: DataFrame,
+    pixels: DataFrame,
+    version: ModelVersion,
+    rival: tuple[ModelVersion | None, str],
+    task: saliency.SaliencyTask | None = None,
 ) -> findings.Findings:
     """What there is to say of predictions beside the numbers of their confusion matrix.
 
@@ -166,16 +187,17 @@ def found(
         table: As `kept` gives it, whose numbers `evaluated` has looked at.
         pixels: The images that they are of.
         version: Whose predictions they are.
-        current: The version that it is compared with.
-        why_not: Why there is none.
+        rival: The version that it is compared with, or None and why there is none.
+        task: To draw maps with; None for none.
     """
+    current, why_not = rival
     classes = version.classes
     has_probabilities = table.where(F.col(schema.PROBABILITIES).isNull()).isEmpty()
     return findings.Findings(
         certainty.certainty(table, classes) if has_probabilities else None,
         None if current is None else paired.comparison(table, current.version, classes),
         why_not,
-        gallery.gallery(table, pixels, classes),
+        gallery.gallery(table, pixels, classes, task),
     )
 
 

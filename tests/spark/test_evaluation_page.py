@@ -22,6 +22,7 @@ from seedlings_spark.config import EvaluateOptions
 from seedlings_spark.corpus import decoding
 from seedlings_spark.errors import NetworkError
 from seedlings_spark.estimator import SeedlingsModel
+from seedlings_spark.models import networks, saliency
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.reports import certainty, fitting, paired
 from seedlings_spark.workflow import calibration, jobs, publication
@@ -56,10 +57,12 @@ def evaluated(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         network = keras.Sequential(
             [
                 keras.Input((16, 16, 3)),
+                keras.layers.Conv2D(3, 1),
                 keras.layers.GlobalAveragePooling2D(),
                 keras.layers.Dense(3, "softmax"),
             ]
         )
+        network.layers[0].set_weights([np.eye(3)[None, None], np.zeros(3)])
         hues = np.array(HUES) + offset
         network.layers[-1].set_weights([np.repeat(hues[None] / 3 / 900, 3, axis=0), -(hues**2) / 2 / 900])
         network.save(folder / "net.keras")
@@ -72,7 +75,9 @@ def evaluated(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
             store, str(folder / "net.keras"), names, aspect="stretch", promote=offset > 0
         )
     report = folder / "report"
-    options = EvaluateOptions(path, store=store.directory, report=str(report), model_version="v0001")
+    options = EvaluateOptions(
+        path, store=store.directory, report=str(report), model_version="v0001", saliency=True
+    )
     numbers = jobs.evaluate(spark, options)
     return {
         "numbers": numbers,
@@ -242,6 +247,63 @@ def test_a_temperature_goes_into_the_network_and_all_engines_give_the_same(
         assert np.abs(np.array(after) - expected).max() < 1e-4
 
 
+# --- Where in a picture
+
+
+def seeing(seed: int, end: str = "softmax", times: float = 1.0) -> Any:
+    """A convolution, whose values' means are weighed: of such a network Grad-CAM is the weighted sum itself."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((12, 12, 3))
+    values = keras.layers.Conv2D(6, 3, activation="relu")(keras.layers.Rescaling(1 / 255)(inputs))
+    values = keras.layers.MaxPooling2D(2)(values)
+    layer = keras.layers.Dense(3, None if end == "layer" else "softmax")
+    outputs = layer(keras.layers.GlobalAveragePooling2D()(values))
+    layer.set_weights([layer.get_weights()[0] * times, layer.get_weights()[1]])
+    return keras.Model(inputs, keras.layers.Softmax()(outputs) if end == "layer" else outputs)
+
+
+def maps_of(network: Any, pixels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    return saliency.maps_of(networks.from_bytes(networks.to_bytes(network)), pixels, classes)
+
+
+@pytest.mark.parametrize(("end", "times"), [("softmax", 1), ("layer", 1), ("softmax", 1e4)])
+def test_a_map_is_that_of_the_closed_form_also_where_the_network_is_certain(end: str, times: float) -> None:
+    network = seeing(1, end, times)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), dtype=np.uint8)
+    classes = np.arange(40) % 3
+    features = np.asarray(keras.Model(network.inputs, network.layers[2].output)(pixels))
+    (kernel,) = (layer.get_weights()[0] for layer in network.layers if type(layer).__name__ == "Dense")
+    expected = np.maximum(np.einsum("nhwk,kn->nhw", features, kernel[:, classes]), 0)
+    expected /= np.maximum(expected.max(axis=(1, 2), keepdims=True), 1e-30)
+    assert expected.any(axis=(1, 2)).sum() > 10
+    assert np.abs(maps_of(network, pixels, classes) - 255 * expected).max() <= 1
+
+
+def test_a_map_shows_a_planted_square_and_depends_on_the_weights() -> None:
+    pixels = np.random.default_rng(0).integers(0, 80, (8, 12, 12, 3), dtype=np.uint8)
+    pixels[:, 6:10, 2:6] += 170
+    network = seeing(1)
+    for layer in network.layers:
+        if type(layer).__name__ == "Conv2D":  # bright
+            layer.set_weights([np.full((3, 3, 3, 6), 1 / 27), np.full(6, -0.4)])
+        if type(layer).__name__ == "Dense":  # speaks for class 1
+            layer.set_weights([np.tile([-1.0, 1.0, 0.0], (6, 1)), np.zeros(3)])
+    found = maps_of(network, pixels, np.ones(8, int))
+    rows, columns = zip(*(np.unravel_index(each.argmax(), each.shape) for each in found), strict=True)
+    # Those of the convolution's values that see nothing but the square; the first one is of rows 0 to 2.
+    assert set(rows) <= {6, 7} and set(columns) <= {2, 3}
+    assert not maps_of(network, pixels, np.zeros(8, int)).any()  # nothing speaks for class 0
+    drawn_anew = [maps_of(seeing(seed), pixels, np.ones(8, int)).astype(float) for seed in (1, 2)]
+    assert np.abs(drawn_anew[0] - drawn_anew[1]).max() > 100
+
+
+def test_a_network_without_a_convolution_has_no_map_and_says_so() -> None:
+    inputs = keras.Input((12, 12, 3))
+    flat = keras.Model(inputs, keras.layers.Dense(3, "softmax")(keras.layers.Flatten()(inputs)))
+    with pytest.raises(NetworkError, match="without a convolution"):
+        saliency.require_convolution(flat)
+
+
 # --- In a browser
 
 _BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -268,6 +330,8 @@ answer.by_predicted = visible().map((card) => ({ ...card.dataset }));
 all("#species thead button")[4].click();
 answer.sorted = all("#species tbody tr").map((row) => Number(row.cells[4].textContent));
 answer.aria = all("#species th")[4].getAttribute("aria-sort");
+document.dispatchEvent(new KeyboardEvent("keydown", { key: "g" }));
+answer.maps = all("#wrong img.map").filter((image) => getComputedStyle(image).display === "block").length;
 const form = document.querySelector("#thresholds form");
 form.elements.species.value = "1";
 form.elements.threshold.value = 120;
@@ -313,7 +377,7 @@ def test_the_page_in_a_browser(evaluated: dict[str, Any], tmp_path: Path, width:
     called = np.array([row["probabilities"][1] >= np.float32(0.6) for row in rows])
     assert f"Precision {metrics.precision_score(own, called):.4f}" in answer["threshold"]
     assert f"recall {metrics.recall_score(own, called):.4f}" in answer["threshold"]
-    assert answer["lines"] >= 4
+    assert answer["lines"] >= 4 and answer["maps"] == len(wrong)
 
 
 @pytest.mark.skipif(_BROWSER is None, reason="no Chromium here: apt-get install chromium")

@@ -77,7 +77,7 @@ GROUPS = [
     # models
     ["models", "models.backbones"],
     ["models.pretrained"],
-    ["models.networks", "models.engines", "models.stages", "models.store"],
+    ["models.networks", "models.engines", "models.stages", "models.store", "models.saliency"],
     ["models.prediction", "models.export"],
     # exports
     ["exports.source"],
@@ -148,6 +148,7 @@ DOORS = {
         "training.master",
         "training.launcher",
         "models.export",
+        "models.saliency",
         "benchmark.train",
         "benchmark.score",
     },
@@ -164,6 +165,7 @@ DOORS = {
         "models.networks",
         "models.engines",
         "models.export",
+        "models.saliency",
         "training.master",
         "training.network",
         "training.optimizer",
@@ -195,6 +197,7 @@ WITHOUT_TENSORFLOW = [
     "cluster.session",
     "reports.evaluation",
     "reports.page",
+    "reports.gallery",
     "corpus.synthetic",
     "benchmark.train",
     "benchmark.score",

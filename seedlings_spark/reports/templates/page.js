@@ -49,6 +49,17 @@ if (filter) {
       filter.elements[name].append(made("option", data.species[place], { value: place }));
     filter.elements[name].addEventListener("change", () => show(filter.elements.truth.value, filter.elements.predicted.value));
   }
+  const maps = filter.elements.maps;
+  if (maps) {
+    const turn = () => document.body.classList.toggle("maps", maps.checked);
+    maps.addEventListener("change", turn);
+    document.addEventListener("keydown", (event) => {
+      if (event.key.toLowerCase() !== "g" || event.ctrlKey || event.metaKey || event.altKey || event.target instanceof HTMLSelectElement) return;
+      maps.checked = !maps.checked;
+      turn();
+    });
+    filter.addEventListener("reset", () => setTimeout(turn));
+  }
   filter.addEventListener("reset", () => setTimeout(() => show("", "")));
   filter.addEventListener("submit", (event) => event.preventDefault());
 }
