@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.types import BinaryType
 
 from seedlings_spark import files, reproducibility, schema
-from seedlings_spark.cluster import runtime, session
+from seedlings_spark.cluster import connect, runtime, session
 from seedlings_spark.errors import NetworkError, OptionError
 from seedlings_spark.estimator import columns, features
 from seedlings_spark.estimator.columns import feature_column, label_names
@@ -206,6 +206,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
 
     def _fit(self, dataset: DataFrame) -> "SeedlingsModel":
         spark = dataset.sparkSession
+        connect.refuse(spark, "training")
         options = self._options(dataset)
         session.require_slots(spark, options.num_workers, least=options.min_workers)
         network = self._network(dataset, options)

@@ -169,7 +169,7 @@ def tune(spark: SparkSession, options: TuneOptions) -> Found:
     options = config.qualified(options)
     space = read_space(options.space)
     base = _train_options(options, space, {})
-    session.require_slots(spark, base.num_workers, options.wait_executors)
+    session.require_slots(spark, base.num_workers, options.wait_executors, base.min_workers)
     prepared = corpus.load(options.corpus)
     if not prepared.num_images(schema.VALIDATION):
         raise CorpusError(
