@@ -11,6 +11,7 @@ from pyspark import cloudpickle
 
 from seedlings_spark.errors import NetworkError
 from seedlings_spark.training import network as carried
+from tests.conftest import HANG_SECONDS
 from tests.keras.test_synchronous import _plain_keras, _rows
 from tests.keras.training import Rows, train
 
@@ -169,5 +170,7 @@ def test_registered_layers_travel_to_a_process_that_does_not_know_them() -> None
         "from seedlings_spark.training import network\n"
         "print(network.from_bytes(*cloudpickle.loads(sys.stdin.buffer.read())).count_params())"
     )
-    made = subprocess.run([sys.executable, "-c", program], input=packed, capture_output=True, timeout=300)
+    made = subprocess.run(
+        [sys.executable, "-c", program], input=packed, capture_output=True, timeout=HANG_SECONDS
+    )
     assert made.stdout.split() == [b"19"], made.stderr[-2000:]

@@ -11,6 +11,7 @@ import pytest
 from pyspark.resource import ResourceInformation
 
 from seedlings_spark.cluster import runtime
+from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
 STARTED = """
@@ -30,7 +31,7 @@ def _started(*gpus: str) -> list[Any]:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=120,
+        timeout=HANG_SECONDS,
         check=True,
     )
     found: list[Any] = json.loads(process.stdout.splitlines()[-1])

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import HANG_SECONDS
+
 MB = 1024 * 1024
 BUDGET = 100 * MB
 # Images of 64x64 in three channels.
@@ -22,7 +24,7 @@ def _worker(num_bytes: int, budget_bytes: int) -> dict[str, Any]:
         [sys.executable, str(Path(__file__).with_name("large_shard.py")), str(num_bytes), str(budget_bytes)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG_SECONDS,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
         check=False,
     )

@@ -22,6 +22,7 @@ from seedlings_spark.training.messages import Begin, Exchanged, Steps, Work
 from seedlings_spark.training.server import Listener, ParameterServer
 from seedlings_spark.training.updates import Center, Snapshots
 from seedlings_spark.training.wire import Credentials, Kind, Message, send
+from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
 RUN = "this run"
@@ -125,7 +126,7 @@ def test_a_worker_killed_between_push_and_acknowledgement_is_followed_by_the_nex
         [sys.executable, "-c", WORKER, str(bench.port), str(steps)],
         input=bench.credentials.pem,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=60,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert process.returncode == -signal.SIGKILL

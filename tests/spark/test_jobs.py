@@ -80,7 +80,7 @@ def submit(directory: Path, *arguments: str, **variables: str) -> "subprocess.Co
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG_SECONDS,
     )
 
 
@@ -269,7 +269,7 @@ def test_a_spark_without_a_locale_reads_no_other_folder(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG_SECONDS,
     )
     assert ran.returncode == 1, ran.stdout
     (said,) = re.findall(r"^ClusterError: .*", ran.stdout, re.MULTILINE)
@@ -301,7 +301,7 @@ def test_each_line_of_a_json_log_is_json_whatever_the_images_are_and_also_after_
                 os.killpg(running.pid, signal.SIGINT)  # as a terminal does
                 break
         lines += [json.loads(line) for line in running.stderr]
-        assert running.wait(timeout=120) == 130 and running.stdout.read() == ""
+        assert running.wait(timeout=HANG_SECONDS) == 130 and running.stdout.read() == ""
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(running.pid, signal.SIGKILL)
