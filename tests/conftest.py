@@ -18,6 +18,10 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 # Against hangs only: nothing that is waited for takes so long, however slow the machine is.
 HANG_SECONDS = 1_800
+# Of a test whose like is run every time.
+with_all = pytest.mark.skipif(
+    "SEEDLINGS_TEST_ALL" not in os.environ, reason="takes a minute: with test --all"
+)
 
 # By default an example that takes longer than 0.2 s fails.
 settings.register_profile("any machine", deadline=None)

@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from seedlings_spark.errors import OptionError, TrainingError
 from seedlings_spark.estimator import SeedlingsEstimator
 from seedlings_spark.training.progress import Silent
+from tests.conftest import with_all
 from tests.spark.processes import kill_one_worker
 
 NETWORK = keras.Sequential(
@@ -130,7 +131,7 @@ class KillWorkers(Silent):
         pass
 
 
-@pytest.mark.parametrize(("frequency", "epochs"), [("batch", 30), (2, 30)])
+@pytest.mark.parametrize(("frequency", "epochs"), [pytest.param("batch", 30, marks=with_all), (2, 30)])
 def test_after_killed_workers_each_update_has_still_been_applied_once(
     table: DataFrame, frequency: str | int, epochs: int
 ) -> None:

@@ -14,6 +14,7 @@ from seedlings_spark import benchmark, images
 from seedlings_spark.benchmark import scale, score
 from seedlings_spark.benchmark.train import Training
 from seedlings_spark.errors import InputError, OptionError
+from tests.conftest import with_all
 
 TINY = score.Scoring(
     num_images=16, image_size=32, network="plain", precision="float32", stock_images=8, memory_images=(8, 16)
@@ -110,6 +111,7 @@ def test_a_folder_that_python_cannot_read_is_refused(spark: SparkSession) -> Non
         score.measure_scoring(spark, TINY, ["limit"], rounds=1, folder="hdfs://127.0.0.1:1/benchmark")
 
 
+@with_all
 def test_scaling_is_measured_as_far_as_there_are_slots(spark: SparkSession, tmp_path: Path) -> None:
     training = Training(
         num_images=32,

@@ -41,7 +41,7 @@ from seedlings_spark.training import stage
 from seedlings_spark.training.progress import Silent
 from seedlings_spark.training.worker import SUMMARY
 from seedlings_spark.workflow import pipeline
-from tests.conftest import HANG_SECONDS
+from tests.conftest import HANG_SECONDS, with_all
 from tests.spark.processes import kill_one_worker, listening_ports
 
 
@@ -348,7 +348,11 @@ class KillWorkers(Silent):
 
 @pytest.mark.parametrize(
     ("frequency", "exchange", "rounds"),
-    [("batch", "driver", {2, 3, 6, 9, 14}), ("epoch", "driver", {1, 2}), ("batch", "workers", {2, 4})],
+    [
+        pytest.param("batch", "driver", {2, 3, 6, 9, 14}, marks=with_all),  # as on the standalone cluster
+        ("epoch", "driver", {1, 2}),
+        ("batch", "workers", {2, 4}),
+    ],
 )
 def test_killed_workers_change_no_bit(
     table: DataFrame, frequency: str, exchange: str, rounds: set[int]

@@ -14,6 +14,7 @@ import seedlings_spark as ss
 from seedlings_spark import config
 from seedlings_spark.errors import CorpusError, OptionError, TrainingError
 from seedlings_spark.workflow import pipeline, search
+from tests.conftest import with_all
 
 SIZE = 16
 FIXED = {"epochs": 3, "num_workers": 1, "augment": ["none"], "precision": "float32", "scaler": "none"}
@@ -108,6 +109,7 @@ def test_trials_that_fail_are_told_and_too_many_end_the_search(spark: SparkSessi
         search.tune(spark, options_of(place, "failing", SPACE, trials=3))
 
 
+@with_all
 def test_without_validation_images_there_is_nothing_to_compare_on(
     spark: SparkSession, drawn_images: Path, place: Path
 ) -> None:
