@@ -134,10 +134,11 @@ def pack(target: Path, requirements: list[str]) -> None:
 
 
 def zip_package(package: Path, target: Path) -> None:
-    """Write a package's modules and templates into an archive, for Python workers and drivers elsewhere."""
+    """Write a package, with the files beside its modules, into an archive, for Python workers and drivers elsewhere."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted([*package.rglob("*.py"), *package.rglob("templates/*")]):
-            archive.write(file, file.relative_to(package.parent))
+        for file in sorted(package.rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                archive.write(file, file.relative_to(package.parent))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

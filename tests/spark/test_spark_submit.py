@@ -229,12 +229,12 @@ def test_the_master_in_settings_of_ones_own_is_respected(machine: Machine, line:
 
 def test_executors_elsewhere_get_the_whole_package_as_a_zip(machine: Machine) -> None:
     given = machine.submitted("--master", "yarn", *PREPARE)
-    modules = {
+    whole = {
         str(file.relative_to(ROOT))
-        for file in (ROOT / "seedlings_spark").rglob("*.py")
-        if "__pycache__" not in file.parts
+        for file in (ROOT / "seedlings_spark").rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
     }
-    assert set(given["zip"]) == modules and len(given["zip"]) == len(modules)
+    assert set(given["zip"]) == whole and len(given["zip"]) == len(whole)
 
 
 @pytest.mark.parametrize("form", [["--py-files", "own.zip,b.py"], ["--py-files=own.zip,b.py"]])
