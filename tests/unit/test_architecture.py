@@ -4,8 +4,9 @@ import ast
 import functools
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -214,30 +215,55 @@ def _name(file: Path) -> str:
 MODULES = {_name(file): file for file in PACKAGE.rglob("*.py") if _name(file)}
 
 
-@functools.cache
-def _tree(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"))
+class _Facts(NamedTuple):
+    """What is asked of a file; its syntax tree would slow down every look for garbage of the tests that follow."""
+
+    imports: tuple[str, ...]
+    imports_at_top: tuple[str, ...]
+    functions: tuple[tuple[str, int, int], ...]  # name, lines of code, parameters
 
 
 @functools.cache
-def _nodes(file: Path) -> tuple[ast.AST, ...]:
-    return tuple(ast.walk(_tree(file)))
+def _facts(file: Path) -> _Facts:
+    text = file.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    nodes = list(ast.walk(tree))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    return _Facts(
+        tuple(_found_imports(file, nodes)),
+        tuple(_found_imports(file, _top_level(tree))),
+        tuple(_size(function, text.splitlines()) for function in functions),
+    )
 
 
-@functools.cache
 def _imports(file: Path, *, top_level_only: bool = False) -> tuple[str, ...]:
     """Full names of what a file imports."""
-    return tuple(_found_imports(file, top_level_only))
+    facts = _facts(file)
+    return facts.imports_at_top if top_level_only else facts.imports
 
 
-def _found_imports(file: Path, top_level_only: bool) -> Iterator[str]:
-    nodes = _top_level(_tree(file)) if top_level_only else _nodes(file)
+def _found_imports(file: Path, nodes: Iterable[ast.AST]) -> Iterator[str]:
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file.name} has a relative import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _size(function: ast.FunctionDef, lines: Sequence[str]) -> tuple[str, int, int]:
+    """Name, lines of code (without docstring, comments and empty lines) and parameters beside `self`."""
+    of_docstring = range(0)
+    if ast.get_docstring(function) is not None:
+        of_docstring = range(function.body[0].lineno, (function.body[0].end_lineno or 0) + 1)
+    numbers = range(function.lineno, (function.end_lineno or 0) + 1)
+    code = [lines[number - 1].strip() for number in numbers if number not in of_docstring]
+    names = [each.arg for each in (*function.args.args, *function.args.kwonlyargs)]
+    return (
+        function.name,
+        sum(bool(line) and not line.startswith("#") for line in code),
+        len([name for name in names if name not in ("self", "cls")]),
+    )
 
 
 def _top_level(tree: ast.Module) -> Iterator[ast.AST]:
@@ -326,21 +352,8 @@ def test_functions_stay_short_and_take_few_parameters() -> None:
     """At most 50 lines of code, without docstring, comments and empty lines, and 8 parameters beside `self`."""
     too_much = []
     for file in PACKAGE.rglob("*.py"):
-        lines = file.read_text(encoding="utf-8").splitlines()
-        for function in _nodes(file):
-            if not isinstance(function, ast.FunctionDef):
-                continue
-            of_docstring = range(0)
-            if ast.get_docstring(function) is not None:
-                of_docstring = range(function.body[0].lineno, (function.body[0].end_lineno or 0) + 1)
-            numbers = range(function.lineno, (function.end_lineno or 0) + 1)
-            code = [lines[number - 1].strip() for number in numbers if number not in of_docstring]
-            num_lines = sum(bool(line) and not line.startswith("#") for line in code)
-            names = [each.arg for each in (*function.args.args, *function.args.kwonlyargs)]
-            num_parameters = len([name for name in names if name not in ("self", "cls")])
+        for name, num_lines, num_parameters in _facts(file).functions:
             is_public_estimator = file.parent.name == "estimator"  # whose parameters are those of Spark ML
             if num_lines > 50 or (num_parameters > 8 and not is_public_estimator):
-                too_much.append(
-                    f"{file.name}: {function.name}, {num_lines} lines, {num_parameters} parameters"
-                )
+                too_much.append(f"{file.name}: {name}, {num_lines} lines, {num_parameters} parameters")
     assert too_much == []
