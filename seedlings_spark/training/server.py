@@ -324,6 +324,8 @@ def _bind(host: str, ports: Sequence[int], option: str) -> socket.socket:
     for port in ports:
         listener = socket.socket(_family(host), socket.SOCK_STREAM)
         try:
+            # The system keeps ended connections for a while: those of an earlier run are in nobody's way.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, port))
             listener.listen(_MAX_STRANGERS)
             listener.settimeout(_LOOK_SECONDS)

@@ -625,3 +625,14 @@ def test_without_a_free_port_the_error_says_which_were_tried(echo: Echo) -> None
             ParameterServer(echo, Listener("127.0.0.1", (port,)), CREDENTIALS),
         ):
             pass
+
+
+def test_a_port_whose_connections_have_just_ended_opens_again() -> None:
+    ports: tuple[int, ...] = (0,)
+    for _ in range(2):
+        with Listener("127.0.0.1", ports) as listener:
+            ports = (listener.port,)
+            with socket.create_connection(("127.0.0.1", listener.port), timeout=10) as client:
+                accepted, _ = listener.socket.accept()
+                accepted.close()  # ended from here, so that it is this port that the system keeps
+                assert client.recv(1) == b""
