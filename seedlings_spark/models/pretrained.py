@@ -33,11 +33,6 @@ Tensors = Mapping[str, NDArray[Any]]
 
 # The largest file that is read.
 MAX_BYTES = 4 * 1024**3
-# What the readers of zip, HDF5, JSON and pickle raise.
-_UNREADABLE = (
-    *(OSError, ValueError, KeyError, EOFError),
-    *(struct.error, pickle.UnpicklingError, zipfile.BadZipFile),
-)
 _MAX_HEADER_BYTES = 100 * 1024**2
 _SHOWN = 5
 # Of a file that torch wrote before it wrote zip archives (torch.serialization, 2016).
@@ -95,7 +90,9 @@ def take(network: Any, file: Path, shown: str = "") -> None:
             _take_in_order(network, file, shown)
         else:
             _take_from_keras(network, file, shown)
-    except _UNREADABLE as error:
+    except NetworkError:
+        raise
+    except Exception as error:  # whatever the readers of zip, HDF5, JSON and pickle stumble over
         reason = next(iter(str(error).strip().splitlines()), "")
         raise NetworkError(
             f"{shown}, which cannot be read ({type(error).__name__}: {reason})",
@@ -159,10 +156,26 @@ def _datasets(content: Any) -> dict[str, Any]:
 
     def visit(place: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and "/vars/" in place:
-            found[place] = item
+            found[place] = _own(item)
 
-    content.visititems(visit)
+    content.visititems(visit)  # which follows no link
     return found
+
+
+def _held(group: Any, path: str) -> Any:
+    """What lies at a path below a group of an HDF5 file, in this very file: a link could name any other."""
+    for part in path.strip("/").split("/"):
+        if not isinstance(group.get(part, getlink=True), h5py.HardLink):
+            raise ValueError(f"nothing, or a link, at {path}")
+        group = group[part]
+    return _own(group)
+
+
+def _own(item: Any) -> Any:
+    """A group, or a dataset whose numbers lie in its own file: HDF5 would read them from any place of the machine."""
+    if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+        raise ValueError(f"{item.name}, whose numbers lie in another file")
+    return item
 
 
 def _places_of_head(network: Any, wanted: Mapping[str, Any]) -> set[str]:
@@ -174,25 +187,25 @@ def _places_of_head(network: Any, wanted: Mapping[str, Any]) -> set[str]:
 
 def _take_in_order(network: Any, file: Path, shown: str) -> None:
     """A file of Keras 2, or of its applications: the layers' names may be others, their order is the network's."""
-    with h5py.File(file, "r") as content:
-        held = content.get("model_weights", content)
-        given = []
-        for layer in held.attrs["layer_names"]:
-            group = held[_text(layer)]
-            given += [
-                (f"{_text(name)}", np.asarray(group[_text(name)])) for name in group.attrs["weight_names"]
-            ]
     variables = [variable for layer in network.layers for variable in layer.weights]
     wanted = {variable.path: tuple(variable.shape) for variable in variables}
     head = {name for name in wanted if name.startswith(f"{HEAD}/")}
-    # Named by the network's own names, place by place; what is left over belongs to the file's own top.
-    names = [*wanted, *(f"(after the last) {name}" for name, _ in given[len(wanted) :])]
-    tensors = {name: array for name, (_, array) in zip(names, given, strict=False)}
-    _check_fit(_shapes(tensors), wanted, head, shown)
-    for variable in variables:
-        value = tensors.get(variable.path)
-        if value is not None and value.shape == tuple(variable.shape):
-            variable.assign(value)
+    with h5py.File(file, "r") as content:
+        held = _held(content, "model_weights") if "model_weights" in content else content
+        groups = [_held(held, _text(layer)) for layer in held.attrs["layer_names"]]
+        given = [
+            (_text(name), _held(group, _text(name)))
+            for group in groups
+            for name in group.attrs["weight_names"]
+        ]
+        # Named by the network's own names, place by place; what is left over belongs to the file's own top.
+        names = [*wanted, *(f"(after the last) {name}" for name, _ in given[len(wanted) :])]
+        datasets = {name: dataset for name, (_, dataset) in zip(names, given, strict=False)}
+        _check_fit(_shapes(datasets), wanted, head, shown)
+        for variable in variables:
+            dataset = datasets.get(variable.path)
+            if dataset is not None and dataset.shape == tuple(variable.shape):
+                variable.assign(dataset[...])
 
 
 def _text(value: Any) -> str:
@@ -246,7 +259,7 @@ class _Tensors(pickle.Unpickler):
 
     def __init__(self, stream: IO[bytes]) -> None:
         super().__init__(stream)
-        self.storages: dict[str, NDArray[Any]] = {}
+        self.storages: dict[str, tuple[np.dtype[Any], int]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         known: dict[tuple[str, str], Any] = {
@@ -262,7 +275,7 @@ class _Tensors(pickle.Unpickler):
         _, kind, key, _, size, view = about
         if view is not None or kind not in _STORAGES:
             raise pickle.UnpicklingError("a storage of an unknown kind")
-        self.storages.setdefault(key, np.zeros(int(size), _STORAGES[kind]))
+        self.storages.setdefault(key, (np.dtype(_STORAGES[kind]), int(size)))
         return str(key)
 
 
@@ -298,14 +311,16 @@ def read_torch(file: Path) -> dict[str, NDArray[Any]]:
         _Tensors(stream).load()  # of the machine that wrote it
         reader = _Tensors(stream)
         views = reader.load()
+        storages, total = {}, file.stat().st_size
         for key in _Tensors(stream).load():
-            storage = reader.storages[key]
-            (size,) = struct.unpack("<q", stream.read(8))
-            content = stream.read(storage.nbytes)
-            if size != len(storage) or len(content) != storage.nbytes:
+            dtype, size = reader.storages[key]
+            if struct.unpack("<q", stream.read(8)) != (size,) or not 0 <= size * dtype.itemsize <= total:
+                raise ValueError(f"a storage of {size:,} numbers in a file of {total:,} bytes")
+            content = stream.read(size * dtype.itemsize)
+            if len(content) < size * dtype.itemsize:
                 raise ValueError("it ends before its numbers do")
-            reader.storages[key] = np.frombuffer(content, storage.dtype)
-    return {name: view.of(reader.storages) for name, view in views.items()}
+            storages[key] = np.frombuffer(content, dtype)
+    return {name: view.of(storages) for name, view in views.items()}
 
 
 _NORMALIZED = ("expand", "depthwise", "project")

@@ -1,6 +1,7 @@
 """Networks of others: their preprocessing, EfficientNet-Lite with its published weights, weights from files."""
 
 import importlib
+import io
 import json
 import pickle
 import struct
@@ -190,29 +191,48 @@ class Evil:
         return print, ("run",)
 
 
-BROKEN = {
-    ".pth": pickle.dumps(0x1950A86A20F9469CFC6C, 2)
-    + pickle.dumps(1001, 2)
-    + pickle.dumps({}, 2)
-    + pickle.dumps(Evil(), 2),
-    ".safetensors": struct.pack("<Q", 2**40) + b"{}",
-    ".weights.h5": b"no HDF5",
-    ".keras": b"no zip",
-}
+def header(text):
+    return struct.pack("<Q", len(text)) + text
 
 
-@pytest.mark.parametrize("suffix", BROKEN)
-def test_a_broken_file_is_refused_and_nothing_in_it_is_run(tmp_path, trained, suffix, capsys):
+def torch_storage(size):
+    """The begin of a `.pth` file whose one tensor is as large as its storage says."""
+
+    class Storage(pickle.Pickler):
+        def persistent_id(self, value):
+            return ("storage", "FloatStorage", "0", "cpu", size, None) if value is Evil else None
+
+    content = io.BytesIO()
+    for part in (0x1950A86A20F9469CFC6C, 1001, {}, {"a": Evil}, ["0"]):
+        Storage(content, 2).dump(part)
+    return content.getvalue() + struct.pack("<q", size) + bytes(16)
+
+
+TENSOR = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": %s}}'
+BROKEN = [
+    (".pth", b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {}, Evil()))),
+    (".pth", torch_storage(2**50)),
+    (".pth", torch_storage(-1)),
+    (".safetensors", struct.pack("<Q", 2**40) + b"{}"),
+    (".safetensors", header(b"[]")),
+    (".safetensors", header(b"[" * 100_000)),
+    (".safetensors", header(TENSOR % b'["a", "b"]')),
+    (".safetensors", header(TENSOR % b"[0]")),
+    (".weights.h5", b"no HDF5"),
+    (".keras", b"no zip"),
+]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"), BROKEN, ids=[f"{number}{suffix}" for number, (suffix, _) in enumerate(BROKEN)]
+)
+def test_a_broken_file_is_refused_and_nothing_in_it_is_run(tmp_path, trained, suffix, content, capsys):
     file = tmp_path / f"weights{suffix}"
-    file.write_bytes(BROKEN[suffix])
+    file.write_bytes(content)
     with pytest.raises(NetworkError, match="cannot be read") as caught:
         pretrained.take(trained, file)
     assert capsys.readouterr().out == ""
-    assert (
-        suffix != ".pth"
-        or "builtins.print" in caught.value.found
-        or "__builtin__.print" in caught.value.found
-    )
+    assert content != BROKEN[0][1] or ("builtin" in caught.value.found and ".print" in caught.value.found)
 
 
 def test_a_tensor_that_lies_outside_of_its_file_is_refused(tmp_path):

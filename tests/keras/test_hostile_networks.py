@@ -5,6 +5,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,17 @@ import pytest
 from keras import layers
 
 from seedlings_spark.errors import NetworkError
-from seedlings_spark.models import networks
+from seedlings_spark.models import networks, pretrained
 
 WEIGHTS, CONFIG = "model.weights.h5", "config.json"
+NETWORK = keras.Sequential(
+    [keras.Input((4,)), layers.Dense(3, name="dense"), layers.Dense(2, name="dense_1")]
+)
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    network = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="dense")])
-    network.save(tmp_path / "network.keras")
+    NETWORK.save(tmp_path / "network.keras")
     return tmp_path / "network.keras"
 
 
@@ -97,15 +100,23 @@ def test_weights_that_lie_elsewhere_are_refused(
     other = tmp_path / "other.h5"
     with h5py.File(other, "w") as secret:
         secret["secret"] = np.full((4, 3), 7, "float32")
-        secret["group/0"] = np.full((4, 3), 7, "float32")
-        secret["group/1"] = np.full(3, 7, "float32")
+        for kernel_name, bias_name in (("0", "1"), ("kernel", "bias")):
+            secret[f"group/{kernel_name}"] = np.full((4, 3), 7, "float32")
+            secret[f"group/{bias_name}"] = np.full(3, 7, "float32")
     content = members(file)
     stream = io.BytesIO(content[WEIGHTS])
     with h5py.File(stream, "r+") as weights:
         change(weights, other)
     rewrite(file, {**content, WEIGHTS: stream.getvalue()})
+    older = tmp_path / "older.h5"
+    NETWORK.save(older)
+    with h5py.File(older, "r+") as weights:
+        change(weights, other)
+    for read in (networks.load, partial(pretrained.take, NETWORK)):
+        with pytest.raises(NetworkError):
+            read(file)
     with pytest.raises(NetworkError):
-        networks.load(file)
+        pretrained.take(NETWORK, older)
 
 
 def _layer(class_name: str, module: str = "keras.layers", **config: Any) -> dict[str, Any]:
