@@ -105,6 +105,8 @@ class TrainingColumns:
 def rows_of_workers(dealt: DataFrame, num_shards: int, num_workers: int) -> DataFrame:
     """The rows of all workers: partition r holds the shards of rank r, one after the other, each by its hashes.
 
+    The order depends on the rows only, also where some with one hash have been made of one picture.
+
     Args:
         dealt: What `TrainingColumns.deal` gives.
         num_shards: Shards of the run.
@@ -115,7 +117,7 @@ def rows_of_workers(dealt: DataFrame, num_shards: int, num_workers: int) -> Data
     partition = session.partition_key(rank, num_workers)
     return (
         dealt.repartition(num_workers, partition)
-        .sortWithinPartitions(SHARD, _KEY, LABEL, WEIGHT, HELD_OUT)
+        .sortWithinPartitions(SHARD, _KEY, LABEL, WEIGHT, HELD_OUT, FEATURES)
         .select(SHARD, FEATURES, LABEL, WEIGHT, HELD_OUT)
     )
 

@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seedlings_spark.errors import SeedlingsError, TrainingError, from_worker, in_brief, recognized
+from seedlings_spark.errors import (
+    CorpusError,
+    SeedlingsError,
+    TrainingError,
+    from_worker,
+    in_brief,
+    recognized,
+)
 from seedlings_spark.training.launcher import Attempt, Ended
 from seedlings_spark.training.messages import Open, Part, Steps
 from seedlings_spark.training.server import Superseded
@@ -140,6 +147,7 @@ class WorkerGroup:
         self._generation = -1
         self._attempts: list[Attempt] = []
         self._holders: dict[int, RankHolder] = {}
+        self._fingerprints: list[str] = []  # of the rows of each shard, as the run began with them
         self._failure: BaseException | None = None
         self._attempt_error: BaseException | None = None
         self._lost_at: float | None = None
@@ -178,6 +186,8 @@ class WorkerGroup:
             raise Superseded(f"rank {rank} is not free")
         if len(opened.shards) != len(self.shards_of(rank)):
             raise Superseded(f"a worker of {len(opened.shards)} shards, expected {len(self.shards_of(rank))}")
+        if self._fingerprints:
+            self._check_rows(opened)
         self._holders[rank] = RankHolder(rank, opened)
         self._lost_at = None
         self.condition.notify_all()
@@ -259,7 +269,10 @@ class WorkerGroup:
         """Start the workers and wait until each of them has said who it is; what they said, by rank."""
         self.start()
         self.wait(lambda: len(self._holders) == self.num_workers)
-        return [self._holders[rank].opened for rank in range(self.num_workers)]
+        with self.condition:
+            opened = [self._holders[rank].opened for rank in range(self.num_workers)]
+            self._fingerprints = [rows.fingerprint for worker in opened for rows in worker.shards]
+        return opened
 
     def new_epoch(self) -> None:
         """Give the workers their full budget of failures again."""
@@ -332,6 +345,24 @@ class WorkerGroup:
         lacks = self._size.now() < self.num_workers
         self._looks_without_room = self._looks_without_room + 1 if lacks else 0
         return self._looks_without_room > _LOOKS
+
+    def _check_rows(self, opened: Open) -> None:
+        """End the run if a worker that comes later was given other rows than the run began with.
+
+        Raises:
+            Superseded: It has.
+        """
+        for shard, rows in zip(self.shards_of(opened.rank), opened.shards, strict=True):
+            if rows.fingerprint != self._fingerprints[shard]:
+                self.fail(
+                    CorpusError(
+                        f"other rows in shard {shard} than this run began with, after its workers were started again",
+                        "a table that gives the same rows each time that it is read",
+                        "Write the table first and train on what is written: one that draws rows (rand(), sample"
+                        " without a seed, limit) is drawn anew, also a cached one whose executor is lost",
+                    )
+                )
+                raise Superseded("the run is over")
 
     def _holds(self, ticket: RankHolder) -> bool:
         return self._holders.get(ticket.rank) is ticket

@@ -1,14 +1,17 @@
 """How many workers are started, and what becomes of a stage that has lost the room for some of them."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
+from seedlings_spark.errors import CorpusError
 from seedlings_spark.training import coordination
 from seedlings_spark.training.coordination import Size, WorkerGroup
 from seedlings_spark.training.launcher import Ended
 from seedlings_spark.training.messages import Open, Rows
+from seedlings_spark.training.server import Superseded
 
 
 class Cluster:
@@ -17,6 +20,7 @@ class Cluster:
     def __init__(self, slots: int, gone: int = 0) -> None:
         self.slots, self._gone = slots, gone
         self.started: list[int] = []
+        self.rows = [f"rows of shard {shard}" for shard in range(8)]
         self.group = WorkerGroup("run", Size(2, 4, lambda: self.slots), 8, self._launch, max_failures=8)
         self.group.has_begun = True
 
@@ -25,8 +29,9 @@ class Cluster:
         self.started.append(num_workers)
         with self.group.condition:
             for rank in range(min(num_workers, self.slots)):
-                shards = [Rows(1, 0, "")] * len(self.group.shards_of(rank))
-                self.group.enter(Open("run", generation, rank, shards=shards), replace=False)
+                shards = [Rows(1, 0, self.rows[shard]) for shard in self.group.shards_of(rank)]
+                with contextlib.suppress(Superseded):
+                    self.group.enter(Open("run", generation, rank, shards=shards), replace=False)
         return Attempt(ended)
 
 
@@ -66,3 +71,14 @@ def test_more_workers_are_started_when_there_is_room_for_them_and_only_then() ->
     cluster.slots = 7
     cluster.group.grow()
     assert cluster.started == [2, 4] and cluster.group.num_workers == 4 and cluster.group.num_failures == 0
+
+
+def test_workers_that_come_later_have_the_rows_that_the_run_began_with_or_end_it() -> None:
+    cluster = Cluster(2)
+    cluster.group.gather()
+    for slots, of_sixth in ((3, "rows of shard 5"), (4, "drawn anew")):
+        cluster.group.wait(lambda: True)
+        cluster.slots, cluster.rows[5] = slots, of_sixth
+        cluster.group.grow()
+    with pytest.raises(CorpusError, match=r"shard 5 .* Write the table first"):
+        cluster.group.wait(lambda: True)
