@@ -118,6 +118,46 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+def pixel_data(content: bytes) -> bytes:
+    """The zlib stream of a PNG's pixels."""
+    parts = [content[start:end] for kind, start, end in chunks(content) if kind == b"IDAT"]
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def stored(content: bytes, rows: bytes, compressed: bytes) -> bytes:
+    """A PNG whose pixels are not compressed.
+
+    Args:
+        content: The same as it was: its header is kept.
+        rows: What its pixel data are, inflated.
+        compressed: Those, at whose end their checksum stands.
+    """
+    parts = stored_stream(rows, compressed[-4:])
+    length, sum_ = sum(map(len, parts)), zlib.crc32(b"IDAT")
+    for part in parts:
+        sum_ = zlib.crc32(part, sum_)
+    start = len(SIGNATURE) + 12 + _HEADER_LENGTH
+    before, after = struct.pack(">I", length) + b"IDAT", struct.pack(">I", sum_)
+    return b"".join((content[:start], before, *parts, after, chunk(b"IEND", b"")))
+
+
+def stored_stream(data: bytes, checksum: bytes) -> list[bytes | memoryview]:
+    """The parts of a zlib stream of stored blocks (RFC 1950; RFC 1951, section 3.2.4).
+
+    Args:
+        data: What it holds.
+        checksum: Adler-32 of that.
+    """
+    most, view = 0xFFFF, memoryview(data)
+    parts: list[bytes | memoryview] = [b"\x78\x01"]
+    for start in range(0, len(data), most):
+        block = view[start : start + most]
+        last = start + most >= len(data)
+        parts += [struct.pack("<BHH", last, len(block), len(block) ^ most), block]
+    parts.append(checksum)
+    return parts
+
+
 def _header(content: bytes, kind: bytes, start: int, end: int) -> bytes:
     """The data of the first chunk, which has to be a header of a picture that can be."""
     if kind != b"IHDR" or end - start != _HEADER_LENGTH:
