@@ -5,6 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -38,6 +39,8 @@ _SHEET_COLUMNS = 8
 _TILE, _TILE_GAP, _CAPTION = 1.12, 0.1, 0.26
 _CAPTION_LINE, _CAPTION_FONT, _CAPTION_WIDTH = 0.105, 6.0, 21
 _TITLE_WIDTH = 100
+# Characters of a value below a panel, and of all its values beside each other.
+_VALUE_WIDTH, _VALUES_WIDTH = 24, 40
 _LOSS = "loss"
 _LEARNING_RATE = ("learning_rate", "lr")
 # Parts of the names of metrics of which more is better. Of others but a loss, no value is called the best.
@@ -210,7 +213,12 @@ def effects(pairs: Mapping[str, Sequence[tuple[object, float]]]) -> bytes:
             texts = [" ".join(value) if isinstance(value, list | tuple) else str(value) for value in values]
             labels = sorted(set(texts))
             places = [labels.index(text) for text in texts]
-            axes.set_xticks(range(len(labels)), short_names(labels), parse_math=False)
+            written = [
+                display.abridged(display.shown(label), _VALUE_WIDTH, _VALUE_WIDTH // 2) for label in labels
+            ]
+            is_level = sum(map(len, written)) <= _VALUES_WIDTH
+            turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+            axes.set_xticks(range(len(labels)), written, parse_math=False, **({} if is_level else turned))
             axes.set_xlim(-0.5, len(labels) - 0.5)
         elif 0 < 10 * min(places, default=0) <= max(places, default=0):
             axes.set_xscale("log")
