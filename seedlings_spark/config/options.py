@@ -105,7 +105,7 @@ def checked(options: Any, values: Mapping[str, Any], source: str) -> dict[str, A
     """Known names with values of the right type and range; the errors name the source."""
     fields = {field.name: field for field in dataclasses.fields(options)}
     checked = {}
-    for name, value in _without_ranges(fields, values).items():
+    for name, value in _without_ranges(fields, values, source).items():
         if name not in fields:
             raise OptionError(
                 f"unknown option {name!r} in {source}",
@@ -118,13 +118,20 @@ def checked(options: Any, values: Mapping[str, Any], source: str) -> dict[str, A
 
 
 def _without_ranges(
-    fields: Mapping[str, "dataclasses.Field[Any]"], values: Mapping[str, Any]
+    fields: Mapping[str, "dataclasses.Field[Any]"], values: Mapping[str, Any], source: str
 ) -> dict[str, Any]:
     """The values, with two numbers in place of a range."""
     found = dict(values)
     for name, value in values.items():
         least = fields[name].metadata["least_in"] if name in fields else ""
         if least and isinstance(value, str) and (match := re.fullmatch(r"(\d{1,6})-(\d{1,6})", value)):
+            if least in values:
+                both = [_said(fields[each], values[each], source) for each in (name, least)]
+                raise OptionError(
+                    " with ".join(both),
+                    "the least number once, in the range or by itself",
+                    f"Remove {flag_of(least) if source == COMMAND_LINE else least}, or give no range",
+                )
             found |= {least: int(match[1]), name: int(match[2])}
     return found
 

@@ -198,6 +198,8 @@ def test_workers_may_be_a_range(tmp_path: Path) -> None:
         assert refused("train", {"num_workers": value}).found == found
     found = refused("train", {"num_workers": "2-4", "shards": "3"}).found
     assert found == "--min-workers 2, --num-workers 4 and --shards 3"
+    found = refused("train", {"num_workers": "2-8", "min_workers": "5"}).found
+    assert found == "--num-workers 2-8 with --min-workers 5"
 
 
 def test_a_number_out_of_range_in_a_file_is_named_with_the_file(tmp_path: Path) -> None:
