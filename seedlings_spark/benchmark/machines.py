@@ -72,16 +72,15 @@ class Machines:
         self._holders: list[subprocess.Popen[bytes]] = []  # the switch, then the machines
 
     def __enter__(self) -> "Machines":
-        try:
+        with contextlib.ExitStack() as undone:
+            undone.callback(self._end)
             for _ in range(self._count + 1):
                 self._holders.append(_held())
             self._in_switch("ip", "link", "add", "switch", "type", "bridge")
             self._in_switch("ip", "link", "set", "switch", "up")
             for number in range(self._count):
                 self._connect(number)
-        except BaseException:
-            self._end()
-            raise
+            undone.pop_all()
         return self
 
     def __exit__(

@@ -44,17 +44,17 @@ def write(source: Source, folder: Path, told: Mapping[str, Any], difference: str
     version, classes = source.version, source.version.classes
     lines = [display.shown(each) for each in classes]
     (folder / LABELS).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / PREPROCESSING).write_text(preprocessing(version, source.aspect), encoding="utf-8")
+    (folder / PREPROCESSING).write_text(preprocessing(version), encoding="utf-8")
     known = {
         "name": version.name,
-        "number": source.number,
+        "number": version.number,
         "height": version.image_size[0],
         "width": version.image_size[1],
         "num_classes": len(classes),
     }
     packages = reproducibility.package_versions()
     verifiers = {each: packages.get(each) or engines.version(each) for each in _ENGINES}
-    rule = _RULE.format(aspect=_ASPECTS[source.aspect].format(**known), **known)
+    rule = _RULE.format(aspect=_ASPECTS[version.aspect].format(**known), **known)
     card = [
         f"# {version.name} {version.version}, {told['title']}\n",
         "An image classifier: for each picture a probability for each class. Every picture gets one of the classes"
@@ -72,10 +72,10 @@ def write(source: Source, folder: Path, told: Mapping[str, Any], difference: str
 _ENGINES = ("tensorflow", "onnxruntime", "openvino", "ai-edge-litert", "coremltools", "mlflow-skinny")
 
 
-def preprocessing(version: ModelVersion, aspect: str) -> str:
+def preprocessing(version: ModelVersion) -> str:
     """The resizing rule of a version as a program of its own."""
     height, width = version.image_size
-    known = {"name": version.name, "version": version.version, "aspect": aspect}
+    known = {"name": version.name, "version": version.version, "aspect": version.aspect}
     template = string.Template(_TEMPLATE.read_text(encoding="utf-8"))
     return template.substitute(known, height=height, width=width)
 

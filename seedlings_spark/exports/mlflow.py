@@ -55,7 +55,7 @@ def write(source: Source, folder: Path) -> None:
         template = string.Template(_MODEL.read_text(encoding="utf-8"))
         known = {"name": version.name, "version": version.version}
         (place / "classifier.py").write_text(template.substitute(known), encoding="utf-8")
-        code = card.preprocessing(version, source.aspect)
+        code = card.preprocessing(version)
         (place / card.PREPROCESSING).write_text(code, encoding="utf-8")
         (place / "classes.json").write_text(json.dumps(version.classes), encoding="utf-8")
         (place / "network.onnx").write_bytes(source.onnx)

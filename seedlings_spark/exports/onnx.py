@@ -51,7 +51,7 @@ def _described(source: Source, content: bytes) -> bytes:
             "version": version.version,
             "classes": json.dumps(version.classes, ensure_ascii=False),
             "image_size": json.dumps(version.image_size),
-            "aspect": source.aspect,
+            "aspect": source.version.aspect,
         },
     )
     described: bytes = model.SerializeToString()

@@ -1,14 +1,12 @@
 """A version as OpenVINO's own files, for Intel's processors, their graphics and NPUs."""
 
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seedlings_spark.errors import ClusterError
 from seedlings_spark.exports.source import Source, in_parts
+from seedlings_spark.models import engines
 
 _XML = "network.xml"
 
@@ -32,28 +30,14 @@ def write(source: Source, folder: Path) -> None:
     Raises:
         ClusterError: The extra `openvino` is not installed.
     """
-    openvino = _imported()
+    openvino = engines.import_openvino()
     model = openvino.Core().read_model(source.onnx)
     openvino.save_model(model, str(folder / _XML), compress_to_fp16=False)
 
 
 def run(folder: Path, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The probabilities of what was written, by OpenVINO on the processor."""
-    openvino = _imported()
+    openvino = engines.import_openvino()
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     network = openvino.Core().compile_model(str(folder / _XML), "CPU", options)
     return in_parts(lambda some: network(some)["probabilities"], rows)
-
-
-def _imported() -> Any:
-    # Without the package that reports each import, of which OpenVINO has a stub that does nothing.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        import openvino
-    except ImportError as error:
-        raise ClusterError(
-            f"no openvino in this Python ({error})",
-            "the extra `openvino` of this package",
-            "Install seedlings-spark[openvino]",
-        ) from None
-    return openvino

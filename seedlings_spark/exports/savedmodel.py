@@ -75,7 +75,7 @@ def write(source: Source, folder: Path) -> None:
 
     def of_files(contents: Any) -> dict[str, Any]:
         decoded = tf.map_fn(
-            lambda content: _decoded(tf, content, size, source.aspect),
+            lambda content: _decoded(tf, content, size, source.version.aspect),
             contents,
             fn_output_signature=tf.TensorSpec((*size, 3), tf.uint8),
         )
@@ -87,7 +87,7 @@ def write(source: Source, folder: Path) -> None:
         PIXELS: tf.function(outputs, [tf.TensorSpec((None, *size, 3), tf.uint8, name="pixels")], False),
         BYTES: tf.function(of_files, [tf.TensorSpec((None,), tf.string, name=BYTES)], False),
     }
-    target = folder / str(source.number)
+    target = folder / str(source.version.number)
     try:
         with runtime.quiet_import():
             tf.saved_model.save(module, str(target), signatures=signatures)

@@ -61,16 +61,6 @@ class Source:
             samples = Samples(drawn, f"{len(drawn)} drawn pictures of noise")
         self.samples = samples
 
-    @property
-    def number(self) -> int:
-        """The version's number, as TensorFlow Serving, Triton and others have versions."""
-        return int(self.version.version[1:])
-
-    @property
-    def aspect(self) -> str:
-        """One of `choices.ASPECTS`: what becomes of a picture of another shape."""
-        return str(self.version.manifest.get("aspect", "crop"))
-
     def network(self) -> Any:
         """A copy of the Keras network, with names that TensorFlow takes."""
         network = export.with_plain_names(carried.from_bytes(self.content))

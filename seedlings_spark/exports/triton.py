@@ -40,13 +40,13 @@ which Triton makes the configuration itself.
 def write(source: Source, folder: Path) -> None:
     """Write the repository: `models/NAME/config.pbtxt` and the folder of the version's number."""
     version = source.version
-    place = folder / "models" / version.name / str(source.number)
+    place = folder / "models" / version.name / str(version.number)
     place.mkdir(parents=True)
     config = _CONFIG.format(num_classes=len(version.classes))
     (place.parent / "config.pbtxt").write_text(config, encoding="utf-8")
     backend = string.Template(_BACKEND.read_text(encoding="utf-8")).substitute(name=version.name)
     (place / "model.py").write_text(backend, encoding="utf-8")
-    (place / card.PREPROCESSING).write_text(card.preprocessing(version, source.aspect), encoding="utf-8")
+    (place / card.PREPROCESSING).write_text(card.preprocessing(version), encoding="utf-8")
     (place / "classes.json").write_text(json.dumps(version.classes), encoding="utf-8")
     (place / "network.onnx").write_bytes(source.onnx)
 

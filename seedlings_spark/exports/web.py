@@ -55,7 +55,7 @@ def write(source: Source, folder: Path) -> None:
     for file in sorted(PAGE.iterdir()):
         shutil.copyfile(file, folder / file.name)
     (folder / _NETWORK).write_bytes(source.onnx)
-    (folder / _MODELS).write_text(json.dumps([about(source.version, source.aspect)]) + "\n", encoding="utf-8")
+    (folder / _MODELS).write_text(json.dumps([about(source.version)]) + "\n", encoding="utf-8")
     runtime = folder / "runtime"
     runtime.mkdir()
     if source.runtime_folder:
@@ -77,14 +77,14 @@ def run(folder: Path, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
     return in_parts(engines.OnnxRuntime((folder / _NETWORK).read_bytes(), threads=1).run, rows)
 
 
-def about(version: ModelVersion, aspect: str) -> Mapping[str, object]:
+def about(version: ModelVersion) -> Mapping[str, object]:
     """What a page has to know of a version."""
     return {
         "name": version.name,
         "version": version.version,
         "classes": [display.shown(name) for name in version.classes],
         "size": version.image_size,
-        "aspect": aspect,
+        "aspect": version.aspect,
     }
 
 

@@ -131,7 +131,7 @@ class OpenVino:
         with_logits: bool = False,
         rows: int = _ONNX_ROWS,
     ) -> None:
-        openvino = _import_openvino()
+        openvino = import_openvino()
         options = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
@@ -215,7 +215,8 @@ def import_quantization() -> Any:
     return quantization
 
 
-def _import_openvino() -> Any:
+def import_openvino() -> Any:
+    """OpenVINO, or an error that says how to have it."""
     # Without the package that reports each import, of which OpenVINO has a stub that does nothing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:

@@ -81,6 +81,16 @@ class ModelVersion:
     manifest: Mapping[str, Any] = field(hash=False)
 
     @property
+    def number(self) -> int:
+        """It alone, as TensorFlow Serving, Triton and others have versions."""
+        return int(self.version[1:])
+
+    @property
+    def aspect(self) -> str:
+        """One of `choices.ASPECTS`: what becomes of a picture of another shape."""
+        return str(self.manifest.get("aspect", "crop"))
+
+    @property
     def network_path(self) -> str:
         """The Keras network, which takes raw pixels: the scaler is folded in."""
         return files.join(self.path, NETWORK)

@@ -110,7 +110,7 @@ class _Scoring:
         self._task = ScoreTask(
             decoding.DecodeTask(
                 size=version.image_size,
-                aspect=str(version.manifest.get("aspect", "crop")),
+                aspect=version.aspect,
                 formats=options.formats,
                 max_pixels=options.max_pixels,
                 max_bytes=options.max_bytes,

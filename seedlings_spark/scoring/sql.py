@@ -55,7 +55,7 @@ def register(
     resolved = ModelStore(files.qualify(store), model).verify(version, CONTENTS)
     decode = decoding.DecodeTask(
         size=resolved.image_size,
-        aspect=str(resolved.manifest.get("aspect", "crop")),
+        aspect=resolved.aspect,
         formats=choices.FORMATS,
         max_pixels=choices.MAX_PIXELS,
         max_bytes=choices.MAX_BYTES,

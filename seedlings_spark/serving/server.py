@@ -190,7 +190,7 @@ class Server:
 
             def decoded() -> Any:
                 asked = requests.read(body)
-                return asked, requests.pixels(asked, size, served.aspect, self._limits.max_pixels)
+                return asked, requests.pixels(asked, size, served.version.aspect, self._limits.max_pixels)
 
             asked, pixels = await loop.run_in_executor(self._decoders, decoded)
             probabilities = await self._batchers[id(served)].predict(pixels)
@@ -235,14 +235,14 @@ class Server:
             return _said(refused.status, refused.said)
         of_model = [found] if "version" in request.path_params else self._catalogue.of(found.name)
         fine = {"state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
-        return _json({"model_version_status": [{"version": str(each.number), **fine} for each in of_model]})
+        return _json({"model_version_status": [{"version": str(each.version.number), **fine} for each in of_model]})
 
     async def _metadata(self, request: "Request") -> "Response":
         try:
             found = self._found(request)
         except RefusedError as refused:
             return _said(refused.status, refused.said)
-        spec = {"name": found.name, "signature_name": "", "version": str(found.number)}
+        spec = {"name": found.name, "signature_name": "", "version": str(found.version.number)}
         return _json({"model_spec": spec, "metadata": dict(found.about)})
 
     async def _health(self, request: "Request") -> "Response":

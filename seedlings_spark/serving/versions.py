@@ -28,19 +28,9 @@ class Served:
         return self.version.name
 
     @property
-    def number(self) -> int:
-        """Of the version, as TensorFlow Serving counts them."""
-        return int(self.version.version[1:])
-
-    @property
-    def aspect(self) -> str:
-        """One of `choices.ASPECTS`."""
-        return str(self.version.manifest.get("aspect", "crop"))
-
-    @property
     def about(self) -> Mapping[str, object]:
         """What a page has to know of it."""
-        return web.about(self.version, self.aspect)
+        return web.about(self.version)
 
 
 @dataclass(frozen=True)
@@ -56,7 +46,7 @@ class Catalogue:
     def find(self, name: str, version: str = "") -> Served | None:
         """A version by its model's name and its own (`v0001`) or its number (`1`); "" for the first of the model."""
         for each in self.served:
-            if each.name == name and version in ("", each.version.version, str(each.number)):
+            if each.name == name and version in ("", each.version.version, str(each.version.number)):
                 return each
         return None
 

@@ -402,15 +402,8 @@ def _predict_ring(costs: Costs, plan: Plan) -> Prediction:
     work = plan.steps * costs.compute + shares.own * vectors
     network = vectors * shares.wire + 2 * (workers - 1) * costs.latency
     server = vectors / 2 * shares.merge + shares.update  # by each worker, for itself
-    busy = {"compute": work, "network": network, "server": server}
-    return _prediction(
-        costs,
-        plan,
-        rate=workers / (work + network + server),
-        bound=max(busy, key=busy.__getitem__),
-        work=work,
-        demands={"network": 2 * costs.latency},  # the vectors' own time stops growing with the workers
-    )
+    # The vectors' own time stops growing with the workers.
+    return _in_turn(costs, plan, work, network, server, saturates_by=2 * costs.latency)
 
 
 def _predict_owners(costs: Costs, plan: Plan) -> Prediction:
@@ -422,14 +415,21 @@ def _predict_owners(costs: Costs, plan: Plan) -> Prediction:
     work = costs.compute + part * (shares.own + shares.take) + 2 * costs.latency
     network = 2 * part * shares.wire
     server = shares.merge + shares.update  # each worker makes the whole step for itself
+    return _in_turn(costs, plan, work, network, server, saturates_by=2 * costs.latency / workers)
+
+
+def _in_turn(
+    costs: Costs, plan: Plan, work: float, network: float, server: float, saturates_by: float
+) -> Prediction:
+    """Of workers that compute, send and sum one after the other, all at the same time."""
     busy = {"compute": work, "network": network, "server": server}
     return _prediction(
         costs,
         plan,
-        rate=workers / (work + network + server),
+        rate=plan.num_workers / (work + network + server),
         bound=max(busy, key=busy.__getitem__),
         work=work,
-        demands={"network": 2 * costs.latency / workers},
+        demands={"network": saturates_by},
     )
 
 

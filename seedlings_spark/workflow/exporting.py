@@ -73,7 +73,7 @@ def _of_images(version: ModelVersion, path: str) -> exports.Samples:
     for content in _contents(path):
         try:
             pixels = images.decode(
-                content, version.image_size, aspect=str(version.manifest.get("aspect", "crop"))
+                content, version.image_size, aspect=version.aspect
             )
         except ImageError:
             continue

@@ -26,9 +26,9 @@ PICTURES = {
 
 def rule(size: tuple[int, int], aspect: str) -> Any:
     """The function `pixels` of the code beside an export."""
-    manifest = {"image_size": list(size), "classes": ["a", "b"], "files": {}}
+    manifest = {"image_size": list(size), "classes": ["a", "b"], "files": {}, "aspect": aspect}
     scope: dict[str, Any] = {"__name__": "preprocessing"}
-    exec(card.preprocessing(ModelVersion("m", "v0001", "", manifest), aspect), scope)
+    exec(card.preprocessing(ModelVersion("m", "v0001", "", manifest)), scope)
     return scope["pixels"]
 
 
