@@ -112,6 +112,11 @@ def in_brief(error: BaseException) -> str:
     return _innermost(causes(error))
 
 
+def first_line(error: BaseException) -> str:
+    """Class and first line of an exception itself, whatever has led to it; the class alone if it says nothing."""
+    return _in_line(type(error).__name__, _first_line(str(error)))
+
+
 def causes(error: BaseException) -> list[tuple[str, str]]:
     """An exception and all that led to it, the innermost first: class and first line of the message of each.
 
@@ -330,6 +335,10 @@ def _first_line(text: str) -> str:
 def _innermost(chain: list[tuple[str, str]]) -> str:
     """In one line; a class of Java's without a word is none where an outer one has some."""
     name, text = next(((name, text) for name, text in chain if text or "." not in name), chain[0])
+    return _in_line(name, text)
+
+
+def _in_line(name: str, text: str) -> str:
     return f"{name}: {text[:300]}" if text else name
 
 

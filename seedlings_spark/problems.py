@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from seedlings_spark.cluster import runtime
-from seedlings_spark.errors import NetworkError, OptionError
+from seedlings_spark.errors import NetworkError, OptionError, first_line
 
 with runtime.quiet_import():
     import keras
@@ -157,7 +157,7 @@ def resolve_loss(loss: Any, custom_objects: Mapping[str, Any] | None = None) -> 
             found = losses.get(copy.deepcopy(dict(loss)) if isinstance(loss, Mapping) else loss)
     except (ValueError, TypeError, KeyError) as error:
         raise OptionError(
-            f"loss={loss!r} ({str(error).splitlines()[0]})",
+            f"loss={loss!r} ({first_line(error)})",
             "a loss of Keras by name, its configuration, or a function of labels and outputs",
             "Correct the loss, for example to 'sparse_categorical_crossentropy'",
         ) from error

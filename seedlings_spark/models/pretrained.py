@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from seedlings_spark.choices import LITE_NETWORKS, WEIGHT_FILES
 from seedlings_spark.cluster import runtime
-from seedlings_spark.errors import NetworkError
+from seedlings_spark.errors import NetworkError, first_line
 from seedlings_spark.models.backbones import HEAD
 
 with runtime.quiet_import():
@@ -93,9 +93,8 @@ def take(network: Any, file: Path, shown: str = "") -> None:
     except NetworkError:
         raise
     except Exception as error:  # whatever the readers of zip, HDF5, JSON and pickle stumble over
-        reason = next(iter(str(error).strip().splitlines()), "")
         raise NetworkError(
-            f"{shown}, which cannot be read ({type(error).__name__}: {reason})",
+            f"{shown}, which cannot be read ({first_line(error)})",
             "a whole file of weights, as its name says",
             "Copy or save it again",
         ) from error

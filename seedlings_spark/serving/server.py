@@ -235,7 +235,9 @@ class Server:
             return _said(refused.status, refused.said)
         of_model = [found] if "version" in request.path_params else self._catalogue.of(found.name)
         fine = {"state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
-        return _json({"model_version_status": [{"version": str(each.version.number), **fine} for each in of_model]})
+        return _json(
+            {"model_version_status": [{"version": str(each.version.number), **fine} for each in of_model]}
+        )
 
     async def _metadata(self, request: "Request") -> "Response":
         try:

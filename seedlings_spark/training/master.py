@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seedlings_spark.errors import OptionError
+from seedlings_spark.errors import OptionError, first_line
 from seedlings_spark.training.messages import Steps, Work
 from seedlings_spark.training.optimizer import OptimizerState
 from seedlings_spark.training.weights import Layout, Vector
@@ -152,7 +152,7 @@ def made_metrics(recipes: Sequence[Any], custom_objects: Mapping[str, Any] | Non
                 metric = _made(recipe, objects, {getattr(each, "name", "") for each in made})
             except (ValueError, TypeError, KeyError) as error:
                 raise OptionError(
-                    f"metric {recipe!r} ({str(error).splitlines()[0]})",
+                    f"metric {recipe!r} ({first_line(error)})",
                     "a metric of Keras by name, its configuration, an object or a function",
                     "Correct metrics",
                 ) from error

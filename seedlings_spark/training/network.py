@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seedlings_spark import reproducibility
-from seedlings_spark.errors import NetworkError
+from seedlings_spark.errors import NetworkError, first_line
 
 
 def to_bytes(network: Any, *, compiled: bool = True) -> bytes:
@@ -34,7 +34,7 @@ def to_bytes(network: Any, *, compiled: bool = True) -> bytes:
             network.save(file)
         except Exception as error:  # Keras and the user's own layers raise what they like
             raise NetworkError(
-                f"a network {network.name!r} that Keras cannot save ({_reason(error)})",
+                f"a network {network.name!r} that Keras cannot save ({first_line(error)})",
                 "one that model.save('name.keras') writes",
                 "Give its own layers a get_config() that returns the arguments of __init__",
             ) from error
@@ -62,7 +62,7 @@ def from_bytes(content: bytes, custom_objects: Mapping[str, Any] | None = None) 
                 )
         except Exception as error:
             raise NetworkError(
-                f"a network that Keras cannot build again ({_reason(error)})",
+                f"a network that Keras cannot build again ({first_line(error)})",
                 "built-in layers, registered ones, or those given by set_custom_objects",
                 "Decorate its own classes and functions with keras.saving.register_keras_serializable(), or give "
                 "them by set_custom_objects",
@@ -86,7 +86,7 @@ def from_json(text: str, custom_objects: Mapping[str, Any] | None = None) -> Any
         network = keras.models.model_from_json(json.dumps(config), custom_objects=dict(custom_objects or {}))
     except Exception as error:
         raise NetworkError(
-            f"a network that Keras cannot build ({_reason(error)})",
+            f"a network that Keras cannot build ({first_line(error)})",
             "the JSON that model.to_json() of Keras 3 gives",
             "Write it again with the installed Keras, and give its own layers by set_custom_objects",
         ) from error
@@ -202,8 +202,3 @@ def restore_weights(network: Any, weights: Any) -> None:
     for layer in network._flatten_layers(include_self=False):
         if hasattr(layer, "finalize_state"):
             layer.finalize_state()
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from seedlings_spark.errors import OptionError
+from seedlings_spark.errors import OptionError, first_line
 
 # A key of our own beside Keras' "class_name" and "config": Keras does not save which variables are spared.
 _EXCLUDED = "exclude_from_weight_decay"
@@ -102,9 +102,8 @@ def _made(optimizer: Any, custom_objects: Mapping[str, Any] | None) -> Any:
         if excluded:
             _innermost(made).exclude_from_weight_decay(var_names=[excluded])
     except Exception as error:  # Keras raises what its classes' arguments raise
-        lines = str(error).strip().splitlines()
         raise OptionError(
-            f"optimizer {optimizer!r}, which Keras does not make ({type(error).__name__}: {lines[0] if lines else ''})",
+            f"optimizer {optimizer!r}, which Keras does not make ({first_line(error)})",
             "a name such as 'adam', or keras.optimizers.serialize(...) of a Keras 3 optimizer",
             "Correct optimizer_config; classes of your own are given by set_custom_objects or registered with "
             "keras.saving.register_keras_serializable()",

@@ -72,9 +72,7 @@ def _of_images(version: ModelVersion, path: str) -> exports.Samples:
     contents, decoded = [], []
     for content in _contents(path):
         try:
-            pixels = images.decode(
-                content, version.image_size, aspect=version.aspect
-            )
+            pixels = images.decode(content, version.image_size, aspect=version.aspect)
         except ImageError:
             continue
         contents.append(content)

@@ -148,6 +148,15 @@ def test_a_loss_that_does_not_fit_species_is_refused(loss):
         problems.check_species_loss(loss)
 
 
+def test_a_loss_that_fails_without_a_word_is_refused():
+    class Silent(keras.losses.Loss):
+        def __init__(self) -> None:
+            raise ValueError
+
+    with pytest.raises(OptionError, match=r"\(ValueError\)"):
+        problems.resolve_loss("silent", {"silent": Silent})
+
+
 def test_losses_for_species_are_taken():
     for loss in ("sparse_categorical_crossentropy", "categorical_focal_crossentropy", "CategoricalHinge"):
         problems.check_species_loss(loss)
