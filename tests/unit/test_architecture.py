@@ -154,7 +154,7 @@ DOORS = {
         "benchmark.score",
     },
     "onnxruntime": {"models.engines"},
-    "openvino": {"models.engines", "exports.openvino"},
+    "openvino": {"models.engines"},
     "ai_edge_litert": {"exports.litert"},
     "mlflow": {"exports.mlflow"},
     "onnx": {"models.export", "exports.onnx"},

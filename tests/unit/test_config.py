@@ -13,6 +13,7 @@ from seedlings_spark import config
 from seedlings_spark.config.options import toml_value
 from seedlings_spark.config.suggestions import ALSO
 from seedlings_spark.errors import OptionError
+from tests.texts import CONTROLS, texts
 
 ROOT = Path(__file__).parents[2]
 GIVEN = {
@@ -356,7 +357,7 @@ def test_some_options_can_be_picked_by_name() -> None:
 @given(
     st.integers(1, 10**12),
     st.floats(1e-9, 1e9),
-    st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1),
+    texts(without=CONTROLS, min_size=1),
 )
 def test_values_survive_their_way_through_a_file(epochs: int, rate: float, name: str) -> None:
     text = "\n".join(
@@ -372,7 +373,7 @@ def test_values_survive_their_way_through_a_file(epochs: int, rate: float, name:
 @given(
     st.sampled_from(sorted(config.JOBS)),
     st.data(),
-    st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.none(), st.lists(st.text())),
+    st.one_of(texts(), st.integers(), st.floats(), st.booleans(), st.none(), st.lists(texts())),
 )
 def test_any_value_is_taken_or_refused_and_never_more(job: str, data: st.DataObject, value: Any) -> None:
     options = config.JOBS[job]

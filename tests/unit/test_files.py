@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from seedlings_spark import files
 from seedlings_spark.errors import ClusterError
 from tests.conftest import HANG_SECONDS
+from tests.texts import texts
 
 HOSTILE_NAMES = [
     "a file",
@@ -54,7 +54,7 @@ def test_a_qualified_path_names_the_same_file(tmp_path: Path, name: str) -> None
     assert files.qualify(uri) == uri
 
 
-@given(st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1))
+@given(texts(without="/\0", min_size=1))
 def test_any_name_survives_the_way_through_a_path(name: str) -> None:
     if name in (".", ".."):
         return
