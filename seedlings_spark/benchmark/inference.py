@@ -214,8 +214,8 @@ def _write_inputs(spark: SparkSession, task: Inference, place: Path) -> None:
     else:
         keras = networks.to_bytes(benchmark.network(task.network, task.image_size))
         onnx, _ = export.to_onnx(keras)
-    drawn = np.stack([benchmark.draw(number, size[0])[0] for number in range(_CALIBRATION)])
-    rows = drawn if validation is None or size[0] != size[1] else validation
+    drawn = [benchmark.draw(number, max(size))[0][: size[0], : size[1]] for number in range(_CALIBRATION)]
+    rows = np.stack(drawn) if validation is None else validation
     if version is not None and version.has_int8:
         int8 = files.read_bytes(files.join(version.path, stores.INT8))
     else:

@@ -817,6 +817,12 @@ class ModelsOptions(Options):
                 f"models {self.action} {' '.join(f'{flag_of(name)} ...' for name in needed)}",
                 "Add what is missing; models list shows the versions that there are",
             )
+        if self.action == "export" and self.corpus and self.images:
+            raise OptionError(
+                "models export with --corpus and --images",
+                "one of them: the images that the export is compared with Keras on",
+                "Leave one out",
+            )
 
 
 @dataclass(frozen=True)
@@ -872,9 +878,9 @@ class ServeOptions(Options):
     )
     max_waiting_mb: int = option(
         512,
-        "bytes of all requests at once; beyond, 503",
+        "bytes of all requests at once, and of their pictures' pixels; beyond, 503",
         unit="MB",
-        reason="what they hold in memory is about twice that",
+        reason="beside them each thread that decodes holds one request in Python's objects",
         least=1,
     )
     timeout: float = option(
@@ -1047,6 +1053,21 @@ class BenchmarkOptions(Options):
         "folder of the corpus on whose validation images inference measures the version's accuracy",
         reason="speed is measured without one",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.corpus and not self.store:
+            raise OptionError(
+                "--corpus without --store",
+                "both: the accuracy is that of a version, and a drawn network has none",
+                "Add --store, or leave --corpus out",
+            )
+        if self.bandwidth and self.action != "scale":
+            raise OptionError(
+                f"--bandwidth with benchmark {self.action}",
+                "benchmark scale, which alone makes a narrow network",
+                "Leave it out, or use scale",
+            )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """What is exported: a model version, and the pixels that each export of it is compared with Keras on."""
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +24,10 @@ class Samples:
     Args:
         pixels: uint8, shape (images, height, width, 3); none lets some be drawn.
         told: What they are, for the model card: "72 images of the split test of ...".
-        contents: Whole image files, where there are such.
     """
 
     pixels: NDArray[np.uint8]
     told: str
-    contents: Sequence[bytes] = ()
 
 
 class Source:

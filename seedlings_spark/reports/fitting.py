@@ -16,14 +16,16 @@ def words(history: Mapping[str, Sequence[float | None]], kept_epoch: int | None)
         history: Metric -> a value an epoch, as Keras gives it.
         kept_epoch: The epoch, from 1, whose weights were published; the last one without.
     """
-    training, validation = (_finite(history.get(name, ())) for name in ("loss", "val_loss"))
-    if len(training) < _LEAST_EPOCHS or len(validation) != len(training):
+    losses = [dict(_finite(history.get(name, ()))) for name in ("loss", "val_loss")]
+    epochs = sorted(losses[0].keys() & losses[1].keys())
+    if len(epochs) < _LEAST_EPOCHS:
         return ""
+    training, validation = ([(epoch, of[epoch]) for epoch in epochs] for of in losses)
     best = min(validation, key=lambda each: each[1])
     last, first = validation[-1], validation[0]
     kept = next((each for each in validation if each[0] == kept_epoch), last)
     parts = [_direction(training, best, last)]
-    if last[1] > first[1] * (1 - _NOTABLE) and best[1] > first[1] * (1 - _NOTABLE):
+    if all(min(of.values()) > of[epochs[0]] * (1 - _NOTABLE) for of in losses):
         parts = [
             f"It has hardly learnt: the validation loss was {first[1]:.4g} after the first epoch and {best[1]:.4g} at"
             " its best. Try another learning rate, network or more pictures."

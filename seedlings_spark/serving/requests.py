@@ -87,7 +87,7 @@ def pixels(asked: Asked, size: tuple[int, int], aspect: str, max_pixels: int) ->
     return np.stack(found)
 
 
-def answer(asked: Asked, probabilities: NDArray[np.float32], classes: Sequence[str]) -> bytes:
+def answer(by_rows: bool, probabilities: NDArray[np.float32], classes: Sequence[str]) -> bytes:
     """The body of an answer: for each image its probabilities, and the names of the classes beside them.
 
     Raises:
@@ -97,7 +97,7 @@ def answer(asked: Asked, probabilities: NDArray[np.float32], classes: Sequence[s
         raise RefusedError(500, "the network gives values that are not finite")
     rows = [[round(float(each), 8) for each in row] for row in probabilities]
     content: Mapping[str, Any]
-    if asked.by_rows:
+    if by_rows:
         content = {"predictions": [{"probabilities": row, "classes": classes} for row in rows]}
     else:
         content = {"outputs": {"probabilities": rows, "classes": [classes] * len(rows)}}
@@ -125,10 +125,9 @@ def _row(value: object, place: int) -> bytes | list[Any]:
 
 def _as_pixels(row: list[Any], size: tuple[int, int], place: int) -> NDArray[np.uint8]:
     expected = f"{size[0]} x {size[1]} pixels of 3 whole numbers from 0 to 255"
-    try:
-        values = np.asarray(row)
-    except (ValueError, OverflowError):
-        values = np.empty(0)
-    if values.shape != (*size, 3) or values.dtype.kind != "i" or values.min() < 0 or values.max() > 255:
+    # As Python's objects: an array of texts would have room for the longest in each of its places.
+    values = np.array(row, object)
+    numbers = values.ravel().tolist() if values.shape == (*size, 3) else []
+    if not numbers or not all(type(each) is int and 0 <= each <= 255 for each in numbers):
         raise RefusedError(400, f"image {place} is not {expected}")
-    return values.astype(np.uint8)
+    return np.array(numbers, np.uint8).reshape(values.shape)

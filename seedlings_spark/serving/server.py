@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_CROWDED = "too many requests at once; come again in a second"
 _PAGE = {
     "index.html": "text/html; charset=utf-8",
     "page.css": "text/css",
@@ -190,11 +191,13 @@ class Server:
 
             def decoded() -> Any:
                 asked = requests.read(body)
-                return asked, requests.pixels(asked, size, served.version.aspect, self._limits.max_pixels)
+                pixels = requests.pixels(asked, size, served.version.aspect, self._limits.max_pixels)
+                return asked.by_rows, pixels
 
-            asked, pixels = await loop.run_in_executor(self._decoders, decoded)
-            probabilities = await self._batchers[id(served)].predict(pixels)
-            content = requests.answer(asked, probabilities, served.version.classes)
+            by_rows, pixels = await loop.run_in_executor(self._decoders, decoded)
+            with self._held(pixels.nbytes):
+                probabilities = await self._batchers[id(served)].predict(pixels)
+            content = requests.answer(by_rows, probabilities, served.version.classes)
             return Response(content, media_type="application/json")
 
     @contextlib.contextmanager
@@ -204,18 +207,28 @@ class Server:
         Raises:
             RefusedError: There are too many.
         """
-        limits = self._limits
-        if (
-            self._num_requests >= limits.max_requests
-            or self._num_bytes + num_bytes > limits.max_waiting_bytes
-        ):
-            raise RefusedError(503, "too many requests at once; come again in a second")
-        self._num_requests += 1
+        if self._num_requests >= self._limits.max_requests:
+            raise RefusedError(503, _CROWDED)
+        with self._held(num_bytes):
+            self._num_requests += 1
+            try:
+                yield
+            finally:
+                self._num_requests -= 1
+
+    @contextlib.contextmanager
+    def _held(self, num_bytes: int) -> Iterator[None]:
+        """Count bytes that wait, of a body or of the pictures in it.
+
+        Raises:
+            RefusedError: There are too many.
+        """
+        if self._num_bytes + num_bytes > self._limits.max_waiting_bytes:
+            raise RefusedError(503, _CROWDED)
         self._num_bytes += num_bytes
         try:
             yield
         finally:
-            self._num_requests -= 1
             self._num_bytes -= num_bytes
 
     def _found(self, request: "Request") -> Served:
@@ -335,8 +348,10 @@ def _impatient(timeout: float, most: int) -> Any:
             self.loop.call_later(timeout, self._close_if_silent, self.cycle)
 
         def _close_if_silent(self, before: Any) -> None:
-            if self.cycle is before and not self.transport.is_closing():
+            if self.cycle is before:
                 self.transport.close()
+                # What a client does not read keeps it open.
+                self.loop.call_later(timeout, self.transport.abort)
 
     return Impatient
 

@@ -82,11 +82,15 @@ def calibrate(spark: SparkSession, model: PipelineModel, corpus: Corpus) -> dict
         reason = f"{len(truth):,} validation images tell no temperature from {_COLDEST} to {_HOTTEST}"
         _log.warning("published without calibration: %s", reason)
         return {"missing": reason}
-    _scale(last, found)
+    try:
+        _scale(last, found)
+    except NetworkError as error:
+        _log.warning("published without calibration: %s", error)
+        return {"missing": error.found}
     about: dict[str, Any] = {"temperature": found, "images": len(truth)}
     for when, values in (("before", logits), ("after", logits / found)):
-        error = certainty.count(truth, _softmax(values)).calibration_error
-        about[when] = {"log_loss": log_loss(values, truth), "calibration_error": error}
+        measured = certainty.count(truth, _softmax(values)).calibration_error
+        about[when] = {"log_loss": log_loss(values, truth), "calibration_error": measured}
     _log.info(
         "calibrated by a temperature of %.3f: log loss %.4f, before %.4f",
         found,

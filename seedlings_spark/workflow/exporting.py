@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from pyspark.sql import SparkSession
 
-from seedlings_spark import choices, corpus, exports, files, images, schema
+from seedlings_spark import choices, corpus, exports, files, fingerprint, images, schema
 from seedlings_spark.config import ModelsOptions
 from seedlings_spark.errors import CorpusError, ImageError, InputError
 from seedlings_spark.models.store import CURRENT, ModelStore, ModelVersion
@@ -69,13 +69,12 @@ def _of_corpus(version: ModelVersion, path: str) -> exports.Samples:
 
 
 def _of_images(version: ModelVersion, path: str) -> exports.Samples:
-    contents, decoded = [], []
+    decoded = []
     for content in _contents(path):
         try:
             pixels = images.decode(content, version.image_size, aspect=version.aspect)
         except ImageError:
             continue
-        contents.append(content)
         decoded.append(pixels)
         if len(decoded) == _most(version):
             break
@@ -85,12 +84,16 @@ def _of_images(version: ModelVersion, path: str) -> exports.Samples:
             f"files of {', '.join(choices.FORMATS)}",
             "Check --images",
         )
-    return exports.Samples(np.stack(decoded), f"{len(decoded):,} images that were given", contents)
+    return exports.Samples(np.stack(decoded), f"{len(decoded):,} images that were given")
 
 
 def _contents(path: str) -> Iterator[bytes]:
     try:
-        found = sorted(files.walk(path), key=lambda status: status.path)
+        # Of no order of theirs: a folder has one folder a species.
+        found = sorted(
+            files.walk(path),
+            key=lambda status: fingerprint.content_hash(status.path.encode("utf-8", "surrogateescape")),
+        )
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"no folder {path}", "a folder of images", "Check --images") from error
     for status in found:

@@ -269,10 +269,14 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
     predictions = predicting.predictions(spark, version, *of, options.engine)
     task = predicting.saliency_task(spark, version) if options.saliency else None
     current, why_not = predicting.rival(store, version)
-    # By the engine that it has: the one that was asked for may be none of its.
-    theirs = None if current is None else predicting.predictions(spark, current, *of)
     report.clear(options.report)
-    table = predicting.kept(predictions, files.join(options.report, report.PREDICTIONS), theirs)
+    theirs = files.join(options.report, "predictions-of-current")
+    if current is not None and (why_not := predicting.keep_species(spark, current, *of, path=theirs)):
+        current = None
+    table = predicting.kept(
+        predictions, files.join(options.report, report.PREDICTIONS), "" if current is None else theirs
+    )
+    files.delete(theirs)
     numbers = predicting.evaluated(table, prepared, options.split, version.classes)
     pixels = prepared.images(spark, options.split)
     findings = predicting.found(table, pixels, version, (current, why_not), task)

@@ -6,8 +6,9 @@ from pyspark.ml import PipelineModel
 from pyspark.ml.functions import vector_to_array
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+from pyspark.sql.types import StructType
 
-from seedlings_spark import schema
+from seedlings_spark import errors, schema
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import Corpus, look_alikes, tables
 from seedlings_spark.errors import CorpusError, NetworkError, SeedlingsError, StoreError
@@ -100,13 +101,37 @@ def evaluated(
     return evaluation.evaluate(matrix, classes)
 
 
-def kept(predicted: DataFrame, path: str, current: DataFrame | None = None) -> DataFrame:
+def keep_species(spark: SparkSession, version: ModelVersion, corpus: Corpus, split: str, *, path: str) -> str:
+    """Keep a version's predicted species as a table, by the engine that it has; why it gives none, or "".
+
+    Args:
+        spark: The session.
+        version: The version.
+        corpus: The corpus.
+        split: Split of the corpus.
+        path: Folder of the table, which is replaced.
+    """
+    try:
+        predicted = predictions(spark, version, corpus, split)
+        species = predicted.select(
+            schema.CONTENT_HASH, F.col(schema.PREDICTED_SPECIES).alias(schema.CURRENT_SPECIES)
+        )
+        species.write.mode("overwrite").options(**tables.write_options(path)).parquet(path)
+    except Exception as error:  # of Spark's, where a worker raised it
+        found = error if isinstance(error, SeedlingsError) else errors.from_worker(error)
+        if not isinstance(found, NetworkError | StoreError):
+            raise
+        return f"The current version, {version.version}, cannot be compared with: {found.found}"
+    return ""
+
+
+def kept(predicted: DataFrame, path: str, current: str = "") -> DataFrame:
     """Keep predictions as a table on disk, from which all numbers are made: they are computed once.
 
     Args:
         predicted: As `predictions` gives it.
         path: Folder of the table, which is replaced.
-        current: Another version's predictions of the same images, to compare with.
+        current: Folder of another version's species of the same images, as `keep_species` leaves it; "" for none.
 
     Returns:
         The table, as `schema.EVALUATED`.
@@ -123,11 +148,10 @@ def kept(predicted: DataFrame, path: str, current: DataFrame | None = None) -> D
     table = predicted.select(*(column.alias(name) for name, column in columns.items()))
     table = table.withColumn(schema.CONFIDENCE, F.array_max(F.col(schema.PROBABILITIES).cast("array<float>")))
     others = F.lit(None).cast("string").alias(schema.CURRENT_SPECIES)
-    if current is not None:
+    if current:
         # A picture's content is in a corpus once.
-        theirs = current.select(
-            schema.CONTENT_HASH, F.col(schema.PREDICTED_SPECIES).alias(schema.CURRENT_SPECIES)
-        )
+        layout = StructType([schema.EVALUATED[schema.CONTENT_HASH], schema.EVALUATED[schema.CURRENT_SPECIES]])
+        theirs = tables.parquet(spark, current, layout)
         table, others = table.join(theirs, schema.CONTENT_HASH, "left"), F.col(schema.CURRENT_SPECIES)
     typed = [
         others
@@ -235,6 +259,7 @@ def about_evaluation(version: ModelVersion, corpus: Corpus, split: str) -> dict[
         "training_images": ((manifest.get("corpus") or {}).get("images_of_split") or {}).get(schema.TRAIN),
         "run": manifest.get("run_path"),
         "calibration": calibration.words(manifest.get("calibration") or {}),
+        "precision": "float32; score takes int8, unless told otherwise" if version.has_int8 else None,
     }
     return {
         "model": version.name,

@@ -4,17 +4,21 @@ A network whose layers but the last one are frozen gives the same features for a
 run. So they are computed by the scoring engine when they are first wanted, and a run trains one layer on numbers.
 """
 
+import json
 import logging
+import uuid
 from typing import Any, cast
 
 from pyspark.ml import PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
 from seedlings_spark import files, fingerprint, schema
 from seedlings_spark.choices import BACKBONES
 from seedlings_spark.cluster import runtime
-from seedlings_spark.corpus import Corpus
+from seedlings_spark.corpus import Corpus, tables
+from seedlings_spark.errors import StoreError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.models import networks
 from seedlings_spark.workflow import pipeline
@@ -24,6 +28,7 @@ with runtime.quiet_import():
 
 _log = logging.getLogger(__name__)
 FEATURES = "features"
+_NAMED = "table"  # the file that names the folder of a whole one
 
 
 def is_for(network: str, fine_tune: str, augment: tuple[str, ...]) -> bool:
@@ -69,18 +74,38 @@ def _head(network: Any) -> Any:
 
 
 def _kept(spark: SparkSession, network: Any, corpus: Corpus, folder: str) -> DataFrame:
-    """The features of the training and validation images, computed if no earlier run has."""
+    """The features of the training and validation images, computed if no earlier run has.
+
+    The table is of these very files of the corpus: another split or another cut of the same pictures is another one.
+
+    Raises:
+        StoreError: Of what an earlier run has left something is gone.
+    """
     features = networks.features_of(network)
-    content = [features.to_json().encode(), *[weight.tobytes() for weight in features.get_weights()]]
-    key = fingerprint.content_hash(b"".join([corpus.fingerprint.encode(), *content]))
-    path = files.join(folder, key[:16])
-    if files.exists(files.join(path, "_SUCCESS")):
-        _log.info("the features are those that an earlier run has left in %s", path)
+    about = json.dumps(dict(corpus.manifest), sort_keys=True)
+    content = [about, features.to_json(), *[weight.tobytes() for weight in features.get_weights()]]
+    key = fingerprint.content_hash(
+        b"".join(each.encode() if isinstance(each, str) else each for each in content)
+    )
+    folder = files.join(folder, key[:16])
+    images = pipeline.training_images(spark, corpus)
+    layout = StructType([*images.drop(schema.IMAGE).schema, StructField(FEATURES, ArrayType(FloatType()))])
+    named = files.join(folder, _NAMED)
+    if files.exists(named):
+        _log.info("the features are those that an earlier run has left in %s", folder)
     else:
-        _log.info("computing the features of all images once; they are kept in %s", path)
+        _log.info("computing the features of all images once; they are kept in %s", folder)
+        table = uuid.uuid4().hex
         model = SeedlingsModel.featurizer(network, output_col=FEATURES)
-        made = model.transform(pipeline.training_images(spark, corpus)).withColumn(
-            FEATURES, F.col(FEATURES).cast("array<float>")
-        )
-        made.drop(schema.IMAGE).write.mode("overwrite").parquet(path)
-    return spark.read.parquet(path)
+        made = model.transform(images).withColumn(FEATURES, F.col(FEATURES).cast("array<float>"))
+        place = files.join(folder, table)
+        made.select(*layout.names).write.options(**tables.write_options(place)).parquet(place)
+        try:
+            files.create(named, table.encode())
+        except FileExistsError:  # of runs that begin at once the first to end is followed by all
+            files.delete(place)
+    kept = tables.parquet(spark, files.join(folder, files.read_text(named)), layout)
+    expected = sum(corpus.num_images(split) for split in (schema.TRAIN, schema.VALIDATION))
+    if (found := kept.count()) != expected:
+        raise StoreError(f"features of {found:,} images in {folder}", f"of {expected:,}", "Delete the folder")
+    return kept

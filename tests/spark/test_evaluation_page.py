@@ -180,14 +180,24 @@ def test_mcnemars_test_is_the_exact_one_and_many_species_are_allowed_for() -> No
         ([2.0, 1.0, 0.9, 0.8], "still learning"),
         ([2.0, 1.0, 0.9, 0.91], "levelled off"),
         ([2.0, 1.99, 2.0, 1.98], "hardly learnt"),
+        ([0.9, 1.2, 1.6, 2.0], "overfits after epoch 1"),
+        ([0.9, None, 1.6, 2.0], "overfits after epoch 1"),
         ([2.0, None, float("nan"), 1.0], ""),
         ([2.0, 1.0], ""),
     ],
 )
 def test_learning_curves_are_put_into_words(validation: list[float], said: str) -> None:
-    history = {"loss": [2.0, 1.0, 0.5, 0.3][: len(validation)], "val_loss": validation}
-    found = fitting.words(history, 3)
+    fell = said != "hardly learnt"
+    history = {"loss": [2.0, 1.0 if fell else 2.0, 0.5 if fell else 1.97, None, 0.3][: len(validation)]}
+    if len(validation) == 4:
+        history["loss"][3] = 0.3 if fell else 1.96
+    found = fitting.words({**history, "val_loss": validation}, 3)
     assert said in found and bool(said) == bool(found)
+
+
+def test_an_epoch_without_one_of_the_losses_says_nothing() -> None:
+    history = {"loss": [2.0, None, 1.0, 0.5, 0.3], "val_loss": [2.0, 1.5, None, 1.4, 1.9]}
+    assert "overfits after epoch 4" in fitting.words(history, 5)
 
 
 # --- Calibration
@@ -304,6 +314,28 @@ def test_a_network_without_a_convolution_has_no_map_and_says_so() -> None:
         saliency.require_convolution(flat)
 
 
+def test_a_current_version_that_gives_no_numbers_does_not_keep_another_from_being_looked_at(
+    evaluated: dict[str, Any], spark: Any, tmp_path: Path
+) -> None:
+    store = ModelStore(files.qualify(str(tmp_path / "store")), "seedlings")
+    inputs = keras.Input((16, 16, 3))
+    outputs = keras.layers.Dense(3, "softmax")(keras.layers.GlobalAveragePooling2D()(inputs))
+    network = keras.Model(inputs, outputs)
+    for damage in (0.0, float("nan")):
+        kernel, bias = network.layers[-1].get_weights()
+        network.layers[-1].set_weights([kernel + damage, bias])
+        network.save(tmp_path / "net.keras")
+        publication.import_network(
+            store, str(tmp_path / "net.keras"), sorted(CLASSES), aspect="stretch", promote=True
+        )
+    report = tmp_path / "report"
+    options = {"store": store.directory, "report": str(report), "model_version": "v0001"}
+    numbers = jobs.evaluate(spark, EvaluateOptions(evaluated["corpus"].path, **options))
+    assert numbers.num_images == len(evaluated["rows"])
+    assert "The current version, v0002, cannot be compared with" in (report / "index.html").read_text()
+    assert not list(report.glob("*of-current*"))
+
+
 # --- In a browser
 
 _BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -333,6 +365,7 @@ answer.aria = all("#species th")[4].getAttribute("aria-sort");
 document.dispatchEvent(new KeyboardEvent("keydown", { key: "g" }));
 answer.maps = all("#wrong img.map").filter((image) => getComputedStyle(image).display === "block").length;
 const form = document.querySelector("#thresholds form");
+answer.whichever = document.getElementById("at-threshold").textContent;
 form.elements.species.value = "1";
 form.elements.threshold.value = 120;
 form.dispatchEvent(new Event("input"));
@@ -377,6 +410,8 @@ def test_the_page_in_a_browser(evaluated: dict[str, Any], tmp_path: Path, width:
     called = np.array([row["probabilities"][1] >= np.float32(0.6) for row in rows])
     assert f"Precision {metrics.precision_score(own, called):.4f}" in answer["threshold"]
     assert f"recall {metrics.recall_score(own, called):.4f}" in answer["threshold"]
+    sure = [row["species"] == row["predicted_species"] for row in rows if row["confidence"] >= 0.5]
+    assert f"recall {sum(sure) / len(rows):.4f}." in answer["whichever"]
     assert answer["lines"] >= 4 and answer["maps"] == len(wrong)
 
 

@@ -176,6 +176,13 @@ BAD = {
     "a long body": (PREDICT, "x" * 200_001, 413, "expected at most 200000"),
     "10,000 images": (PREDICT, {"instances": [0] * 10_000}, 413, "10000 images in one request"),
     "pixels of another size": (PREDICT, {"instances": [[[[1, 2, 3]]]]}, 400, "not 8 x 12 pixels"),
+    "texts for pixels": (
+        PREDICT,
+        {"instances": [[["x" * 50_000, *[""] * 11]] * 2]},
+        400,
+        "not 8 x 12 pixels",
+    ),
+    "ragged pixels": (PREDICT, {"instances": [[[[1, 2, 3]], [[1, 2]]]]}, 400, "not 8 x 12 pixels"),
     "pixels beyond white": (
         PREDICT,
         {"instances": (PICTURES[:1] + np.int64(1000)).tolist()},

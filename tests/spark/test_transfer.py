@@ -27,16 +27,20 @@ def prepared(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> c
             pixels = draw.integers(0, 80, (32, 32, 3), dtype=np.uint8)
             pixels[..., number] += 120  # red, green, blue: a backbone tells them apart
             file.write_bytes(images.encode_png(pixels))
+    return dataset(spark, folder, (0.5, 0.3, 0.2))
+
+
+def dataset(spark: SparkSession, folder: Path, shares: tuple[float, ...]) -> corpus.Corpus:
     task = decoding.DecodeTask((32, 32), "stretch", images.FORMATS, 10_000, 100_000)
-    rule = corpus.SplitRule(dict(zip(schema.SPLITS, (0.5, 0.3, 0.2), strict=True)), "stratified")
-    paths = [files.qualify(str(folder / name)) for name in ("images", "corpus")]
+    rule = corpus.SplitRule(dict(zip(schema.SPLITS, shares, strict=True)), "stratified")
+    paths = [files.qualify(str(folder / name)) for name in ("images", f"corpus of {shares}")]
     return corpus.prepare(spark, *paths, task, rule)
 
 
 def test_the_head_is_trained_on_features_that_are_computed_once(
     spark: SparkSession, prepared: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fitted() -> tuple[SeedlingsModel, object]:
+    def fitted(prepared: corpus.Corpus = prepared) -> tuple[SeedlingsModel, object]:
         network = pipeline.named_network(NETWORK, prepared, "imagenet", 0)
         estimator = SeedlingsEstimator(
             loss="sparse_categorical_crossentropy",
@@ -68,3 +72,11 @@ def test_the_head_is_trained_on_features_that_are_computed_once(
     monkeypatch.setattr(SeedlingsModel, "featurizer", featurizer)
     again, _ = fitted()
     assert np.array_equal(again.get_model().layers[-1].get_weights()[0], kernel)
+    # The same pictures, of which others are held out: what is trained on is not what an earlier run was.
+    monkeypatch.undo()
+    other = dataset(spark, Path(files.local_path(prepared.path)).parent, (0.3, 0.4, 0.3))
+    assert other.fingerprint == prepared.fingerprint
+    fitted(other)
+    tables = {str(file.parent) for file in tmp_path.glob("*/*/*.parquet")}
+    held_out = [spark.read.parquet(each).where("is_validation").count() for each in tables]
+    assert sorted(held_out) == sorted(each.num_images(schema.VALIDATION) for each in (prepared, other))

@@ -3,7 +3,7 @@ const OURS = `seedlings ${self.registration.scope} `, NAME = OURS + "@fingerprin
 const FILES = @files@;
 
 self.addEventListener("install", (event) => {
-  event.waitUntil(caches.open(NAME).then((cache) => cache.addAll(FILES)).then(() => self.skipWaiting()));
+  event.waitUntil(caches.open(NAME).then((cache) => cache.addAll(FILES.map((name) => new Request(name, { cache: "reload" })))).then(() => self.skipWaiting()));
 });
 self.addEventListener("activate", (event) => {
   const old = (names) => names.filter((name) => name.startsWith(OURS) && name !== NAME);

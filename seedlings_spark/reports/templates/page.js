@@ -217,24 +217,27 @@ function drawThreshold() {
   const place = form.elements.species.value, threshold = Number(form.elements.threshold.value);
   const counts = atLeast(place === "" ? data.chosen : data.counts[place]);
   const own = counts[0].tp, others = counts[0].fp, { tp, fp } = counts[threshold];
-  const precision = share(tp, tp + fp), recall = share(tp, own), falsePositives = share(fp, others);
+  // Of the predicted species every picture has a true one to be found, and none is a negative.
+  const all = own + others, positives = place === "" ? all : own;
+  const precision = share(tp, tp + fp), recall = share(tp, positives), falsePositives = share(fp, others);
   form.elements.value.textContent = (threshold / data.bins).toFixed(3);
-  const all = own + others;
   const said = place === ""
     ? `${(tp + fp).toLocaleString("en")} of ${all.toLocaleString("en")} pictures are answered (${(100 * share(tp + fp, all)).toFixed(1)} %), of these ${tp.toLocaleString("en")} right.`
     : `${(tp + fp).toLocaleString("en")} pictures are called ${data.species[place]}, of these ${tp.toLocaleString("en")} of its ${own.toLocaleString("en")}.`;
-  byId("at-threshold").textContent = `${said} Precision ${digits(precision)}, recall ${digits(recall)}, false-positive rate ${digits(falsePositives)}.`;
+  byId("at-threshold").textContent = `${said} Precision ${digits(precision)}, recall ${digits(recall)}${place === "" ? "" : `, false-positive rate ${digits(falsePositives)}`}.`;
   const name = place === "" ? "predicted species" : data.species[place];
   const unit = { x: [0, 1], y: [0, 1] };
   const pr = byId("precision-recall"), roc = byId("roc");
   const onPr = chart(pr, { ...unit, title: "Precision", xName: "recall" });
-  line(pr, onPr(counts.map((each) => [share(each.tp, own), share(each.tp, each.tp + each.fp)])));
+  line(pr, onPr(counts.map((each) => [share(each.tp, positives), share(each.tp, each.tp + each.fp)])));
   onPr([[recall, precision]]).forEach((point) => dot(pr, point));
+  pr.setAttribute("aria-label", `Precision by recall of ${name}`);
+  roc.style.display = place === "" ? "none" : "";
+  if (place === "") return;
   const onRoc = chart(roc, { ...unit, title: "True-positive rate", xName: "false-positive rate" });
   line(roc, onRoc([[0, 0], [1, 1]]), "faint");
   line(roc, onRoc(counts.map((each) => [share(each.fp, others), share(each.tp, own)])));
   onRoc([[falsePositives, recall]]).forEach((point) => dot(roc, point));
-  pr.setAttribute("aria-label", `Precision by recall of ${name}`);
   roc.setAttribute("aria-label", `ROC curve of ${name}`);
 }
 
