@@ -6,7 +6,6 @@ long one piece of work takes.
 """
 
 import contextlib
-import select
 import socket
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 from seedlings_spark.training.wire import (
     HEARTBEAT_SECONDS,
     SILENCE_SECONDS,
+    Connection,
     Credentials,
     CutError,
     Kind,
@@ -70,17 +70,6 @@ class ParameterClient:
         """The address of this machine on the way to the server."""
         return str(self._connection.getsockname()[0])
 
-    @property
-    def is_gone(self) -> bool:
-        """Whether the server has ended the connection, as far as is known by now."""
-        try:
-            look = select.poll()
-            look.register(self._connection, select.POLLIN)
-            # By the plain socket's method: what TLS holds is not taken.
-            return bool(look.poll(0)) and not socket.socket.recv(self._connection, 1, socket.MSG_PEEK)
-        except (OSError, ValueError):
-            return True
-
     def cut_too(self, cut: Callable[[], None]) -> None:
         """What else the death of this process would end."""
         self._to_cut.append(cut)
@@ -99,6 +88,16 @@ class ParameterClient:
 
     def open(self, header: Mapping[str, Any]) -> Message:
         """Say who this worker is; returns what holds for the whole run."""
+        answer = self._introduced(header)
+        threading.Thread(target=self._beat, name="seedlings-heartbeat", daemon=True).start()
+        return answer
+
+    def introduce(self, header: Mapping[str, Any]) -> Connection:
+        """Say who this worker is, and give the connection away: this object has no more to do with it."""
+        self._introduced(header)
+        return self._connection
+
+    def _introduced(self, header: Mapping[str, Any]) -> Message:
         message = Message(Kind.OPEN, header)
 
         def say() -> Message:
@@ -112,9 +111,7 @@ class ParameterClient:
                 self._connection.close()
                 raise
 
-        answer = self._answer(message, {Kind.BEGIN}, _patiently(say))
-        threading.Thread(target=self._beat, name="seedlings-heartbeat", daemon=True).start()
-        return answer
+        return self._answer(message, {Kind.BEGIN}, _patiently(say))
 
     def ready(self) -> Message:
         """Ask for the first piece of work."""
@@ -123,17 +120,6 @@ class ParameterClient:
     def result(self, header: Mapping[str, Any], payload: Any = b"") -> Message:
         """Hand in a result; returns the next piece of work, whose payload is valid until the next call."""
         return self._ask(Message(Kind.RESULT, header, payload), {Kind.WORK, Kind.STOP})
-
-    def hand_in(self, header: Mapping[str, Any], payload: Any) -> None:
-        """Hand in a result without waiting for the answer."""
-        with self._lock:
-            send(self._connection, Message(Kind.RESULT, header, payload))
-
-    def answer(self) -> Message:
-        """The answer to what was handed in; its payload is valid until the next call."""
-        with self._lock:
-            answer = receive(self._connection, self._buffer)
-        return self._answer(Message(Kind.RESULT), {Kind.WORK}, answer)
 
     def error(self, text: str) -> None:
         """Report that this worker's own computation failed, and wait until it has been heard.
@@ -178,6 +164,26 @@ class ParameterClient:
                     send(self._connection, Message(Kind.ALIVE))
             except OSError:
                 return  # the main thread finds out at its next question
+
+
+def open_link(address: tuple[str, int], credentials: Credentials, header: Mapping[str, Any]) -> Connection:
+    """A connection to another worker, which has let this one in.
+
+    Args:
+        address: (host, port) of the other worker.
+        credentials: Credentials of the run.
+        header: Says who this worker is.
+
+    Raises:
+        RefusedError: The other one does not want it.
+        OSError: The other one is not reached.
+    """
+    client = ParameterClient(address, credentials)
+    try:
+        return client.introduce(header)
+    except BaseException:
+        client.__exit__(None, None, None)
+        raise
 
 
 def _patiently(attempt: Callable[[], _T]) -> _T:

@@ -1,41 +1,48 @@
-"""Peers: the workers' connections with each other, over which they average among themselves.
+"""Peers: the workers' links with each other, over which they average among themselves.
 
 A vector is cut into as many slices as there are workers, and each worker *owns* one. Whoever wants the mean of a step
-sends to each owner what it has for that slice, and is answered with the slice of the mean: so each link carries about
-two vectors a step, however many workers there are. The owner goes by the order of `tree`, element by element, so the
-bits are those of the mean that the master would have made.
+sends to each owner what it has for that slice, and is answered with the slice of the mean: so each machine's connection
+carries about two vectors a step, however many workers there are. The owner goes by the order of `tree`, element by
+element, so the bits are those of the mean that the master would have made.
 
-    worker                                   owner of slice j
-      open(run, generation, rank)      ->
+There is one link between two workers. The one of the higher rank opens it, with the credentials of the run, through the
+other's `server.Door`; then both say the same in turns:
+
+    open(run, generation, rank)         ->
                                        <-      begin
-      result(number, samples) + what
-        it has for slice j             ->
-                                       <-      work(number, notes of all) + slice j of the mean
+    result(number, samples, note) +
+      what it has for the other's slice <->    the same
+    work + the mean of its own slice    <->    the same
 
-An owner is a `ParameterServer` with a coordinator of its own, and a worker is a `ParameterClient` of each other one:
-the same TLS with the same credentials, the same limits, the same signs of life as between workers and master.
+One thread of a worker serves all of its links, and waits at none. So a worker among many has few threads, and takes in
+what others have made while it still computes. That the machine of another worker has gone is noticed by the system;
+that its process has stopped, by the master.
 """
 
+import json
+import os
 import queue
+import selectors
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from seedlings_spark.training.client import ParameterClient, RefusedError
-from seedlings_spark.training.server import Listener, ParameterServer, Superseded
-from seedlings_spark.training.tree import Mean, mean_of, most_nodes, nodes_within, shards_of
+from seedlings_spark.training import wire
+from seedlings_spark.training.client import RefusedError, open_link
+from seedlings_spark.training.server import Door, Listener, Superseded
+from seedlings_spark.training.tree import Mean, mean_of, nodes_within, shards_of
 from seedlings_spark.training.weights import Layout, Vector
-from seedlings_spark.training.wire import Credentials, Kind, Message, ProtocolError
+from seedlings_spark.training.wire import Connection, Credentials, Kind, Message, ProtocolError
 
-# How often, while others are waited for, it is looked whether they are there.
-_LOOK_SECONDS = 1.0
+# How long others may take to come, who are told to at about the same time.
+_COME_SECONDS = 60.0
 # (host, port).
 Address = tuple[str, int]
 
@@ -54,15 +61,11 @@ class Group:
     """The workers of a run that average among themselves.
 
     Args:
-        run: Id of the run.
-        generation: Generation of the workers.
         rank: Of this one.
         num_shards: Shards that they hold among them.
         addresses: Of all of them, by rank.
     """
 
-    run: str
-    generation: int
     rank: int
     num_shards: int
     addresses: Sequence[Address]
@@ -72,185 +75,62 @@ class Group:
         """How many they are."""
         return len(self.addresses)
 
+    @property
+    def others(self) -> list[int]:
+        """Each begins with another one, so that not all send to the same."""
+        return [(self.rank + step) % self.num_workers for step in range(1, self.num_workers)]
+
     def nodes(self, rank: int) -> list[range]:
         """Of the tree, whose vectors a worker hands in."""
         return nodes_within(shards_of(rank, self.num_workers, self.num_shards), self.num_shards)
 
-    def slice_of(self, rank: int, size: int) -> slice:
-        """What a worker owns of a vector of so many numbers."""
-        return slice_of(rank, self.num_workers, size)
-
-
-@dataclass
-class _Round:
-    """What has come in for one mean.
-
-    `known` are the means of nodes, `notes` what each worker has to say to all others, `answers` where they wait.
-    """
-
-    known: dict[range, Mean] = field(default_factory=dict)
-    notes: dict[int, Any] = field(default_factory=dict)
-    answers: list["queue.SimpleQueue[Message]"] = field(default_factory=list)
+    def slice_of(self, rank: int, vector: Vector) -> Vector:
+        """What a worker owns of a vector."""
+        return vector[slice_of(rank, self.num_workers, vector.size)]
 
 
 class Owner:
-    """Averages one slice of all workers' vectors. A `server.Coordinator`.
+    """The sums of one slice: what each worker has for it, and when all have said so, the mean.
 
     Args:
-        run: Id of the run; workers of another one are refused.
-        generation: Generation of the workers; the same holds.
+        group: The workers.
     """
 
-    def __init__(self, run: str, generation: int) -> None:
-        self._run, self._generation = run, generation
-        self._lock = threading.Lock()
-        self._group: Group | None = None
-        self._layout: Layout | None = None
-        self._waiting: dict[
-            int, queue.SimpleQueue[Message]
-        ] = {}  # those that came before this worker knew the others
-        self._entered: set[int] = set()
-        self._round, self._number = _Round(), 0
-        self._lost: str | None = None
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._nodes = [group.nodes(rank) for rank in range(group.num_workers)]
+        self._number = 0
+        self._known: dict[range, Mean] = {}
+        self._notes: dict[int, Any] = {}
 
-    @property
-    def max_payload_bytes(self) -> int:
-        """As many slices as one worker sends at once."""
-        if self._group is None or self._layout is None:
-            return 0
-        vectors = most_nodes(self._group.num_workers, self._group.num_shards)
-        return int(vectors * self._length() * np.dtype(self._layout.dtype).itemsize)
-
-    def join(self, group: Group, layout: Layout) -> None:
-        """Let those in that have come, and that will come: these are the others."""
-        with self._lock:
-            self._group, self._layout = group, layout
-            for rank, answer in self._waiting.items():
-                answer.put(self._welcome(rank))
-            self._waiting.clear()
-
-    # What the server's threads call.
-
-    def open(self, header: Mapping[str, Any]) -> tuple[object, "queue.SimpleQueue[Message]"]:
-        """Another worker says who it is."""
-        rank = header.get("rank")
-        if header.get("run") != self._run or header.get("generation") != self._generation:
-            raise Superseded("this run or attempt is over")
-        if not isinstance(rank, int) or isinstance(rank, bool):
-            raise Superseded("a message whose rank is none")
-        answer: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        with self._lock:
-            if rank in self._entered:
-                raise Superseded(f"rank {rank} is not free")
-            self._entered.add(rank)
-            if self._group is None:
-                self._waiting[rank] = answer
-            else:
-                answer.put(self._welcome(rank))
-        return rank, answer
-
-    def ready(self, ticket: object) -> "queue.SimpleQueue[Message]":
-        """There is no work to be had here."""
-        raise Superseded("an owner has no work")
-
-    def result(
-        self, ticket: object, header: Mapping[str, Any], payload: memoryview
-    ) -> "queue.SimpleQueue[Message]":
-        """Another worker hands in what it has for this slice."""
-        if not isinstance(ticket, int) or self._layout is None:
-            raise Superseded("a worker that has no place here")
-        try:
-            if len(payload) % np.dtype(self._layout.dtype).itemsize:
-                raise Superseded(f"a vector of {len(payload)} bytes")
-            return self.hand_in(ticket, header, np.frombuffer(payload, self._layout.dtype))
-        except Superseded as why:
-            self.lost(ticket, str(why))  # the others wait for what will not come
-            raise
-
-    def error(self, ticket: object, text: str) -> None:
-        """The other worker's own computation failed: it tells the master."""
-        self.lost(ticket, "its computation failed")
-
-    def stop(self) -> None:
-        """The master tells when there is no more work."""
-
-    def lost(self, ticket: object, why: str) -> None:
-        """The connection to another worker ended: no mean can be had any more."""
-        with self._lock:
-            if not isinstance(ticket, int):
-                return
-            if self._group is None:  # it may come again
-                self._entered.discard(ticket)
-                self._waiting.pop(ticket, None)
-                return
-            self._lost = self._lost or between(self._group, ticket, why)
-            for answer in self._round.answers:
-                answer.put(Message(Kind.REFUSED, {"text": self._lost}))
-            self._round = _Round()
-
-    # What this worker calls.
-
-    def hand_in(self, rank: int, header: Mapping[str, Any], flat: Vector) -> "queue.SimpleQueue[Message]":
-        """What a worker has for this slice: one vector for each of its nodes, one after the other.
+    def hand_in(self, rank: int, header: Mapping[str, Any], flat: Vector) -> tuple[Mean, list[Any]] | None:
+        """What a worker has for this slice.
 
         Args:
             rank: Rank of the worker.
-            header: `number` of the step, `samples` of each node, and `note`, which goes to all.
-            flat: It must not be changed until the answer has been put.
+            header: `number` of the mean, `samples` of each node, and `note`, which is for all.
+            flat: One vector for each of its nodes, one after the other. It must not be changed until the mean is there.
+
+        Returns:
+            The mean and the notes of all, by rank; None while others are waited for.
 
         Raises:
-            Superseded: It is not for the step that is at hand.
+            ProtocolError: It is not for the mean that is at hand.
         """
-        answer: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        with self._lock:
-            group = self._group
-            if group is None or self._layout is None:
-                raise Superseded("a worker that has no place here")
-            if self._lost is not None:
-                answer.put(Message(Kind.REFUSED, {"text": self._lost}))
-                return answer
-            nodes, size = group.nodes(rank), self._length()
-            samples, number = header.get("samples"), header.get("number")
-            if number != self._number or rank in self._round.notes or flat.size != len(nodes) * size:
-                raise Superseded(
-                    f"{flat.size} numbers for mean {number!r}, expected {len(nodes) * size} for {self._number}"
-                )
-            if (
-                not isinstance(samples, list)
-                or len(samples) != len(nodes)
-                or not all(map(_is_count, samples))
-            ):
-                raise Superseded("a message whose samples are none")
-            for node, vector, count in zip(nodes, flat.reshape(len(nodes), size), samples, strict=True):
-                self._round.known[node] = Mean(vector, count)
-            self._round.notes[rank] = header.get("note")
-            self._round.answers.append(answer)
-            if len(self._round.notes) == group.num_workers:
-                self._answer(group)
-        return answer
-
-    def _answer(self, group: Group) -> None:
-        """All have handed in: the mean of this slice is sent to all."""
-        mean = mean_of(range(group.num_shards), self._round.known.get)
-        notes = [self._round.notes[rank] for rank in range(group.num_workers)]
-        header = {"number": self._number, "samples": mean.samples, "notes": notes}
-        # A mean that is one worker's own lies in the buffer of its connection, which the next vector comes into.
-        is_own = any(mean.vector is one.vector for one in self._round.known.values())
-        message = Message(Kind.WORK, header, np.array(mean.vector) if is_own else mean.vector)
-        for answer in self._round.answers:
-            answer.put(message)
-        self._round, self._number = _Round(), self._number + 1
-
-    def _welcome(self, rank: int) -> Message:
-        if self._group is None or not 0 <= rank < self._group.num_workers or rank == self._group.rank:
-            return Message(Kind.REFUSED, {"text": f"rank {rank} is none of this run's others"})
-        return Message(Kind.BEGIN)
-
-    def _length(self) -> int:
-        if self._group is None or self._layout is None:
-            raise RuntimeError("a slice of an unknown vector")
-        mine = self._group.slice_of(self._group.rank, self._layout.size)
-        return int(mine.stop - mine.start)
+        nodes, samples, number = self._nodes[rank], header.get("samples"), header.get("number")
+        if number != self._number or rank in self._notes:
+            raise ProtocolError(f"a part of mean {number!r}, expected {self._number}")
+        if not isinstance(samples, list) or len(samples) != len(nodes) or not all(map(_is_count, samples)):
+            raise ProtocolError("a message whose samples are none")
+        for node, vector, count in zip(nodes, flat.reshape(len(nodes), -1), samples, strict=True):
+            self._known[node] = Mean(vector, count)
+        self._notes[rank] = header.get("note")
+        if len(self._notes) < self._group.num_workers:
+            return None
+        mean = mean_of(range(self._group.num_shards), self._known.get)
+        notes = [self._notes[each] for each in range(self._group.num_workers)]
+        self._known, self._notes, self._number = {}, {}, self._number + 1
+        return mean, notes
 
 
 class Peers:
@@ -266,37 +146,40 @@ class Peers:
     def __init__(
         self, listener: Listener, credentials: Credentials, attempt: tuple[str, int], rank: int
     ) -> None:
-        self._attempt, self._rank = attempt, rank
-        self._owner = Owner(*attempt)
-        self._credentials = credentials
+        self._attempt, self._rank, self._credentials = attempt, rank, credentials
         self.address: Address = str(listener.socket.getsockname()[0]), listener.port
-        self._server = ParameterServer(self._owner, listener, credentials)
-        self._stack = ExitStack()
-        self._sender = ThreadPoolExecutor(1, "seedlings-sender")
+        self._door = Door(listener, credentials, self._let_in)
+        self._condition = threading.Condition()
+        self._came: dict[int, Connection] = {}
+        self._are_all_here = self._is_over = False
         self._group: Group | None = None
-        self._layout = Layout((), "float32")
-        self._clients: dict[int, ParameterClient] = {}
-        self._mean: Vector = np.zeros(0)
+        self._links: _Links | None = None
         self._number, self._waited = 0, 0.0
 
     def __enter__(self) -> "Peers":
-        self._stack.callback(self._sender.shutdown, wait=False, cancel_futures=True)
-        self._stack.enter_context(self._server)
+        self._door.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        self.cut()
+        if self._links is not None:
+            self._links.join()
+        for connection in self._came.values():
+            connection.close()
 
     def cut(self) -> None:
-        """End all connections under whatever waits at them, as the death of this process would."""
-        for client in list(self._clients.values()):
-            client.cut()
-        self._server.__exit__(None, None, None)
+        """End all links under whoever waits for what they bring, as the death of this process would."""
+        self._door.__exit__(None, None, None)
+        with self._condition:
+            self._is_over = True
+            self._condition.notify_all()
+        if self._links is not None:
+            self._links.close()
 
     def join(self, addresses: Sequence[Sequence[Any]], num_shards: int, layout: Layout) -> None:
-        """Connect with all others; nothing happens if that has been done.
+        """Open the links with all others; nothing happens if that has been done.
 
         Args:
             addresses: Of all workers, by rank.
@@ -304,23 +187,27 @@ class Peers:
             layout: Of the vectors that are averaged.
 
         Raises:
-            LostPeerError: One of them cannot be reached.
+            LostPeerError: One of them cannot be reached, or does not come.
         """
         if self._group is not None:
             return
-        group = Group(
-            *self._attempt, self._rank, num_shards, [(str(host), int(port)) for host, port in addresses]
-        )
-        self._group, self._layout = group, layout
-        self._mean = np.empty(layout.size, layout.dtype)
-        self._owner.join(group, layout)
-        opened = {"run": group.run, "generation": group.generation, "rank": group.rank}
-        for rank in self._others(group):
-            with _named(group, rank):
-                client = ParameterClient(group.addresses[rank], self._credentials)
-                self._clients[rank] = self._stack.enter_context(client)
-                client.open(opened)
-                client.expect(_slice(group, rank, self._mean).nbytes)
+        group = Group(self._rank, num_shards, [(str(host), int(port)) for host, port in addresses])
+        self._group = group
+        opened = {"run": self._attempt[0], "generation": self._attempt[1], "rank": self._rank}
+        connections: dict[int, Connection] = {}
+        try:
+            for rank in range(self._rank):
+                with _named(group, rank):
+                    connections[rank] = open_link(group.addresses[rank], self._credentials, opened)
+            connections |= self._comers(group)
+        except BaseException:
+            for connection in connections.values():
+                connection.close()
+            raise
+        self._door.__exit__(None, None, None)  # all are here
+        self._links = _Links(group, layout, connections)
+        if self._is_over:
+            self._links.close()
 
     def mean(self, nodes: Sequence[Mean], note: Any = None) -> tuple[Vector, list[Any]]:
         """The mean of all workers' vectors.
@@ -335,70 +222,261 @@ class Peers:
         Raises:
             LostPeerError: A worker has gone.
         """
-        group = self._group
-        if group is None:
+        if self._links is None:
             raise RuntimeError("a mean among workers that do not know each other")
         started = time.perf_counter()
         header = {"number": self._number, "samples": [node.samples for node in nodes], "note": note}
         self._number += 1
-
-        def part(rank: int) -> Vector:
-            parts = [_slice(group, rank, node.vector) for node in nodes]
-            return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-        def hand_in(rank: int) -> None:
-            with _named(group, rank):
-                self._clients[rank].hand_in(header, part(rank))
-
-        own = self._owner.hand_in(group.rank, header, part(group.rank))
-        # Each begins with another one, so that not all send to the same; and takes answers while it still sends, so
-        # that nobody waits long for it to read.
-        sent = {rank: self._sender.submit(hand_in, rank) for rank in self._others(group)}
-        message = self._own(own)
-        _slice(group, group.rank, self._mean)[:] = message.payload
-        for rank, is_sent in sent.items():
-            is_sent.result()
-            with _named(group, rank):
-                found = np.frombuffer(self._clients[rank].answer().payload, self._layout.dtype)
-                _slice(group, rank, self._mean)[:] = found
-        if not message.header["samples"]:
+        vector, samples, notes = self._links.mean(header, [node.vector for node in nodes])
+        if not samples:
             raise ValueError("a mean over no samples")
         self._waited += time.perf_counter() - started
-        return self._mean, message.header["notes"]
+        return vector, notes
 
     def own(self, vector: Vector) -> Vector:
         """Of a vector that all workers have alike, the slice that this one is to hand in."""
         if self._group is None:
             raise RuntimeError("a slice among workers that do not know each other")
-        return _slice(self._group, self._rank, vector)
+        return self._group.slice_of(self._rank, vector)
 
     def waited(self) -> float:
         """Seconds in which a mean was waited for, since this was asked the last time."""
         waited, self._waited = self._waited, 0.0
         return waited
 
-    def _own(self, answer: "queue.SimpleQueue[Message]") -> Message:
-        """The slice of the mean that is this worker's, once all have handed in.
+    def _let_in(self, connection: Connection, opened: Mapping[str, Any]) -> bool:
+        """Another worker says who it is. It may come again for as long as not all are here."""
+        rank = opened.get("rank")
+        if (opened.get("run"), opened.get("generation")) != self._attempt:
+            raise Superseded("this run or attempt is over")
+        if not isinstance(rank, int) or isinstance(rank, bool) or rank <= self._rank:
+            raise Superseded(f"rank {rank!r} does not come to rank {self._rank}")
+        wire.send(connection, Message(Kind.BEGIN))
+        with self._condition:
+            if self._is_over or self._are_all_here:
+                return False
+            before = self._came.get(rank)
+            self._came[rank] = connection
+            self._condition.notify_all()
+        if before is not None:
+            before.close()
+        return True
 
-        One that has gone before it ever came here is seen at the other connection with it only.
+    def _comers(self, group: Group) -> dict[int, Connection]:
+        """The connections of those of higher rank, when all of them have come."""
+        expected = range(group.rank + 1, group.num_workers)
+        with self._condition:
+            self._condition.wait_for(
+                lambda: self._is_over or self._came.keys() >= set(expected), _COME_SECONDS
+            )
+            missing = [rank for rank in expected if rank not in self._came]
+            if missing:
+                raise LostPeerError(between(group, missing[0], f"it has not come in {_COME_SECONDS:.0f} s"))
+            self._are_all_here = True
+            return {rank: self._came[rank] for rank in expected}
+
+
+class _Links:
+    """All links of a worker, and the thread that serves them.
+
+    It is closed for good as soon as one of them breaks: then no mean can be had any more, and the others notice.
+
+    Args:
+        group: The workers.
+        layout: Of the vectors that are averaged.
+        connections: With each other worker.
+    """
+
+    def __init__(self, group: Group, layout: Layout, connections: Mapping[int, Connection]) -> None:
+        self._group, self._owner = group, Owner(group)
+        self._mean: Vector = np.empty(layout.size, layout.dtype)
+        self._own = group.slice_of(group.rank, self._mean)
+        self._links = {
+            rank: _Link(
+                rank,
+                connections[rank],
+                np.empty(len(group.nodes(rank)) * self._own.size, layout.dtype),
+                group.slice_of(rank, self._mean),
+            )
+            for rank in group.others
+        }
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._bell, selectors.EVENT_READ)
+        for link in self._links.values():
+            self._selector.register(link.connection, selectors.EVENT_READ, link)
+        self._given: tuple[Mapping[str, Any], Sequence[Vector]] | None = None
+        self._answers: queue.SimpleQueue[tuple[int, list[Any]] | Exception] = queue.SimpleQueue()
+        # Of the mean at hand: samples and notes when this worker's slice is done, and how many others' slices are here.
+        self._done: tuple[int, list[Any]] | None = None
+        self._num_slices = 0
+        self._is_closing = False
+        self._lock = threading.Lock()  # of the bell
+        self._thread = threading.Thread(target=self._serve, name="seedlings-links", daemon=True)
+        self._thread.start()
+
+    def mean(self, header: Mapping[str, Any], vectors: Sequence[Vector]) -> tuple[Vector, int, list[Any]]:
+        """The mean of all workers' vectors, valid until the next call; its samples, and the notes of all."""
+        self._given = header, vectors
+        self._ring()
+        found = self._answers.get()
+        if isinstance(found, Exception):
+            self._answers.put(found)  # for whoever asks again
+            raise found
+        return self._mean, *found
+
+    def close(self) -> None:
+        """End all links soon."""
+        self._is_closing = True
+        self._ring()
+
+    def join(self) -> None:
+        """Wait until they have ended."""
+        self._thread.join()
+
+    def _ring(self) -> None:
+        with self._lock:
+            if self._bell >= 0:
+                os.eventfd_write(self._bell, 1)
+
+    # In the thread.
+
+    def _serve(self) -> None:
+        failure: Exception = LostPeerError("this worker has ended its links with the others")
+        try:
+            while not self._is_closing:
+                for key, events in self._selector.select():
+                    if key.data is None:
+                        os.eventfd_read(self._bell)
+                        self._hand_in()
+                    else:
+                        self._attend(key.data, events)
+        except Exception as error:
+            failure = error
+        finally:
+            for link in self._links.values():
+                link.connection.close()
+            self._selector.close()
+            with self._lock:
+                os.close(self._bell)
+                self._bell = -1
+            self._answers.put(failure)
+
+    def _hand_in(self) -> None:
+        """This worker has vectors for all."""
+        if self._given is None:
+            return
+        (header, vectors), self._given = self._given, None
+        encoded = json.dumps(header).encode()
+        for rank, link in self._links.items():
+            link.give(wire.outgoing(Kind.RESULT, encoded, self._part(rank, vectors)))
+            self._send(link)
+        self._take_part(self._group.rank, header, self._part(self._group.rank, vectors))
+
+    def _part(self, rank: int, vectors: Sequence[Vector]) -> Vector:
+        parts = [self._group.slice_of(rank, vector) for vector in vectors]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _attend(self, link: "_Link", events: int) -> None:
+        with _named(self._group, link.rank):
+            if events & selectors.EVENT_READ:
+                for message in link.received():
+                    if message.kind == Kind.RESULT:
+                        self._take_part(link.rank, message.header, link.part)
+                    else:
+                        self._num_slices += 1
+                        self._answer()
+            if events & selectors.EVENT_WRITE:
+                self._send(link)
+
+    def _take_part(self, rank: int, header: Mapping[str, Any], part: Vector) -> None:
+        found = self._owner.hand_in(rank, header, part)
+        if found is None:
+            return
+        mean, notes = found
+        self._own[:] = mean.vector
+        views = wire.outgoing(Kind.WORK, b"", self._own)
+        for link in self._links.values():
+            link.give(views)
+            self._send(link)
+        self._done = mean.samples, notes
+        self._answer()
+
+    def _send(self, link: "_Link") -> None:
+        with _named(self._group, link.rank):
+            was_waiting = link.is_waiting
+            link.send()
+        if link.is_waiting != was_waiting:
+            writes = selectors.EVENT_WRITE if link.is_waiting else 0
+            self._selector.modify(link.connection, selectors.EVENT_READ | writes, link)
+
+    def _answer(self) -> None:
+        if self._done is not None and self._num_slices == len(self._links):
+            done, self._done, self._num_slices = self._done, None, 0
+            self._answers.put(done)
+
+
+class _Link:
+    """The connection with one other worker, which says in turns what it has for this one's slice, and its own mean.
+
+    Args:
+        rank: Of the other one.
+        connection: With it.
+        part: Takes what it has for this worker's slice.
+        mean: Takes the mean of its own slice.
+    """
+
+    def __init__(self, rank: int, connection: Connection, part: Vector, mean: Vector) -> None:
+        self.rank, self.connection, self.part = rank, connection, part
+        wire.side_by_side(connection)
+        self._leaving: deque[memoryview] = deque()
+        self.is_waiting = False  # for the network to take more
+        self._turns = cycle([(Kind.RESULT, _bytes(part)), (Kind.WORK, _bytes(mean))])
+        self._expected, self._room = next(self._turns)
+        self._coming = wire.incoming(self._room)
+        self._view = next(self._coming)
+
+    def give(self, views: Sequence[memoryview]) -> None:
+        """What is to be sent next; it must not be changed until it has been."""
+        self._leaving.extend(views)
+
+    def send(self) -> None:
+        """Send as much as the network takes."""
+        while self._leaving:
+            count = wire.give(self.connection, self._leaving[0])
+            if not count:
+                break
+            self._leaving[0] = self._leaving[0][count:]
+            if not len(self._leaving[0]):
+                self._leaving.popleft()
+        self.is_waiting = bool(self._leaving)
+
+    def received(self) -> Iterator[Message]:
+        """The messages that have come whole.
+
+        Raises:
+            ProtocolError: Something else has come.
         """
-        message = None
-        while message is None:
+        while True:
+            while len(self._view):
+                count = wire.take(self.connection, self._view)
+                if not count:
+                    return
+                self._view = self._view[count:]
             try:
-                message = answer.get(timeout=_LOOK_SECONDS)
-            except queue.Empty:
-                self._look()
-        if message.kind == Kind.REFUSED:
-            raise LostPeerError(message.header["text"])
-        return message
-
-    def _look(self) -> None:
-        for rank, client in self._clients.items():
-            if client.is_gone and self._group is not None:
-                raise LostPeerError(between(self._group, rank, "it has ended the connection"))
-
-    def _others(self, group: Group) -> list[int]:
-        return [(group.rank + step) % group.num_workers for step in range(1, group.num_workers)]
+                self._view = next(self._coming)
+            except StopIteration as done:
+                message: Message = done.value
+            else:
+                continue
+            if message.kind != self._expected or len(message.payload) != len(self._room):
+                raise ProtocolError(f"{message.kind.name} of {len(message.payload)} bytes from a worker")
+            self._expected, self._room = next(self._turns)
+            self._coming = wire.incoming(self._room)
+            self._view = next(self._coming)
+            yield message
+            if not wire.holds_more(self.connection):
+                return
 
 
 class _named:  # noqa: N801 - a context manager
@@ -413,9 +491,9 @@ class _named:  # noqa: N801 - a context manager
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, RefusedError):
-            raise LostPeerError(str(error)) from error
-        if isinstance(error, OSError | ProtocolError):
+        if isinstance(error, LostPeerError):
+            return
+        if isinstance(error, RefusedError | OSError | ProtocolError):
             raise LostPeerError(between(self._group, self._rank, str(error))) from error
 
 
@@ -426,14 +504,12 @@ def between(group: Group, rank: int, why: str) -> str:
 
 
 def _at(group: Group, rank: int) -> str:
-    if not 0 <= rank < group.num_workers:
-        return "an unknown address"
     host, port = group.addresses[rank]
     return f"{host}:{port}"
 
 
-def _slice(group: Group, rank: int, vector: Vector) -> Vector:
-    return vector[group.slice_of(rank, vector.size)]
+def _bytes(vector: Vector) -> memoryview:
+    return vector.data.cast("B") if vector.size else memoryview(bytearray())
 
 
 def _is_count(value: object) -> bool:

@@ -9,10 +9,9 @@ import contextlib
 import logging
 import queue
 import socket
-import ssl
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
@@ -114,53 +113,53 @@ class Listener:
         self.socket.close()
 
 
-class ParameterServer:
-    """Accepts workers' connections and passes their messages to a coordinator; a context manager.
+class Door:
+    """Lets those in who have the run's credentials and say who they are; a context manager.
 
     Args:
-        coordinator: Coordinator of the training mode.
-        listener: Where workers come to. It is closed with the server.
+        listener: Where they come to. It is closed with the door.
         credentials: Credentials of the run.
+        enter: Called with each connection, and with the header of its first message, in a thread of its own. Returns
+            whether the connection is to stay open after that; it is then the business of whoever has taken it. May
+            raise `Superseded`, whose text the other side is told.
     """
 
-    def __init__(self, coordinator: Coordinator, listener: Listener, credentials: Credentials) -> None:
-        self._coordinator = coordinator
-        self._listener = listener
+    def __init__(
+        self,
+        listener: Listener,
+        credentials: Credentials,
+        enter: Callable[[socket.socket, Mapping[str, Any]], bool],
+    ) -> None:
+        self._listener, self._enter = listener, enter
         self._credentials, self._context = credentials, credentials.context(server=True)
-        self._connections: set[socket.socket] = set()
         self._strangers: dict[_Stranger, None] = {}  # the oldest first
         self._refusals = _Refusals()
         self._lock = threading.Lock()
-        self._stopping = False
+        self.is_closed = False
 
-    def __enter__(self) -> "ParameterServer":
+    def __enter__(self) -> "Door":
         threading.Thread(target=self._accept, name="seedlings-accept", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stopping = True
+        self.is_closed = True
         self._listener.close()
         with self._lock:
-            for connection in [*self._connections, *(stranger.connection for stranger in self._strangers)]:
-                _cut(connection)
-
-    @property
-    def port(self) -> int:
-        """The port it listens on."""
-        return self._listener.port
+            for stranger in self._strangers:
+                _cut(stranger.connection)
 
     def _accept(self) -> None:
-        """Accept connections until the server is closed; nothing else ends this."""
-        while not self._stopping:
+        """Accept connections until the door is closed; nothing else ends this."""
+        while not self.is_closed:
             self._end_strangers()
             try:
                 raw, peer = self._listener.socket.accept()
             except TimeoutError:
                 continue
             except OSError as error:
-                if self._stopping:
+                if self.is_closed:
                     return
                 # No descriptor is left (EMFILE), or the peer has gone already.
                 self._refusals.log("?", error)
@@ -171,7 +170,7 @@ class ParameterServer:
             with self._lock:
                 self._strangers[stranger] = None
             thread = threading.Thread(
-                target=self._serve, args=(stranger, peer), name=f"seedlings-{peer}", daemon=True
+                target=self._admit, args=(stranger, peer), name=f"seedlings-{peer}", daemon=True
             )
             try:
                 thread.start()
@@ -203,9 +202,9 @@ class ParameterServer:
         with self._lock:
             return self._strangers.pop(stranger, self) is None
 
-    def _serve(self, stranger: "_Stranger", peer: Any) -> None:
+    def _admit(self, stranger: "_Stranger", peer: Any) -> None:
         raw = connection = stranger.connection
-        ticket: object = None
+        stays = False
         try:
             raw.settimeout(_OPEN_SECONDS)
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -213,34 +212,74 @@ class ParameterServer:
             first = receive(connection, b"")  # type: ignore[arg-type]  # no payload is accepted here
             if first.kind != Kind.OPEN:
                 raise ProtocolError(f"{first.kind.name} as the first message, expected OPEN")
-            # Before the coordinator hears of it: nobody who has a place is ever ended as a stranger.
+            # Before anybody hears of it: nobody who has a place is ever ended as a stranger.
             if not self._is_known(stranger):
                 raise ConnectionError("others came after it, before it had said who it is")
+            stays = self._enter(connection, first.header)
+        except Superseded as why:
+            with contextlib.suppress(OSError):
+                send(connection, Message(Kind.REFUSED, {"text": str(why)}))
+        except (OSError, ProtocolError) as error:
+            if not self.is_closed:
+                self._refusals.log(peer, error)
+        finally:
+            self._is_known(stranger)
+            if not stays:
+                connection.close()
+                stranger.connection.close()
+
+
+class ParameterServer:
+    """Passes workers' messages to a coordinator; a context manager.
+
+    Args:
+        coordinator: Coordinator of the training mode.
+        listener: Where workers come to. It is closed with the server.
+        credentials: Credentials of the run.
+    """
+
+    def __init__(self, coordinator: Coordinator, listener: Listener, credentials: Credentials) -> None:
+        self._coordinator = coordinator
+        self.port = listener.port
+        self._door = Door(listener, credentials, self._serve)
+        self._connections: set[socket.socket] = set()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "ParameterServer":
+        self._door.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._door.__exit__(kind, error, trace)
+        with self._lock:
+            for connection in self._connections:
+                _cut(connection)
+
+    def _serve(self, connection: socket.socket, opened: Mapping[str, Any]) -> bool:
+        """All that a worker says, until its connection is over."""
+        with self._lock:
+            self._connections.add(connection)
+        try:
+            if not self._door.is_closed:
+                self._listen(connection, opened)
+        finally:
             with self._lock:
-                self._connections.add(connection)
-            ticket, answer = self._coordinator.open(first.header)
+                self._connections.discard(connection)
+        return False
+
+    def _listen(self, connection: socket.socket, opened: Mapping[str, Any]) -> None:
+        ticket, answer = self._coordinator.open(opened)
+        try:
             connection.settimeout(SILENCE_SECONDS)
             self._answer(connection, answer)
             self._converse(connection, ticket)
-            ticket = None
-        except Superseded as why:
-            ticket = None
-            with contextlib.suppress(OSError):
-                send(connection, Message(Kind.REFUSED, {"text": str(why)}))
-        except (OSError, ProtocolError, ssl.SSLError) as error:
-            if not self._stopping:
-                if ticket is None:
-                    self._refusals.log(peer, error)
-                else:
-                    self._coordinator.lost(ticket, str(error))
-                    with contextlib.suppress(OSError):
-                        send(connection, Message(Kind.REFUSED, {"text": str(error)}))
-        finally:
-            self._is_known(stranger)
-            with self._lock:
-                self._connections.discard(connection)
-            connection.close()
-            stranger.connection.close()
+        except (OSError, ProtocolError) as error:
+            if not self._door.is_closed:
+                self._coordinator.lost(ticket, str(error))
+                with contextlib.suppress(OSError):
+                    send(connection, Message(Kind.REFUSED, {"text": str(error)}))
 
     def _converse(self, connection: socket.socket, ticket: object) -> None:
         """Pass on what a worker says until it is done: told to stop, or failed in its own computation."""
@@ -266,7 +305,7 @@ class ParameterServer:
             try:
                 message = answer.get(timeout=HEARTBEAT_SECONDS)
             except queue.Empty:
-                if self._stopping:
+                if self._door.is_closed:
                     raise ConnectionError("the server is stopping") from None
                 send(connection, Message(Kind.ALIVE))
                 continue

@@ -18,7 +18,7 @@ import os
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,8 +37,11 @@ SILENCE_SECONDS = 60.0
 # A time-out of Python's sockets is for all that one call sends. So that it is one for silence, and a payload may take
 # as long as bytes flow, no call sends more than this: a peer that takes 4 kB/s counts as alive.
 _PIECE_BYTES = 256 * 1024
+# A payload up to this travels behind its header in one piece: a copy of it costs less than one more record of TLS.
+_SHORT_BYTES = 64 * 1024
 
 
+Connection = socket.socket
 # What a side sees of a connection that was cut, and of a peer that has other credentials.
 CutError = (ConnectionError, ssl.SSLError)
 StrangeCertificateError = ssl.SSLCertVerificationError
@@ -175,10 +178,25 @@ def secured(
 def send(connection: socket.socket, message: Message) -> None:
     """Send one message."""
     header = json.dumps(message.header).encode() if message.header else b""
-    payload = memoryview(message.payload).cast("B")
-    connection.sendall(_FRAME.pack(_MAGIC, message.kind, len(header), len(payload)) + header)
-    for start in range(0, len(payload), _PIECE_BYTES):
-        connection.sendall(payload[start : start + _PIECE_BYTES])
+    for view in outgoing(message.kind, header, message.payload):
+        for start in range(0, len(view), _PIECE_BYTES):
+            connection.sendall(view[start : start + _PIECE_BYTES])
+
+
+def outgoing(kind: Kind, header: bytes, payload: Any) -> list[memoryview]:
+    """The bytes of one message, in their order.
+
+    Args:
+        kind: What it is.
+        header: As JSON.
+        payload: Bytes of a vector, or nothing.
+    """
+    vector = memoryview(payload)
+    vector = vector.cast("B") if vector.nbytes else memoryview(b"")
+    start = _FRAME.pack(_MAGIC, kind, len(header), len(vector)) + header
+    if len(vector) <= _SHORT_BYTES:
+        return [memoryview(b"".join((start, vector)))]
+    return [memoryview(start), vector]
 
 
 def receive(connection: socket.socket, buffer: bytearray | memoryview) -> Message:
@@ -196,8 +214,28 @@ def receive(connection: socket.socket, buffer: bytearray | memoryview) -> Messag
         ConnectionError: The other side has closed.
         OSError: Time-out and other failures of the network.
     """
+    coming = incoming(buffer)
+    while True:
+        try:
+            view = next(coming)
+        except StopIteration as done:
+            message: Message = done.value
+            return message
+        while len(view):
+            view = view[_received(connection, view) :]
+
+
+def incoming(buffer: bytearray | memoryview) -> Generator[memoryview, None, Message]:
+    """One message, from views that are to be filled one after the other.
+
+    Args:
+        buffer: As for `receive`.
+
+    Raises:
+        ProtocolError: As `receive`.
+    """
     start = bytearray(_FRAME.size)
-    _fill(connection, memoryview(start))
+    yield memoryview(start)
     magic, kind, header_length, payload_length = _FRAME.unpack(start)
     if magic != _MAGIC:
         raise ProtocolError(f"a frame that begins with {bytes(magic)!r}, expected {_MAGIC!r}")
@@ -206,9 +244,9 @@ def receive(connection: socket.socket, buffer: bytearray | memoryview) -> Messag
     if payload_length > len(buffer):
         raise ProtocolError(f"a payload of {payload_length} bytes, at most {len(buffer)} are accepted")
     raw = bytearray(header_length)
-    _fill(connection, memoryview(raw))
+    yield memoryview(raw)
     payload = memoryview(buffer)[:payload_length]
-    _fill(connection, payload)
+    yield payload
     try:
         header = json.loads(raw) if raw else {}
         known = Kind(kind)
@@ -219,9 +257,53 @@ def receive(connection: socket.socket, buffer: bytearray | memoryview) -> Messag
     return Message(known, header, payload)
 
 
-def _fill(connection: socket.socket, view: memoryview) -> None:
-    while len(view):
-        count = connection.recv_into(view)
-        if count == 0:
-            raise ConnectionError("the other side closed the connection")
-        view = view[count:]
+# Of connections that one thread serves side by side: each gives and takes what it can without waiting.
+
+
+def side_by_side(connection: socket.socket) -> None:
+    """Let a connection never wait, and its system notice when the machine at the other end has gone."""
+    connection.setblocking(False)
+    beat = int(HEARTBEAT_SECONDS)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, beat),
+        (socket.TCP_KEEPINTVL, beat),
+        (socket.TCP_KEEPCNT, int(SILENCE_SECONDS / HEARTBEAT_SECONDS) - 1),
+        (socket.TCP_USER_TIMEOUT, int(SILENCE_SECONDS * 1000)),
+    ):
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def give(connection: socket.socket, view: memoryview) -> int:
+    """Send the first bytes of a view; how many, 0 for now if the network takes none."""
+    try:
+        return connection.send(view[:_PIECE_BYTES])
+    except _LATER:
+        return 0
+
+
+def take(connection: socket.socket, view: memoryview) -> int:
+    """Fill the first bytes of a view; how many, 0 for now if none have come.
+
+    Raises:
+        ConnectionError: The other side has closed.
+    """
+    try:
+        return _received(connection, view)
+    except _LATER:
+        return 0
+
+
+def holds_more(connection: socket.socket) -> bool:
+    """Whether bytes have been received that no look at the network shows; of one without TLS it is not asked."""
+    return not isinstance(connection, ssl.SSLSocket) or connection.pending() > 0
+
+
+_LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+def _received(connection: socket.socket, view: memoryview) -> int:
+    count = connection.recv_into(view)
+    if count == 0:
+        raise ConnectionError("the other side closed the connection")
+    return count

@@ -1,6 +1,7 @@
 """The wire, the server and the client over loopback, and what somebody without the credentials can do: nothing."""
 
 import contextlib
+import json
 import queue
 import socket
 import ssl
@@ -21,8 +22,8 @@ from seedlings_spark.errors import ClusterError
 from seedlings_spark.training import client as client_module
 from seedlings_spark.training import peers as peers_module
 from seedlings_spark.training import server as server_module
-from seedlings_spark.training.client import ParameterClient, RefusedError
-from seedlings_spark.training.peers import Group, LostPeerError, Owner, Peers
+from seedlings_spark.training.client import ParameterClient, RefusedError, open_link
+from seedlings_spark.training.peers import LostPeerError, Peers
 from seedlings_spark.training.server import Listener, ParameterServer, Superseded
 from seedlings_spark.training.tree import Mean
 from seedlings_spark.training.weights import Layout
@@ -32,6 +33,7 @@ from seedlings_spark.training.wire import (
     Kind,
     Message,
     ProtocolError,
+    outgoing,
     receive,
     secured,
     send,
@@ -53,6 +55,7 @@ class Echo:
         self.lost_workers: list[str] = []
         self.errors: list[str] = []
         self.held: queue.SimpleQueue[Message] | None = None
+        self.port = 0
 
     def open(self, header: Any) -> tuple[object, "queue.SimpleQueue[Message]"]:
         if header.get("run") != "this":
@@ -91,26 +94,32 @@ class Echo:
         _still_serves(address)
 
 
-class OneOfTwo(Owner):
+LAYOUT = Layout(((4,),), "float32")
+
+
+class OneOfTwo(Peers):
     """What other workers come to: worker 0 of 2, each of whom has a vector of four numbers."""
 
-    def __init__(self) -> None:
-        super().__init__("this", 0)
+    def __init__(self, listener: Listener) -> None:
+        super().__init__(listener, CREDENTIALS, ("this", 0), 0)
+        self.port = listener.port
         self.opened: list[Any] = []
-        self.join(Group("this", 0, 0, 2, [("127.0.0.1", 1), ("127.0.0.1", 2)]), Layout(((4,),), "float32"))
 
-    def open(self, header: Any) -> tuple[object, "queue.SimpleQueue[Message]"]:
-        found = super().open(header)
-        self.opened.append(header)
-        return found
+    def _let_in(self, connection: socket.socket, opened: Any) -> bool:
+        stays = super()._let_in(connection, opened)
+        self.opened.append(opened)
+        return stays
 
     def still_serves(self, address: tuple[str, int]) -> None:
-        with _worker(address) as client:
-            header = {"number": 0, "samples": [1]}
-            client.hand_in(header, np.float32([1, 2]))
-            own = self.hand_in(0, header, np.float32([3, 6]))
-            assert np.frombuffer(client.answer().payload, np.float32).tolist() == [2, 4]
-            assert own.get().kind == Kind.WORK
+        with Peers(Listener("127.0.0.1"), CREDENTIALS, ("this", 0), 1) as other:
+
+            def mean(peers: Peers, numbers: list[float]) -> list[float]:
+                peers.join([address, other.address], 2, LAYOUT)
+                return peers.mean([Mean(np.float32(numbers), 1)])[0].tolist()
+
+            with ThreadPoolExecutor(2) as pool:
+                found = pool.map(mean, (self, other), ([1, 2, 3, 4], [3, 6, 9, 12]))
+                assert list(found) == [[2, 4, 6, 8]] * 2
 
 
 CREDENTIALS = Credentials.make()
@@ -121,16 +130,22 @@ def echo() -> Echo:
     return Echo()
 
 
-@pytest.fixture(params=[Echo, OneOfTwo], ids=["master", "worker"])
-def attacked(request: pytest.FixtureRequest) -> Any:
+@pytest.fixture(params=["master", "worker"])
+def attacked(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Behind each kind of port that a run opens."""
-    return request.param()
+    listener, found = Listener("127.0.0.1"), Echo()
+    if request.param == "master":
+        with ParameterServer(found, listener, CREDENTIALS):
+            found.port = listener.port
+            yield found
+    else:
+        with OneOfTwo(listener) as peers:
+            yield peers
 
 
 @pytest.fixture
-def port_of_attacked(attacked: Any) -> Iterator[tuple[str, int]]:
-    with ParameterServer(attacked, Listener("127.0.0.1"), CREDENTIALS) as server:
-        yield "127.0.0.1", server.port
+def port_of_attacked(attacked: Any) -> tuple[str, int]:
+    return "127.0.0.1", attacked.port
 
 
 @pytest.fixture
@@ -236,19 +251,19 @@ def test_a_frame_cut_at_any_byte_leaves_the_others_alone(address: tuple[str, int
     assert echo.results == [b"vector"]
 
 
-@pytest.mark.parametrize(
-    "frame",
-    [
-        struct.pack(">4sBIQ", b"SDL1", 5, 0, 10 * 2**30),  # a payload of 10 GB
-        struct.pack(">4sBIQ", b"SDL1", 5, MAX_HEADER_BYTES + 1, 0),
-        struct.pack(">4sBIQ", b"HTTP", 5, 0, 0),
-        struct.pack(">4sBIQ", b"SDL1", 99, 0, 0),
-        struct.pack(">4sBIQ", b"SDL1", 5, 3, 0) + b"{x}",
-        struct.pack(">4sBIQ", b"SDL1", 5, 2, 0) + b"[]",
-        struct.pack(">4sBIQ", b"SDL1", 5, 40000, 0) + b"[" * 40000,
-        struct.pack(">4sBIQ", b"SDL1", 2, 0, 0),  # BEGIN, from a worker
-    ],
-)
+NO_MESSAGES = [
+    struct.pack(">4sBIQ", b"SDL1", 5, 0, 10 * 2**30),  # a payload of 10 GB
+    struct.pack(">4sBIQ", b"SDL1", 5, MAX_HEADER_BYTES + 1, 0),
+    struct.pack(">4sBIQ", b"HTTP", 5, 0, 0),
+    struct.pack(">4sBIQ", b"SDL1", 99, 0, 0),
+    struct.pack(">4sBIQ", b"SDL1", 5, 3, 0) + b"{x}",
+    struct.pack(">4sBIQ", b"SDL1", 5, 2, 0) + b"[]",
+    struct.pack(">4sBIQ", b"SDL1", 5, 40000, 0) + b"[" * 40000,
+    struct.pack(">4sBIQ", b"SDL1", 2, 0, 0),  # BEGIN, from a worker
+]
+
+
+@pytest.mark.parametrize("frame", NO_MESSAGES)
 def test_what_is_no_message_ends_its_connection_and_no_other(
     frame: bytes, address: tuple[str, int], echo: Echo
 ) -> None:
@@ -261,58 +276,66 @@ def test_what_is_no_message_ends_its_connection_and_no_other(
     _still_serves(address)
 
 
+def _part(header: Any, numbers: int = 2, kind: Kind = Kind.RESULT) -> bytes:
+    return b"".join(outgoing(kind, json.dumps(header).encode(), np.ones(numbers, np.float32)))
+
+
 @pytest.mark.parametrize(
-    "header",
+    "frame",
     [
-        {"number": 1, "samples": [1]},
-        {"number": 0, "samples": [1, 1]},
-        {"number": 0, "samples": [-1]},
-        {"number": 0, "samples": [True]},
-        {"number": 0, "samples": "1"},
-        {"number": 0},
-        {},
+        *NO_MESSAGES,
+        _part({"number": 1, "samples": [1]}),
+        _part({"number": 0, "samples": [1, 1]}),
+        _part({"number": 0, "samples": [-1]}),
+        _part({"number": 0, "samples": [True]}),
+        _part({"number": 0, "samples": "1"}),
+        _part({"number": 0}),
+        _part({}),
+        _part({"number": 0, "samples": [1]}, numbers=1),
+        _part({"number": 0, "samples": [1]}, numbers=3),
+        _part({"number": 0, "samples": [1]}, kind=Kind.WORK),  # a mean before the part
+        _part({"number": 0, "samples": [1]}) * 2,
+        _part({"number": 0, "samples": [1]})[:-1],
     ],
 )
-def test_what_is_no_vector_of_another_worker_ends_the_mean_for_all_and_names_both_ends(
-    header: dict[str, Any],
-) -> None:
-    owner, vector = OneOfTwo(), np.float32([1, 2])
-    with ParameterServer(owner, Listener("127.0.0.1"), CREDENTIALS) as server:
-        own = owner.hand_in(0, {"number": 0, "samples": [1]}, vector)
-        with _worker(("127.0.0.1", server.port)) as client:
-            client.hand_in(header, vector)
-            with pytest.raises(RefusedError):
-                client.answer()
-        text = own.get(timeout=10).header["text"]
-    assert "worker 0 at 127.0.0.1:1 and worker 1 at 127.0.0.1:2" in text
+def test_what_is_no_part_of_another_worker_ends_the_mean_and_names_both_ends(frame: bytes) -> None:
+    with OneOfTwo(Listener("127.0.0.1")) as owner, open_link(owner.address, CREDENTIALS, OPENED) as link:
+        owner.join([owner.address, ("127.0.0.1", 2)], 2, LAYOUT)
+        link.sendall(frame)
+        if frame == _part({"number": 0, "samples": [1]})[:-1]:
+            link.close()
+        ends = f"worker 0 at 127.0.0.1:{owner.port} and worker 1 at 127.0.0.1:2"
+        with pytest.raises(LostPeerError, match=ends):
+            owner.mean([Mean(np.zeros(4, np.float32), 1)])
+        assert link.fileno() < 0 or _closed(link)
 
 
-def test_a_worker_that_is_lost_before_it_has_come_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other one is connected with it, and waits for it to connect in turn."""
-    monkeypatch.setattr(peers_module, "_LOOK_SECONDS", 0.1)
-    listeners = [Listener("127.0.0.1"), Listener("127.0.0.1")]
-    addresses, layout = [("127.0.0.1", each.port) for each in listeners], Layout(((4,),), "float32")
+def test_a_worker_that_does_not_come_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers_module, "_COME_SECONDS", 0.2)
     with (
-        ParameterServer(owner := Owner("this", 0), listeners[1], CREDENTIALS) as lost,
-        Peers(listeners[0], CREDENTIALS, ("this", 0), 0) as left,
+        OneOfTwo(Listener("127.0.0.1")) as left,
+        pytest.raises(LostPeerError, match=f"worker 0 at .*:{left.port} and worker 1 at other:2 .*not come"),
     ):
-        owner.join(Group("this", 0, 1, 2, addresses), layout)
-        left.join(addresses, 2, layout)
-        threading.Timer(0.3, lost.__exit__, (None, None, None)).start()
-        with pytest.raises(
-            LostPeerError, match=f"worker 0 at .*:{addresses[0][1]} and worker 1 at .*:{addresses[1][1]}"
-        ):
-            left.mean([Mean(np.zeros(4, np.float32), 1)])
+        left.join([left.address, ("other", 2)], 2, LAYOUT)
 
 
-@pytest.mark.parametrize("rank", [0, 2, -1, True, "1", None])
+def test_a_worker_that_cannot_be_reached_is_named_with_its_port() -> None:
+    with Listener("127.0.0.1") as taken:
+        port = taken.port
+    with (
+        Peers(Listener("127.0.0.1"), CREDENTIALS, ("this", 0), 1) as worker,
+        pytest.raises(LostPeerError, match=f"worker 1 at .* and worker 0 at 127.0.0.1:{port} .*refused"),
+    ):
+        worker.join([("127.0.0.1", port), worker.address], 2, LAYOUT)
+
+
+@pytest.mark.parametrize("rank", [0, -1, True, "1", None])
 def test_a_rank_that_is_no_other_workers_is_refused(rank: Any) -> None:
     with (
-        ParameterServer(OneOfTwo(), Listener("127.0.0.1"), CREDENTIALS) as server,
-        ParameterClient(("127.0.0.1", server.port), CREDENTIALS) as client,
+        OneOfTwo(Listener("127.0.0.1")) as owner,
         pytest.raises(RefusedError),
     ):
-        client.open({**OPENED, "rank": rank})
+        open_link(owner.address, CREDENTIALS, {**OPENED, "rank": rank})
 
 
 def test_a_payload_before_the_worker_has_said_who_it_is_is_refused(
@@ -373,8 +396,6 @@ def test_a_worker_that_was_thrown_out_among_strangers_comes_again(
 WITHOUT_DESCRIPTORS = """
 import resource, sys
 from tests.keras.test_parameter_server import CREDENTIALS, Echo
-from seedlings_spark.training import peers as peers_module
-from seedlings_spark.training.peers import Group, LostPeerError, Owner, Peers
 from seedlings_spark.training.server import Listener, ParameterServer
 resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
 with ParameterServer(Echo(), Listener("127.0.0.1"), CREDENTIALS) as server:

@@ -142,7 +142,7 @@ DOORS = {
     "starlette": {"serving.server"},
     "uvicorn": {"serving.server"},
     "prometheus_client": {"serving.server"},
-    "ssl": {"training.wire", "training.server"},
+    "ssl": {"training.wire"},
     "cryptography": {"training.wire", "models.store"},
     "tensorflow": {
         "cluster.runtime",
