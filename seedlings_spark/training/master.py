@@ -244,6 +244,7 @@ class Master:
             raise ValueError("the network has no optimizer: it is not compiled")
         self.held = self.vectors.optimizer
         self._apply = tf.function(self._apply_gradients, autograph=False)
+        self._step = tf.function(self._apply_only, autograph=False)
 
     @property
     def model_layout(self) -> Layout:
@@ -352,14 +353,24 @@ class Master:
         Returns:
             A new vector of the weights after the step.
         """
+        gradients, others = self._taken(update)
+        result: Vector = np.array(self._apply(*gradients))
+        if others:
+            result = np.concatenate([result, *[part.ravel() for part in others]])
+        return result
+
+    def step(self, update: Vector) -> None:
+        """As `apply_gradient`, for whoever does not need the weights as a vector: a copy of all of them less."""
+        gradients, _ = self._taken(update)
+        self._step(*gradients)
+
+    def _taken(self, update: Vector) -> tuple[list[Vector], list[Vector]]:
+        """The gradients, and the other weights' values, which are taken over."""
         parts = self.vectors.model_layout.split(update)
         num_trainable = len(self.vectors.trainable)
         for variable, value in zip(self.vectors.other, parts[num_trainable:], strict=True):
             variable.assign(value)
-        result: Vector = np.array(self._apply(*parts[:num_trainable]))
-        if self.vectors.other:
-            result = np.concatenate([result, *[part.ravel() for part in parts[num_trainable:]]])
-        return result
+        return parts[:num_trainable], parts[num_trainable:]
 
     def logs(self, loss: float, metrics: Sequence[float]) -> dict[str, Any]:
         """What Keras would log.
@@ -385,10 +396,9 @@ class Master:
         compiled.reset_state()
         return logs
 
-    def _apply_gradients(self, *gradients: Any) -> Any:
+    def _apply_only(self, *gradients: Any) -> None:
         import tensorflow as tf
 
-        dtype = self.vectors.model_layout.dtype
         self.optimizer.apply(
             [
                 tf.cast(gradient, variable.dtype)
@@ -396,7 +406,12 @@ class Master:
             ],
             self.vectors.trainable,
         )
-        # Constraints have been applied by the optimizer.
+
+    def _apply_gradients(self, *gradients: Any) -> Any:
+        import tensorflow as tf
+
+        dtype = self.vectors.model_layout.dtype
+        self._apply_only(*gradients)  # constraints, too
         return tf.concat(
             [tf.cast(tf.reshape(variable.value, [-1]), dtype) for variable in self.vectors.trainable], axis=0
         )

@@ -458,7 +458,8 @@ class Computation:
             of_step, means = self._means(one, weights, shards, has_weights=True)
             mean, counts = peers.mean(means, [part.counts for part in of_step])
             master.take_counts([each for of_worker in counts for each in of_worker])
-            weights = master.apply_gradient(mean)
+            master.step(mean)
+            weights = mean  # of which only what no gradient changes is looked at
             parts += of_step
         parts[-1] = replace(parts[-1], counters=master.held.counters())
         return Result(work.number, parts, [peers.own(master.state())])
