@@ -73,21 +73,26 @@ def _head(network: Any) -> Any:
     return head
 
 
+def place_of(network: Any, corpus: Corpus, folder: str) -> str:
+    """Where the features that a network gives of a corpus are kept, below a folder.
+
+    They are of these very files of the corpus: of another split, or another cut, of the same pictures they are others.
+    """
+    features = networks.features_of(network)
+    about = (json.dumps(dict(corpus.manifest), sort_keys=True) + features.to_json()).encode()
+    key = fingerprint.content_hash(
+        b"".join([about, *(weight.tobytes() for weight in features.get_weights())])
+    )
+    return files.join(folder, key[:16])
+
+
 def _kept(spark: SparkSession, network: Any, corpus: Corpus, folder: str) -> DataFrame:
     """The features of the training and validation images, computed if no earlier run has.
-
-    The table is of these very files of the corpus: another split or another cut of the same pictures is another one.
 
     Raises:
         StoreError: Of what an earlier run has left something is gone.
     """
-    features = networks.features_of(network)
-    about = json.dumps(dict(corpus.manifest), sort_keys=True)
-    content = [about, features.to_json(), *[weight.tobytes() for weight in features.get_weights()]]
-    key = fingerprint.content_hash(
-        b"".join(each.encode() if isinstance(each, str) else each for each in content)
-    )
-    folder = files.join(folder, key[:16])
+    folder = place_of(network, corpus, folder)
     images = pipeline.training_images(spark, corpus)
     layout = StructType([*images.drop(schema.IMAGE).schema, StructField(FEATURES, ArrayType(FloatType()))])
     named = files.join(folder, _NAMED)

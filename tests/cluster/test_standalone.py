@@ -49,7 +49,7 @@ BATCH_SIZE = 4
 # An executor of one core on each host: Spark gives each of two workers its own.
 ONE_CORE_EACH = ("--total-executor-cores", "2", "--executor-cores", "1")
 # Of how many runs executors are killed, at so many seeded instants of each; all of them with test --all.
-NUM_KILLED, KILLS = 4 if os.environ.get("SEEDLINGS_TEST_ALL") else 1, 3
+NUM_KILLED, KILLS = (4, 3) if os.environ.get("SEEDLINGS_TEST_ALL") else (1, 1)
 LONGER = ("--epochs", "14")
 TRAIN = ("--batch-size", str(BATCH_SIZE), "--augment", "flip")
 

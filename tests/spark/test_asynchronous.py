@@ -77,15 +77,15 @@ def test_an_invalid_combination_is_refused_by_name(
         {"frequency": "batch"},
         {"frequency": 3},
         {"frequency": "epoch"},
-        {"frequency": "batch", "mode": "hogwild"},
+        pytest.param({"frequency": "batch", "mode": "hogwild"}, marks=with_all),
         {"frequency": 3, "mode": "hogwild"},
-        {"frequency": 3, "rule": "downpour"},
+        pytest.param({"frequency": 3, "rule": "downpour"}, marks=with_all),
         {
             "frequency": 3,
             "rule": "adag",
             "optimizer_config": {"class_name": "Adam", "config": {"learning_rate": 0.03}},
         },
-        {"frequency": 3, "rule": "aeasgd"},
+        pytest.param({"frequency": 3, "rule": "aeasgd"}, marks=with_all),
         {"frequency": "batch", "rule": "eamsgd", "optimizer_config": NESTEROV},
     ],
     ids=str,
@@ -131,7 +131,7 @@ class KillWorkers(Silent):
         pass
 
 
-@pytest.mark.parametrize(("frequency", "epochs"), [pytest.param("batch", 30, marks=with_all), (2, 30)])
+@pytest.mark.parametrize(("frequency", "epochs"), [pytest.param("batch", 30, marks=with_all), (2, 12)])
 def test_after_killed_workers_each_update_has_still_been_applied_once(
     table: DataFrame, frequency: str | int, epochs: int
 ) -> None:
@@ -172,7 +172,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(table: DataFrame) -> None:
         _estimator(optimizer_config=wild).fit(table)
 
 
-@pytest.mark.parametrize("frequency", ["batch", 3])
+@pytest.mark.parametrize("frequency", [pytest.param("batch", marks=with_all), 3])
 def test_a_run_that_is_taken_up_again_applies_what_is_left(
     table: DataFrame, tmp_path: Path, frequency: Any
 ) -> None:

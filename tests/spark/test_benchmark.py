@@ -14,6 +14,7 @@ from seedlings_spark.benchmark import train
 from seedlings_spark.benchmark.train import STEADY, WHOLE, Fit, Training
 from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import ClusterError, OptionError
+from tests.conftest import with_all
 
 TINY = Training(
     num_images=32,
@@ -158,6 +159,7 @@ def run(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return found, folder
 
 
+@with_all
 def test_every_contestant_has_numbers(run: tuple[dict[str, Any], Path]) -> None:
     found, _ = run
     has_bfloat16 = runtime.resolve_precision("auto") == "mixed_bfloat16"
@@ -180,6 +182,7 @@ def test_every_contestant_has_numbers(run: tuple[dict[str, Any], Path]) -> None:
         assert taken["auto"]["precision"] == runtime.resolve_precision("auto")
 
 
+@with_all
 def test_ratios_agree_with_the_numbers(run: tuple[dict[str, Any], Path]) -> None:
     found, _ = run
     taken = {one["contestant"]: one for one in found["measurements"]}
@@ -190,6 +193,7 @@ def test_ratios_agree_with_the_numbers(run: tuple[dict[str, Any], Path]) -> None
         assert one["median"] == one["min"] == one["max"] == one["rounds"][0]
 
 
+@with_all
 def test_json_holds_what_is_returned_and_nothing_else_is_left(run: tuple[dict[str, Any], Path]) -> None:
     found, folder = run
     assert json.loads((folder / "numbers.json").read_text()) == json.loads(json.dumps(found, allow_nan=False))

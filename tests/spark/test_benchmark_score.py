@@ -55,6 +55,7 @@ def run(
     return found, folder
 
 
+@with_all
 def test_every_contestant_is_measured(run: tuple[dict[str, Any], Path]) -> None:
     found, _ = run
     taken = {one["contestant"]: one for one in found["measurements"]}
@@ -70,12 +71,14 @@ def test_every_contestant_is_measured(run: tuple[dict[str, Any], Path]) -> None:
     assert all(taken[name]["precision"] == "float32" for name in {"stock", "tf.data"} & set(SCORERS))
 
 
+@with_all
 def test_a_workers_memory_is_measured(run: tuple[dict[str, Any], Path]) -> None:
     found, _ = run
     peaks = found["memory"]["peak_bytes"]
     assert set(peaks) == {"8", "16"} and all(2**26 < peak < 2**29 for peak in peaks.values())
 
 
+@with_all
 def test_json_holds_what_is_returned_and_nothing_else_is_left(run: tuple[dict[str, Any], Path]) -> None:
     found, folder = run
     assert json.loads((folder / "numbers.json").read_text()) == json.loads(json.dumps(found, allow_nan=False))
@@ -95,6 +98,7 @@ def test_spark_s_udf_predicts_what_keras_predicts(spark: SparkSession, tmp_path:
         assert np.allclose(predict(rows), expected, atol=1e-5)
 
 
+@with_all
 def test_given_pictures_are_brought_to_one_size_and_repeated(run: tuple[dict[str, Any], Path]) -> None:
     assert run[0]["setting"]["pictures"] == "3 different ones given"
 

@@ -350,7 +350,7 @@ class KillWorkers(Silent):
     ("frequency", "exchange", "rounds"),
     [
         pytest.param("batch", "driver", {2, 3, 6, 9, 14}, marks=with_all),  # as on the standalone cluster
-        ("epoch", "driver", {1, 2}),
+        pytest.param("epoch", "driver", {1, 2}, marks=with_all),
         ("batch", "workers", {2, 4}),
     ],
 )

@@ -34,7 +34,7 @@ from seedlings_spark.corpus import synthetic
 from seedlings_spark.lock import Lock
 from seedlings_spark.reports import drift
 from tests import docs, hostile
-from tests.conftest import HANG_SECONDS
+from tests.conftest import HANG_SECONDS, with_all
 
 SCRIPT = Path(__file__).parents[2] / "spark-submit.sh"
 SPARK = Path(pyspark.__file__).parent
@@ -583,6 +583,15 @@ def test_versions_are_imported_promoted_signed_and_rolled_back(
     assert here.done(*of_readme("models")) == rolled_back
 
 
+def test_quickstart_goes_the_whole_way(place: Path) -> None:
+    done(place, "--master", "local[2]", "quickstart")
+    made = place / "quickstart"
+    scored = read_json(made / "scores" / "manifest.json")
+    assert scored["listed"] == scored["scored"] == len(list((made / "images").glob("*/*"))) == 480
+    assert read_json(made / "report" / "metrics.json")["accuracy"] >= 0.9
+
+
+@with_all
 def test_quickstart_fine_tunes_images_of_ones_own_and_needs_no_locale_either(place: Path) -> None:
     for species in synthetic.SPECIES[1:3]:
         shutil.copytree(place / IMAGES / species, place / "Äckerchen" / species)

@@ -30,6 +30,7 @@ from seedlings_spark.reports import drift
 from seedlings_spark.scoring import ScoreRun, progress, sources, tasks
 from seedlings_spark.scoring.runs import Runs
 from seedlings_spark.workflow import clean, publication
+from tests.conftest import with_all
 from tests.spark.test_scoring import CLASSES, MAX_BYTES, SIZE, picture, runs_of, score, tiny_network
 
 Rows = dict[str, Any]
@@ -377,7 +378,7 @@ NAMES += [
 ]
 
 
-@pytest.mark.parametrize("content", [False, True])
+@pytest.mark.parametrize("content", [False, pytest.param(True, marks=with_all)])
 def test_columns_of_any_name_and_type_come_through_to_the_latest_view(
     spark: SparkSession, version: ModelVersion, tmp_path: Path, content: bool
 ) -> None:
@@ -553,7 +554,9 @@ def test_a_list_of_paths_is_scored_as_it_stands(
     assert numbers(again) == (3, 0, 1, 2, 0)
 
 
-@pytest.mark.parametrize("kind", ["parquet", "csv", "json", "orc"])
+@pytest.mark.parametrize(
+    "kind", ["csv", *(pytest.param(each, marks=with_all) for each in ("parquet", "json", "orc"))]
+)
 def test_the_other_columns_of_a_table_of_paths_are_kept(
     spark: SparkSession, version: ModelVersion, tmp_path: Path, kind: str
 ) -> None:
@@ -835,7 +838,7 @@ def test_a_fitted_model_transforms_a_stream(spark: SparkSession, tmp_path: Path)
     assert spark.read.parquet(str(tmp_path / "out")).count() == 6  # the first four were not done again
 
 
-@pytest.mark.parametrize("outputs", [1, len(CLASSES)])
+@pytest.mark.parametrize("outputs", [pytest.param(1, marks=with_all), len(CLASSES)])
 def test_what_was_trained_on_logits_gives_probabilities_in_sql_and_in_a_stream(
     spark: SparkSession, tmp_path: Path, outputs: int
 ) -> None:

@@ -245,6 +245,7 @@ def test_a_killed_application_master_is_followed_by_one_that_ends_with_the_same_
     assert [{**line, "time": None} for line in lines] == [{**line, "time": None} for line in expected]
 
 
+@with_all
 def test_the_exit_code_of_the_script_is_that_of_the_job_in_the_cluster(place: Place, store: str) -> None:
     before = len(place.cluster.applications())
     options = ("--max-reject-fraction", "0")
