@@ -17,6 +17,7 @@ from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import NetworkError
 from seedlings_spark.models import backbones, networks, pretrained
 from seedlings_spark.training import network as carried
+from tests.conftest import with_all
 
 # By Stefan van der Walt and Rachel Michetti, CC0, as scikit-image has them (chelsea, coffee); the middle, 224x224.
 PHOTOGRAPHS = Path(__file__).parents[1] / "data" / "photographs"
@@ -58,7 +59,7 @@ def test_every_application_of_keras_has_a_name_and_its_own_preprocessing():
         np.testing.assert_allclose(ours(images), expected, rtol=1e-5, atol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("name", [LITE, "MobileNetV3Small"])
+@pytest.mark.parametrize("name", [LITE, pytest.param("MobileNetV3Small", marks=with_all)])
 def test_a_backbone_travels_and_trains_a_step(name):
     network = networks.build(name, (32, 32), 3)
     images = pixels(4, 32)

@@ -11,7 +11,7 @@ import pytest
 from pyspark.resource import ResourceInformation
 
 from seedlings_spark.cluster import runtime
-from tests.conftest import HANG_SECONDS
+from tests.conftest import HANG_SECONDS, with_all
 
 ROOT = Path(__file__).parents[2]
 STARTED = """
@@ -42,7 +42,7 @@ def test_a_task_without_a_gpu_of_its_own_sees_none() -> None:
     assert _started() == ["-1", 0, True, 10.0]
 
 
-@pytest.mark.parametrize("gpus", [("0",), ("1", "3")])
+@pytest.mark.parametrize("gpus", [pytest.param(("0",), marks=with_all), ("1", "3")])
 def test_a_task_sees_the_gpus_that_spark_assigned_to_it_with_memory_growth(gpus: tuple[str, ...]) -> None:
     """Where the machine has none, the processor does the work."""
     visible, count, growing, total = _started(*gpus)

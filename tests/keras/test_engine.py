@@ -17,6 +17,7 @@ from seedlings_spark.training.launcher import ThreadLauncher
 from seedlings_spark.training.progress import Silent
 from seedlings_spark.training.record import TrainingRecord
 from seedlings_spark.training.shard import epoch_order
+from tests.conftest import with_all
 from tests.keras.test_synchronous import _noisy_network, _rows
 from tests.keras.training import Rows, launcher, train
 
@@ -42,7 +43,7 @@ class Kill(Silent):
             self._workers.kill(0)
 
 
-@pytest.mark.parametrize("frequency", ["batch", 2])
+@pytest.mark.parametrize("frequency", [pytest.param("batch", marks=with_all), 2])
 def test_killed_workers_change_no_bit_of_a_synchronous_run(frequency: str | int) -> None:
     rows, optimizer = _rows([13, 10]), {"class_name": "Adam", "config": {"learning_rate": 0.01}}
 
@@ -103,7 +104,7 @@ def _of_shards(frequency: str | int, num_workers: int, **given: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize(("frequency", "others"), [("batch", [8, 3]), (2, [4])])
+@pytest.mark.parametrize(("frequency", "others"), [("batch", [8, 3]), pytest.param(2, [4], marks=with_all)])
 def test_any_number_of_workers_gives_the_same_bits(frequency: str | int, others: list[int]) -> None:
     alone = _of_shards(frequency, 1)
     for num_workers in others:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from seedlings_spark.training.peers import Owner
+from tests.conftest import with_all
 from tests.keras.test_synchronous import _noisy_network
 from tests.keras.training import Outcome, Rows, launcher, train
 
@@ -61,7 +62,7 @@ def by_the_driver() -> Outcome:
     return _run("driver", 2)
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 3, 8])
+@pytest.mark.parametrize("num_workers", [3, 8, *(pytest.param(each, marks=with_all) for each in (1, 2))])
 def test_averages_among_workers_have_the_bits_of_the_drivers(
     num_workers: int, by_the_driver: Outcome
 ) -> None:

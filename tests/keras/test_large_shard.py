@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import HANG_SECONDS
+from tests.conftest import HANG_SECONDS, with_all
 
 MB = 1024 * 1024
 BUDGET = 100 * MB
@@ -33,6 +33,7 @@ def _worker(num_bytes: int, budget_bytes: int) -> dict[str, Any]:
     return found
 
 
+@with_all
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 def test_a_shard_of_one_gigabyte_trains_within_a_budget_of_a_hundred_megabytes() -> None:
     small = _worker(2 * MB, BUDGET)  # the network's own memory, Python and TensorFlow

@@ -11,6 +11,7 @@ import pytest
 from seedlings_spark.errors import OptionError
 from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.workflow import pipeline
+from tests.conftest import with_all
 from tests.keras.test_synchronous import _global_batches, _network, _plain_keras, _rows
 from tests.keras.training import Rows, train
 
@@ -72,7 +73,10 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize(("sizes", "frequency"), [((7, 6), "batch"), ((11,), 2)], ids=["batch", "2"])
+@pytest.mark.parametrize(
+    ("sizes", "frequency"),
+    [pytest.param((7, 6), "batch", marks=with_all, id="batch"), pytest.param((11,), 2, id="2")],
+)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_ends_where_plain_keras_does(name: str, sizes: Any, frequency: Any) -> None:
     if not hasattr(K, name) and name[0].isupper() and name.isalnum():
