@@ -13,7 +13,7 @@ import math
 import pickle
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -33,16 +33,14 @@ from seedlings_spark.training import worker
 from seedlings_spark.training.capacity import Costs, Plan, step_on_one_machine
 from seedlings_spark.training.launcher import Attempt, Ended
 from seedlings_spark.training.messages import Begin
-from seedlings_spark.training.progress import Silent
 
 _log = logging.getLogger(__name__)
 
 WORKERS = (2, 4, 8)
 # The options that make a `Setting`.
 SETTING = ("bandwidth", "exchange", "rounds", "image_size", "batch_size")
-# Steps before those that count: in the first the optimizer is traced. Workers that average among themselves hand in
-# their state after 1 step, after 2 more, after 4 more: of so many steps that count, all are of one such piece.
-_WARM, _PIECE = 3, 4
+# Steps before those that count: in the first the optimizer is traced.
+_WARM = 3
 # A cell whose step would take longer by the model is left out: so many seconds.
 LONGEST = 30.0
 # What the others are given to end by themselves when one has ended.
@@ -78,7 +76,7 @@ class Setting:
 
     Args:
         bandwidth: Some, as `tc` writes them.
-        rounds: Steps of each cell that count, at least.
+        rounds: Steps of each cell that count.
         image_size: Of the network whose computing is measured.
         batch_size: The same.
         exchange: "driver" or others.
@@ -107,6 +105,7 @@ class Cell:
         compute: Seconds that a worker slept for a step.
         model: Seconds of a step by the model.
         seconds: Median, least and most.
+        processor: Seconds of a processor that a worker spends on one step beside its computing; None as `seconds`.
     """
 
     size: str
@@ -116,6 +115,7 @@ class Cell:
     compute: float
     model: float
     seconds: Mapping[str, float] | None
+    processor: float | None = None
 
 
 def measure(spark: SparkSession, setting: Setting, json_file: str = "") -> dict[str, Any]:
@@ -167,11 +167,12 @@ def _cell(cluster: "_Cluster", setting: Setting, costs: Costs, of: tuple[str, st
     size, bandwidth, count, exchange = of
     plan = Plan(count, bits_per_second(bandwidth) / 8, owners=exchange == "workers")
     model = step_on_one_machine(costs, plan, benchmark.cores())
-    seconds = None
+    seconds = processor = None
     if model <= LONGEST:
-        measured = cluster.run(size, count, exchange, setting.rounds, costs.compute)
-        seconds = benchmark.spread(measured)
-    cell = Cell(size, bandwidth, count, exchange, costs.compute, model, seconds)
+        steps = cluster.run(size, count, exchange, setting.rounds, costs.compute)
+        seconds = benchmark.spread([step for step, _ in steps])
+        processor = statistics.median(each for _, each in steps)
+    cell = Cell(size, bandwidth, count, exchange, costs.compute, model, seconds, processor)
     _log.info("%s, %s, %d workers, %s: %s", size, bandwidth, count, exchange, _said(asdict(cell)))
     return cell
 
@@ -191,9 +192,17 @@ class _Cluster:
         self._master.say(json.dumps({"costs": size}))
         return Costs(compute=compute, batch_size=setting.batch_size, **self._master.hear())
 
-    def run(self, size: str, count: int, exchange: str, rounds: int, sleep: float) -> list[float]:
-        """Seconds of each step that counts."""
-        steps = _WARM + (rounds if exchange == "driver" else _PIECE * -(-rounds // _PIECE))
+    def run(
+        self, size: str, count: int, exchange: str, rounds: int, sleep: float
+    ) -> list[tuple[float, float]]:
+        """Of each step that counts its seconds, and those of a processor that one worker spends on it."""
+        warm = _WARM
+        if exchange != "driver":
+            # Workers that average among themselves hand in their state after 1 step, after 2 more, after 4 more:
+            # what counts lies within one such piece.
+            while warm < rounds:
+                warm = 2 * warm + 1
+        steps = warm + rounds + 1
         self._master.say(json.dumps({"size": size, "workers": count, "exchange": exchange, "steps": steps}))
         task = self._master.hear()
         for process in self._workers[:count]:
@@ -209,13 +218,9 @@ class _Cluster:
                     process.kill()
                 raise min(errors, key=lambda error: "ConnectionError" in str(error))
             self._master.say()  # they have ended
-            ends: list[tuple[float, int]] = heard[0].result()
-        pieces = pairwise(ends)
-        return [
-            (end - start) / (last - first) * count
-            for (start, first), (end, last) in pieces
-            if first >= _WARM * count
-        ]
+            heard[0].result()
+        slept: list[tuple[float, float]] = heard[1].result()
+        return [(then - now, later - before) for (now, before), (then, later) in pairwise(slept[warm:])]
 
 
 # What is printed.
@@ -241,9 +246,11 @@ def report(found: Mapping[str, Any]) -> str:
         [name, SIZES[name].network, f"{costs['compute'] * 1e3:,.0f}"]
         for name, costs in found["costs"].items()
     ]
-    tables = [display.aligned(computed, "<<>"), display.aligned(_rows(found["cells"]), "<>><>>>>>")]
+    tables = [display.aligned(computed, "<<>"), display.aligned(_rows(found["cells"]), "<>><>>>>>>")]
     closing = (
-        "model: of machines that share these cores. of work: share of the speed of workers that only compute."
+        "model: of machines that share these cores. of work: share of the speed of workers that only compute. ms of a"
+        " processor: that one worker spends on a step beside its computing. Workers that average among themselves also"
+        " hand in their state now and then, which is not in a step."
         f" Left out (-): where a step would take more than {LONGEST:.0f} s by the model."
     )
     return "\n\n".join([benchmark.prose(opening), *tables, benchmark.prose(closing)])
@@ -259,6 +266,7 @@ def _rows(cells: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         "model",
         "measured/model",
         "of work",
+        "ms of a processor",
     ]
     rows = [[*heads, "times driver"]]
     of_driver = {
@@ -271,12 +279,13 @@ def _rows(cells: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         row = [place[0], place[1], str(place[2]), cell["exchange"]]
         seconds = cell["seconds"]
         if seconds is None:
-            rows.append([*row, "-", f"{cell['model']:,.2f}", "-", "-", "-"])
+            rows.append([*row, "-", f"{cell['model']:,.2f}", "-", "-", "-", "-"])
             continue
         median, driver = seconds["median"], of_driver.get(place)
         numbers = [f"{median:,.2f}", f"{cell['model']:,.2f}", f"{median / cell['model']:.2f}"]
         times = "" if driver is None or cell["exchange"] == "driver" else f"{driver['median'] / median:.2f}"
-        rows.append([*row, *numbers, f"{cell['compute'] / median:.0%}", times])
+        numbers += [f"{cell['compute'] / median:.0%}", f"{cell['processor'] * 1e3:,.0f}"]
+        rows.append([*row, *numbers, times])
     return rows
 
 
@@ -290,15 +299,31 @@ def _said(cell: Mapping[str, Any]) -> str:
 
 
 class _Asleep(worker.Computation):
-    """A worker that sleeps instead of computing, and hands in a drawn gradient."""
+    """A worker that sleeps instead of computing, and hands in a drawn gradient.
 
-    def __init__(self, seconds: float, recipe: worker.Recipe, begin: Begin, tf: Any) -> None:
+    Args:
+        seconds: To sleep.
+        slept: Of each time is told when it began, and how long the process had computed by then, in seconds.
+        recipe: See `worker.Computation`.
+        begin: The same.
+        tf: The same.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        slept: list[tuple[float, float]],
+        recipe: worker.Recipe,
+        begin: Begin,
+        tf: Any,
+    ) -> None:
         super().__init__(recipe, begin, tf)
         rng = np.random.default_rng(0)
         drawn = rng.standard_normal(self.vectors.model_layout.size, np.float32) * np.float32(1e-4)
         answer = tf.constant(drawn), tf.constant(1.0), tf.zeros([0], tf.float64)
 
         def sleep(*_inputs: Any) -> tuple[Any, Any, Any]:
+            slept.append((time.perf_counter(), time.process_time()))
             time.sleep(seconds)
             return answer
 
@@ -327,19 +352,6 @@ class _Remote:
         """It is over when whoever has started them says so."""
         benchmark.heard()
         return True
-
-
-class _Steps(Silent):
-    """When each step, or piece of several, has ended, and how many rows had been looked at by then."""
-
-    def __init__(self) -> None:
-        self.ends: list[tuple[float, int]] = []
-
-    def step(
-        self, epoch: int, images: int, images_of_epoch: int, logs: Callable[[], Mapping[str, float]]
-    ) -> None:
-        """One has."""
-        self.ends.append((time.perf_counter(), images))
 
 
 def _stand_in(size: str) -> Any:
@@ -372,7 +384,7 @@ def _costs(size: str) -> dict[str, Any]:
     return {**found, "take": take, "exchange": take + found["adopt"] / 3, "cores": benchmark.cores()}
 
 
-def _train(remote: _Remote, asked: Mapping[str, Any]) -> list[tuple[float, int]]:
+def _train(remote: _Remote, asked: Mapping[str, Any]) -> str:
     from seedlings_spark.training import network as carried
     from seedlings_spark.training import optimizer as optimizers
     from seedlings_spark.training.engine import Engine, RunOptions
@@ -396,7 +408,6 @@ def _train(remote: _Remote, asked: Mapping[str, Any]) -> list[tuple[float, int]]
         budget_bytes=10**8,
     )
     build_metrics(network, np.zeros((2, 1)))
-    steps = _Steps()
     options = RunOptions(
         "synchronous",
         "batch",
@@ -404,8 +415,8 @@ def _train(remote: _Remote, asked: Mapping[str, Any]) -> list[tuple[float, int]]
         num_workers=int(asked["workers"]),
         exchange=str(asked["exchange"]),
     )
-    Engine(options, recipe, network, remote, progress=steps).run()
-    return steps.ends
+    Engine(options, recipe, network, remote).run()
+    return "trained"
 
 
 def _be_worker(request: Mapping[str, Any]) -> None:
@@ -420,8 +431,9 @@ def _be_worker(request: Mapping[str, Any]) -> None:
             continue
         task: worker.TrainTask = pickle.loads(base64.b64decode(asked["task"]))
         rows = _rows_of(rank, int(asked["steps"]), task.recipe.row_shape[0])
-        make = partial(_Asleep, float(asked["sleep"]))
-        benchmark.said(worker.work(task, rank, 0, rows, tf, make=make))
+        slept: list[tuple[float, float]] = []
+        worker.work(task, rank, 0, rows, tf, make=partial(_Asleep, float(asked["sleep"]), slept))
+        benchmark.said(slept)
 
 
 def _rows_of(rank: int, count: int, width: int) -> Iterator[pa.RecordBatch]:
