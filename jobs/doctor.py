@@ -15,6 +15,7 @@ def main(spark: SparkSession, options: DoctorOptions) -> int:
         output=options.output,
         num_workers=options.num_workers,
         ports=session.ports(options.server_port),
+        worker_ports=session.ports(options.worker_port, "worker_port"),
     )
     print(doctor.table(checks))
     return cli.DONE if doctor.is_fit(checks) else cli.FAILED

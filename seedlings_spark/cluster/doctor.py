@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,6 +39,9 @@ _SEEN = (
     "host string, python string, versions string, features string, cores long, gpus string, import_seconds double,"
     " import_error string, clock double, reaches string, local string"
 )
+_LINKED = "host string, failure string, unreachable string"
+# Connections that a task tries at once.
+_TRIES = 16
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,14 @@ class Probe:
     shared: str
 
 
-def examine(spark: SparkSession, *, output: str, num_workers: int, ports: Sequence[int]) -> list[Check]:
+def examine(
+    spark: SparkSession,
+    *,
+    output: str,
+    num_workers: int,
+    ports: Sequence[int],
+    worker_ports: Sequence[int] = (0,),
+) -> list[Check]:
     """Run all checks.
 
     Args:
@@ -82,6 +93,7 @@ def examine(spark: SparkSession, *, output: str, num_workers: int, ports: Sequen
         output: Full URI of a folder to write to, or "".
         num_workers: Workers of a training run.
         ports: Candidates for the parameter server's.
+        worker_ports: Candidates for that of each worker whose gradients are averaged among the workers.
 
     Returns:
         The rows, those of the driver first.
@@ -112,7 +124,8 @@ def examine(spark: SparkSession, *, output: str, num_workers: int, ports: Sequen
                 f" {display.command()} pack"
             )
             return [*checks, Check("Python on the executors", found[0] if found else text[:200], BAD, remedy)]
-    return [*checks, *_executors(seen, asked, time.time(), probe, _constraints(spark))]
+        checks += _executors(seen, asked, time.time(), probe, _constraints(spark))
+        return [*checks, *_links(spark, probe, num_workers, worker_ports)]
 
 
 def is_fit(checks: Sequence[Check]) -> bool:
@@ -211,11 +224,11 @@ def _written(output: str) -> Iterator[tuple[str, Check]]:
 
 
 class _Answering:
-    """Listens where the parameter server would, and answers each connection with a token."""
+    """Listens where a server of a run would, and answers each connection with a token."""
 
-    def __init__(self, host: str, ports: Sequence[int]) -> None:
+    def __init__(self, host: str, ports: Sequence[int], token: str = "") -> None:
         self._host, self._ports = host, ports
-        self.token = uuid.uuid4().hex
+        self.token = token or uuid.uuid4().hex
 
     def __enter__(self) -> "_Answering":
         failure: OSError | None = None
@@ -272,22 +285,22 @@ def _seen(probe: Probe, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Record
         "import_seconds": seconds,
         "import_error": error,
         "clock": time.time(),
-        "reaches": _reaches(probe),
+        "reaches": _reaches((probe.host, probe.port), probe.token),
         "local": _reads(probe.shared),
     }
     time.sleep(_LINGER_SECONDS)
     yield pa.RecordBatch.from_pydict({name: [value] for name, value in row.items()})
 
 
-def _reaches(probe: Probe) -> str:
-    """Why the driver's port is not reached; "" if it is."""
+def _reaches(address: tuple[str, int], token: str) -> str:
+    """Why a port of ours is not reached; "" if it is."""
     try:
-        with socket.create_connection((probe.host, probe.port), _CONNECT_SECONDS) as connection:
+        with socket.create_connection(address, _CONNECT_SECONDS) as connection:
             connection.settimeout(_CONNECT_SECONDS)
             said = connection.recv(64).decode(errors="replace")
     except OSError as error:
         return error.strerror or str(error)
-    return "" if said == probe.token else "somebody else answers there"
+    return "" if said == token else "somebody else answers there"
 
 
 def _reads(path: str) -> str:
@@ -370,6 +383,83 @@ def _reachability(seen: Sequence[Any], probe: Probe) -> Check:
         "Open a range of ports of the driver to the executors and give it as --server-port; with several addresses"
         " name the right one by --conf spark.driver.host",
     )
+
+
+# --- the workers' links with each other -------------------------------------------------------------------
+
+
+def _links(spark: SparkSession, probe: Probe, num_workers: int, ports: Sequence[int]) -> Iterator[Check]:
+    """Let as many tasks as a run has workers reach each other, as `--exchange workers` does."""
+    count = min(num_workers, session.num_slots(spark))
+    if count < 2:
+        return
+    try:
+        with session.python_environment(spark, runtime.worker_environment(session.task_cpus(spark))):
+            tasks = spark.range(0, count, 1, count)
+            found = tasks.mapInArrow(partial(_linked, probe, ports), _LINKED, barrier=True).collect()
+    except Exception as error:  # whatever keeps tasks from running at once
+        text = " ".join(str(error).split())
+        yield Check(
+            "links between workers", f"not tried: {text[:200]}", FAIR, "Only --exchange workers needs them"
+        )
+        return
+    yield _linkage(found)
+
+
+def _linkage(found: Sequence[Any]) -> Check:
+    broken = [f"{row['failure']} on {row['host']}" for row in found if row["failure"]]
+    broken += [f"no way from {row['host']} to {row['unreachable']}" for row in found if row["unreachable"]]
+    return Check(
+        "links between workers",
+        "; ".join(sorted(set(broken))) or f"{len(found)} workers reach each other",
+        FAIR if broken else GOOD,
+        "For --exchange workers open a range of ports between the executors and give it as --worker-port, with as many"
+        " ports as workers run on one machine; --exchange driver, the default, needs none",
+    )
+
+
+def _linked(
+    probe: Probe, ports: Sequence[int], batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Which of the other tasks this one does not reach."""
+    from pyspark import BarrierTaskContext
+
+    for _ in batches:
+        pass
+    context = BarrierTaskContext.get()
+    with contextlib.ExitStack() as stack:
+        failure = address = ""
+        try:
+            with socket.create_connection((probe.host, probe.port), _CONNECT_SECONDS) as connection:
+                host = str(connection.getsockname()[0])  # where a worker listens, too
+            address = f"{host} {stack.enter_context(_Answering(host, ports, probe.token)).port}"
+        except OSError as error:
+            failure = f"no port for the others ({error.strerror or error})"
+        others = [each for each in context.allGather(address) if each not in ("", address)]
+        unreachable = unreached(others, probe.token)
+        context.barrier()  # until then all have to listen
+    row = {"host": platform.node(), "failure": failure, "unreachable": ", ".join(unreachable)}
+    yield pa.RecordBatch.from_pydict({name: [value] for name, value in row.items()})
+
+
+def unreached(addresses: Sequence[str], token: str) -> list[str]:
+    """Those of these addresses that are not reached, each with the reason.
+
+    Args:
+        addresses: Host and port of each, with a space between.
+        token: What is answered there.
+    """
+
+    def attempt(address: str) -> str:
+        host, port = address.split(" ")
+        reason = _reaches((host, int(port)), token)
+        return f"{host}:{port} ({reason})" if reason else ""
+
+    with ThreadPoolExecutor(_TRIES) as pool:
+        return [found for found in pool.map(attempt, addresses) if found]
+
+
+# --- of any process -----------------------------------------------------------------------------------------
 
 
 def _versions() -> str:

@@ -1136,6 +1136,7 @@ class DoctorOptions(Options):
         reason="none is known",
     )
     server_port: str = option("0", "port or range of the parameter server, as train", reason="as train")
+    worker_port: str = option("0", "port or range of each worker for the others, as train", reason="as train")
     num_workers: int = option(2, "workers that train at once, as train", reason="as train", least=1)
 
 

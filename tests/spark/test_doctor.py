@@ -35,6 +35,7 @@ def test_nothing_is_in_the_way_of_this_session(spark: SparkSession, tmp_path: Pa
     assert rows["TensorFlow on the executors"].found.startswith("imported in ")
     assert rows["driver's port from the executors"].found.startswith("127.0.0.1:")
     assert rows["the same folder on the executors"].verdict == GOOD
+    assert rows["links between workers"].found == "2 workers reach each other"
     assert files.list_names(output) == []
     shown = doctor.table(found)
     rows_shown = [line for line in shown.splitlines() if line.split(" ")[0] in ("ok", "note")]
@@ -60,6 +61,34 @@ def test_each_thing_in_the_way_is_told_with_what_to_do(spark: SparkSession, tmp_
     }
     assert all(check.remedy for check in bad.values())
     assert doctor.table(found).count("-> ") == 3
+
+
+def test_workers_that_share_one_port_of_a_machine_are_told_to_take_more(spark: SparkSession) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with doctor._Answering("127.0.0.1", (0,)) as driver:
+        probe = doctor.Probe("127.0.0.1", driver.port, driver.token, "")
+        (check,) = doctor._links(spark, probe, 2, (port,))
+    assert check.verdict == FAIR and "no port for the others (Address already in use" in check.found
+    assert "--worker-port" in check.remedy
+
+
+def test_a_worker_that_others_cannot_reach_is_named_with_who_cannot_and_at_which_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with doctor._Answering("127.0.0.1", (0,)) as there:
+        addresses = [f"127.0.0.1 {there.port}", f"127.0.0.1 {port}"]
+        (found,) = doctor.unreached(addresses, there.token)
+        assert found == f"127.0.0.1:{port} (Connection refused)"
+        assert doctor.unreached(addresses[:1], "other") == [
+            f"127.0.0.1:{there.port} (somebody else answers there)"
+        ]
+    rows = [
+        {"host": "a", "failure": "", "unreachable": found},
+        {"host": "b", "failure": "", "unreachable": ""},
+    ]
+    check = doctor._linkage(rows)
+    assert check.found == f"no way from a to 127.0.0.1:{port} (Connection refused)"
 
 
 def test_what_executors_see_is_compared_with_the_driver() -> None:
