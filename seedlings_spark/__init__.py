@@ -83,6 +83,7 @@ The map, room by room, in the order of imports: a module may import those of its
       shard         a worker's rows: in memory, or spooled to disk
       network       a network as it travels: what a `.keras` file holds
       optimizer     an optimizer as it travels, and what it counts
+      owned         an optimizer's step on a slice of the weights
       capacity      what bounds the speed of training
       progress      what a person sees while it trains
       record        what is worth recording of a run

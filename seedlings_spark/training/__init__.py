@@ -26,8 +26,9 @@ them: their processes stay, and the next generation finds its networks traced. A
 
 With `exchange="workers"` the master does not see the gradients of single steps: it asks for some steps at once, and
 tells each worker where the others are (`peers`). They average among themselves in the same order, each makes the same
-step with the same optimizer, and in the end each hands in a slice of the state (weights and slots), which the master
-puts together. What becomes of a lost worker is the same: all begin again where the piece of work began.
+step with the same optimizer, on its own slice where that gives the same bits (`owned`), and in the end each hands in a
+slice of the state (weights and slots), which the master puts together. What becomes of a lost worker is the same: all
+begin again where the piece of work began.
 
 In asynchronous modes there is one shard a worker. Each has its own sequence of updates, and each of them is taken
 once, from the worker that holds its rank. Where workers take steps of their own they keep their optimizer's slots

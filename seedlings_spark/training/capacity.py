@@ -233,7 +233,8 @@ class Plan:
         is_ring: Whether the workers, without a server, pass sums around (Patarasuk and Yuan 2009, "Bandwidth optimal
             all-reduce algorithms for clusters of workstations"); synchronous only.
         compression: How many times shorter vectors are while they travel.
-        owners: Whether each worker averages an equal part of the vector for all others; at every synchronous step.
+        owners: Whether each worker averages an equal part of the vector for all others, and makes the optimizer's step
+            for it; at every synchronous step.
     """
 
     num_workers: int
@@ -318,7 +319,7 @@ def step_on_one_machine(costs: Costs, plan: Plan, cores: int) -> float:
         # What is a worker's own does not travel. Sums go back while others are still on their way.
         part = (workers - 1) / workers
         network, both_ends = 2 * part * wire, workers * part * (costs.take + costs.exchange)
-        local = workers * (costs.merge + costs.apply) / min(cores, workers)
+        local = (workers * costs.merge + costs.apply) / min(cores, workers)
     else:
         network, both_ends = 2 * workers * wire, workers * (costs.take + costs.exchange)
         local = workers * costs.merge + costs.apply
@@ -414,7 +415,7 @@ def _predict_owners(costs: Costs, plan: Plan) -> Prediction:
     part = (workers - 1) / workers
     work = costs.compute + part * (shares.own + shares.take) + 2 * costs.latency
     network = 2 * part * shares.wire
-    server = shares.merge + shares.update  # each worker makes the whole step for itself
+    server = shares.merge + shares.update / workers
     return _in_turn(costs, plan, work, network, server, saturates_by=2 * costs.latency / workers)
 
 

@@ -306,7 +306,11 @@ class Engine:
             counts = [rows.of_class for worker in workers for rows in worker.shards]
             weights = balanced_class_weights(counts, self._recipe.num_classes)
         may_be = self._options.may_be_among_workers
-        begin = Begin(0, record.precision, self._options.exchanged, weights, among_workers=may_be)
+        begin = Begin(
+            *(0, record.precision, self._options.exchanged, weights),
+            among_workers=may_be,
+            owned_steps=may_be and self.master.is_elementwise,
+        )
         exchange.begin(begin, epochs)
         exchange.train(epochs, Observers(self._callbacks, self._progress, checkpoints.save))
         return record

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from seedlings_spark.errors import OptionError, first_line
 from seedlings_spark.training.messages import Steps, Work
-from seedlings_spark.training.optimizer import OptimizerState
+from seedlings_spark.training.optimizer import OptimizerState, is_elementwise
 from seedlings_spark.training.weights import Layout, Vector
 
 # Numbers in the integer weights of a network that travel, as text; what is larger is a table, not a counter.
@@ -255,6 +255,11 @@ class Master:
     def state_layout(self) -> Layout:
         """Of the vector of weights and optimizer slots."""
         return self.vectors.state_layout
+
+    @property
+    def is_elementwise(self) -> bool:
+        """See `optimizer.is_elementwise`."""
+        return is_elementwise(self.optimizer, self.vectors.trainable) and self.model_layout.dtype == "float32"
 
     @property
     def metric_sizes(self) -> list[int]:

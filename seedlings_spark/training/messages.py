@@ -179,6 +179,7 @@ class Begin:
         exchanged: What it hands in.
         class_weight: Class number -> weight.
         among_workers: Whether it may be asked to average with the other workers, and to hold the optimizer for that.
+        owned_steps: Whether it then makes the optimizer's step on the slice that it owns only.
     """
 
     steps: int
@@ -186,6 +187,7 @@ class Begin:
     exchanged: Exchanged
     class_weight: Mapping[str, float] = field(default_factory=dict)
     among_workers: bool = False
+    owned_steps: bool = False
 
     def header(self) -> dict[str, Any]:
         """As it travels."""

@@ -13,6 +13,18 @@ import numpy as np
 
 from seedlings_spark.errors import OptionError, first_line
 
+# Those that make of each number of a weight, of its gradient and of its slots the next ones, whatever the others are.
+# Not RMSprop, Adagrad and Adadelta: of a division by a root TensorFlow makes a product with a reciprocal root, whose
+# last bit goes by the place of a number in its array.
+_ELEMENTWISE = ("SGD", "Adam", "AdamW", "Lion", "Adamax")
+# What makes them look at others, or keep more than slots.
+_BESIDES = (
+    "clipnorm",
+    "global_clipnorm",
+    "use_ema",
+    "gradient_accumulation_steps",
+    "_exclude_from_weight_decay",
+)
 # A key of our own beside Keras' "class_name" and "config": Keras does not save which variables are spared.
 _EXCLUDED = "exclude_from_weight_decay"
 
@@ -131,6 +143,35 @@ def has_schedule(optimizer: Any) -> bool:
 def has_dynamic_scale(optimizer: Any) -> bool:
     """Whether the scale of the loss changes with the gradients."""
     return any(hasattr(part, "inner_optimizer") for part in parts(optimizer))
+
+
+def is_elementwise(optimizer: Any, weights: Sequence[Any]) -> bool:
+    """Whether a step on a slice of the weights, laid out flat, gives the bits of a step on all of them.
+
+    Args:
+        optimizer: Built for these weights.
+        weights: Those that are trained.
+    """
+    import keras
+
+    return (
+        type(optimizer) in {getattr(keras.optimizers, name) for name in _ELEMENTWISE}
+        and not any(
+            getattr(optimizer, name, None) for name in (*_BESIDES, "_exclude_from_weight_decay_pattern")
+        )
+        and all(str(weight.dtype) == "float32" and weight.constraint is None for weight in weights)
+        and not any(weight.overwrite_with_gradient for weight in weights)
+    )
+
+
+def slots_by_kind(optimizer: Any, num_weights: int) -> list[list[Any]]:
+    """Of an elementwise optimizer that is built, of each kind of slot (such as the momentum) those of all weights."""
+    slots = {id(slot) for slot in OptimizerState(optimizer).slots}
+    lists = [value for _, value in sorted(vars(optimizer).items()) if isinstance(value, list)]
+    kinds = [each for each in lists if len(each) == num_weights and all(id(slot) in slots for slot in each)]
+    if sum(map(len, kinds)) != len(slots):
+        raise RuntimeError(f"slots of {type(optimizer).__name__} that belong to no kind")
+    return kinds
 
 
 def keeps_averages(optimizer: Any) -> bool:

@@ -26,7 +26,7 @@ import selectors
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from types import TracebackType
@@ -209,12 +209,15 @@ class Peers:
         if self._is_over:
             self._links.close()
 
-    def mean(self, nodes: Sequence[Mean], note: Any = None) -> tuple[Vector, list[Any]]:
+    def mean(
+        self, nodes: Sequence[Mean], note: Any = None, become: Callable[[Vector], None] | None = None
+    ) -> tuple[Vector, list[Any]]:
         """The mean of all workers' vectors.
 
         Args:
             nodes: What stands at this worker's nodes of the tree, in their order.
             note: Plain JSON value for the others.
+            become: What each owner makes of its slice of the mean, in its place, before all get it; in another thread.
 
         Returns:
             A vector that is valid until the next call, and the notes of all workers by rank.
@@ -227,17 +230,17 @@ class Peers:
         started = time.perf_counter()
         header = {"number": self._number, "samples": [node.samples for node in nodes], "note": note}
         self._number += 1
-        vector, samples, notes = self._links.mean(header, [node.vector for node in nodes])
+        vector, samples, notes = self._links.mean(header, [node.vector for node in nodes], become)
         if not samples:
             raise ValueError("a mean over no samples")
         self._waited += time.perf_counter() - started
         return vector, notes
 
-    def own(self, vector: Vector) -> Vector:
-        """Of a vector that all workers have alike, the slice that this one is to hand in."""
+    def part(self, size: int) -> slice:
+        """The slice that this worker owns of a vector of so many numbers."""
         if self._group is None:
             raise RuntimeError("a slice among workers that do not know each other")
-        return self._group.slice_of(self._rank, vector)
+        return slice_of(self._rank, self._group.num_workers, size)
 
     def waited(self) -> float:
         """Seconds in which a mean was waited for, since this was asked the last time."""
@@ -306,6 +309,7 @@ class _Links:
         for link in self._links.values():
             self._selector.register(link.connection, selectors.EVENT_READ, link)
         self._given: tuple[Mapping[str, Any], Sequence[Vector]] | None = None
+        self._become: Callable[[Vector], None] | None = None
         self._answers: queue.SimpleQueue[tuple[int, list[Any]] | Exception] = queue.SimpleQueue()
         # Of the mean at hand: samples and notes when this worker's slice is done, and how many others' slices are here.
         self._done: tuple[int, list[Any]] | None = None
@@ -315,9 +319,14 @@ class _Links:
         self._thread = threading.Thread(target=self._serve, name="seedlings-links", daemon=True)
         self._thread.start()
 
-    def mean(self, header: Mapping[str, Any], vectors: Sequence[Vector]) -> tuple[Vector, int, list[Any]]:
+    def mean(
+        self,
+        header: Mapping[str, Any],
+        vectors: Sequence[Vector],
+        become: Callable[[Vector], None] | None,
+    ) -> tuple[Vector, int, list[Any]]:
         """The mean of all workers' vectors, valid until the next call; its samples, and the notes of all."""
-        self._given = header, vectors
+        self._given, self._become = (header, vectors), become
         self._ring()
         found = self._answers.get()
         if isinstance(found, Exception):
@@ -395,6 +404,8 @@ class _Links:
             return
         mean, notes = found
         self._own[:] = mean.vector
+        if self._become is not None:
+            self._become(self._own)
         views = wire.outgoing(Kind.WORK, b"", self._own)
         for link in self._links.values():
             link.give(views)

@@ -22,6 +22,7 @@ from seedlings_spark.training.coordination import Sums, WorkerGroup, check_finit
 from seedlings_spark.training.epochs import Epochs, Observers
 from seedlings_spark.training.messages import Begin, Exchanged, Open, Part, Result, Steps, Work
 from seedlings_spark.training.optimizer import has_dynamic_scale
+from seedlings_spark.training.owned import Slots
 from seedlings_spark.training.peers import slice_of
 from seedlings_spark.training.record import Updates
 from seedlings_spark.training.server import Superseded
@@ -54,14 +55,17 @@ class Rendezvous:
         group: The workers.
         layout: Layout of a vector.
         state_layout: Layout of the state that workers which average among themselves hand in, each its slice.
+        slots: Where each of them makes the optimizer's step on its slice only: where the slots lie in the state.
 
     Attributes:
         watch: Told of every result, if there is one.
         seconds: That each worker has computed for the last round.
     """
 
-    def __init__(self, group: WorkerGroup, layout: Layout, state_layout: Layout) -> None:
-        self._group, self._layout, self._state_layout = group, layout, state_layout
+    def __init__(
+        self, group: WorkerGroup, layout: Layout, state_layout: Layout, slots: Slots | None = None
+    ) -> None:
+        self._group, self._layout, self._state_layout, self._slots = group, layout, state_layout, slots
         self._are_ready: set[int] = set()
         self._is_among = False  # whether the work at hand is one in which workers average among themselves
         self._condition = group.condition
@@ -80,7 +84,7 @@ class Rendezvous:
         """As many of the longest vectors as a worker sends at once, or its slice of the state."""
         group = self._group
         vectors = self._layout.nbytes * most_nodes(group.num_workers, group.num_shards)
-        return max(vectors, self._slice_layout(group.num_workers - 1).nbytes)
+        return max(vectors, *(self._slice_layout(rank).nbytes for rank in range(group.num_workers)))
 
     # What the server's threads call.
 
@@ -201,7 +205,11 @@ class Rendezvous:
             for rank, result in enumerate(results):
                 held = len(group.shards_of(rank))
                 parts += result.parts[step * held : (step + 1) * held]
-        return Round(parts, np.concatenate([result.vectors[0] for result in results]))
+        handed_in = [result.vectors[0] for result in results]
+        if self._slots is None:
+            return Round(parts, np.concatenate(handed_in))
+        owned = [self._part(rank, self._layout.size) for rank in range(group.num_workers)]
+        return Round(parts, self._slots.assembled(handed_in, owned))
 
     def _gathered(self) -> list[Result]:
         self._group.wait(lambda: len(self._results) == self._group.num_workers)
@@ -230,8 +238,15 @@ class Rendezvous:
         return result
 
     def _slice_layout(self, rank: int) -> Layout:
-        part = slice_of(rank, self._group.num_workers, self._state_layout.size)
-        return Layout(((part.stop - part.start,),), self._state_layout.dtype)
+        if self._slots is None:
+            part = self._part(rank, self._state_layout.size)
+            size = part.stop - part.start
+        else:
+            size = self._slots.size_of(self._part(rank, self._layout.size))
+        return Layout(((size,),), self._state_layout.dtype)
+
+    def _part(self, rank: int, size: int) -> slice:
+        return slice_of(rank, self._group.num_workers, size)
 
     def _introduce(self) -> None:
         """Put into the work where the workers of this generation are."""
@@ -327,7 +342,9 @@ class SynchronousRun:
         self._held: tuple[Vector, int] | None = None
         self._number = 0
         layout = master.state_layout if self._is_local else master.model_layout
-        self.coordinator = Rendezvous(group, layout, master.state_layout)
+        is_owned = exchange != "driver" and master.is_elementwise
+        slots = Slots(master.vectors, master.optimizer) if is_owned else None
+        self.coordinator = Rendezvous(group, layout, master.state_layout, slots)
 
     def begin(self, begin: Begin, epochs: Epochs) -> None:
         """Tell all workers what holds for the whole run; `steps` are added."""

@@ -26,6 +26,7 @@ from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training.client import ParameterClient, RefusedError
 from seedlings_spark.training.master import Master, Vectors, build_metrics, made_metrics
 from seedlings_spark.training.messages import Begin, Exchanged, Failure, Open, Part, Result, Rows, Steps, Work
+from seedlings_spark.training.owned import OwnedStep, Slots
 from seedlings_spark.training.peers import LostPeerError, Peers
 from seedlings_spark.training.server import Listener
 from seedlings_spark.training.shard import Batch, Shard, batch_edges, epoch_order
@@ -379,6 +380,7 @@ class Computation:
         # Who averages with the others makes the master's steps, as the master would.
         self.master = Master(self.network) if begin.among_workers else None
         self.vectors = self.master.vectors if self.master is not None else Vectors(self.network)
+        self._owned: OwnedStep | None = None
         self._seeds = _seed_states(self.network) + (_seed_states(self._augment) if self._augment else [])
         signature = self._signature()
         scale = tf.TensorSpec((), "float32")
@@ -447,22 +449,42 @@ class Computation:
             raise RuntimeError("steps among workers without an optimizer")
         peers.join(work.peers, self._recipe.num_shards, master.model_layout)
         if len(payload):
-            master.set_state(np.frombuffer(payload, master.state_layout.dtype))
-        master.held.set_rates(work.rates)
-        master.held.set_counters(work.counters)
+            state = np.frombuffer(payload, master.state_layout.dtype)
+            master.set_state(state)
+            if self.begin.owned_steps:
+                self._own(master, peers).begin(state)
+        owned = self._owned
+        held = master.held if owned is None else owned.held
+        held.set_rates(work.rates)
+        held.set_counters(work.counters)
         if self.vectors.counts:
             self.vectors.set_counts(work.counts)
         weights, parts = master.weights(), list[Part]()
         for step in range(steps.first, steps.last):
             one = master.work(work.number, Steps(steps.epoch, step, step + 1))
             of_step, means = self._means(one, weights, shards, has_weights=True)
-            mean, counts = peers.mean(means, [part.counts for part in of_step])
+            become = None if owned is None else owned.make
+            mean, counts = peers.mean(means, [part.counts for part in of_step], become)
             master.take_counts([each for of_worker in counts for each in of_worker])
-            master.step(mean)
+            if owned is None:
+                master.step(mean)
+            else:
+                master.set_weights(mean)
             weights = mean  # of which only what no gradient changes is looked at
             parts += of_step
-        parts[-1] = replace(parts[-1], counters=master.held.counters())
-        return Result(work.number, parts, [peers.own(master.state())])
+        parts[-1] = replace(parts[-1], counters=held.counters())
+        if owned is None:
+            state = master.state()
+            return Result(work.number, parts, [state[peers.part(state.size)]])
+        return Result(work.number, parts, [owned.handed_in(weights[owned.part])])
+
+    def _own(self, master: Master, peers: Peers) -> OwnedStep:
+        """The optimizer of the slice that this worker owns."""
+        part = peers.part(master.model_layout.size)
+        if self._owned is None or self._owned.part != part:
+            optimizer = optimizers.from_config(self._recipe.optimizer, self._recipe.custom_objects)
+            self._owned = OwnedStep(Slots(self.vectors, master.optimizer), optimizer, part, self._tf)
+        return self._owned
 
     def _means(
         self, work: Work, payload: Any, shards: Sequence[HeldShard], *, has_weights: bool = False

@@ -190,9 +190,9 @@ def test_workers_that_share_cores_take_turns() -> None:
 
 
 def test_owners_carry_two_vectors_a_link_however_many_they_are() -> None:
-    # 40 ms, 7/8 of 2 ms and of 4 ms, 7/8 of 10 MB twice at 1 GB/s, 1 ms and 3 ms.
+    # 40 ms, 7/8 of 2 ms and of 4 ms, 7/8 of 10 MB twice at 1 GB/s, 1 ms and an eighth of 3 ms.
     found = predict(COSTS, Plan(8, SLOW, owners=True))
-    seconds = 0.040 + 0.875 * 0.006 + 2 * 0.875 * 0.010 + 0.004
+    seconds = 0.040 + 0.875 * 0.006 + 2 * 0.875 * 0.010 + 0.001 + 0.003 / 8
     assert found.images_per_second == pytest.approx(8 * 32 / seconds, rel=1e-3)
     with pytest.raises(ValueError, match="synchronous"):
         predict(COSTS, Plan(8, SLOW, steps=10, owners=True))
@@ -203,10 +203,10 @@ def test_owners_carry_two_vectors_a_link_however_many_they_are() -> None:
     [
         # The network: 16 vectors of 10 ms; of the processors 8 x 6 ms on two cores are hidden in it.
         (Plan(8, SLOW), 0.040 + 0.160 + 8 * 0.001 + 0.003),
-        # The processors: 7/8 of 8 x 6 ms on two cores; then 8 means and 8 optimizers on them.
-        (Plan(8, FAST, owners=True), 0.040 + 0.021 + 8 * 0.004 / 2),
-        (Plan(8, SLOW, owners=True), 0.040 + 0.021 + 8 * 0.004 / 2),
-        (Plan(8, SLOW / 2, owners=True), 0.040 + 0.035 + 8 * 0.004 / 2),
+        # The processors: 7/8 of 8 x 6 ms on two cores; then 8 means and 8 eighths of an optimizer on them.
+        (Plan(8, FAST, owners=True), 0.040 + 0.021 + (8 * 0.001 + 0.003) / 2),
+        (Plan(8, SLOW, owners=True), 0.040 + 0.021 + (8 * 0.001 + 0.003) / 2),
+        (Plan(8, SLOW / 2, owners=True), 0.040 + 0.035 + (8 * 0.001 + 0.003) / 2),
     ],
 )
 def test_machines_that_are_one_share_its_cores_but_not_the_network(plan: Plan, seconds: float) -> None:

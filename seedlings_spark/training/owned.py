@@ -1,0 +1,111 @@
+"""Owned: the optimizer's step on the slice of the weights that a worker owns, in place of all weights by every worker.
+
+Only for optimizers that make of each number of a weight, its gradient and its slots the next ones, whatever the other
+numbers are (`optimizer.is_elementwise`): then the bits are those of a step on all weights. The owner of a slice makes
+of its mean gradient the new weights, which it sends in place of the mean; it alone keeps the slice's slots. What it
+hands in to the master is the slice of the weights, and then of each kind of slot.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from seedlings_spark.training import optimizer as optimizers
+from seedlings_spark.training.optimizer import OptimizerState
+from seedlings_spark.training.weights import Vector
+
+
+class Slots:
+    """Where the slots of an elementwise optimizer lie in a vector of state.
+
+    Args:
+        vectors: `master.Vectors` of the network.
+        optimizer: Its optimizer, built.
+    """
+
+    def __init__(self, vectors: Any, optimizer: Any) -> None:
+        self._num_model, sizes = vectors.model_layout.size, vectors.state_layout.sizes
+        self.num_trained = int(sum(sizes[: len(vectors.trainable)]))
+        starts = list(accumulate(sizes, initial=0))[-1 - len(vectors.slots) : -1]
+        places = {id(slot): start for slot, start in zip(vectors.slots, starts, strict=True)}
+        self._places = [
+            [(places[id(slot)], size) for slot, size in zip(kind, sizes, strict=False)]
+            for kind in optimizers.slots_by_kind(optimizer, len(vectors.trainable))
+        ]
+        self._state_size = vectors.state_layout.size
+
+    def size_of(self, part: slice) -> int:
+        """How many numbers the owner of this part of the weights hands in."""
+        return int(part.stop - part.start) + len(self._places) * self.trained_of(part)
+
+    def trained_of(self, part: slice) -> int:
+        """How many of the first numbers of this part have a gradient."""
+        return max(0, min(int(part.stop), self.num_trained) - int(part.start))
+
+    def owned(self, state: Vector, part: slice) -> list[Vector]:
+        """Of a state the slice of the weights, and then of each kind of slot."""
+        end = part.start + self.trained_of(part)
+        kinds = [np.concatenate([state[at : at + size] for at, size in kind]) for kind in self._places]
+        return [state[part], *(kind[part.start : end] for kind in kinds)]
+
+    def assembled(self, handed_in: Sequence[Vector], parts: Sequence[slice]) -> Vector:
+        """A new state from what the owners of all parts have handed in."""
+        state = np.empty(self._state_size, handed_in[0].dtype)
+        kinds = [np.empty(self.num_trained, state.dtype) for _ in self._places]
+        for vector, part in zip(handed_in, parts, strict=True):
+            at, count = part.stop - part.start, self.trained_of(part)
+            state[part] = vector[:at]
+            for kind in kinds:
+                kind[part.start : part.start + count] = vector[at : at + count]
+                at += count
+        for kind, places in zip(kinds, self._places, strict=True):
+            start = 0
+            for at, size in places:
+                state[at : at + size] = kind[start : start + size]
+                start += size
+        return state
+
+
+class OwnedStep:
+    """The optimizer of one slice.
+
+    Args:
+        slots: Of the whole optimizer.
+        optimizer: Another one of the same configuration, not built.
+        part: The slice of the weights.
+        tf: The module `tensorflow`.
+    """
+
+    def __init__(self, slots: Slots, optimizer: Any, part: slice, tf: Any) -> None:
+        import keras
+
+        self.part, self._slots = part, slots
+        self._weights = keras.Variable(np.zeros(slots.trained_of(part), np.float32), dtype="float32")
+        self._optimizer = optimizer
+        optimizer.build([self._weights])
+        self.held = OptimizerState(optimizer)
+        self._kinds = [kind[0] for kind in optimizers.slots_by_kind(optimizer, 1)]
+        self._apply = tf.function(self._new_weights, autograph=False)
+
+    def begin(self, state: Vector) -> None:
+        """Go on from a state."""
+        weights, *kinds = self._slots.owned(state, self.part)
+        for variable, value in zip(
+            [self._weights, *self._kinds], [weights[: self._weights.shape[0]], *kinds], strict=True
+        ):
+            variable.assign(value)
+
+    def make(self, own: Vector) -> None:
+        """Make of the slice of a mean, in its place, that of the new weights; what has no gradient stays as it is."""
+        count = self._weights.shape[0]
+        own[:count] = np.asarray(self._apply(own[:count]))
+
+    def handed_in(self, own: Vector) -> Vector:
+        """What the master is to have: the slice of the weights, which is given, and the slots."""
+        return np.concatenate([own, *(np.asarray(kind.value) for kind in self._kinds)])
+
+    def _new_weights(self, gradient: Any) -> Any:
+        self._optimizer.apply([gradient], [self._weights])
+        return self._weights.value
