@@ -154,15 +154,22 @@ def freeze(network: Any, trained: str) -> None:
             dense layers before it, each with the normalisation behind it.
 
     Raises:
-        OptionError: It is something else.
+        OptionError: It is something else, or more layers than there are.
     """
     holding = [layer for layer in network._flatten_layers(include_self=False) if _own_weights(layer)]
-    bearing = [layer for layer in holding if getattr(layer, "kernel", None) is not None]
+    bearing = [layer for layer in holding if _has_kernel(layer)]
     if trained == "all":
         first = 0
     elif trained == "head" or (trained.isascii() and trained.isdigit()):
         count = 1 if trained == "head" else 1 + int(trained)
-        first = holding.index(bearing[-count]) if 0 < count <= len(bearing) else 0
+        if count > len(bearing):
+            before = max(0, len(bearing) - 1)
+            raise OptionError(
+                f"--fine-tune {trained} of the network {network.name}",
+                f"at most its {before} convolutions and dense layers before the head",
+                "Give a smaller number, or --fine-tune all",
+            )
+        first = holding.index(bearing[-count])
     else:
         raise OptionError(
             f"--fine-tune {trained}",
@@ -199,6 +206,11 @@ def features_of(network: Any, layer: str = "") -> Any:
             "Choose a layer behind the pooling or flattening",
         )
     return keras.Model(network.inputs, tensor, name=f"features_of_{network.name}")
+
+
+def _has_kernel(layer: Any) -> bool:
+    """Whether it is a convolution or a dense layer; a separable one has two kernels, called otherwise."""
+    return any(getattr(layer, name, None) is not None for name in ("kernel", "depthwise_kernel"))
 
 
 def _own_weights(layer: Any) -> bool:

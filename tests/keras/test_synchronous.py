@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from seedlings_spark.errors import CorpusError, TrainingError
+from seedlings_spark.errors import CorpusError, OptionError, TrainingError
 from seedlings_spark.models import networks
 from seedlings_spark.training.epochs import rounds_of_epoch, steps_of_epoch
 from seedlings_spark.training.shard import batch_edges, epoch_order
@@ -350,3 +350,21 @@ def test_what_is_frozen_neither_changes_nor_travels(trained: str, numbers: int) 
         reference = _plain_keras(network, rows, keras.optimizers.SGD(0.1), 3, 4)
         for ours, theirs in zip(outcome.network.get_weights(), reference.get_weights(), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
+
+
+def test_a_separable_convolution_is_one_layer_to_fine_tune_and_more_than_there_are_is_refused() -> None:
+    network = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Conv2D(2, 3, name="stem"),
+            keras.layers.SeparableConv2D(2, 3, name="separable"),
+            keras.layers.BatchNormalization(name="normalization"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3, name="probabilities"),
+        ]
+    )
+    networks.freeze(network, "1")
+    trained = [layer.name for layer in network.layers if layer.weights and layer.trainable]
+    assert trained == ["separable", "normalization", "probabilities"]
+    with pytest.raises(OptionError, match="at most its 2 convolutions and dense layers"):
+        networks.freeze(network, "3")
