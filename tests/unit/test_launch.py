@@ -120,6 +120,28 @@ def test_the_secret_is_only_in_a_file_that_others_cannot_read(tmp_path: Path) ->
     assert "sesame" not in json.dumps([command, given.variables()])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        ("--master yarn score", ["1024m"]),
+        ("--master k8s://h --conf spark.kubernetes.container.image=i --executor-cores 4 score", ["2048m"]),
+        (
+            "--master yarn --conf spark.executor.memoryOverhead=5g score",
+            ["1024m", "5g"],
+        ),  # the last one counts
+        ("--master yarn score --engine tensorflow", []),
+        ("--master yarn train", []),
+        ("--master spark://h:1 --insecure score", []),  # which counts the heap only
+    ],
+)
+def test_executors_that_score_ask_for_a_third_of_the_memory(
+    arguments: str, asked: list[str], tmp_path: Path
+) -> None:
+    command = submission(*arguments.split()).command(tmp_path)
+    name = "spark.executor.memoryOverhead="
+    assert [each.removeprefix(name) for each in command if each.startswith(name)] == asked
+
+
 @pytest.mark.parametrize(("mode", "driver"), [("client", "/py"), ("cluster", "/there")])
 def test_a_cluster_has_a_python_of_its_own(mode: str, driver: str, tmp_path: Path) -> None:
     given = submission(
