@@ -43,6 +43,8 @@ _BATCH_BYTES = 8 * 1024 * 1024
 # Bytes of one Arrow batch of file contents that enters a task, and rows: of small files.
 _CONTENT_BATCH_BYTES = 32 * 1024 * 1024
 _CONTENT_BATCH_ROWS = 1024
+# What is read at once beyond the length that a file had when it was opened.
+_BLOCK_BYTES = 64 * 1024
 # Requests of one task to a store that are under way at once, and bytes that are read ahead of what decodes them.
 _AT_ONCE = 8
 _AHEAD_BYTES = 64 * 1024 * 1024
@@ -414,11 +416,15 @@ def _read_local(path: str, max_bytes: int) -> tuple[bytes, os.stat_result]:
     # Not blocking: to open a pipe would wait for somebody who writes to it.
     descriptor = os.open(files.local_path(path), os.O_RDONLY | os.O_NONBLOCK)
     try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise OSError("a folder" if stat.S_ISDIR(mode) else "not a regular file")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(max_bytes + 1), os.fstat(descriptor)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file")
+        # A file object would take memory for `max_bytes` first.
+        parts, left, step = [], max_bytes + 1, status.st_size + 1
+        while left and (part := os.read(descriptor, min(left, step))):
+            parts.append(part)
+            left, step = left - len(part), _BLOCK_BYTES
+        return parts[0] if len(parts) == 1 else b"".join(parts), os.fstat(descriptor)
     finally:
         os.close(descriptor)
 
