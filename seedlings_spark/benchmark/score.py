@@ -11,7 +11,8 @@ by the difference in seconds has neither the start of Python and TensorFlow in i
 once a call, but everything that grows with the number of images. Caches are warm by then for everybody.
 
 In float32 ours compute by ONNX Runtime, as `score` does unless it is told otherwise, and so does the limit; in bfloat16
-by OpenVINO where it is installed, else by TensorFlow.
+by OpenVINO where it is installed, else by TensorFlow. *Auto* is what `score` chooses for a version that has been
+quantised: int8, by ONNX Runtime.
 
 The *limit* is the number of cores by the seconds of one decoding and one forward pass, each measured alone, in one
 thread of a warm process, on bytes that are in memory. A machine whose cores share caches, memory and clock cannot
@@ -44,7 +45,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import ArrayType, FloatType
 
-from seedlings_spark import benchmark, display, files, images, schema, scoring
+from seedlings_spark import benchmark, choices, display, files, images, schema, scoring
 from seedlings_spark.benchmark import NUM_CLASSES, speeds, spread, train
 from seedlings_spark.choices import ONNXRUNTIME, OPENVINO, TENSORFLOW
 from seedlings_spark.cluster import runtime, session
@@ -52,7 +53,7 @@ from seedlings_spark.config import ScoringOptions
 from seedlings_spark.corpus import listings, tables
 from seedlings_spark.errors import ImageError, InputError, OptionError
 from seedlings_spark.models import prediction
-from seedlings_spark.models.store import NETWORK, ONNX, ModelStore, ModelVersion
+from seedlings_spark.models.store import INT8, NETWORK, ONNX, ModelStore, ModelVersion
 from seedlings_spark.scoring import tasks
 
 _log = logging.getLogger(__name__)
@@ -74,15 +75,18 @@ SCORERS: Mapping[str, str] = {
     "busy": "the same measured on all cores at once",
     "png": "ours: score, from PNG files",
     "png-tensorflow": "as png, by TensorFlow",
-    "png-auto": "as png, precision auto",
+    "png-auto": "as png, of a quantised version in precision auto",
     "png-store": "as png, from copies beside --images, where that is in an object store",
     "table": "ours: score's forward pass over the prepared table",
+    "table-auto": "as table, of a quantised version in precision auto",
     "transform": "ours: SeedlingsModel.transform over the prepared table",
     "udf": "Spark's predict_batch_udf with model.predict, as documented, over the prepared table",
     "udf-tuned": "the same with one thread a process and one traced function",
     "stock": "stock Elephas' ElephasTransformer over prepared vectors",
     "tf.data": "one process, tf.data (decode_png, resize) and Keras' predict, all cores, from PNG files",
 }
+# Ours of a quantised version.
+_AUTO = ("png-auto", "table-auto")
 # What one measurement of the limit says of the forward pass without decoding.
 _ALONE = {"limit": "limit-forward", "busy": "busy-forward"}
 _TEXTS = {
@@ -156,18 +160,18 @@ class Ratio:
 
 
 RATIOS = (
-    Ratio("png", "limit", STEADY, 0.85),
-    Ratio("table", "limit-forward", STEADY, 0.9),
-    Ratio("table", "udf", STEADY, 1.2),
-    Ratio("table", "stock", WHOLE, 15, same_precision=False),
-    Ratio("png", "tf.data", STEADY, 0.95),
-    Ratio("png-auto", "tf.data", STEADY, 1.1, same_precision=False),
+    Ratio("png", "limit", STEADY, 0.88),
+    Ratio("table", "limit-forward", STEADY, 0.92),
+    Ratio("table", "udf-tuned", STEADY, 1.3),
+    Ratio("table-auto", "stock", WHOLE, 15, same_precision=False),
+    Ratio("png", "tf.data", STEADY, 1.4),
+    Ratio("png-auto", "tf.data", STEADY, 2.2, same_precision=False),
     Ratio("busy", "limit", STEADY),
     Ratio("png", "busy", STEADY),
     Ratio("table", "busy-forward", STEADY),
     Ratio("transform", "limit-forward", STEADY),
-    Ratio("table", "udf-tuned", STEADY),
-    Ratio("png", "stock", WHOLE, same_precision=False),
+    Ratio("table", "udf", STEADY),
+    Ratio("table", "stock", WHOLE, same_precision=False),
 )
 MOST_MEMORY_GROWTH = 0.10
 
@@ -216,7 +220,7 @@ def measure_scoring(
         if "png-store" in names:
             stored = files.join(files.parent(files.qualify(task.images)), f".benchmark-{uuid.uuid4().hex}")
             held.callback(files.delete, stored)
-        stand = _Stand(spark, task, path, vectors="stock" in names, stored=stored)
+        stand = _Stand(spark, task, path, names, stored=stored)
         memory = _memory(stand) if task.memory_images else {}
         setting = {**_setting(spark, task), **stand.about()}
         found = summary(setting, measurements, memory)
@@ -257,12 +261,11 @@ def scaled_whole(first: float, second: float, num_measured: int, num_images: int
     return num_images / (max(0.0, first - second) + second * num_images / num_measured)
 
 
-def ratios(measurements: Sequence[Measurement], auto: str) -> list[dict[str, Any]]:
+def ratios(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
     """Whose speed is how many times whose, in each round in which both have been measured.
 
     Args:
         measurements: Measurements of all rounds.
-        auto: What precision "auto" is here: where "png" has it anyway, it stands for "png-auto" too.
 
     Returns:
         For each of `RATIOS` that there is: `of`, `to`, `speed`, `target`, `is_met`, `precisions`, `rounds` (one value
@@ -271,9 +274,6 @@ def ratios(measurements: Sequence[Measurement], auto: str) -> list[dict[str, Any
     by_round: dict[int, dict[str, Measurement]] = {}
     for one in measurements:
         by_round.setdefault(one.round, {})[one.contestant] = one
-    for fits in by_round.values():
-        if "png-auto" not in fits and "png" in fits and fits["png"].precision == auto:
-            fits["png-auto"] = fits["png"]
     found = []
     for ratio in RATIOS:
         values, precisions = [], dict[str, None]()
@@ -338,7 +338,7 @@ def summary(
     return {
         "setting": dict(setting),
         "contestants": contestants,
-        "ratios": ratios(measurements, setting["auto"]),
+        "ratios": ratios(measurements),
         "memory": memory_growth(memory),
         "measurements": [dataclasses.asdict(one) for one in measurements],
     }
@@ -467,12 +467,12 @@ class _Stand:
         spark: The session.
         task: What it is to hold.
         path: Path of the folder, which is made.
-        vectors: Whether to make vectors for stock Elephas.
+        names: Who will score.
         stored: URI of a folder in an object store for the pictures too; "" for none.
     """
 
     def __init__(
-        self, spark: SparkSession, task: Scoring, path: str, *, vectors: bool, stored: str = ""
+        self, spark: SparkSession, task: Scoring, path: str, names: Sequence[str], *, stored: str = ""
     ) -> None:
         from seedlings_spark.models import export, networks
 
@@ -498,8 +498,13 @@ class _Stand:
         self.network = networks.to_bytes(built)
         self.onnx, _ = export.to_onnx(self.network)
         self.versions = {precision: self._publish(precision) for precision in ("float32", "mixed_bfloat16")}
+        if set(names) & set(_AUTO):
+            contents = [files.read_bytes(path) for path in self.pictures[:_BATCH_SIZE]]
+            pixels = np.stack([images.decode(content, self.size) for content in contents])
+            quantised = {INT8: export.to_int8(self.onnx, pixels)}
+            self.versions[choices.INT8] = self._publish("float32", quantised)
         self.tables = {size: self._prepared(size) for size in _SIZES}
-        self.vectors = self._vectors() if vectors else None
+        self.vectors = self._vectors() if "stock" in names else None
 
     def about(self) -> dict[str, Any]:
         """The pictures, for the setting."""
@@ -535,10 +540,12 @@ class _Stand:
         """The forward pass of ours."""
         return tasks.forward_task(self.spark, self.versions[precision], _BATCH_SIZE, _engine(precision))
 
-    def _publish(self, precision: str) -> ModelVersion:
+    def _publish(self, precision: str, more: Mapping[str, bytes] | None = None) -> ModelVersion:
+        contents = {NETWORK: self.network, ONNX: self.onnx, **(more or {})}
+
         def build(folder: str) -> None:
-            files.write_bytes(files.join(folder, NETWORK), self.network)
-            files.write_bytes(files.join(folder, ONNX), self.onnx)
+            for name, content in contents.items():
+                files.write_bytes(files.join(folder, name), content)
 
         return ModelStore(files.join(self.path, "store"), "benchmark").publish(
             build,
@@ -653,10 +660,6 @@ def _run(rows: DataFrame, function: Any) -> None:
 
 def _can_run(task: Scoring, scorers: Sequence[str]) -> list[str]:
     names = [name for name in SCORERS if name in scorers]
-    auto = runtime.resolve_precision("auto")
-    if "png-auto" in names and runtime.resolve_precision(task.precision) == auto:
-        _log.info("precision auto is %s, as that of png: png-auto is left out", auto)
-        names.remove("png-auto")
     if "png" in names and _store_of(task.images):
         names.insert(names.index("png") + 1, "png-store")
     return names
@@ -664,8 +667,9 @@ def _can_run(task: Scoring, scorers: Sequence[str]) -> list[str]:
 
 def _engine(precision: str) -> str:
     """Of ours."""
-    bfloat16 = OPENVINO if find_spec(OPENVINO) else TENSORFLOW
-    return ONNXRUNTIME if precision == "float32" else bfloat16
+    if precision != "mixed_bfloat16":
+        return ONNXRUNTIME
+    return OPENVINO if find_spec(OPENVINO) else TENSORFLOW
 
 
 def _store_of(folder: str) -> files.Store | None:
@@ -677,7 +681,6 @@ def _setting(spark: SparkSession, task: Scoring) -> dict[str, Any]:
         **dataclasses.asdict(task),
         **benchmark.where(spark),
         "cores": _cores(spark),
-        "auto": runtime.resolve_precision("auto"),
     }
 
 
@@ -703,9 +706,8 @@ def _measure(stand: _Stand, name: str, number: int) -> list[Measurement]:
     """One contestant's turn."""
     if name in _ALONE:
         return _measure_limit(stand, name, number)
-    precision = {"png-auto": runtime.resolve_precision("auto"), "stock": "float32", "tf.data": "float32"}.get(
-        name, stand.precision
-    )
+    own = {**dict.fromkeys(_AUTO, choices.INT8), "stock": "float32", "tf.data": "float32"}
+    precision = own.get(name, stand.precision)
     if name == "stock":
         return [_measure_stock(stand, number)]
     if name == "tf.data":
@@ -861,6 +863,7 @@ _CALLS: Mapping[str, Callable[[_Stand, str], Callable[[str], None]]] = {
     "png-auto": _ours_from_png,
     "png-store": partial(_ours_from_png, is_stored=True),
     "table": _ours_from_table,
+    "table-auto": _ours_from_table,
     "transform": _ours_as_transformer,
     "udf": _batch_udf,
     "udf-tuned": partial(_batch_udf, tuned=True),

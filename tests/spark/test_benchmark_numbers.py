@@ -16,7 +16,6 @@ SETTING = {
     **dataclasses.asdict(score.Scoring(8000, 64, "plain", "float32")),
     **PLACE,
     "cores": 2,
-    "auto": "mixed_bfloat16",
     "pictures": "1,000 different ones drawn",
     "picture_bytes": 97_000.0,
 }
@@ -28,8 +27,8 @@ def _scored(
     return score.Measurement(number, name, precision, steady, whole, {"decode": 0.002, "forward": 0.001})
 
 
-def _ratios(*measurements: score.Measurement, auto: str = "mixed_bfloat16") -> dict[tuple[str, str], Any]:
-    return {(one["of"], one["to"]): one for one in score.ratios(measurements, auto)}
+def _ratios(*measurements: score.Measurement) -> dict[tuple[str, str], Any]:
+    return {(one["of"], one["to"]): one for one in score.ratios(measurements)}
 
 
 def test_the_steady_state_has_no_start_in_it() -> None:
@@ -54,15 +53,16 @@ def test_ratios_are_taken_within_each_round_and_held_against_their_targets() -> 
     )
     (one,) = found.values()
     assert one["rounds"] == pytest.approx([0.9, 0.9, 0.8])
-    assert (one["target"], one["is_met"]) == (0.85, True)
+    assert (one["target"], one["is_met"]) == (0.88, True)
 
 
 def test_precisions_are_not_mixed_but_where_that_is_the_question() -> None:
-    auto = "mixed_bfloat16"
     found = _ratios(
-        _scored(1, "png", 100.0, precision=auto), _scored(1, "limit", 100.0), _scored(1, "tf.data", 80.0)
+        _scored(1, "png", 90.0, precision="mixed_bfloat16"),
+        _scored(1, "png-auto", 100.0, precision="int8"),
+        _scored(1, "limit", 100.0),
+        _scored(1, "tf.data", 80.0),
     )
-    # png has what auto would choose, so it stands for png-auto too.
     assert set(found) == {("png-auto", "tf.data")}
     assert found["png-auto", "tf.data"]["median"] == pytest.approx(1.25)
 
@@ -85,6 +85,7 @@ def test_the_report_of_scoring_shows_targets_and_whether_they_are_met() -> None:
         _scored(1, "limit-forward", 2000.0),
         _scored(1, "png", 800.0, 300.0),
         _scored(1, "table", 1900.0, 600.0),
+        _scored(1, "table-auto", 3000.0, 600.0, "int8"),
         _scored(1, "stock", 50.0, 30.0),
     ]
     found = score.summary(SETTING, taken, {"2000": 2**30, "20000": 2**30})
@@ -100,12 +101,12 @@ def test_the_report_of_scoring_shows_targets_and_whether_they_are_met() -> None:
         "0.80",
         "0.80",
         ">=",
-        "0.85",
+        "0.88",
         "missed",
     ] in lines
-    table = "table / limit-forward, steady float32 0.95 0.95 0.95 >= 0.9 met"
+    table = "table / limit-forward, steady float32 0.95 0.95 0.95 >= 0.92 met"
     assert table.split() in lines
-    stock = "table / stock, whole call float32 20.00 20.00 20.00 >= 15 met"
+    stock = "table-auto / stock, whole call int8, float32 20.00 20.00 20.00 >= 15 met"
     assert stock.split() in lines
     assert ["limit", "2.00", "1.00", "3.00"] in lines
     assert ["png", "float32", "800", "800", "800", "300", "300", "300"] in lines
