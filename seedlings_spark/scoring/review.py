@@ -19,7 +19,7 @@ _MOST_TILES = 48
 
 
 def write(spark: SparkSession, run: str, source: Source, task: decoding.DecodeTask, num_images: int) -> None:
-    """Write `least_confident.csv` and `contact_sheet.png` into a run's folder.
+    """Write `least_confident.csv` and `contact_sheet.png` into a run's folder; nothing of a run without predictions.
 
     Args:
         spark: The session.
@@ -33,6 +33,8 @@ def write(spark: SparkSession, run: str, source: Source, task: decoding.DecodeTa
     layout = StructType([schema.PREDICTIONS[name] for name in columns])
     predictions = tables.parquet(spark, files.join(run, "predictions"), layout)
     rows = predictions.orderBy(schema.CONFIDENCE, schema.PATH).limit(num_images).collect()
+    if not rows:
+        return
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)

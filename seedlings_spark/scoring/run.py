@@ -1,5 +1,6 @@
 """One run, from its listing to its publication: every listed file ends as a prediction or as a rejection."""
 
+import dataclasses
 import datetime
 import decimal
 import json
@@ -13,7 +14,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import StringType, StructField, StructType
 
-from seedlings_spark import files, schema
+from seedlings_spark import choices, files, schema
 from seedlings_spark.cluster import connect, runtime, session
 from seedlings_spark.config import ScoringOptions
 from seedlings_spark.corpus import decoding, tables
@@ -118,6 +119,9 @@ class _Scoring:
             forward_task(spark, version, options.batch_size, options.engine, options.precision),
         )
 
+        if self._task.forward.engine == choices.TENSORFLOW and not connect.is_connect(spark):
+            session.require_memory(spark)
+
     def run(self) -> ScoreRun:
         state = self._runs.state()
         earlier = Ledger(self._runs.output, state.ledger) if self._options.incremental else Ledger("")
@@ -136,15 +140,17 @@ class _Scoring:
                 return self._nothing_new(state, num_listed, counts)
             chosen = listing.where(F.col(ledger.STATUS) == NEW).select(*schema.LISTING.names)
             is_whole = num_listed == new.count.rows
-            rows = self._write(chosen, source, new.work, is_whole=is_whole)
-            numbers = self._check(new.count)
-            profile = profile_of(rows.where(F.col(CELLS).isNotNull()), numbers.species)
+            profile = self._write(chosen, source, new.work, is_whole=is_whole)
+            numbers, *_ = session.at_once(
+                lambda: self._check(new.count),
+                lambda: self._write_ledger(chosen, Ledger(self._runs.output, state.ledger)),
+                lambda: self._review(source),
+            )
+            files.delete(files.join(self._building, "all"))
+            profile = dataclasses.replace(profile, species=numbers.species)
             drifts = self._drifts(profile)
-            self._write_ledger(chosen, Ledger(self._runs.output, state.ledger))
             manifest = self._manifest(state, num_listed, counts, numbers, profile, drifts)
             manifest["columns"] = json.loads(columns.json())["fields"]
-            if self._options.review and numbers.species:
-                review.write(self._spark, self._building, source, self._task.decode, self._options.review)
             self._lock.check()
             manifest = dict(self._runs.publish(self._building, self._name, manifest))
         finally:
@@ -228,8 +234,8 @@ class _Scoring:
 
     def _write(
         self, listing: DataFrame, source: sources.Source, work: decoding.Work, *, is_whole: bool
-    ) -> DataFrame:
-        """Write predictions and rejects; returns the rows of `SCORED`.
+    ) -> drift.Profile:
+        """Score, and write predictions and rejects; returns the profile of the images, without species.
 
         Args:
             listing: Files to score.
@@ -237,24 +243,35 @@ class _Scoring:
             work: What the listing costs to read.
             is_whole: Whether the listing is all of the source.
         """
-        folder, options = files.join(self._building, "all"), tables.write_options(self._building)
-        if work.num_files:
-            environment = runtime.worker_environment(self._task.forward.threads)
-            with decoding.batches(self._spark), progress.Watch(self._spark, work.num_files) as watch:
-                with session.python_environment(self._spark, environment):
-                    scored = tasks.score_files(
-                        self._spark, listing, source, self._task, watch.tally, work=work, is_whole=is_whole
-                    )
-                scored.write.options(**options).parquet(folder)
-        rows = (
-            self._spark.read.schema(SCORED).parquet(tables.literal(folder))
-            if work.num_files
-            else self._spark.createDataFrame([], SCORED)
-        )
+        options = tables.write_options(self._building)
+        rows = self._scored(listing, source, work, is_whole=is_whole)
         predictions, rejects = self._tables(rows, source)
-        predictions.write.options(**options).parquet(files.join(self._building, "predictions"))
-        rejects.write.options(**options).parquet(files.join(self._building, "rejects"))
-        return rows
+        profile: drift.Profile
+        profile, *_ = session.at_once(
+            lambda: profile_of(rows.where(F.col(CELLS).isNotNull()), {}),
+            lambda: predictions.write.options(**options).parquet(files.join(self._building, "predictions")),
+            lambda: rejects.write.options(**options).parquet(files.join(self._building, "rejects")),
+        )
+        return profile
+
+    def _scored(
+        self, listing: DataFrame, source: sources.Source, work: decoding.Work, *, is_whole: bool
+    ) -> DataFrame:
+        """The rows of `SCORED` of files, each of which is read once."""
+        if not work.num_files:
+            return self._spark.createDataFrame([], SCORED)
+        folder, options = files.join(self._building, "all"), tables.write_options(self._building)
+        with decoding.batches(self._spark), progress.Watch(self._spark, work.num_files) as watch:
+            with session.python_environment(
+                self._spark, runtime.worker_environment(self._task.forward.threads)
+            ):
+                scored = tasks.score_files(
+                    self._spark, listing, source, self._task, watch.tally, work=work, is_whole=is_whole
+                )
+            if tasks.are_few(self._spark, source, self._task, work):
+                return scored
+            scored.write.options(**options).parquet(folder)
+        return self._spark.read.schema(SCORED).parquet(tables.literal(folder))
 
     def _predictions(self, rows: DataFrame) -> DataFrame:
         classes = F.array(*[F.lit(name) for name in self._version.classes])
@@ -320,7 +337,10 @@ class _Scoring:
             part = ledger.with_newer(earlier.read(self._spark), part)
         options = tables.write_options(self._building)
         part.write.options(**options).parquet(files.join(self._building, ledger.FOLDER))
-        files.delete(files.join(self._building, "all"))
+
+    def _review(self, source: sources.Source) -> None:
+        if self._options.review:
+            review.write(self._spark, self._building, source, self._task.decode, self._options.review)
 
     def _manifest(
         self,

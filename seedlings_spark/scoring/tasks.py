@@ -35,6 +35,9 @@ SCORED = StructType(
         StructField(CELLS, ArrayType(IntegerType(), False), True),
     ]
 )
+# On a local master the driver itself scores files that cost no more to read, in bytes as `decoding.cost` has them: some
+# hundred pictures, which take a second. Python processes beside it would take longer to start.
+FEW_BYTES = 32 * 1024 * 1024
 # What scoring reads of a version.
 CONTENTS = (NETWORK, ONNX, INT8, PROFILE)
 
@@ -214,6 +217,8 @@ def score_files(
         work: What they cost to read.
         is_whole: Whether the listing is all of the source.
     """
+    if are_few(spark, source, task, work):
+        return _scored_here(spark, listing, source, task, tally)
     if source.contents is not None:
         # With nothing left out the bytes stay where Spark reads them; else those that are new have to be found.
         rows = source.contents if is_whole else source.contents.join(listing, schema.PATH, "left_semi")
@@ -225,3 +230,23 @@ def score_files(
     # On other file systems Spark itself reads, and a row of decoded pixels comes back into Python once more.
     decoded = decoding.decode_all(spark, listing, source.roots, task.decode)
     return decoded.mapInArrow(partial(score_decoded, task.forward, tally=tally), SCORED)
+
+
+def are_few(spark: SparkSession, source: sources.Source, task: ScoreTask, work: decoding.Work) -> bool:
+    """Whether `score_files` gives rows that the driver has computed already: few files, which it can read.
+
+    TensorFlow is left to processes that end with the job.
+    """
+    is_readable = source.contents is None and not decoding.DirectReading.of(source.roots).others
+    is_light = task.forward.engine != choices.TENSORFLOW
+    return session.is_local(spark) and is_readable and is_light and work.num_bytes <= FEW_BYTES
+
+
+def _scored_here(
+    spark: SparkSession, listing: DataFrame, source: sources.Source, task: ScoreTask, tally: "progress.Tally"
+) -> DataFrame:
+    """As `score_files`, by this process."""
+    stores = decoding.DirectReading.of(source.roots).stores
+    batches = listing.toArrow().sort_by(schema.PATH).to_batches()
+    scored = pa.Table.from_batches(score_listed(task, iter(batches), tally, stores))
+    return spark.createDataFrame(scored, SCORED)

@@ -20,6 +20,7 @@ from seedlings_spark.corpus import Corpus, decoding
 from seedlings_spark.errors import NetworkError, OptionError, StoreError
 from seedlings_spark.estimator import SeedlingsModel
 from seedlings_spark.models.store import ModelStore, ModelVersion
+from seedlings_spark.scoring import tasks
 from seedlings_spark.workflow import predicting, publication
 from tests import pictures
 from tests.spark.test_scoring import SIZE, tiny_network
@@ -103,8 +104,14 @@ def test_a_version_has_its_network_for_onnx_runtime_too(version: ModelVersion) -
 
 
 def test_no_worker_that_scores_loads_tensorflow(
-    spark: SparkSession, store: ModelStore, version: ModelVersion, folder: Path, tmp_path: Path
+    spark: SparkSession,
+    store: ModelStore,
+    version: ModelVersion,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tasks, "FEW_BYTES", 0)  # which the driver would score itself
     name = f"engines_{uuid.uuid4().hex}"
     content = spark.read.format("binaryFile").load(files.qualify(str(folder)))
     with session.python_environment(spark, {"SEEDLINGS_TEST": name}):

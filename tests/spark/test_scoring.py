@@ -328,13 +328,21 @@ def test_another_batch_size_gives_the_same_predictions_to_rounding(
         check_predictions(rows_by_name(spark, other, "predictions", folder), network)
 
 
-def test_the_same_folder_gives_the_same_predictions_bit_for_bit(
-    spark: SparkSession, version: ModelVersion, run: ScoreRun, folder: Path, tmp_path: Path
+def test_spark_s_tasks_give_the_bits_that_the_driver_gives_of_few_files(
+    spark: SparkSession,
+    version: ModelVersion,
+    run: ScoreRun,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tasks, "FEW_BYTES", 0)
     again = score(spark, version, folder, tmp_path / "output")
-    assert sorted(table(spark, again, "predictions").collect()) == sorted(
-        table(spark, run, "predictions").collect()
-    )
+    for name in ("predictions", "rejects"):
+        assert sorted(table(spark, again, name).collect()) == sorted(table(spark, run, name).collect())
+    different = ("run", "started", "finished")
+    first, second = ({**each.manifest, **dict.fromkeys(different)} for each in (run, again))
+    assert first == {**second, "ledger": first["ledger"]}
 
 
 @pytest.mark.parametrize("only", ["good", "bad"])
