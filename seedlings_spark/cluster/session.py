@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import SparkConf, SparkContext
+from pyspark import InheritableThread, SparkConf, SparkContext
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
@@ -31,6 +32,8 @@ from seedlings_spark.errors import ClusterError, OptionError, in_brief, recogniz
 _log = logging.getLogger(__name__)
 # What a Python process with TensorFlow needs beside the JVM: 750 to 870 MiB were measured with small networks.
 _WORKER_MIB = 1024
+# How long it takes until nobody expects dynamic allocation to bring another executor, and longer than anybody waits.
+_NO_MORE_SECONDS, _LONG_SECONDS = 30.0, 86_400.0
 # Rows of one Arrow batch are chosen so that it takes about this much.
 ARROW_BATCH_BYTES = 8 * 1024 * 1024
 
@@ -130,6 +133,12 @@ def task_cpus(spark: SparkSession) -> int:
     return int(spark.conf.get("spark.task.cpus", "1") or "1")
 
 
+def is_dynamic(spark: SparkSession) -> bool:
+    """Whether Spark asks for executors as there are tasks for them, and gives back those that have none."""
+    enabled = spark.conf.get("spark.dynamicAllocation.enabled", "false") or ""
+    return enabled.lower() == "true" and not is_local(spark)
+
+
 def num_slots(spark: SparkSession) -> int:
     """How many tasks can run at once on the executors that have registered."""
     if connect.is_connect(spark):
@@ -146,6 +155,11 @@ def requested_slots(spark: SparkSession) -> int | None:
         spark.conf.get(name, None) for name in ("spark.executor.cores", "spark.executor.instances")
     )
     most = spark.conf.get("spark.cores.max", None)
+    if is_dynamic(spark):
+        instances = spark.conf.get("spark.dynamicAllocation.maxExecutors", None)
+        if not instances or not cores:
+            return None
+        return int(instances) * (int(cores) // task_cpus(spark))
     if str(spark.sparkContext.master).startswith(("yarn", "k8s")):
         # The defaults of both: two executors of one core each.
         return int(instances or 2) * (int(cores or 1) // task_cpus(spark))
@@ -162,32 +176,15 @@ def require_slots(spark: SparkSession, num_workers: int, wait_seconds: float = 1
         least: Workers with which it would begin after that; 0 for all of them.
 
     Raises:
-        ClusterError: A session of Spark Connect, fewer slots than workers, executors that may be taken away, or too
-            small for TensorFlow.
+        ClusterError: A session of Spark Connect, fewer slots than workers, or executors too small for TensorFlow.
     """
     connect.refuse(spark, "training")
-    if (
-        not is_local(spark)
-        and (spark.conf.get("spark.dynamicAllocation.enabled", "false") or "").lower() == "true"
-    ):
-        raise ClusterError(
-            "spark.dynamicAllocation.enabled=true",
-            "a fixed number of executors: a worker keeps its rows for the whole run",
-            "Start the job with --conf spark.dynamicAllocation.enabled=false and --num-executors",
-        )
     require_memory(spark)
     requested, cpus = requested_slots(spark), task_cpus(spark)
-    slots, waited = num_slots(spark), 0.0
     least = least or num_workers
     most = num_workers if requested is None else min(num_workers, requested)
-    if most >= least:
-        while slots < most and waited < wait_seconds and not is_local(spark):
-            if waited in (5.0, 30.0, 60.0):
-                _log.info("%d of %d slots are there; waiting for further executors", slots, most)
-            time.sleep(0.5)
-            waited += 0.5
-            slots = num_slots(spark)
-    slots = min(slots, most)
+    waited = _wait_for_slots(spark, least, most, wait_seconds) if most >= least else 0.0
+    slots = min(num_slots(spark), most)
     if least > slots:
         asked = f", {requested} asked for" if requested is not None and not is_local(spark) else ""
         late = f" after {waited:.0f} s" if waited else ""
@@ -198,6 +195,53 @@ def require_slots(spark: SparkSession, num_workers: int, wait_seconds: float = 1
             f"Use --num-workers {max(1, slots)}, or start with more cores"
             f" (--master 'local[{least * cpus}]', --num-executors, --executor-cores)",
         )
+
+
+def _wait_for_slots(spark: SparkSession, least: int, most: int, wait_seconds: float) -> float:
+    """Wait until so many tasks could run at once, at most; the seconds that it took.
+
+    Of dynamic allocation nobody knows how many executors there will be: it has to do when there are enough, and for a
+    while none has come.
+    """
+    if is_local(spark) or num_slots(spark) >= most:
+        return 0.0
+    waited = came = 0.0
+    slots, is_dynamically = num_slots(spark), is_dynamic(spark)
+    with _tasks_that_wait(spark, most) if is_dynamically else contextlib.nullcontext():
+        while slots < most and waited < wait_seconds:
+            if is_dynamically and slots >= least and waited - came > _NO_MORE_SECONDS:
+                break
+            if waited in (5.0, 30.0, 60.0):
+                _log.info("%d of %d slots are there; waiting for further executors", slots, most)
+            time.sleep(0.5)
+            waited += 0.5
+            before, slots = slots, num_slots(spark)
+            came = waited if slots > before else came
+    return waited
+
+
+@contextlib.contextmanager
+def _tasks_that_wait(spark: SparkSession, count: int) -> Iterator[None]:
+    """Tasks that do nothing, for which dynamic allocation asks for executors. They end with this."""
+    context, group = spark.sparkContext, f"waiting-{uuid.uuid4().hex[:12]}"
+
+    def wait() -> None:
+        context.setJobGroup(group, "waiting for executors", interruptOnCancel=True)
+        with contextlib.suppress(Exception):  # it is cancelled
+            context.parallelize(range(count), count).foreach(_wait)
+
+    thread = InheritableThread(wait, session=spark)
+    thread.start()
+    try:
+        yield
+    finally:
+        while thread.is_alive():  # the job may not have begun
+            context.cancelJobGroup(group)
+            thread.join(0.5)
+
+
+def _wait(_number: int) -> None:
+    time.sleep(_LONG_SECONDS)
 
 
 def require_memory(spark: SparkSession) -> None:

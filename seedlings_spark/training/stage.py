@@ -28,7 +28,7 @@ class StageLauncher:
     """Workers as tasks of a Spark stage. A `launcher.Launcher`.
 
     Workers that meet are a barrier stage: all of them run at once or not at all, and one that fails ends the others. Of
-    others Spark starts one that failed again alone.
+    others, and under dynamic allocation, Spark starts one that failed again alone.
 
     Args:
         rows: Gives the rows of so many workers: partition r holds those of the shards of rank r.
@@ -66,7 +66,9 @@ class StageLauncher:
         rows = self._rows(task.num_workers)
         with session.arrow_batches(self._spark, row_bytes):
             with session.python_environment(self._spark, runtime.worker_environment(recipe.threads)):
-                table = rows.mapInArrow(partial(run, task), SUMMARY, barrier=task.is_barrier)
+                # Spark has no barrier stage where it allocates executors dynamically.
+                is_barrier = task.is_barrier and not session.is_dynamic(self._spark)
+                table = rows.mapInArrow(partial(run, task), SUMMARY, barrier=is_barrier)
             yield table
 
 

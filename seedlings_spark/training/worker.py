@@ -145,6 +145,8 @@ def run(task: TrainTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Recor
     context = TaskContext.get()
     if context is None:
         raise RuntimeError("a worker runs inside a Spark task only")
+    if task.is_barrier and context.attemptNumber():
+        return  # a lost one's successor, outside of a barrier stage: with it the stage is over, and all begin anew
     rank = context.partitionId()
     tf = runtime.start(task.recipe.threads, runtime.gpu_addresses(context.resources()))
     summary = work(task, rank, context.taskAttemptId(), batches, tf)

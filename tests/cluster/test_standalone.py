@@ -32,6 +32,7 @@ from tests.cluster.standalone import (
     kill_all,
     training_attempts,
 )
+from tests.conftest import with_all
 from tests.sockets import command_line, environment_of
 
 ROOT = SCRIPT.parent
@@ -346,6 +347,30 @@ def check_undisturbed(store: Path, undisturbed: Path) -> None:
     assert weights(store) == weights(undisturbed)
     histories = [read_json(version_of(each) / "manifest.json")["history"] for each in (store, undisturbed)]
     assert histories[0] == histories[1]
+
+
+@with_all
+def test_executors_that_are_allocated_dynamically_train_the_same_bits_and_may_be_lost(
+    place: Place, undisturbed: Path
+) -> None:
+    """Nobody has said how many executors there are to be: there are none before there are tasks."""
+    store = place.folder / "store of the dynamic"
+    spark = (
+        "--executor-cores",
+        "1",
+        "--executor-memory",
+        "512m",
+        "--conf",
+        "spark.dynamicAllocation.enabled=true",
+    )
+    size = ("--num-workers", "1-2", "--shards", "2")
+    with place.start("dynamic", *spark, *train(place.folder / "corpus", store), *LONGER, *size) as job:
+        job.wait_for(lambda: epochs_of(store) >= 3, "three epochs")
+        assert len(place.cluster.training_workers(job)) == 2, job.said()
+        os.kill(next(iter(place.cluster.training_workers(job))), signal.SIGKILL)
+        finish(job)
+    assert training_of(store)["stage_failures"] == 1
+    check_undisturbed(store, undisturbed)
 
 
 @pytest.mark.parametrize("seed", range(-(-NUM_KILLED // 2)))
