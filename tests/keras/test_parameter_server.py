@@ -25,7 +25,7 @@ from seedlings_spark.training import server as server_module
 from seedlings_spark.training.client import ParameterClient, RefusedError, open_link
 from seedlings_spark.training.peers import LostPeerError, Peers
 from seedlings_spark.training.server import Listener, ParameterServer, Superseded
-from seedlings_spark.training.tree import Mean
+from seedlings_spark.training.tree import Mean, mean_of, nodes_within, shards_of
 from seedlings_spark.training.weights import Layout
 from seedlings_spark.training.wire import (
     MAX_HEADER_BYTES,
@@ -38,6 +38,7 @@ from seedlings_spark.training.wire import (
     secured,
     send,
 )
+from tests.conftest import HANG_SECONDS, with_all
 
 ROOT = Path(__file__).parents[2]
 # What a worker says of itself, to the master or to another worker.
@@ -308,6 +309,45 @@ def test_what_is_no_part_of_another_worker_ends_the_mean_and_names_both_ends(fra
         with pytest.raises(LostPeerError, match=ends):
             owner.mean([Mean(np.zeros(4, np.float32), 1)])
         assert link.fileno() < 0 or _closed(link)
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "num_shards", "size"), [(3, 8, 100_001), pytest.param(64, 64, 4_099, marks=with_all)]
+)
+def test_means_among_workers_have_the_bits_of_the_tree_and_one_thread_each(
+    num_workers: int, num_shards: int, size: int
+) -> None:
+    rng, layout = np.random.default_rng(0), Layout(((size,),), "float32")
+    steps = [
+        [Mean(rng.standard_normal(size, np.float32), shard % 3) for shard in range(num_shards)]
+        for _ in range(4)
+    ]
+
+    def below(step: list[Mean], node: range) -> Mean:
+        return mean_of(node, lambda each: step[each.start] if len(each) == 1 else None)
+
+    listeners = [Listener("127.0.0.1") for _ in range(num_workers)]
+    together = threading.Barrier(num_workers)
+
+    def work(rank: int) -> list[bytes]:
+        nodes = nodes_within(shards_of(rank, num_workers, num_shards), num_shards)
+        with Peers(listeners[rank], CREDENTIALS, ("this", 0), rank) as peers:
+            peers.join([("127.0.0.1", each.port) for each in listeners], num_shards, layout)
+            found = []
+            for number, step in enumerate(steps):
+                mean, notes = peers.mean([below(step, node) for node in nodes], [rank, number])
+                assert notes == [[each, number] for each in range(num_workers)]
+                found.append(mean.tobytes())
+            together.wait(HANG_SECONDS)
+            links = [each for each in threading.enumerate() if each.name == "seedlings-links"]
+            together.wait(HANG_SECONDS)
+        assert len(links) == num_workers
+        return found
+
+    with ThreadPoolExecutor(num_workers) as pool:
+        found = list(pool.map(work, range(num_workers)))
+    expected = [below(step, range(num_shards)).vector.tobytes() for step in steps]
+    assert found == [expected] * num_workers
 
 
 def test_a_worker_that_does_not_come_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
