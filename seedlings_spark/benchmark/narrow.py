@@ -246,10 +246,10 @@ def report(found: Mapping[str, Any]) -> str:
         [name, SIZES[name].network, f"{costs['compute'] * 1e3:,.0f}"]
         for name, costs in found["costs"].items()
     ]
-    tables = [display.aligned(computed, "<<>"), display.aligned(_rows(found["cells"]), "<>><>>>>>>")]
+    tables = [display.aligned(computed, "<<>"), display.aligned(_rows(found["cells"]), "<>><>>>>>")]
     closing = (
-        "model: of machines that share these cores. of work: share of the speed of workers that only compute. ms of a"
-        " processor: that one worker spends on a step beside its computing. Workers that average among themselves also"
+        "model: of machines that share these cores. ms of CPU: that one worker spends on a step"
+        " beside its computing. Workers that average among themselves also"
         " hand in their state now and then, which is not in a step."
         f" Left out (-): where a step would take more than {LONGEST:.0f} s by the model."
     )
@@ -265,8 +265,7 @@ def _rows(cells: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         "s of a step",
         "model",
         "measured/model",
-        "of work",
-        "ms of a processor",
+        "ms of CPU",
     ]
     rows = [[*heads, "times driver"]]
     of_driver = {
@@ -279,13 +278,12 @@ def _rows(cells: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         row = [place[0], place[1], str(place[2]), cell["exchange"]]
         seconds = cell["seconds"]
         if seconds is None:
-            rows.append([*row, "-", f"{cell['model']:,.2f}", "-", "-", "-", "-"])
+            rows.append([*row, "-", f"{cell['model']:,.2f}", "-", "-", "-"])
             continue
         median, driver = seconds["median"], of_driver.get(place)
         numbers = [f"{median:,.2f}", f"{cell['model']:,.2f}", f"{median / cell['model']:.2f}"]
         times = "" if driver is None or cell["exchange"] == "driver" else f"{driver['median'] / median:.2f}"
-        numbers += [f"{cell['compute'] / median:.0%}", f"{cell['processor'] * 1e3:,.0f}"]
-        rows.append([*row, *numbers, times])
+        rows.append([*row, *numbers, f"{cell['processor'] * 1e3:,.0f}", times])
     return rows
 
 
@@ -474,9 +472,9 @@ def _seconds_of_step(size: Size, image_size: int, batch_size: int, tf: Any) -> f
     features = tf.constant(pictures, "float32")
     seconds = []
     for _ in range(5):
-        started = time.perf_counter()
+        started = time.process_time()  # of one thread: as long as it takes with a core for itself
         gradient(features, labels)[0].numpy()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     return statistics.median(seconds[2:])
 
 
