@@ -109,6 +109,7 @@ The map, room by room, in the order of imports: a module may import those of its
       prediction    the forward pass in a Spark task
       export        a Keras network as an ONNX file, compared with Keras
       saliency      where in a picture a network finds what it predicts
+      decisions     sets that hold the true species, and when a picture is called unknown
       stages        which stages a saved pipeline may have, and which params each of them
       store         model versions: publish, list, resolve, promote, roll back
 
@@ -145,6 +146,7 @@ The map, room by room, in the order of imports: a module may import those of its
       evaluation    predictions -> numbers
       certainty     probabilities -> how sure a model is, and how often it is right then
       paired        two versions on the same pictures
+      promised      whether sets hold the true species as often as promised
       gallery       the pictures that are wrong, or right by little
       findings      what an evaluation found beside its confusion matrix
       fitting       learning curves -> words on overfitting and underfitting

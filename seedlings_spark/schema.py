@@ -45,6 +45,7 @@ PROBABILITIES = "probabilities"
 MODEL_VERSION = "model_version"
 MODEL = "model"
 TOP_SPECIES = "top_species"
+SPECIES_SET = "species_set"
 CURRENT_SPECIES = "current_species"
 
 TRAIN = "train"
@@ -69,6 +70,9 @@ REJECT_REASONS = (
     "conflicting_species",  # the same bytes under two species
     "leak",  # the same bytes, near duplicates or pictures of one group are in a split that is measured on
 )
+
+# Why a prediction names no species.
+UNKNOWN = "unknown"
 
 # In the metadata of our column of content hashes: another's column may have the same name, and be anything.
 _OURS = {"seedlings_spark": "sha256 of the bytes of a picture's file"}
@@ -136,7 +140,7 @@ PREDICTIONS = StructType(
     [
         StructField(PATH, StringType(), False),
         StructField(CONTENT_HASH, StringType(), False),
-        StructField(PREDICTED_SPECIES, StringType(), False),
+        StructField(PREDICTED_SPECIES, StringType(), True),  # null of an image that is called unknown
         StructField(CONFIDENCE, FloatType(), False),
         StructField(PROBABILITIES, ArrayType(FloatType(), False), False),
         StructField(MODEL_VERSION, StringType(), False),

@@ -431,6 +431,22 @@ class TrainOptions(Options):
         " confidence of 0.8 about 80 % are right; predictions stay the same",
         reason="probabilities other than those that were trained are asked for, not guessed",
     )
+    coverage: float = option(
+        0.0,
+        "share of images whose true species score's column species_set shall hold, such as 0.95; 0 for no such column."
+        " How sure that takes a species to be is fitted on the validation images",
+        reason="sets are of use to who acts on all that is in them",
+        least=0,
+        most=0.9999,
+    )
+    max_unknown: float = option(
+        0.0,
+        "share of images of known species that score may call unknown, such as 0.02, those of least confidence; what is"
+        " none of the species mostly is among them. Fitted on the validation images; 0: every image is given a species",
+        reason="who has no other pictures loses answers by it",
+        least=0,
+        most=0.5,
+    )
     quantize: bool = option(
         False,
         "publish the network in whole numbers of 8 bits, too, if accuracy on the validation images falls by 0.5 points"

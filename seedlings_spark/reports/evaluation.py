@@ -107,12 +107,7 @@ class Evaluation:
     @property
     def accuracy_interval(self) -> tuple[float, float]:
         """The 95 % confidence interval of the accuracy (Wilson 1927); not numbers without images."""
-        if not self.num_images:
-            return math.nan, math.nan
-        share = _Z_95 * _Z_95 / self.num_images
-        middle = (self.accuracy + share / 2) / (1 + share)
-        spread = math.sqrt(self.accuracy * (1 - self.accuracy) * share + share * share / 4) / (1 + share)
-        return max(0.0, middle - spread), min(1.0, middle + spread)
+        return wilson(sum(scores.true_positives for scores in self.per_species), self.num_images)
 
     def to_dict(self) -> dict[str, object]:
         """The same as lists, dicts, strings and finite numbers, which JSON can hold; null where undefined."""
@@ -132,6 +127,16 @@ class Evaluation:
             ],
             "confusion_matrix": [list(row) for row in self.confusion],
         }
+
+
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a share (Wilson 1927); not numbers where there is nothing to have a share of."""
+    if not total:
+        return math.nan, math.nan
+    found, share = count / total, _Z_95 * _Z_95 / total
+    middle = (found + share / 2) / (1 + share)
+    spread = math.sqrt(found * (1 - found) * share + share * share / 4) / (1 + share)
+    return max(0.0, middle - spread), min(1.0, middle + spread)
 
 
 _OTHER_CORPUS = (

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from seedlings_spark.reports.certainty import Certainty
 from seedlings_spark.reports.gallery import Gallery
 from seedlings_spark.reports.paired import Comparison
+from seedlings_spark.reports.promised import Promised
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,14 @@ class Findings:
         comparison: Beside the current version.
         not_compared: Why there is no comparison.
         gallery: Pictures to look at.
+        promised: What became of the version's promises; None of one that has made none.
     """
 
     certainty: Certainty | None = None
     comparison: Comparison | None = None
     not_compared: str = ""
     gallery: Gallery | None = None
+    promised: Promised | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Their numbers, as JSON can hold them."""
@@ -31,6 +34,8 @@ class Findings:
             found["top_k"] = {str(k): known.top(k) for k in (3, 5) if k < len(known.ranks)}
             found["calibration_error"] = known.calibration_error
             found["reliability"] = [asdict(each) for each in known.reliability if each.num_images]
+        if self.promised is not None:
+            found["decisions"] = self.promised.to_dict()
         if self.comparison is not None:
             found["comparison"] = self.comparison.to_dict()
         elif self.not_compared:

@@ -8,6 +8,7 @@ a time writes to an output (`lock`), and what earlier runs have seen is in their
 from seedlings_spark.scoring.printing import drift_table, printed, short_summary, summary
 from seedlings_spark.scoring.profile import (
     predicted_species,
+    probabilities,
     profile_of_corpus,
     profile_of_images,
     require_profile,
@@ -24,6 +25,7 @@ __all__ = [
     "latest",
     "predicted_species",
     "printed",
+    "probabilities",
     "profile_of_corpus",
     "profile_of_images",
     "register",

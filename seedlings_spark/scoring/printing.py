@@ -26,12 +26,14 @@ def summary(run: ScoreRun) -> list[tuple[str, object]]:
         if manifest[name]
     ]
     verdict = manifest["drift"]["verdict"]
+    # Runs of earlier releases know of none.
+    unknown = f" ({manifest['unknown']:,} of them unknown)" if manifest.get("unknown") else ""
     return [
         ("model", f"{manifest['model_name']} {manifest['model_version']}"),
         ("run", display.Whole(run.path or "none, since nothing is new")),
         *([("tables", display.Whole(run.tables_path))] if run.tables_path != run.path else []),
         ("listed", f"{manifest['listed']:,}"),
-        ("scored", f"{manifest['scored']:,}"),
+        ("scored", f"{manifest['scored']:,}" + unknown),
         ("rejected", f"{manifest['rejected']:,}" + (f" ({reasons})" if reasons else "")),
         *seen,
         (

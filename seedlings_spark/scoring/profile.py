@@ -87,7 +87,7 @@ def profile_of_images(
         classes: Their names, in the order of the network's outputs.
     """
     with session.arrow_batches(spark, image_size[0] * image_size[1] * 3):
-        scored = _scored(spark, prepared, forward)
+        scored = probabilities(spark, prepared, forward)
         rows = with_species(scored, classes).select(schema.PREDICTED_SPECIES, CELLS).persist()
         try:
             return profile_of(rows)
@@ -109,12 +109,12 @@ def predicted_species(
         forward: The network.
         classes: Their names, in the order of the network's outputs.
     """
-    rows = with_species(_scored(spark, prepared, forward), classes)
+    rows = with_species(probabilities(spark, prepared, forward), classes)
     return rows.select(schema.PATH, schema.PREDICTED_SPECIES)
 
 
-def _scored(spark: SparkSession, prepared: DataFrame, forward: prediction.ForwardTask) -> DataFrame:
-    """Prepared images as rows of `SCORED`."""
+def probabilities(spark: SparkSession, prepared: DataFrame, forward: prediction.ForwardTask) -> DataFrame:
+    """Prepared images, a table of `schema.CORPUS`, as rows of `SCORED`."""
     nothing = F.lit(None).cast("string")
     decoded = prepared.withColumns(dict.fromkeys((schema.REASON, schema.STAGE, schema.DETAIL), nothing))
     with session.python_environment(spark, runtime.worker_environment(forward.threads)):

@@ -32,13 +32,14 @@ def write(spark: SparkSession, run: str, source: Source, task: decoding.DecodeTa
     columns = (schema.PATH, schema.PREDICTED_SPECIES, schema.CONFIDENCE)
     layout = StructType([schema.PREDICTIONS[name] for name in columns])
     predictions = tables.parquet(spark, files.join(run, "predictions"), layout)
-    rows = predictions.orderBy(schema.CONFIDENCE, schema.PATH).limit(num_images).collect()
-    if not rows:
+    least = predictions.orderBy(schema.CONFIDENCE, schema.PATH).limit(num_images).collect()
+    if not least:
         return
+    rows = [(str(row[0]), str(row[1] or schema.UNKNOWN), float(row[2])) for row in least]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)
-    table.writerows((display.cell(row[0]), display.cell(row[1]), f"{row[2]:.4f}") for row in rows)
+    table.writerows((display.cell(path), display.cell(name), f"{value:.4f}") for path, name, value in rows)
     files.write_text(files.join(run, FOLDER, "least_confident.csv"), text.getvalue())
     tiles, captions = [], []
     contents = _contents(source, [row[0] for row in rows[:_MOST_TILES]])

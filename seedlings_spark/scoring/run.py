@@ -21,6 +21,7 @@ from seedlings_spark.corpus import decoding, tables
 from seedlings_spark.errors import InputError
 from seedlings_spark.lock import Lock
 from seedlings_spark.models import engines
+from seedlings_spark.models.decisions import KEY, Decisions
 from seedlings_spark.models.store import ModelVersion
 from seedlings_spark.reports import drift
 from seedlings_spark.scoring import ledger, progress, review, sources, tasks
@@ -118,6 +119,7 @@ class _Scoring:
             ),
             forward_task(spark, version, options.batch_size, options.engine, options.precision),
         )
+        self._decisions = Decisions.of(version.manifest, self._task.forward.precision)
 
         if self._task.forward.engine == choices.TENSORFLOW and not connect.is_connect(spark):
             session.require_memory(spark)
@@ -159,8 +161,9 @@ class _Scoring:
             listing.unpersist()
         self._runs.point_to(manifest)
         _log.info(
-            "scored %s files and rejected %s in %.1f s, with %s: %s",
+            "scored %s files%s and rejected %s in %.1f s, with %s: %s",
             f"{manifest['scored']:,}",
+            f" ({numbers.unknown:,} unknown)" if numbers.unknown else "",
             f"{manifest['rejected']:,}",
             (datetime.datetime.now(datetime.UTC) - self._started).total_seconds(),
             self._model,
@@ -274,29 +277,20 @@ class _Scoring:
         return self._spark.read.schema(SCORED).parquet(tables.literal(folder))
 
     def _predictions(self, rows: DataFrame) -> DataFrame:
-        classes = F.array(*[F.lit(name) for name in self._version.classes])
         columns = list(schema.PREDICTIONS.names)
         added = {
             schema.CONFIDENCE: F.array_max(schema.PROBABILITIES),
             schema.MODEL_VERSION: F.lit(self._version.version),
         }
         if self._options.top_k:
-            # Of equal ones the first comes first, as in `predicted_species`.
-            pairs = F.transform(
-                schema.PROBABILITIES,
-                lambda value, place: F.struct(value.alias(schema.CONFIDENCE), (-place).alias("place")),
-            )
-            added[schema.TOP_SPECIES] = F.transform(
-                F.slice(F.reverse(F.array_sort(pairs)), 1, self._options.top_k),
-                lambda pair: F.struct(
-                    F.element_at(classes, 1 - pair["place"]).alias(schema.SPECIES),
-                    pair[schema.CONFIDENCE].alias(schema.CONFIDENCE),
-                ),
-            )
-            columns.append(schema.TOP_SPECIES)
+            first = F.slice(tasks.ranked(self._version.classes), 1, self._options.top_k)
+            added[schema.TOP_SPECIES] = first
+        named = with_species(rows, self._version.classes)
+        decided = tasks.decided(self._decisions, self._version.classes)
+        columns += [name for name in (*added, *decided) if name not in columns]
         if not self._options.probabilities:
             columns.remove(schema.PROBABILITIES)
-        return with_species(rows, self._version.classes).withColumns(added).select(*columns)
+        return named.withColumns(added).withColumns(decided).select(*columns)
 
     def _check(self, new: "_Count") -> "_Numbers":
         """What lies on disk now, checked against what was to be scored."""
@@ -307,7 +301,7 @@ class _Scoring:
         for is_scored, key, rows, hashes in counted.collect():
             (species if is_scored else reasons)[key] = int(rows)
             found += _Count(int(rows), hashes)
-        numbers = _Numbers(species, reasons)
+        numbers = _Numbers(species, reasons, species.pop(None, 0))  # type: ignore[call-overload]
         if found != new:
             raise InputError(
                 f"{numbers.scored:,} predictions and {numbers.rejected:,} rejects",
@@ -376,11 +370,13 @@ class _Scoring:
                 "version": engines.version(self._task.forward.engine),
             },
             "precision": self._task.forward.precision,
+            **({KEY: self._decisions.to_dict()} if self._decisions.images else {}),
             "started": self._started.isoformat(timespec="seconds"),
             "finished": finished.isoformat(timespec="seconds"),
             "listed": num_listed,
             "scored": numbers.scored,
             "rejected": numbers.rejected,
+            "unknown": numbers.unknown,  # of those that are scored
             **seen,
             "rejected_by_reason": dict(sorted(numbers.reasons.items())),
             "images_of_species": dict(sorted(numbers.species.items())),
@@ -396,14 +392,15 @@ class _Scoring:
 
 @dataclass(frozen=True)
 class _Numbers:
-    """Of the files that were scored now: how many of each species, and rejected for each reason."""
+    """Of the files that were scored now: how many of each species, rejected for each reason, and called unknown."""
 
     species: Mapping[str, int]
     reasons: Mapping[str, int]
+    unknown: int = 0
 
     @property
     def scored(self) -> int:
-        return sum(self.species.values())
+        return sum(self.species.values()) + self.unknown
 
     @property
     def rejected(self) -> int:

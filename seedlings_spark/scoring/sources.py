@@ -285,7 +285,14 @@ def _of_table(
 OTHERS = "others"
 _GIVEN = "given"
 # What an output has itself; `run` is what `latest` adds, and `_metadata` is how it asks Spark for a row's file.
-_TAKEN = {*schema.PREDICTIONS.names, *schema.REJECTS.names, schema.TOP_SPECIES, "run", "_metadata"}
+_TAKEN = {
+    *schema.PREDICTIONS.names,
+    *schema.REJECTS.names,
+    schema.TOP_SPECIES,
+    schema.SPECIES_SET,
+    "run",
+    "_metadata",
+}
 
 
 def _others(rows: DataFrame, wanted: Sequence[str], table: str) -> list[str]:

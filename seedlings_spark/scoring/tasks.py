@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import ArrayType, FloatType, IntegerType, StringType, StructField, StructType
 
@@ -16,6 +16,7 @@ from seedlings_spark.cluster import session
 from seedlings_spark.corpus import decoding
 from seedlings_spark.errors import NetworkError, StoreError
 from seedlings_spark.models import prediction
+from seedlings_spark.models.decisions import Decisions
 from seedlings_spark.models.store import INT8, NETWORK, ONNX, PROFILE, ModelVersion
 from seedlings_spark.reports import drift
 from seedlings_spark.scoring import progress, sources
@@ -60,6 +61,39 @@ def with_species(rows: DataFrame, classes: Sequence[str]) -> DataFrame:
     names = F.array(*[F.lit(name) for name in classes])
     place = F.array_position(F.col(schema.PROBABILITIES), F.array_max(schema.PROBABILITIES)).cast("int")
     return rows.withColumn(schema.PREDICTED_SPECIES, F.element_at(names, place))
+
+
+def ranked(classes: Sequence[str]) -> Column:
+    """Of rows of `SCORED` an array of (species, confidence), the most probable first; of equal ones the first class."""
+    names = F.array(*[F.lit(name) for name in classes])
+    pairs = F.transform(
+        schema.PROBABILITIES,
+        lambda value, place: F.struct(value.alias(schema.CONFIDENCE), (-place).alias("place")),
+    )
+    return F.transform(
+        F.reverse(F.array_sort(pairs)),
+        lambda pair: F.struct(
+            F.element_at(names, 1 - pair["place"]).alias(schema.SPECIES),
+            pair[schema.CONFIDENCE].alias(schema.CONFIDENCE),
+        ),
+    )
+
+
+def decided(decisions: Decisions, classes: Sequence[str]) -> dict[str, Column]:
+    """The columns that a version's promises add to its predictions, or change; none of a version without any."""
+    columns: dict[str, Column] = {}
+    if decisions.coverage:
+        # The first one in any case: an empty set would name less than `predicted_species` does.
+        chosen = F.filter(
+            ranked(classes),
+            lambda pair, place: (place == 0) | (pair[schema.CONFIDENCE] >= F.lit(decisions.set_from)),
+        )
+        columns[schema.SPECIES_SET] = F.transform(chosen, lambda pair: pair[schema.SPECIES])
+    if decisions.max_unknown:
+        is_unknown = F.array_max(schema.PROBABILITIES) < F.lit(decisions.unknown_below)
+        columns[schema.PREDICTED_SPECIES] = F.when(~is_unknown, F.col(schema.PREDICTED_SPECIES))
+        columns[schema.REASON] = F.when(is_unknown, F.lit(schema.UNKNOWN))
+    return columns
 
 
 def forward_task(

@@ -1,4 +1,6 @@
-"""Temperature scaling (Guo et al. 2017): one number, fitted on validation images, that makes confidence what it says.
+"""What is fitted on validation images after training: a temperature, and the thresholds of a version's decisions.
+
+Temperature scaling (Guo et al. 2017) is one number that makes confidence what it says.
 
 Logits are divided by the temperature, so no prediction changes. It goes into the weights of the layer that gives the
 logits: whatever computes the network, `network.keras` or `network.onnx`, gives the same calibrated probabilities.
@@ -6,6 +8,7 @@ logits: whatever computes the network, `network.keras` or `network.onnx`, gives 
 
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +18,12 @@ from pyspark.ml.functions import vector_to_array
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import schema
+from seedlings_spark import schema, scoring
+from seedlings_spark.cluster import session
 from seedlings_spark.corpus import Corpus
 from seedlings_spark.errors import NetworkError
 from seedlings_spark.estimator import SeedlingsModel
+from seedlings_spark.models import decisions, prediction
 from seedlings_spark.reports import certainty
 from seedlings_spark.training import network as carried
 
@@ -27,6 +32,8 @@ _log = logging.getLogger(__name__)
 _COLDEST, _HOTTEST = 0.05, 20.0
 # Logits that the driver takes, at most; one number is fitted to them.
 _MOST_VALUES = 4_000_000
+# Images that decisions are fitted on, at most: of those the share that a promise is about is exact to 0.05 points.
+_MOST_IMAGES = 200_000
 # Of a probability: what the network gives may differ by from what was asked for.
 _TOLERANCE = 1e-5
 _CARRYING = ("Activation", "Dropout", "Flatten", "Functional", "Identity", "Reshape", "Sequential", "Softmax")
@@ -98,6 +105,49 @@ def calibrate(spark: SparkSession, model: PipelineModel, corpus: Corpus) -> dict
         about["before"]["log_loss"],
     )
     return about
+
+
+def decide(
+    spark: SparkSession,
+    forwards: Mapping[str, prediction.ForwardTask],
+    corpus: Corpus,
+    classes: Sequence[str],
+    *,
+    coverage: float,
+    max_unknown: float,
+) -> dict[str, Any]:
+    """Fit a version's decisions on the probabilities that scoring gives the validation images.
+
+    Args:
+        spark: The session.
+        forwards: The network by the numbers that it computes with: "float32", and "int8" if it was quantised.
+        corpus: With validation images.
+        classes: Their names, in the order of the network's outputs.
+        coverage: As `decisions.Decisions` has it.
+        max_unknown: As `decisions.Decisions` has it.
+
+    Returns:
+        What the manifest says under `decisions.KEY`.
+
+    Raises:
+        CorpusError: There are too few validation images for what is promised.
+    """
+    images = corpus.images(spark, schema.VALIDATION)
+    share = min(1.0, _MOST_IMAGES / max(1, corpus.num_images(schema.VALIDATION)))
+    place = F.conv(F.substring(schema.CONTENT_HASH, 9, 8), 16, 10).cast("long")
+    chosen = images.where(place <= int(share * 0xFFFFFFFF))
+    own = F.element_at(schema.PROBABILITIES, F.col("place").cast("int"))
+    places = F.array_position(F.array(*map(F.lit, classes)), F.col(schema.SPECIES)).alias("place")
+    true = chosen.select(schema.PATH, places)
+    found = {}
+    for precision, forward in forwards.items():
+        with session.arrow_batches(spark, math.prod(corpus.image_size) * 3):
+            rows = scoring.probabilities(spark, chosen, forward).join(true, schema.PATH)
+            values = rows.select(own, F.array_max(schema.PROBABILITIES)).toPandas().to_numpy(np.float64)
+        made = decisions.fit(values[:, 0], values[:, 1], coverage=coverage, max_unknown=max_unknown)
+        found[precision] = made.to_dict()
+        _log.info("decides, in %s, by %d validation images: %s", precision, made.images, made.words)
+    return found
 
 
 def words(about: dict[str, Any]) -> str:

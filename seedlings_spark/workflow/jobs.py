@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 
 from seedlings_spark import config, corpus, files, schema, scoring
@@ -23,6 +24,7 @@ from seedlings_spark.config import (
 from seedlings_spark.corpus import Corpus, decoding
 from seedlings_spark.errors import OptionError
 from seedlings_spark.lock import Lock
+from seedlings_spark.models import decisions
 from seedlings_spark.models.store import ModelStore, ModelVersion, table
 from seedlings_spark.reports.evaluation import Evaluation
 from seedlings_spark.scoring import ScoreRun
@@ -165,12 +167,7 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
     session.require_slots(spark, options.num_workers, options.wait_executors, options.min_workers)
     prepared, store = corpus.load(options.corpus), ModelStore(options.store, options.name)
     pipeline.check_network(options.network, prepared)
-    if options.calibrate and not prepared.num_images(schema.VALIDATION):
-        raise OptionError(
-            f"--calibrate with {options.corpus}, which has no validation images",
-            "some, to fit the temperature on",
-            "Leave out --calibrate, or prepare the corpus with a share for validation (--split-shares)",
-        )
+    _check_promises(options, prepared)
     application = str(spark.sparkContext.applicationId)
     run = options.run or files.join(options.store, options.name, "runs", application)
     about = pipeline.about(prepared, config.plain(options), run)
@@ -188,6 +185,19 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
             )
             runs.end(run, version.version)
     return Trained(run, options.name, version.version, version, promotion)
+
+
+def _check_promises(options: TrainOptions, prepared: Corpus) -> None:
+    """Refuse to fit on validation images that are not there what a whole training would have to wait for."""
+    num = prepared.num_images(schema.VALIDATION)
+    if options.calibrate and not num:
+        raise OptionError(
+            f"--calibrate with {options.corpus}, which has no validation images",
+            "some, to fit the temperature on",
+            "Leave out --calibrate, or prepare the corpus with a share for validation (--split-shares)",
+        )
+    nothing = np.zeros(num)
+    decisions.fit(nothing, nothing, **config.chosen(options, "coverage", "max_unknown"))
 
 
 def estimator(

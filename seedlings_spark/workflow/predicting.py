@@ -14,8 +14,9 @@ from seedlings_spark.corpus import Corpus, look_alikes, tables
 from seedlings_spark.errors import CorpusError, NetworkError, SeedlingsError, StoreError
 from seedlings_spark.estimator import SeedlingsModel, elephas, features
 from seedlings_spark.models import saliency, stages
+from seedlings_spark.models.decisions import Decisions
 from seedlings_spark.models.store import NETWORK, ONNX, ModelStore, ModelVersion
-from seedlings_spark.reports import certainty, evaluation, findings, gallery, paired
+from seedlings_spark.reports import certainty, evaluation, findings, gallery, paired, promised
 from seedlings_spark.workflow import calibration
 
 
@@ -222,6 +223,7 @@ def found(
         None if current is None else paired.comparison(table, current.version, classes),
         why_not,
         gallery.gallery(table, pixels, classes, task),
+        promised.promised(table, Decisions.of(version.manifest), classes) if has_probabilities else None,
     )
 
 

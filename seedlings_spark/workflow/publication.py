@@ -19,7 +19,7 @@ from seedlings_spark.cluster import session
 from seedlings_spark.corpus import Corpus, look_alikes
 from seedlings_spark.errors import NetworkError, OptionError, SeedlingsError, StoreError
 from seedlings_spark.estimator import SeedlingsModel, keep_network_once
-from seedlings_spark.models import export, prediction
+from seedlings_spark.models import decisions, export, prediction
 from seedlings_spark.models.store import INT8 as INT8_FILE
 from seedlings_spark.models.store import ONNX, PROFILE, RESERVED_KEYS, ModelStore, ModelVersion
 from seedlings_spark.reports import drift, plots
@@ -344,6 +344,9 @@ def publish_trained(
     int8, told_of_int8 = b"", dict[str, object]()
     if about["options"].get("quantize"):
         int8, told_of_int8 = _quantized_if_allowed(spark, _network_of(model), corpus)
+    asked = {name: about["options"].get(name, 0.0) for name in ("coverage", "max_unknown")}
+    if any(asked.values()):
+        known[decisions.KEY] = _decisions(spark, _network_of(model), int8, corpus, asked)
     made = profile(spark, model, corpus)
     decided = promotion(spark, store, model, corpus, about["options"]["promote"])
     check()
@@ -357,6 +360,20 @@ def publish_trained(
     }
     version = publish(store, model, about=told, promote=decided.is_due, profile=made, int8=int8)
     return version, decided
+
+
+def _decisions(
+    spark: SparkSession, model: SeedlingsModel, int8: bytes, corpus: Corpus, asked: Mapping[str, float]
+) -> dict[str, Any]:
+    """The decisions of each of the networks that scoring may take."""
+    forwards = {decisions.FLOAT32: model.forward_task(spark, are_pixels=True)}
+    forwards |= {INT8: _int8_task(spark, int8)} if int8 else {}
+    labels = model.getOrDefault("labels")
+    return calibration.decide(spark, forwards, corpus, labels, **asked)
+
+
+def _int8_task(spark: SparkSession, network: bytes) -> prediction.ForwardTask:
+    return prediction.ForwardTask(network, INT8, 1, session.task_cpus(spark), engine=ONNXRUNTIME)
 
 
 def _quantized_if_allowed(
@@ -481,6 +498,12 @@ def quantize(store: ModelStore, version: str, corpus: Corpus, *, promote: bool) 
     content, about_int8 = quantized(spark, _network_of(model).onnx_bytes, corpus, old.classes)
     known = {key: value for key, value in old.manifest.items() if key not in (*RESERVED_KEYS, "promotion")}
     about = {**known, INT8: about_int8, "quantized_from": old.version}
+    if promised := known.get(decisions.KEY):
+        asked = {name: promised[decisions.FLOAT32][name] for name in ("coverage", "max_unknown")}
+        about[decisions.KEY] = {
+            **promised,
+            **calibration.decide(spark, {INT8: _int8_task(spark, content)}, corpus, old.classes, **asked),
+        }
     return publish(
         store, model, about=about, promote=promote, profile=scoring.profile_of_corpus(old), int8=content
     )

@@ -18,14 +18,14 @@ from scipy import optimize, special, stats
 from sklearn import metrics
 
 from seedlings_spark import corpus, files, images
-from seedlings_spark.config import EvaluateOptions
+from seedlings_spark.config import EvaluateOptions, ScoreOptions
 from seedlings_spark.corpus import decoding
 from seedlings_spark.errors import NetworkError
 from seedlings_spark.estimator import SeedlingsModel
 from seedlings_spark.models import networks, saliency
-from seedlings_spark.models.store import ModelStore
+from seedlings_spark.models.store import RESERVED_KEYS, ModelStore
 from seedlings_spark.reports import certainty, fitting, paired
-from seedlings_spark.workflow import calibration, jobs, publication
+from seedlings_spark.workflow import calibration, jobs, predicting, publication
 
 CLASSES = ['<b id="hostile">', "Fat Hen", "</script><script>document.title='run'</script>"]
 HUES = (80, 125, 170)
@@ -83,6 +83,8 @@ def evaluated(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         "numbers": numbers,
         "report": report,
         "corpus": prepared,
+        "store": store,
+        "images": table,
         "rows": pq.read_table(report / "predictions.parquet").to_pylist(),
         "metrics": json.loads((report / "metrics.json").read_text()),
     }
@@ -255,6 +257,65 @@ def test_a_temperature_goes_into_the_network_and_all_engines_give_the_same(
         model.stages[0].set(model.stages[0].engine, engine)
         after = [list(row.probability) for row in model.transform(images_of).collect()]
         assert np.abs(np.array(after) - expected).max() < 1e-4
+
+
+# --- Decisions
+
+
+def test_what_is_promised_by_validation_images_is_kept_by_evaluation_and_scores(
+    evaluated: dict[str, Any], spark: Any, tmp_path: Path
+) -> None:
+    given, store, old = evaluated["corpus"], evaluated["store"], evaluated["store"].resolve("v0001")
+    model = predicting.load(old)
+    forwards = {"float32": model.stages[-1].forward_task(spark, are_pixels=True)}
+    found = calibration.decide(spark, forwards, given, old.classes, coverage=0.8, max_unknown=0.2)
+
+    hues = np.array([HUES[CLASSES.index(name)] for name in old.classes])
+    rows = given.images(spark, "validation").collect()
+    means = np.array([np.frombuffer(row.image, np.uint8).mean() for row in rows])
+    values = special.softmax((np.outer(means, hues) - hues**2 / 2) / 900, axis=1)
+    own = values[np.arange(len(rows)), [old.classes.index(row.species) for row in rows]]
+    third = [np.sort(each)[2] for each in (own, values.max(axis=1))]  # floor(0.2 * (18 + 1))
+    assert len(rows) == 18 and found["float32"]["images"] == 18
+    thresholds = found["float32"]["set_from"], found["float32"]["unknown_below"]
+    assert thresholds == pytest.approx(third, abs=1e-4) and third[0] != pytest.approx(third[1], abs=0.01)
+
+    known = {key: value for key, value in old.manifest.items() if key not in RESERVED_KEYS}
+    version = publication.publish(store, model, about={**known, "decisions": found}, promote=False)
+    where = {"store": store.directory, "model_version": version.version}
+    jobs.evaluate(spark, EvaluateOptions(given.path, report=str(tmp_path / "report"), **where))
+    told = json.loads((tmp_path / "report" / "metrics.json").read_text())["decisions"]
+    table = pq.read_table(tmp_path / "report" / "predictions.parquet").to_pylist()
+    sets = {
+        row["content_hash"]: species_set(row["probabilities"], old.classes, thresholds[0]) for row in table
+    }
+    is_covered = [row["species"] in sets[row["content_hash"]] for row in table]
+    assert told["covered"] == np.mean(is_covered) and 0 < told["covered"] < 1
+    assert told["mean_set_size"] == pytest.approx(np.mean([len(each) for each in sets.values()]))
+    is_unknown = [row["confidence"] < thresholds[1] for row in table]
+    assert told["unknown"] == np.mean(is_unknown) and 0 < told["unknown"] < 1
+    assert 'id="decisions"' in (tmp_path / "report" / "index.html").read_text()
+
+    run = jobs.score(spark, ScoreOptions(str(evaluated["images"]), output=str(tmp_path / "scores"), **where))
+    scored = pq.read_table(files.local_path(run.path) / "predictions").to_pylist()
+    assert run.manifest["scored"] == len(scored) == 3 * NUM
+    assert run.manifest["unknown"] == sum(row["predicted_species"] is None for row in scored) > 0
+    assert sum(run.manifest["images_of_species"].values()) + run.manifest["unknown"] == 3 * NUM
+    for row in scored:
+        assert row["species_set"] == species_set(row["probabilities"], old.classes, thresholds[0])
+        named = old.classes[int(np.argmax(row["probabilities"]))]
+        unknown = row["confidence"] < thresholds[1]
+        assert (row["predicted_species"], row["reason"]) == ((None, "unknown") if unknown else (named, None))
+
+
+def species_set(probabilities: list[float], classes: tuple[str, ...], threshold: float) -> list[str]:
+    """The most probable species first; that one always."""
+    order = np.argsort(-np.array(probabilities), kind="stable")
+    return [
+        classes[place]
+        for number, place in enumerate(order)
+        if not number or probabilities[place] >= threshold
+    ]
 
 
 # --- Where in a picture

@@ -76,7 +76,7 @@ GROUPS = [
     ["training.engine"],
     ["training"],
     # models
-    ["models", "models.backbones"],
+    ["models", "models.backbones", "models.decisions"],
     ["models.pretrained"],
     ["models.networks", "models.engines", "models.stages", "models.store", "models.saliency"],
     ["models.prediction", "models.export"],
@@ -98,7 +98,7 @@ GROUPS = [
     ["elephas", "features"],
     # reports
     ["reports", "reports.drift", "reports.evaluation"],
-    ["reports.certainty", "reports.paired", "reports.gallery", "reports.fitting"],
+    ["reports.certainty", "reports.paired", "reports.promised", "reports.gallery", "reports.fitting"],
     ["reports.plots", "reports.findings"],
     ["reports.html", "reports.search"],
     ["reports.page"],

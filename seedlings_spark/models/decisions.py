@@ -1,0 +1,110 @@
+"""What a version promises of its answers: sets that hold the true species, and when it says that it knows none.
+
+Both are split conformal prediction (Vovk, Gammerman and Shafer 2005; sets by a probability's size as Sadinle, Lei and
+Wasserman 2019): a threshold is the k-th lowest of the validation images' own probabilities. Of new images that are
+drawn as those were the promise holds, whatever the network is; how good that is shows in the sets' sizes.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seedlings_spark.errors import CorpusError
+
+# Of a version's manifest: the decisions by the numbers that the network computes with, as it is scored.
+KEY = "decisions"
+FLOAT32 = "float32"
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Thresholds of one network, and what they promise.
+
+    Args:
+        coverage: The share of images whose true species is in their set; 0 for no sets.
+        set_from: Species of at least this probability are in the set, and the most probable one always.
+        max_unknown: The share of images of known species that may be called unknown; 0 for none.
+        unknown_below: An image with a confidence below is called unknown.
+        images: Number of the validation images that this was fitted on.
+    """
+
+    coverage: float = 0.0
+    set_from: float = 0.0
+    max_unknown: float = 0.0
+    unknown_below: float = 0.0
+    images: int = 0
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any], precision: str = FLOAT32) -> "Decisions":
+        """Those of a version, which promises nothing where its manifest has none.
+
+        Args:
+            manifest: The version's.
+            precision: "int8" for its quantised network; all others give nearly the same probabilities.
+        """
+        known = manifest.get(KEY) or {}
+        found = known.get(precision) or ({} if precision == "int8" else known.get(FLOAT32)) or {}
+        return cls(**{name: found[name] for name in cls.__dataclass_fields__ if name in found})
+
+    def to_dict(self) -> dict[str, float]:
+        """The same for a manifest."""
+        return asdict(self)
+
+    @property
+    def words(self) -> str:
+        """What a person is told."""
+        told = []
+        if self.coverage:
+            told.append(
+                f"{self.coverage:.4g} of species_set hold the true species (probabilities from {self.set_from:.4g})"
+            )
+        if self.max_unknown:
+            told.append(
+                f"unknown below a confidence of {self.unknown_below:.4g}, up to {self.max_unknown:.4g} of known species"
+            )
+        return "; ".join(told)
+
+
+def fit(
+    of_truth: npt.NDArray[np.floating],
+    highest: npt.NDArray[np.floating],
+    *,
+    coverage: float,
+    max_unknown: float,
+) -> Decisions:
+    """Fit the thresholds.
+
+    Args:
+        of_truth: Shape (images,): the probability of each one's true species.
+        highest: Shape (images,): the highest of each one's probabilities.
+        coverage: As `Decisions` has it.
+        max_unknown: As `Decisions` has it.
+
+    Raises:
+        CorpusError: There are too few images for the promise.
+    """
+    num = len(of_truth)
+    # Of so many, one more image is as likely at each place: below the k-th lowest it is with k / (num + 1).
+    below = {
+        "coverage": math.floor((1 - coverage) * (num + 1) + 1e-9),
+        "max_unknown": math.floor(max_unknown * (num + 1) + 1e-9),
+    }
+    asked = {"coverage": (coverage, 1 - coverage), "max_unknown": (max_unknown, max_unknown)}
+    for name, (value, share) in asked.items():
+        if value and not below[name]:
+            raise CorpusError(
+                f"{num:,} validation images for --{name.replace('_', '-')} {value:g}",
+                f"at least {math.ceil(1 / share - 1 - 1e-9):,}, or nothing can be promised",
+                f"Prepare a corpus with more of them, or choose another --{name.replace('_', '-')}",
+            )
+    return Decisions(
+        coverage=coverage,
+        set_from=float(np.sort(of_truth)[below["coverage"] - 1]) if coverage else 0.0,
+        max_unknown=max_unknown,
+        unknown_below=float(np.sort(highest)[below["max_unknown"] - 1]) if max_unknown else 0.0,
+        images=num,
+    )

@@ -1,0 +1,54 @@
+"""Sets that hold the true species as often as promised, and what is called unknown."""
+
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from seedlings_spark.errors import CorpusError
+from seedlings_spark.models import decisions
+
+NUM, FITTED, CLASSES = 3000, 500, 12
+
+
+def test_each_resplit_keeps_its_promises_within_the_bounds_of_chance() -> None:
+    draw = np.random.default_rng(7)
+    truth = draw.integers(0, CLASSES, NUM)
+    logits = draw.normal(0, 1.5, (NUM, CLASSES))
+    logits[np.arange(NUM), truth] += 2
+    values = np.exp(logits)
+    values = (values / values.sum(axis=1, keepdims=True)).astype(np.float32)
+    own, highest = values[np.arange(NUM), truth], values.max(axis=1)
+    covered, unknown = [], []
+    for _ in range(200):
+        order = draw.permutation(NUM)
+        fitted, others = order[:FITTED], order[FITTED:]
+        found = decisions.fit(own[fitted], highest[fitted], coverage=0.9, max_unknown=0.05)
+        # As Angelopoulos and Bates 2021 (arXiv:2107.07511, figure 2) compute it.
+        level = np.ceil((FITTED + 1) * 0.9) / FITTED
+        quantile = np.quantile(1 - own[fitted].astype(np.float64), level, method="higher")
+        expected = 1 - values[others].astype(np.float64) <= quantile
+        sets = values[others] >= found.set_from
+        assert (sets == expected).all()
+        covered.append(int(sets[np.arange(NUM - FITTED), truth[others]].sum()))
+        unknown.append(int((highest[others] < found.unknown_below).sum()))
+    # An order statistic's rank among images like it is beta-binomial.
+    of_covered = stats.betabinom(NUM - FITTED, 451, 50)
+    of_unknown = stats.betabinom(NUM - FITTED, 25, 476)
+    for counts, law in ((covered, of_covered), (unknown, of_unknown)):
+        assert abs(np.mean(counts) - law.mean()) < 4 * law.std() / np.sqrt(len(counts))
+        low, high = law.ppf([0.0005, 0.9995])
+        assert sum(not low <= count <= high for count in counts) <= 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "least"), [({"coverage": 0.95}, 19), ({"coverage": 0.99}, 99), ({"max_unknown": 0.02}, 49)]
+)
+def test_too_few_images_promise_nothing_and_enough_do(asked: dict[str, float], least: int) -> None:
+    values = np.linspace(0.1, 1, least)
+    settings = {"coverage": 0.0, "max_unknown": 0.0} | asked
+    found = decisions.fit(values, values, **settings)
+    assert max(found.set_from, found.unknown_below) == pytest.approx(0.1)
+    with pytest.raises(CorpusError, match=re.escape(f"at least {least}")):
+        decisions.fit(values[1:], values[1:], **settings)
