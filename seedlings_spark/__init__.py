@@ -149,6 +149,7 @@ The map, room by room, in the order of imports: a module may import those of its
       promised      whether sets hold the true species as often as promised
       gallery       the pictures that are wrong, or right by little
       findings      what an evaluation found beside its confusion matrix
+      feedback      labels that come late, beside what was predicted
       fitting       learning curves -> words on overfitting and underfitting
       drift         how a run's images and predictions differ from the training corpus
       plots         numbers -> PNG: matplotlib's only door
@@ -175,6 +176,7 @@ The map, room by room, in the order of imports: a module may import those of its
       calibration   a temperature that makes confidence what it says
       transfer      a last layer on features that are computed once
       predicting    a version's predictions of a corpus, and their numbers
+      feedback      from late labels to numbers, and the pictures that were wrong
       publication   from a fitted pipeline, or somebody's own network, to a published version
       quickstart    where the quickstart puts what it makes
       space         what a search chooses from

@@ -7,6 +7,7 @@ exit code of its class; a traceback is shown with `--debug` only:
     1    failed
     2    wrong arguments
     3    done, but with more rejects than --max-reject-fraction
+    4    done, but accuracy on late labels is below --min-accuracy
     73   the output is in use by another run
     130  interrupted from the keyboard
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T", bound=config.Options)
 _log = logging.getLogger("seedlings_spark")
 
-DONE, FAILED, WRONG_ARGUMENTS, TOO_MANY_REJECTS = 0, 1, 2, 3
+DONE, FAILED, WRONG_ARGUMENTS, TOO_MANY_REJECTS, LOW_ACCURACY = 0, 1, 2, 3, 4
 # Of `--log`.
 LOGS = PLAIN, JSON_LINES = "plain", "json"
 # Set by YARN for all attempts of an application.
@@ -82,6 +83,7 @@ _EXAMPLES = {
     "tune": "--corpus corpus --store store --space space.toml --trials 40 --sample 0.2",
     "evaluate": "--corpus corpus --store store --report report",
     "score": "--images new-photos --store store --output scores --incremental",
+    "feedback": "--scores scores --labels labels.csv --report feedback --min-accuracy 0.9",
     "models": "promote --store store --model-version v0002",
     "serve": "--store store --port 8501",
     "clean": "--output scores --older-than 30d --dry-run",
@@ -446,6 +448,14 @@ def drift_exit_code(manifest: Mapping[str, Any], max_drift: float) -> int:
         return DONE
     _log.warning("the images differ from the training corpus by more than --max-drift %g", max_drift)
     return TOO_MANY_REJECTS
+
+
+def accuracy_exit_code(accuracy: float, min_accuracy: float) -> int:
+    """4 if an accuracy is lower than allowed, else 0; one of no pictures is."""
+    if not min_accuracy or accuracy >= min_accuracy:
+        return DONE
+    _log.warning("the accuracy is %.4f, below --min-accuracy %g", accuracy, min_accuracy)
+    return LOW_ACCURACY
 
 
 # What jobs print at their end.

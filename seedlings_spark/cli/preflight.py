@@ -29,6 +29,7 @@ _READ: dict[str, Sequence[str]] = {
     "tune": ("corpus",),
     "evaluate": ("corpus", "store"),
     "score": ("images", "store"),
+    "feedback": ("scores", "labels"),
     "models": ("store", "corpus", "images"),
     "serve": ("store",),
     "benchmark": ("images",),
@@ -41,6 +42,7 @@ _WRITTEN: dict[str, Sequence[str]] = {
     "tune": ("store", "run"),
     "evaluate": ("report",),
     "score": ("output",),
+    "feedback": ("report",),
     "models": ("output",),
     "benchmark": ("output",),
 }
@@ -117,7 +119,7 @@ def _check_read(job: str, name: str, path: str, options: Any) -> None:
         return
     except OSError as error:
         raise _told(said, error) from None
-    if name != "images" and not place.is_dir():
+    if name not in ("images", "labels") and not place.is_dir():
         raise StorageError(f"{said}, which is a file", "a folder", f"Correct {config.flag_of(name)}")
     if place.is_dir() and not os.access(place, os.R_OK | os.X_OK):
         raise _told(said, PermissionError(13, "Permission denied"))
@@ -160,6 +162,10 @@ def _refuse_missing(job: str, name: str, path: str, options: Any) -> None:
         raise CorpusError(
             f"no folder {path}", "a corpus that `prepare` has finished", "Run prepare, or correct --corpus"
         )
+    elif name == "labels":
+        raise InputError(f"no table {path}", "a .csv or .parquet table of labels", "Check --labels")
+    elif name == "scores":
+        raise InputError(f"no folder {path}", "the folder that score was given as --output", "Check --scores")
     elif name == "store" and job == "serve":
         names(path)
     elif name == "store":

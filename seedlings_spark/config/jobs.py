@@ -737,6 +737,41 @@ class ScoreOptions(ScoringOptions):
 
 
 @dataclass(frozen=True)
+class FeedbackOptions(Options):
+    """Compare predictions with labels that have come since: accuracy by week, version and species, wrong pictures."""
+
+    scores: str = required("folder of the scores: what was given to score as --output")
+    labels: str = required(
+        "table (Parquet, CSV) of the true species of pictures that were scored, of any of them"
+    )
+    report: str = required("folder that numbers, a page and the wrong pictures are written to")
+    path_column: str = option("path", "column of the pictures' paths", reason="as in the scores")
+    label_column: str = option("species", "column of the true species", reason="as prepare takes it")
+    table_format: str = option("", _TABLE_FORMAT, reason="names usually tell")
+    store: str = option(
+        "",
+        "folder of the model store, whose versions' accuracy on their test splits, as evaluate has found it, is shown"
+        " beside",
+        reason="scores can be looked at without it",
+    )
+    snapshot: int = option(
+        500,
+        "wrong pictures to copy, the most confident ones, into REPORT/wrong, which prepare takes as it is; 0 for none",
+        unit="images",
+        reason="more are not looked at; wrong.csv names these",
+        least=0,
+        most=100_000,
+    )
+    min_accuracy: float = option(
+        0.0,
+        "accuracy on all labels below which the exit code is 4; 0 for never",
+        reason="what is too low depends on the field",
+        least=0,
+        most=1,
+    )
+
+
+@dataclass(frozen=True)
 class ModelsOptions(Options):
     """List the versions of a model; promote, sign, export, upgrade or delete one, roll back, or import a network."""
 
@@ -1165,6 +1200,7 @@ JOBS: Mapping[str, type[Options]] = {
     "tune": TuneOptions,
     "evaluate": EvaluateOptions,
     "score": ScoreOptions,
+    "feedback": FeedbackOptions,
     "models": ModelsOptions,
     "serve": ServeOptions,
     "benchmark": BenchmarkOptions,

@@ -10,6 +10,7 @@
         manifest.sig            who vouches for it, where somebody has signed it: Ed25519 over manifest.json's bytes
         deleted                 when it was deleted, alone in its folder: its number is not used again
     STORE/NAME/current          one line: the version in use
+    STORE/NAME/evaluations/     v0001.json ...: what evaluate has last found of each on a test split
     STORE/NAME/promotions       how it came to be, one version a line, newest last
 
 A version is built in a hidden folder and gets its name by one rename, so that it is there whole or not at
@@ -54,6 +55,7 @@ PIPELINE = "model"
 REPORT = "report"
 PROFILE = "profile.json"
 DELETED = "deleted"
+EVALUATIONS = "evaluations"
 CLAIM = ".claim"
 # What `publish` writes into a manifest itself.
 RESERVED_KEYS = ("format", "name", "version", "created", "files")
@@ -434,8 +436,36 @@ class ModelStore:
         path = self.version_path(version)
         freed = files.tree_size(path)
         files.delete(files.join(path, MANIFEST))
+        files.delete(self._evaluation_path(version))
         self._empty(path)
         return freed
+
+    def evaluation(self, version: str) -> dict[str, Any] | None:
+        """What `evaluate` has found of a version on the test split of a corpus; None where it has not been called.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        path = self._evaluation_path(version)
+        try:
+            found = json.loads(files.read_text(path))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            found = error
+        interval = found.get("accuracy_interval") if isinstance(found, dict) else None
+        if not isinstance(interval, list) or not isinstance(found.get("accuracy"), float):
+            raise StoreError(
+                f"{path}, which is no evaluation", "what evaluate has written", "Call evaluate again"
+            )
+        return dict(found)
+
+    def record_evaluation(self, version: str, numbers: Mapping[str, Any]) -> None:
+        """Write down what was found of a version on a test split, beside it: nothing in a version ever changes."""
+        files.write_text(self._evaluation_path(version), _to_json(numbers))
+
+    def _evaluation_path(self, version: str) -> str:
+        return files.join(self.path, EVALUATIONS, f"{files.name(self.version_path(version))}.json")
 
     def left_behind(self) -> list[str]:
         """Folders of publishers that are dead, and of versions whose deletion was cut short."""

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page, from the templates of this folder: Jinja's only door.
+"""HTML pages, of which an evaluation's is the largest, from the templates of this folder: Jinja's only door.
 
 The page carries its pictures, style and script inside: it needs no network, and its security policy allows none.
 Species and paths may hold anything. Jinja escapes all of them, `display.shown` what moves text, and the script puts
@@ -77,6 +77,19 @@ def page(
             whole_matrix=_MATRIX < len(evaluation.classes) <= _WHOLE_MATRIX,
         )
     )
+    return text
+
+
+def sheet(template: str, **values: object) -> str:
+    """A page without a script, from a template of its own.
+
+    Args:
+        template: Name of a file that extends `base.html`.
+        values: What it shows.
+    """
+    made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    style = Markup(_file("page.css"))  # noqa: S704 - a file of ours
+    text: str = _environment().get_template(template).render(made=made, style=style, **values)
     return text
 
 

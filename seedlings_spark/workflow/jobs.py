@@ -301,6 +301,8 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
     )
     if findings.comparison is not None:
         _log.info("%s is %s", version.version, findings.comparison.words)
+    if options.split == schema.TEST:
+        predicting.record(store, version, prepared, numbers, findings)
     return numbers
 
 

@@ -1,5 +1,7 @@
 """A version's predictions of a corpus, and their numbers."""
 
+import datetime
+import logging
 from collections.abc import Sequence
 
 from pyspark.ml import PipelineModel
@@ -18,6 +20,8 @@ from seedlings_spark.models.decisions import Decisions
 from seedlings_spark.models.store import NETWORK, ONNX, ModelStore, ModelVersion
 from seedlings_spark.reports import certainty, evaluation, findings, gallery, paired, promised
 from seedlings_spark.workflow import calibration
+
+_log = logging.getLogger(__name__)
 
 
 def predictions(
@@ -246,6 +250,30 @@ def check_stages(folder: str) -> None:
     names = {f"{each.__module__}.{each.__name__}": each for each in own}
     networks_of = [name for name, each in names.items() if issubclass(each, SeedlingsModel)]
     stages.check(folder, names, dict.fromkeys(networks_of, (NETWORK, ONNX)))
+
+
+def record(
+    store: ModelStore,
+    version: ModelVersion,
+    corpus: Corpus,
+    numbers: evaluation.Evaluation,
+    found: findings.Findings,
+) -> None:
+    """Write into the store what was found of a version on a test split, for those who look at the version later."""
+    left_out = ("classes", "confusion_matrix")
+    known = {name: value for name, value in numbers.to_dict().items() if name not in left_out}
+    more = {
+        name: value for name, value in found.to_dict().items() if name not in ("comparison", "reliability")
+    }
+    about = {
+        "corpus": corpus.path,
+        "corpus_fingerprint": corpus.fingerprint,
+        "evaluated": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    try:
+        store.record_evaluation(version.version, {**about, **known, **more})
+    except OSError as error:
+        _log.warning("the numbers are not written into the store, which models list would show (%s)", error)
 
 
 def about_evaluation(version: ModelVersion, corpus: Corpus, split: str) -> dict[str, object]:

@@ -101,7 +101,7 @@ GROUPS = [
     ["reports.certainty", "reports.paired", "reports.promised", "reports.gallery", "reports.fitting"],
     ["reports.plots", "reports.findings"],
     ["reports.html", "reports.search"],
-    ["reports.page"],
+    ["reports.page", "reports.feedback"],
     # scoring
     ["scoring.sources", "scoring.runs", "scoring.progress"],
     ["scoring.ledger", "scoring.review", "scoring.tasks"],
@@ -113,7 +113,7 @@ GROUPS = [
     ["workflow.runs", "workflow.quickstart", "workflow.calibration", "workflow.space"],
     ["workflow.pipeline", "workflow.predicting", "workflow.clean", "workflow.exporting", "workflow.serving"],
     ["workflow.publication", "workflow.transfer"],
-    ["workflow.jobs"],
+    ["workflow.jobs", "workflow.feedback"],
     ["workflow.search"],
     ["workflow"],
     # benchmark
