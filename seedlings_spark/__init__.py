@@ -66,6 +66,7 @@ The map, room by room, in the order of imports: a module may import those of its
       layout        where the species stand: folders' names, or a table's column
       splits        which image goes into which split; samples
       manifest      a corpus on disk, and the numbers that its tables are compared with
+      fixes         labels that a person has corrected
       near_duplicates   pictures that are nearly the same
       comparison    what tells two corpora apart
       preparation   from image files to a corpus that appears whole
@@ -149,6 +150,8 @@ The map, room by room, in the order of imports: a module may import those of its
       promised      whether sets hold the true species as often as promised
       gallery       the pictures that are wrong, or right by little
       findings      what an evaluation found beside its confusion matrix
+      labels        labels that are probably wrong
+      exploration   a corpus, looked at
       feedback      labels that come late, beside what was predicted
       fitting       learning curves -> words on overfitting and underfitting
       drift         how a run's images and predictions differ from the training corpus
@@ -176,6 +179,7 @@ The map, room by room, in the order of imports: a module may import those of its
       calibration   a temperature that makes confidence what it says
       transfer      a last layer on features that are computed once
       predicting    a version's predictions of a corpus, and their numbers
+      explore       from a corpus to a page that shows it, and labels to correct
       feedback      from late labels to numbers, and the pictures that were wrong
       publication   from a fitted pipeline, or somebody's own network, to a published version
       quickstart    where the quickstart puts what it makes

@@ -70,6 +70,10 @@ def cell(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
+# What `cell` puts before a text, as a regular expression of Java and of Python.
+QUOTED = r"^'(?=[=+\-@\t\r])"
+
+
 class Whole(str):
     """A text that a person copies, such as a path: it is never wrapped, also where there is a space in it."""
 

@@ -68,6 +68,7 @@ REJECT_REASONS = (
     "hidden",  # a folder or a file of a program's or of the system's own, with all that is in it
     "no_species",  # a training image outside of any species' folder
     "conflicting_species",  # the same bytes under two species
+    "dropped",  # a person has said so, in a table of fixes
     "leak",  # the same bytes, near duplicates or pictures of one group are in a split that is measured on
 )
 

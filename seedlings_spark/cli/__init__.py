@@ -79,6 +79,7 @@ _EXAMPLES = {
     "quickstart": "--output quickstart",
     "prepare": "--images photos --corpus corpus --image-size 128",
     "corpus": "diff corpus-may corpus-june",
+    "explore": "--corpus corpus --report corpus-report --store store",
     "train": "--corpus corpus --store store --num-workers 4 --epochs 50",
     "tune": "--corpus corpus --store store --space space.toml --trials 40 --sample 0.2",
     "evaluate": "--corpus corpus --store store --report report",

@@ -25,6 +25,7 @@ _READ: dict[str, Sequence[str]] = {
     "quickstart": ("images",),
     "prepare": ("images",),
     "corpus": ("corpus", "other"),
+    "explore": ("corpus",),
     "train": ("corpus",),
     "tune": ("corpus",),
     "evaluate": ("corpus", "store"),
@@ -38,6 +39,7 @@ _READ: dict[str, Sequence[str]] = {
 _WRITTEN: dict[str, Sequence[str]] = {
     "quickstart": ("output",),
     "prepare": ("corpus",),
+    "explore": ("report",),
     "train": ("store", "run"),
     "tune": ("store", "run"),
     "evaluate": ("report",),

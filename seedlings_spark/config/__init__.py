@@ -21,6 +21,7 @@ from seedlings_spark.config.jobs import (
     DecodeOptions,
     DoctorOptions,
     EvaluateOptions,
+    ExploreOptions,
     FeedbackOptions,
     ModelsOptions,
     PrepareOptions,
@@ -56,6 +57,7 @@ __all__ = [
     "DecodeOptions",
     "DoctorOptions",
     "EvaluateOptions",
+    "ExploreOptions",
     "FeedbackOptions",
     "ModelsOptions",
     "Options",
@@ -86,7 +88,7 @@ _T = TypeVar("_T")
 _OptionsT = TypeVar("_OptionsT", bound="Options")
 # Options that are paths on a Hadoop file system, and those of them that a job may write to.
 OUTPUTS = ("corpus", "store", "run", "report", "output")
-PATHS = ("images", "parent", "other", "scores", "labels", *OUTPUTS)
+PATHS = ("images", "parent", "other", "scores", "labels", "fixes", *OUTPUTS)
 
 
 def resolve(options: type[_T], job: str, flags: Mapping[str, Any], config_file: str = "") -> _T:

@@ -157,6 +157,12 @@ class PrepareOptions(DecodeOptions):
         choices=choices.CONFLICT_POLICIES,
         group="labels and amount",
     )
+    fixes: str = option(
+        "",
+        "CSV file of labels to correct or pictures to drop: the fixes.csv of explore, in whose column action a person"
+        " has written correct or drop",
+        reason="labels are taken as they are",
+    )
     sample: float = option(
         1.0, "share of each species that is prepared", reason="all that there is", above=0, most=1
     )
@@ -191,6 +197,24 @@ class CorpusOptions(Options):
     action: str = option("diff", "what to do", reason="the only thing", choices=("diff",))
     corpus: str = required("folder of a corpus")
     other: str = required("folder of the corpus to compare it with, such as one that has grown from it")
+
+
+@dataclass(frozen=True)
+class ExploreOptions(Options):
+    """Look at a corpus: counts, samples, what stands out, what is nearly the same, labels that are probably wrong."""
+
+    corpus: str = required("folder of a corpus, written by prepare")
+    report: str = required("folder that a page, numbers and tables are written to")
+    store: str = option(
+        "",
+        "folder of the model store, of which a version looks for labels that are probably wrong, among pictures that it"
+        " was not trained on",
+        reason="a first corpus is looked at before anything is trained",
+    )
+    name: str = option("seedlings", "name of the model in the store", reason="the example's")
+    model_version: str = option(
+        "current", "version of the model, such as v0001, or current", reason="the promoted one"
+    )
 
 
 @dataclass(frozen=True)
@@ -1196,6 +1220,7 @@ JOBS: Mapping[str, type[Options]] = {
     "quickstart": QuickstartOptions,
     "prepare": PrepareOptions,
     "corpus": CorpusOptions,
+    "explore": ExploreOptions,
     "train": TrainOptions,
     "tune": TuneOptions,
     "evaluate": EvaluateOptions,

@@ -49,6 +49,10 @@ class Source:
     known: DataFrame | None = None
     contents: DataFrame | None = None
 
+    def num_found(self) -> int:
+        """How many files there are, hidden ones too."""
+        return self.listing.count() + len(self.hidden)
+
     def described(self, rows: DataFrame) -> DataFrame:
         """Rows with a path, with what is known of each besides: the columns `GIVEN`, `GROUP` and `TIME`."""
         if self.known is not None:

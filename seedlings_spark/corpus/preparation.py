@@ -13,7 +13,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from seedlings_spark import files, schema
 from seedlings_spark.choices import CONFLICT_POLICIES
 from seedlings_spark.cluster import session
-from seedlings_spark.corpus import decoding, near_duplicates, tables
+from seedlings_spark.corpus import decoding, fixes, near_duplicates, tables
 from seedlings_spark.corpus.layout import Source, TableFormat, found, look_alikes, rejects_of_hidden
 from seedlings_spark.corpus.manifest import (
     EXAMPLES,
@@ -46,6 +46,7 @@ class Selection:
             that the parent has the new ones).
         sample: Share of each species' readable files to prepare, chosen by content; at least one of each.
         parent: A corpus that enters as it is, with its splits; files whose bytes it has are left out.
+        fixes: A CSV file of labels that a person has corrected, as `fixes` has it; "" for none.
 
     Raises:
         OptionError: A value that cannot be.
@@ -54,6 +55,7 @@ class Selection:
     conflicts: str = "error"
     sample: float = 1.0
     parent: Corpus | None = None
+    fixes: str = ""
 
     def __post_init__(self) -> None:
         if self.conflicts not in CONFLICT_POLICIES:
@@ -63,6 +65,12 @@ class Selection:
             raise OptionError(f"sample {self.sample}", "a share above 0 and at most 1", "Correct it")
         if self.parent is not None and self.sample < 1:
             raise OptionError("--sample with --parent", "all that is new", "Leave out one of them")
+        if self.parent is not None and self.fixes:
+            raise OptionError(
+                "--fixes with --parent, whose labels stay as they are",
+                "the pictures of one corpus",
+                "Prepare the parent anew with --fixes, or correct the labels of the new pictures first",
+            )
 
 
 def prepare(
@@ -113,18 +121,18 @@ def prepare(
             found(spark, images, split, table or TableFormat(), task.max_bytes) as source,
             Lock(building, "prepare"),
         ):
-            num_found = source.listing.count() + len(source.hidden)
-            _log.info("listed %d files of %s", num_found, images)
+            _log.info("listed %d files of %s", num_found := source.num_found(), images)
             decoded, num_listed = _decode(spark, source, task, selection.sample, building)
             if selection.sample == 1:  # of which only what can be read is chosen
                 decoded = decoded.union(rejects_of_hidden(spark, source.hidden))
                 num_listed += len(source.hidden)
             _log.info("read and decoded %d of %d files", num_listed, num_found)
-            growth = _Growth.of(spark, _with_reasons(decoded, selection.conflicts), selection)
+            labelled, about_fixes = _fixed(spark, decoded, selection.fixes)
+            growth = _Growth.of(spark, _with_reasons(labelled, selection.conflicts), selection)
             _check_species(growth.rows, images, growth.parent)
             rows, about_splits, pairs = _with_units(growth, source, task, building)
             _write(rows, building, source.rule, task, growth)
-            about_splits |= _write_near_duplicates(pairs, building, source.rule)
+            about_splits |= _write_near_duplicates(pairs, building, source.rule) | about_fixes
             num_listed = growth.with_parent(num_listed)
             written = numbers_on_disk(spark, building, num_listed, list(source.rule.shares), task.size)
             manifest = {
@@ -270,6 +278,33 @@ def _decode(
         if chosen is not listing:
             chosen.unpersist()
     return tables.parquet(spark, target, schema.DECODED), num_chosen
+
+
+def _fixed(spark: SparkSession, decoded: DataFrame, table: str) -> tuple[DataFrame, dict[str, Any]]:
+    """The decoded files with the labels of a table of fixes, and what the manifest says of that.
+
+    Raises:
+        CorpusError: The table is none, or gives pictures a species that no other picture has.
+    """
+    if not table:
+        return decoded, {}
+    changes = fixes.read(spark, table)
+    there = {row[0] for row in decoded.select(schema.SPECIES).distinct().collect()}
+    corrections = changes.where(F.col(fixes.ACTION) == fixes.CORRECT)
+    given = {row[0] for row in corrections.select(fixes.NEW_SPECIES).distinct().collect()}
+    if new := sorted(given - there):
+        raise CorpusError(
+            f"{table}, which gives pictures the species {', '.join(new[:EXAMPLES])}",
+            "a species that other pictures have",
+            "Correct the column suggested, or move these pictures into a folder of the new species",
+        )
+    about = fixes.about(decoded, changes, table)
+    _log.info("corrected %(corrected)d labels and dropped %(dropped)d pictures by %(table)s", about)
+    if about["not_found"]:
+        _log.warning(
+            "%d fixes are of pictures that are not there, or have another label now", about["not_found"]
+        )
+    return fixes.applied(decoded, changes), {"fixes": about}
 
 
 def _hashed(spark: SparkSession, source: Source, task: decoding.DecodeTask) -> DataFrame:

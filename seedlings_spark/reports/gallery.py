@@ -84,6 +84,17 @@ def gallery(
     return Gallery(*(tuple(_picture(row, drawn, classes) for row in rows) for rows in chosen))
 
 
+def thumbnails(pixels: DataFrame, content_hashes: Iterable[str]) -> dict[str, bytes]:
+    """Of each of these pictures, by its content, a thumbnail as a JPEG, drawn by executors.
+
+    Args:
+        pixels: As `schema.CORPUS`.
+        content_hashes: Which.
+    """
+    drawn = _thumbnails(pixels, dict.fromkeys(content_hashes, ""), [""], None)
+    return {content: thumbnail for content, (thumbnail, _) in drawn.items()}
+
+
 def _thumbnails(
     pixels: DataFrame,
     shown: Mapping[str, str],

@@ -107,6 +107,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     made.filters["digits"] = in_digits
+    made.filters["sum_of"] = lambda counts: sum(counts.values())
     made.filters["jpeg"] = lambda content: "data:image/jpeg;base64," + base64.b64encode(content).decode()
     return made
 

@@ -345,7 +345,6 @@ class _Scoring:
         profile: drift.Profile,
         drifts: Sequence[drift.Drift],
     ) -> dict[str, Any]:
-        finished = datetime.datetime.now(datetime.UTC)
         seen = {
             name: counts[name].count.rows if name in counts else 0
             for name in (ALREADY_SCORED, ALREADY_REJECTED)
@@ -370,13 +369,12 @@ class _Scoring:
                 "version": engines.version(self._task.forward.engine),
             },
             "precision": self._task.forward.precision,
-            **({KEY: self._decisions.to_dict()} if self._decisions.images else {}),
             "started": self._started.isoformat(timespec="seconds"),
-            "finished": finished.isoformat(timespec="seconds"),
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "listed": num_listed,
             "scored": numbers.scored,
             "rejected": numbers.rejected,
-            "unknown": numbers.unknown,  # of those that are scored
+            **self._decided(numbers.unknown),
             **seen,
             "rejected_by_reason": dict(sorted(numbers.reasons.items())),
             "images_of_species": dict(sorted(numbers.species.items())),
@@ -388,6 +386,11 @@ class _Scoring:
             },
             "ledger": [self._name] if is_whole else [*state.ledger, self._name],
         }
+
+    def _decided(self, num_unknown: int) -> dict[str, Any]:
+        """How many of those that are scored are unknown, and what the version has decided by."""
+        made = {KEY: self._decisions.to_dict()} if self._decisions.images else {}
+        return {"unknown": num_unknown, **made}
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,30 @@
 """What the jobs do, each as one call: options in, a result out, nothing printed.
 
-`prepare`, `train`, `tune`, `evaluate`, `score`, `feedback`, `models` and `serve` take the options that the command line
-has (`config`), check them alike, and return what they made. What they need is imported when they are asked for.
+Each takes the options that the command line has (`config`), checks them alike, and returns what it has made. What they
+need is imported when they are asked for.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seedlings_spark.workflow.explore import explore
     from seedlings_spark.workflow.feedback import feedback
     from seedlings_spark.workflow.jobs import Trained, evaluate, models, prepare, score, train
     from seedlings_spark.workflow.search import tune
     from seedlings_spark.workflow.serving import serve
 
-__all__ = ["Trained", "evaluate", "feedback", "models", "prepare", "score", "serve", "train", "tune"]
+__all__ = [
+    "Trained",
+    "evaluate",
+    "explore",
+    "feedback",
+    "models",
+    "prepare",
+    "score",
+    "serve",
+    "train",
+    "tune",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +32,10 @@ def __getattr__(name: str) -> Any:
         from seedlings_spark.workflow.serving import serve
 
         return serve
+    if name == "explore":
+        from seedlings_spark.workflow.explore import explore
+
+        return explore
     if name == "feedback":
         from seedlings_spark.workflow.feedback import feedback
 

@@ -82,7 +82,7 @@ def prepare(spark: SparkSession, options: PrepareOptions) -> Corpus:
         _refuse_other_choices(options, parent)
         task = decoding.DecodeTask.of_corpus(parent.manifest)
         split = corpus.SplitRule.of_parent(parent.manifest, options.leaks, options.near_duplicates)
-    selection = corpus.Selection(options.conflicts, options.sample, parent)
+    selection = corpus.Selection(options.conflicts, options.sample, parent, options.fixes)
     table = corpus.TableFormat(options.table_format, options.content_column)
     return corpus.prepare(
         spark,

@@ -47,7 +47,7 @@ GROUPS = [
     ["corpus.archives"],
     ["corpus.decoding", "corpus.references"],
     ["corpus.layout", "corpus.splits", "corpus.manifest"],
-    ["corpus.near_duplicates", "corpus.comparison"],
+    ["corpus.near_duplicates", "corpus.comparison", "corpus.fixes"],
     ["corpus.preparation"],
     ["corpus"],
     ["problems"],
@@ -98,10 +98,17 @@ GROUPS = [
     ["elephas", "features"],
     # reports
     ["reports", "reports.drift", "reports.evaluation"],
-    ["reports.certainty", "reports.paired", "reports.promised", "reports.gallery", "reports.fitting"],
+    [
+        "reports.certainty",
+        "reports.paired",
+        "reports.promised",
+        "reports.labels",
+        "reports.gallery",
+        "reports.fitting",
+    ],
     ["reports.plots", "reports.findings"],
     ["reports.html", "reports.search"],
-    ["reports.page", "reports.feedback"],
+    ["reports.page", "reports.feedback", "reports.exploration"],
     # scoring
     ["scoring.sources", "scoring.runs", "scoring.progress"],
     ["scoring.ledger", "scoring.review", "scoring.tasks"],
@@ -113,7 +120,7 @@ GROUPS = [
     ["workflow.runs", "workflow.quickstart", "workflow.calibration", "workflow.space"],
     ["workflow.pipeline", "workflow.predicting", "workflow.clean", "workflow.exporting", "workflow.serving"],
     ["workflow.publication", "workflow.transfer"],
-    ["workflow.jobs", "workflow.feedback"],
+    ["workflow.jobs", "workflow.feedback", "workflow.explore"],
     ["workflow.search"],
     ["workflow"],
     # benchmark

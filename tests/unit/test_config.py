@@ -25,6 +25,8 @@ GIVEN = {
     "output": "o",
     "run": "n",
     "space": "t",
+    "scores": "s",
+    "labels": "l",
 }
 
 

@@ -25,9 +25,9 @@ def test_each_resplit_keeps_its_promises_within_the_bounds_of_chance() -> None:
         order = draw.permutation(NUM)
         fitted, others = order[:FITTED], order[FITTED:]
         found = decisions.fit(own[fitted], highest[fitted], coverage=0.9, max_unknown=0.05)
-        # As Angelopoulos and Bates 2021 (arXiv:2107.07511, figure 2) compute it.
+        # As Angelopoulos and Bates 2021 (arXiv:2107.07511, section 1) have it.
         level = np.ceil((FITTED + 1) * 0.9) / FITTED
-        quantile = np.quantile(1 - own[fitted].astype(np.float64), level, method="higher")
+        quantile = np.quantile(1 - own[fitted].astype(np.float64), level, method="inverted_cdf")
         expected = 1 - values[others].astype(np.float64) <= quantile
         sets = values[others] >= found.set_from
         assert (sets == expected).all()

@@ -1,0 +1,129 @@
+"""A corpus, looked at: planted mistakes are found, and what a person decides of them is what prepare makes."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from seedlings_spark import files, images, schema
+from seedlings_spark.config import ExploreOptions, PrepareOptions
+from seedlings_spark.errors import CorpusError
+from seedlings_spark.models.store import ModelStore
+from seedlings_spark.reports import exploration
+from seedlings_spark.workflow import explore, jobs, publication
+
+CLASSES = ['<b>"Rye"', "Fat Hen", "Maize"]
+HUES = (80, 125, 170)
+# Number of a picture of 40 of each species -> the species that its label says.
+PLANTED = {("Fat Hen", 3): "Maize", ("Maize", 7): "Fat Hen", ('<b>"Rye"', 11): "Fat Hen"}
+BRIGHT = ("Maize", 20)
+
+
+def pixels_of(draw: np.random.Generator, hue: float) -> np.ndarray:
+    pixels = np.full((16, 16, 3), hue, np.float64) + draw.normal(0, 6)
+    return (pixels + draw.normal(0, 5, pixels.shape)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A table of 120 pictures, three of which have a wrong label, and one that is much too bright."""
+    folder = tmp_path_factory.mktemp("photographs")
+    draw = np.random.default_rng(1)
+    rows, pixels = [], {}
+    for species, hue in zip(CLASSES, HUES, strict=True):
+        for number in range(40):
+            file = folder / f"{CLASSES.index(species)} {number:02d}.png"
+            pixels[file.name] = pixels_of(draw, 230 if (species, number) == BRIGHT else hue)
+            file.write_bytes(images.encode_png(pixels[file.name]))
+            rows.append((file.name, PLANTED.get((species, number), species)))
+    with (folder / "labels.csv").open("w", newline="") as table:
+        csv.writer(table).writerows([("path", "species"), *rows])
+    network = keras.Sequential(
+        [keras.Input((16, 16, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, "softmax")]
+    )
+    hues = np.array(HUES)
+    network.layers[-1].set_weights([np.repeat(hues[None] / 3 / 100, 3, axis=0), -(hues**2) / 2 / 100])
+    network.save(folder / "net.keras")
+    store = ModelStore(files.qualify(str(folder / "store")), "seedlings")
+    publication.import_network(store, str(folder / "net.keras"), CLASSES, aspect="crop", promote=True)
+    return {"table": folder / "labels.csv", "store": store.directory, "pixels": pixels, "rows": rows}
+
+
+def prepared(spark: Any, photographs: dict[str, Any], corpus: Path, **more: Any) -> Any:
+    options = PrepareOptions(images=str(photographs["table"]), corpus=str(corpus), image_size=16, **more)
+    return jobs.prepare(spark, options)
+
+
+def test_planted_mistakes_are_found_and_mended(
+    photographs: dict[str, Any], spark: Any, tmp_path: Path
+) -> None:
+    corpus, report = prepared(spark, photographs, tmp_path / "corpus"), tmp_path / "report"
+    found = explore(spark, ExploreOptions(corpus.path, report=str(report), store=photographs["store"]))
+    numbers = json.loads((report / "metrics.json").read_text())
+    assert numbers["images_of_species"] == corpus.manifest["images_of_species"]
+
+    with (report / "fixes.csv").open() as table:
+        fixes = list(csv.DictReader(table))
+    planted = {
+        f"{CLASSES.index(species)} {number:02d}.png": (label, species)
+        for (species, number), label in PLANTED.items()
+    }
+    bright = f"{CLASSES.index(BRIGHT[0])} {BRIGHT[1]:02d}.png"
+    assert {files.name(row["path"]): (row["species"], row["suggested"]) for row in fixes} == planted
+    assert {row["action"] for row in fixes} == {"keep"} and numbers["suspect_labels"]["looked_at"] == 120
+    assert (
+        files.name(found.outliers[0].path) == bright
+        and found.outliers[0].words == "more brightness than others"
+    )
+    # A wrong label makes a picture stand out, too.
+    assert {files.name(each.path) for each in found.outliers} >= {bright, *planted}
+
+    pictures = pq.read_table(report / "pictures.parquet").to_pylist()
+    assert {files.name(row["path"]) for row in pictures} == set(photographs["pixels"])
+    of_maize = [photographs["pixels"][name] for name, label in photographs["rows"] if label == "Maize"]
+    assert (
+        abs(images.decode(found.means["Maize"], (16, 16)).astype(float) - np.mean(of_maize, axis=0)).max() < 4
+    )  # JPEG
+    page = (report / "index.html").read_text()
+    assert "&lt;b&gt;" in page and "<b>&#34;Rye" not in page and page.count("<img") > 3 * exploration.SAMPLES
+
+    fixes[0]["action"], fixes[1]["action"], fixes[2]["action"] = "correct", "drop", "keep"
+    mended = tmp_path / "mended.csv"
+    with mended.open("w", newline="") as table:
+        writer = csv.DictWriter(table, fixes[0].keys())
+        writer.writeheader()
+        writer.writerows(fixes)
+    after = prepared(spark, photographs, tmp_path / "mended", fixes=str(mended))
+    labels = {row.content_hash: row.species for row in corpus.images(spark).drop("image").collect()}
+    expected = {**labels, fixes[0]["content_hash"]: fixes[0]["suggested"]}
+    del expected[fixes[1]["content_hash"]]
+    assert {row.content_hash: row.species for row in after.images(spark).drop("image").collect()} == expected
+    assert [(row.content_hash, row.reason) for row in after.rejects(spark).collect()] == [
+        (fixes[1]["content_hash"], "dropped")
+    ]
+    told = {name: after.manifest["fixes"][name] for name in ("corrected", "dropped", "not_found")}
+    assert told == {"corrected": 1, "dropped": 1, "not_found": 0}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"action": "remove"}, "1 rows of .* with an action that is none of keep, correct and drop"),
+        ({"action": "correct", "suggested": ""}, "no species in the column suggested"),
+        ({"action": "correct", "suggested": "maize"}, "gives pictures the species maize"),
+    ],
+)
+def test_a_fix_that_cannot_be_meant_is_refused(
+    photographs: dict[str, Any], spark: Any, tmp_path: Path, row: dict[str, str], message: str
+) -> None:
+    fix = {schema.CONTENT_HASH: "0" * 64, schema.SPECIES: "Maize", "action": "", "suggested": "Fat Hen"} | row
+    with (tmp_path / "fixes.csv").open("w", newline="") as table:
+        csv.writer(table).writerows([fix.keys(), fix.values()])
+    with pytest.raises(CorpusError, match=message):
+        prepared(spark, photographs, tmp_path / "corpus", fixes=str(tmp_path / "fixes.csv"))
+    assert not (tmp_path / "corpus").exists()
