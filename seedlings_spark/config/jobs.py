@@ -797,22 +797,33 @@ class FeedbackOptions(Options):
 
 @dataclass(frozen=True)
 class ModelsOptions(Options):
-    """List the versions of a model; promote, sign, export, upgrade or delete one, roll back, or import a network."""
+    """List the versions of a model; promote, sign, describe, export or delete one, roll back, or import a network."""
 
     action: str = option(
         "list",
         "what to do: list versions, promote one, roll back to the one before, import a network, sign, export or delete"
-        " one; upgrade: publish one of an earlier release anew, with its network for ONNX Runtime; quantize: publish"
-        " one anew, with its network in whole numbers of 8 bits",
+        " one; card: print one's model card, as Markdown; upgrade: publish one of an earlier release anew, with its"
+        " network for ONNX Runtime; quantize: publish one anew, with its network in whole numbers of 8 bits",
         reason="it changes nothing",
-        choices=("list", "promote", "rollback", "import", "sign", "delete", "upgrade", "quantize", "export"),
+        choices=(
+            "list",
+            "card",
+            "promote",
+            "rollback",
+            "import",
+            "sign",
+            "delete",
+            "upgrade",
+            "quantize",
+            "export",
+        ),
     )
     store: str = required("folder of the model store")
     name: str = option("seedlings", "name of the model in the store", reason="the example's")
     model_version: str = option(
         "",
-        "for promote, sign, delete, upgrade and quantize: the version, such as v0001; for export, by default the"
-        " current one",
+        "for promote, sign, delete, upgrade and quantize: the version, such as v0001; for card and export, by default"
+        " the current one",
         reason="no version is promoted by accident",
     )
     key: str = option(

@@ -714,7 +714,7 @@ def table(store: ModelStore) -> str:
     if not versions:
         raise store._nothing_published()
     signed = ["signed"] if store.require_signature else []
-    rows = [("", "version", "created", "validation accuracy", "classes", *signed)]
+    rows = [("", "version", "created", "validation accuracy", "test accuracy", *_KNOWN, "classes", *signed)]
     for version in versions:
         metrics = version.manifest.get("metrics")
         accuracy = metrics.get("val_accuracy") if isinstance(metrics, dict) else None
@@ -724,11 +724,38 @@ def table(store: ModelStore) -> str:
                 version.version,
                 display.shown(str(version.manifest.get("created", "-"))),
                 f"{accuracy:.4f}" if isinstance(accuracy, float) else "-",
+                _test_accuracy(store, version.version),
+                *_network_and_corpus(version.manifest),
                 str(len(version.classes)),
                 *(["yes" if store.is_signed(version) else "no"] if store.require_signature else []),
             )
         )
     return display.aligned(rows)
+
+
+_KNOWN = ("network", "corpus")
+
+
+def _test_accuracy(store: ModelStore, version: str) -> str:
+    """What `evaluate` has found last, for a table; a damaged record is one of those that `evaluate` writes anew."""
+    try:
+        found = store.evaluation(version)
+    except StoreError:
+        found = None
+    return f"{found['accuracy']:.4f}" if found else "-"
+
+
+def _network_and_corpus(manifest: Mapping[str, Any]) -> tuple[str, str]:
+    """What was trained on what: names, and of a corpus the beginning of its fingerprint."""
+    options, corpus = (manifest.get(key) for key in ("options", "corpus"))
+    network = options.get("network") if isinstance(options, dict) else None
+    network = str(network or manifest.get("imported_from") or "-").rpartition("/")[2]
+    about = ""
+    if isinstance(corpus, dict) and corpus.get("path"):
+        about = (
+            f"{files.name(str(corpus['path']).rstrip('/'))} {str(corpus.get('fingerprint', ''))[:8]}".strip()
+        )
+    return display.shown(network), display.shown(about) or "-"
 
 
 def names(directory: str) -> list[str]:

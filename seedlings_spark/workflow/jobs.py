@@ -25,7 +25,7 @@ from seedlings_spark.corpus import Corpus, decoding
 from seedlings_spark.errors import OptionError
 from seedlings_spark.lock import Lock
 from seedlings_spark.models import decisions
-from seedlings_spark.models.store import ModelStore, ModelVersion, table
+from seedlings_spark.models.store import CURRENT, ModelStore, ModelVersion, table
 from seedlings_spark.reports.evaluation import Evaluation
 from seedlings_spark.scoring import ScoreRun
 from seedlings_spark.workflow import runs
@@ -331,13 +331,13 @@ def score(spark: SparkSession, options: ScoreOptions) -> ScoreRun:
 
 
 def models(options: ModelsOptions) -> str:
-    """List, promote, roll back, sign, import, export, upgrade, quantise or delete versions of a model.
+    """List, promote, roll back, sign, import, export, upgrade, quantise, delete or describe versions of a model.
 
     Args:
         options: Those of the job `models`.
 
     Returns:
-        What was done, and the table of versions, for a person to read.
+        What was done, and the table of versions, for a person to read; of `card` the model card, as Markdown.
 
     Raises:
         NetworkError: The file to import is no image classifier of so many classes; a network has no ONNX form, or
@@ -347,6 +347,11 @@ def models(options: ModelsOptions) -> str:
     options = config.qualified(options)
     store = ModelStore(options.store, options.name, options.require_signature)
     done = ""
+    if options.action == "card":
+        from seedlings_spark.exports import card
+
+        version = store.resolve(options.model_version or CURRENT)
+        return card.of_version(version, store.evaluation(version.version))
     if options.action == "promote":
         store.promote(options.model_version)
     elif options.action == "rollback":
