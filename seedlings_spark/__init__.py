@@ -153,6 +153,7 @@ The map, room by room, in the order of imports: a module may import those of its
       labels        labels that are probably wrong
       exploration   a corpus, looked at
       feedback      labels that come late, beside what was predicted
+      watching      how far the runs of an output are from the training corpus, over time
       fitting       learning curves -> words on overfitting and underfitting
       drift         how a run's images and predictions differ from the training corpus
       plots         numbers -> PNG: matplotlib's only door
@@ -179,6 +180,7 @@ The map, room by room, in the order of imports: a module may import those of its
       calibration   a temperature that makes confidence what it says
       transfer      a last layer on features that are computed once
       predicting    a version's predictions of a corpus, and their numbers
+      watch         from the runs of an output to a page of their drift
       explore       from a corpus to a page that shows it, and labels to correct
       feedback      from late labels to numbers, and the pictures that were wrong
       publication   from a fitted pipeline, or somebody's own network, to a published version

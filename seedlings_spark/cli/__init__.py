@@ -6,7 +6,7 @@ exit code of its class; a traceback is shown with `--debug` only:
     0    done
     1    failed
     2    wrong arguments
-    3    done, but with more rejects than --max-reject-fraction
+    3    done, but with more rejects than --max-reject-fraction, or more drift than --max-drift
     4    done, but accuracy on late labels is below --min-accuracy
     73   the output is in use by another run
     130  interrupted from the keyboard
@@ -85,6 +85,7 @@ _EXAMPLES = {
     "evaluate": "--corpus corpus --store store --report report",
     "score": "--images new-photos --store store --output scores --incremental",
     "feedback": "--scores scores --labels labels.csv --report feedback --min-accuracy 0.9",
+    "watch": "--scores scores --report drift",
     "models": "promote --store store --model-version v0002",
     "serve": "--store store --port 8501",
     "clean": "--output scores --older-than 30d --dry-run",

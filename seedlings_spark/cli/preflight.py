@@ -31,6 +31,7 @@ _READ: dict[str, Sequence[str]] = {
     "evaluate": ("corpus", "store"),
     "score": ("images", "store"),
     "feedback": ("scores", "labels"),
+    "watch": ("scores",),
     "models": ("store", "corpus", "images"),
     "serve": ("store",),
     "benchmark": ("images",),
@@ -45,6 +46,7 @@ _WRITTEN: dict[str, Sequence[str]] = {
     "evaluate": ("report",),
     "score": ("output",),
     "feedback": ("report",),
+    "watch": ("report",),
     "models": ("output",),
     "benchmark": ("output",),
 }

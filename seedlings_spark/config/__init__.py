@@ -32,6 +32,7 @@ from seedlings_spark.config.jobs import (
     StatusOptions,
     TrainOptions,
     TuneOptions,
+    WatchOptions,
 )
 from seedlings_spark.config.options import (
     COMMAND_LINE,
@@ -69,6 +70,7 @@ __all__ = [
     "StatusOptions",
     "TrainOptions",
     "TuneOptions",
+    "WatchOptions",
     "as_toml",
     "checked",
     "chosen",

@@ -159,8 +159,8 @@ class PrepareOptions(DecodeOptions):
     )
     fixes: str = option(
         "",
-        "CSV file of labels to correct or pictures to drop: the fixes.csv of explore, in whose column action a person"
-        " has written correct or drop",
+        "table (CSV) of labels to correct or pictures to drop: the fixes.csv of explore, in whose column action a"
+        " person has written correct or drop",
         reason="labels are taken as they are",
     )
     sample: float = option(
@@ -796,6 +796,21 @@ class FeedbackOptions(Options):
 
 
 @dataclass(frozen=True)
+class WatchOptions(Options):
+    """Show the drift of all runs of an output over time, and the first one that has left the corridor."""
+
+    scores: str = required("folder of the scores: what was given to score as --output")
+    report: str = required("folder that a page and numbers are written to")
+    max_drift: float = option(
+        0.25,
+        "population stability index against the training corpus above which a run is out of the corridor; the exit code"
+        " is 3 while the newest one is",
+        reason="customary for a shift",
+        above=0,
+    )
+
+
+@dataclass(frozen=True)
 class ModelsOptions(Options):
     """List the versions of a model; promote, sign, describe, export or delete one, roll back, or import a network."""
 
@@ -1237,6 +1252,7 @@ JOBS: Mapping[str, type[Options]] = {
     "evaluate": EvaluateOptions,
     "score": ScoreOptions,
     "feedback": FeedbackOptions,
+    "watch": WatchOptions,
     "models": ModelsOptions,
     "serve": ServeOptions,
     "benchmark": BenchmarkOptions,

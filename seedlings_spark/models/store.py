@@ -705,7 +705,7 @@ class ModelStore:
 
 
 def table(store: ModelStore) -> str:
-    """All versions of a model for a person to read, the current one marked.
+    """All versions of a model for a person to read, the current one marked; numbers are accuracies of splits.
 
     Raises:
         StoreError: There is none, or a version is damaged.
@@ -714,7 +714,7 @@ def table(store: ModelStore) -> str:
     if not versions:
         raise store._nothing_published()
     signed = ["signed"] if store.require_signature else []
-    rows = [("", "version", "created", "validation accuracy", "test accuracy", *_KNOWN, "classes", *signed)]
+    rows = [("", "version", "created", "validation", "test", "network", "corpus", *signed)]
     for version in versions:
         metrics = version.manifest.get("metrics")
         accuracy = metrics.get("val_accuracy") if isinstance(metrics, dict) else None
@@ -722,18 +722,14 @@ def table(store: ModelStore) -> str:
             (
                 "*" if version.version == current else "",
                 version.version,
-                display.shown(str(version.manifest.get("created", "-"))),
+                display.shown(str(version.manifest.get("created", "-"))[:10]),
                 f"{accuracy:.4f}" if isinstance(accuracy, float) else "-",
                 _test_accuracy(store, version.version),
                 *_network_and_corpus(version.manifest),
-                str(len(version.classes)),
                 *(["yes" if store.is_signed(version) else "no"] if store.require_signature else []),
             )
         )
     return display.aligned(rows)
-
-
-_KNOWN = ("network", "corpus")
 
 
 def _test_accuracy(store: ModelStore, version: str) -> str:

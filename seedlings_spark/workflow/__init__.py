@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from seedlings_spark.workflow.jobs import Trained, evaluate, models, prepare, score, train
     from seedlings_spark.workflow.search import tune
     from seedlings_spark.workflow.serving import serve
+    from seedlings_spark.workflow.watch import watch
 
 __all__ = [
     "Trained",
@@ -24,6 +25,7 @@ __all__ = [
     "serve",
     "train",
     "tune",
+    "watch",
 ]
 
 
@@ -40,6 +42,10 @@ def __getattr__(name: str) -> Any:
         from seedlings_spark.workflow.feedback import feedback
 
         return feedback
+    if name == "watch":
+        from seedlings_spark.workflow.watch import watch
+
+        return watch
     if name == "tune":
         from seedlings_spark.workflow.search import tune
 

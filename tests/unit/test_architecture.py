@@ -108,7 +108,7 @@ GROUPS = [
     ],
     ["reports.plots", "reports.findings"],
     ["reports.html", "reports.search"],
-    ["reports.page", "reports.feedback", "reports.exploration"],
+    ["reports.page", "reports.feedback", "reports.exploration", "reports.watching"],
     # scoring
     ["scoring.sources", "scoring.runs", "scoring.progress"],
     ["scoring.ledger", "scoring.review", "scoring.tasks"],
@@ -120,7 +120,7 @@ GROUPS = [
     ["workflow.runs", "workflow.quickstart", "workflow.calibration", "workflow.space"],
     ["workflow.pipeline", "workflow.predicting", "workflow.clean", "workflow.exporting", "workflow.serving"],
     ["workflow.publication", "workflow.transfer"],
-    ["workflow.jobs", "workflow.feedback", "workflow.explore"],
+    ["workflow.jobs", "workflow.feedback", "workflow.explore", "workflow.watch"],
     ["workflow.search"],
     ["workflow"],
     # benchmark
