@@ -186,6 +186,7 @@ The map, room by room, in the order of imports: a module may import those of its
       publication   from a fitted pipeline, or somebody's own network, to a published version
       quickstart    where the quickstart puts what it makes
       space         what a search chooses from
+      reproduction  a run trained again, bits compared
       search        many small trainings side by side, and what they find
       clean         what of an output, a run or a store is no longer needed
       exporting     from a store to an export: which version, compared on which images

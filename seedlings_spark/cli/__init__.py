@@ -91,6 +91,7 @@ _EXAMPLES = {
     "clean": "--output scores --older-than 30d --dry-run",
     "benchmark": "score --num-images 2000",
     "status": "runs/2026-11-21",
+    "reproduce": "--run runs/2026-11-21",
     "doctor": "--output hdfs:///seedlings",
 }
 

@@ -36,6 +36,7 @@ _READ: dict[str, Sequence[str]] = {
     "serve": ("store",),
     "benchmark": ("images",),
     "status": ("run",),
+    "reproduce": ("run",),
 }
 _WRITTEN: dict[str, Sequence[str]] = {
     "quickstart": ("output",),
@@ -49,6 +50,7 @@ _WRITTEN: dict[str, Sequence[str]] = {
     "watch": ("report",),
     "models": ("output",),
     "benchmark": ("output",),
+    "reproduce": ("output",),
 }
 # Written and deleted again to see whether a place takes it.
 _OUTPUT_BYTES, _SCRATCH_BYTES = 64 * 1024, 1024 * 1024

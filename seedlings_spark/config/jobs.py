@@ -1229,6 +1229,18 @@ class StatusOptions(Options):
 
 
 @dataclass(frozen=True)
+class ReproduceOptions(Options):
+    """Train again what a run has trained, on the same corpus, and compare the bits of the weights."""
+
+    run: str = required("folder of the run: what was given to train as --run, or what its end names")
+    output: str = option(
+        "",
+        "folder for the repetition, its run and its store; without it RUN/reproduced/APPLICATION",
+        reason="beside what it repeats, and nothing is overwritten",
+    )
+
+
+@dataclass(frozen=True)
 class DoctorOptions(Options):
     """Look for what is in the way of the other jobs on this machine or cluster, and say what to do about it."""
 
@@ -1258,5 +1270,6 @@ JOBS: Mapping[str, type[Options]] = {
     "benchmark": BenchmarkOptions,
     "clean": CleanOptions,
     "status": StatusOptions,
+    "reproduce": ReproduceOptions,
     "doctor": DoctorOptions,
 }

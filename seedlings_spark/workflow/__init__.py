@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from seedlings_spark.workflow.explore import explore
     from seedlings_spark.workflow.feedback import feedback
     from seedlings_spark.workflow.jobs import Trained, evaluate, models, prepare, score, train
+    from seedlings_spark.workflow.reproduction import reproduce
     from seedlings_spark.workflow.search import tune
     from seedlings_spark.workflow.serving import serve
     from seedlings_spark.workflow.watch import watch
@@ -21,6 +22,7 @@ __all__ = [
     "feedback",
     "models",
     "prepare",
+    "reproduce",
     "score",
     "serve",
     "train",
@@ -42,6 +44,10 @@ def __getattr__(name: str) -> Any:
         from seedlings_spark.workflow.feedback import feedback
 
         return feedback
+    if name == "reproduce":
+        from seedlings_spark.workflow.reproduction import reproduce
+
+        return reproduce
     if name == "watch":
         from seedlings_spark.workflow.watch import watch
 

@@ -115,6 +115,15 @@ def state(record: Mapping[str, Any], *, is_held: bool) -> str:
     return RUNNING if is_held else GONE
 
 
+def record(run: str) -> dict[str, Any]:
+    """What is written down of a run: its options, its corpus, its attempts, and the version that it has published.
+
+    Raises:
+        InputError: It is no folder of a run.
+    """
+    return _read(run)
+
+
 def has_published(run: str) -> bool:
     """Whether a run has ended with a version.
 

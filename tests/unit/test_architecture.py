@@ -121,7 +121,7 @@ GROUPS = [
     ["workflow.pipeline", "workflow.predicting", "workflow.clean", "workflow.exporting", "workflow.serving"],
     ["workflow.publication", "workflow.transfer"],
     ["workflow.jobs", "workflow.feedback", "workflow.explore", "workflow.watch"],
-    ["workflow.search"],
+    ["workflow.search", "workflow.reproduction"],
     ["workflow"],
     # benchmark
     ["benchmark", "benchmark.machines"],
