@@ -172,9 +172,13 @@ JOBS = (
     "train",
     "evaluate",
     "score",
+    "feedback",
+    "watch",
+    "explore",
     "models",
     "clean",
     "status",
+    "reproduce",
     "doctor",
 )
 
@@ -461,6 +465,53 @@ def test_score_gives_every_file_a_prediction_or_a_reason(place: Path, version: P
         assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-5)
         assert row["confidence"] == max(row["probabilities"])
         assert row["predicted_species"] == classes[row["probabilities"].index(row["confidence"])]
+
+
+def test_what_comes_after_scoring_has_exit_codes_of_its_own(place: Path, version: Path, here: Here) -> None:
+    here.done(*of_readme("evaluate"))
+    here.done(
+        "score", "--images", IMAGES, "--store", STORE, "--output", "late/scores", "--max-reject-fraction", "1"
+    )
+    pictures = sorted((place / IMAGES).rglob("*.png"))
+    rows = [f"../{picture.relative_to(place)},{picture.parent.name}" for picture in pictures]
+    (place / "late" / "labels.csv").write_text("\n".join(["path,species", *rows]) + "\n")
+    given = (
+        "--scores",
+        "late/scores",
+        "--labels",
+        "late/labels.csv",
+        "--report",
+        "late/feedback",
+        "--store",
+        STORE,
+    )
+    told = here.done("feedback", *given, "--min-accuracy", "1", code=4)
+    metrics = read_json(place / "late" / "feedback" / "metrics.json")
+    assert metrics["labels"]["unmatched"] == 2 and metrics["overall"]["num_images"] == 72
+    evaluated = read_json(place / REPORT / "metrics.json")["accuracy"]
+    assert metrics["test_split"]["seedlings v0001"]["accuracy"] == evaluated and f"{evaluated:.4f}" in told
+    here.done("feedback", *given, "--min-accuracy", "0.001")
+    assert "no run has left the corridor" in here.done(
+        "watch", "--scores", "late/scores", "--report", "late/watch"
+    )
+
+    assert f"{evaluated:.4f}" in here.done("models", "list", "--store", STORE)
+    card = here.done("models", "card", "--store", STORE)
+    assert "# seedlings v0001" in card and all(f"| {name} |" in card for name in synthetic.SPECIES)
+    assert f"| accuracy | {evaluated:.4f} (95 % interval" in card
+    here.done("explore", "--corpus", CORPUS, "--report", "late/explore", "--store", STORE)
+    # Of its own corpus a version doubts no label of a picture that it was trained on.
+    suspects = read_json(place / "late" / "explore" / "metrics.json")["suspect_labels"]
+    assert suspects["splits"] == ["validation", "test"] and suspects["looked_at"] == 24
+
+
+@with_all
+def test_a_run_is_repeated_bit_for_bit(place: Path, version: Path, here: Here) -> None:
+    told = here.done("reproduce", "--run", RUN, "--output", "again")
+    assert re.search(r"the same bits: (\d+) of \1 arrays are equal", told), told
+    network = "network.keras"
+    assert len(list((place / "again" / "store").rglob(network))) == 1
+    assert "--corpus" not in here.refused(1, "reproduce", "--run", IMAGES)
 
 
 def test_the_documented_schedules_score_each_file_once(
