@@ -9,11 +9,13 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from pyspark.sql import Column, DataFrame, SparkSession
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import config, display, files, fingerprint, schema, scoring
@@ -27,7 +29,8 @@ from seedlings_spark.scoring import runs
 _log = logging.getLogger(__name__)
 METRICS, PAGE, WRONG, WRONG_TABLE = "metrics.json", "index.html", "wrong", "wrong.csv"
 _GIVEN, _LABEL, _WEEK, _KNOWN = "given", "label", "week", "is_known"
-_SCHEME = r"^[A-Za-z][A-Za-z0-9+.-]*:/"
+_SPELLED = f"{_GIVEN} string, full string"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/(?:/[^/]*)?")
 # Of a file's name what the snapshot keeps.
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,5}\Z")
 
@@ -118,15 +121,34 @@ def _labels(spark: SparkSession, options: FeedbackOptions) -> tuple[DataFrame, i
     return rows.where(F.col(_LABEL).isNotNull()), rows.count()
 
 
-def _full(base: str) -> Column:
-    """The path of a row as `score` spells it: one without a scheme is on the table's file system, or beside it."""
-    root = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*", base)
-    above = root.group() if root else ""
-    given = F.col(_GIVEN)
-    spelled = F.when(given.rlike(_SCHEME), F.regexp_replace(given, "^file:/+", "file:///"))
-    return spelled.when(given.startswith("/"), F.concat(F.lit(above), given)).otherwise(
-        F.concat(F.lit(base.rstrip("/") + "/"), F.regexp_replace(given, r"^(\./)+", ""))
-    )
+def _spelled(base: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Rows with the column `full` besides: the path that the table says, as `score` spells it."""
+    for batch in batches:
+        paths = [full_path(base, given) for given in batch.column(_GIVEN).to_pylist()]
+        yield pa.RecordBatch.from_arrays(
+            [*batch.columns, pa.array(paths, pa.string())], [*batch.schema.names, "full"]
+        )
+
+
+def full_path(base: str, given: str) -> str:
+    """A path of a table as `score` spells it: one without a scheme is on the table's file system, or beside it.
+
+    Args:
+        base: Full URI of the table's folder.
+        given: What stands there.
+    """
+    full = given
+    if not _SCHEME.match(given):
+        root = _SCHEME.match(base)
+        full = (
+            f"{root.group() if root else ''}{given}"
+            if given.startswith("/")
+            else f"{base.rstrip('/')}/{given}"
+        )
+    try:
+        return files.qualify(full) if files.is_local(full) else full
+    except ValueError:
+        return full
 
 
 def _matched(labels: DataFrame, latest: DataFrame, options: FeedbackOptions) -> DataFrame:
@@ -135,8 +157,11 @@ def _matched(labels: DataFrame, latest: DataFrame, options: FeedbackOptions) -> 
     Raises:
         InputError: There is none, or a path has two labels.
     """
-    spellings = F.array_distinct(F.array(F.col(_GIVEN), _full(files.parent(options.labels))))
-    named = labels.withColumn(schema.PATH, F.explode(spellings)).select(_GIVEN, schema.PATH, _LABEL)
+    spelled = labels.mapInArrow(
+        partial(_spelled, files.parent(options.labels)), f"{_GIVEN} string, {_LABEL} string, full string"
+    )
+    spellings = F.explode(F.array_distinct(F.array(_GIVEN, "full"))).alias(schema.PATH)
+    named = spelled.select(_GIVEN, spellings, _LABEL)
     wanted = [schema.CONTENT_HASH, schema.PREDICTED_SPECIES, schema.CONFIDENCE, "run"]
     of_path = named.join(latest.select(schema.PATH, *wanted), schema.PATH)
     twice = of_path.groupBy(schema.PATH).agg(F.sort_array(F.collect_set(_LABEL)).alias("labels"))
@@ -197,7 +222,9 @@ def _held(labels: DataFrame, num_rows: int, matched: DataFrame, options: Feedbac
     try:
         first = unmatched.orderBy(_GIVEN).first()
         # A picture that is named in two spellings is matched by one of them.
-        full = unmatched.withColumn(schema.PATH, _full(files.parent(options.labels)))
+        full = unmatched.mapInArrow(
+            partial(_spelled, files.parent(options.labels)), _SPELLED
+        ).withColumnRenamed("full", schema.PATH)
         again = full.join(matched.select(schema.PATH), schema.PATH, "left_semi").count()
         never = unmatched.count() - again
         repeated = num_labels - names.count() + again
