@@ -465,8 +465,8 @@ class TrainOptions(Options):
     )
     max_unknown: float = option(
         0.0,
-        "share of images of known species that score may call unknown, such as 0.02, those of least confidence; what is"
-        " none of the species mostly is among them. Fitted on the validation images; 0: every image is given a species",
+        "share of images of known species that score may call unknown, such as 0.05, those of least confidence, to name"
+        " no species for others. Fitted on the validation images; 0: every image is given a species",
         reason="who has no other pictures loses answers by it",
         least=0,
         most=0.5,
