@@ -6,7 +6,7 @@ from pyspark.sql import SparkSession
 
 from seedlings_spark import cli, display, workflow
 from seedlings_spark.config import ExploreOptions
-from seedlings_spark.workflow.explore import summary
+from seedlings_spark.workflow.exploring import summary
 
 
 def main(spark: SparkSession, options: ExploreOptions) -> None:

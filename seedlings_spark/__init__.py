@@ -180,9 +180,9 @@ The map, room by room, in the order of imports: a module may import those of its
       calibration   a temperature that makes confidence what it says
       transfer      a last layer on features that are computed once
       predicting    a version's predictions of a corpus, and their numbers
-      watch         from the runs of an output to a page of their drift
-      explore       from a corpus to a page that shows it, and labels to correct
-      feedback      from late labels to numbers, and the pictures that were wrong
+      watching      from the runs of an output to a page of their drift
+      exploring     from a corpus to a page that shows it, and labels to correct
+      late_labels   from late labels to numbers, and the pictures that were wrong
       publication   from a fitted pipeline, or somebody's own network, to a published version
       quickstart    where the quickstart puts what it makes
       space         what a search chooses from

@@ -7,13 +7,13 @@ need is imported when they are asked for.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seedlings_spark.workflow.explore import explore
-    from seedlings_spark.workflow.feedback import feedback
+    from seedlings_spark.workflow.exploring import explore
     from seedlings_spark.workflow.jobs import Trained, evaluate, models, prepare, score, train
+    from seedlings_spark.workflow.late_labels import feedback
     from seedlings_spark.workflow.reproduction import reproduce
     from seedlings_spark.workflow.search import tune
     from seedlings_spark.workflow.serving import serve
-    from seedlings_spark.workflow.watch import watch
+    from seedlings_spark.workflow.watching import watch
 
 __all__ = [
     "Trained",
@@ -37,11 +37,11 @@ def __getattr__(name: str) -> Any:
 
         return serve
     if name == "explore":
-        from seedlings_spark.workflow.explore import explore
+        from seedlings_spark.workflow.exploring import explore
 
         return explore
     if name == "feedback":
-        from seedlings_spark.workflow.feedback import feedback
+        from seedlings_spark.workflow.late_labels import feedback
 
         return feedback
     if name == "reproduce":
@@ -49,7 +49,7 @@ def __getattr__(name: str) -> Any:
 
         return reproduce
     if name == "watch":
-        from seedlings_spark.workflow.watch import watch
+        from seedlings_spark.workflow.watching import watch
 
         return watch
     if name == "tune":

@@ -120,7 +120,7 @@ GROUPS = [
     ["workflow.runs", "workflow.quickstart", "workflow.calibration", "workflow.space"],
     ["workflow.pipeline", "workflow.predicting", "workflow.clean", "workflow.exporting", "workflow.serving"],
     ["workflow.publication", "workflow.transfer"],
-    ["workflow.jobs", "workflow.feedback", "workflow.explore", "workflow.watch"],
+    ["workflow.jobs", "workflow.late_labels", "workflow.exploring", "workflow.watching"],
     ["workflow.search", "workflow.reproduction"],
     ["workflow"],
     # benchmark
