@@ -16,6 +16,7 @@ from seedlings_spark.errors import CorpusError
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.reports import exploration
 from seedlings_spark.workflow import explore, jobs, publication
+from tests.conftest import with_all
 
 CLASSES = ['<b>"Rye"', "Fat Hen", "Maize"]
 HUES = (80, 125, 170)
@@ -110,6 +111,7 @@ def test_planted_mistakes_are_found_and_mended(
     assert told == {"corrected": 1, "dropped": 1, "not_found": 0}
 
 
+@with_all
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -467,6 +467,7 @@ def test_score_gives_every_file_a_prediction_or_a_reason(place: Path, version: P
         assert row["predicted_species"] == classes[row["probabilities"].index(row["confidence"])]
 
 
+@with_all
 def test_what_comes_after_scoring_has_exit_codes_of_its_own(place: Path, version: Path, here: Here) -> None:
     here.done(*of_readme("evaluate"))
     here.done(
