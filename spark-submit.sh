@@ -80,6 +80,7 @@ set_up() {
     cd "$home" && "$base" -m venv ${clear:+"$clear"} "$venv" &&
       "${pip[@]}" --no-warn-conflicts --editable '.[dev]' >&2 &&
       "${pip[@]}" $elephas >&2 &&
+      { "$python" -m seedlings_spark.cli.classes 2>/dev/null || true; } && # jobs start later without
       echo "$wanted" >"$stamp"
   ) 9>"$home/$venv.lock" || fail "the set-up of $home/$venv failed" "pip to install what pyproject.toml names" \
     "See the message above; the next call tries again"

@@ -205,6 +205,7 @@ The map, room by room, in the order of imports: a module may import those of its
       locales       a locale of UTF-8 for the JVM
       invocation    what a command line asks for: Spark's options, a job, its arguments
       installation  where jobs, settings, Python, Spark and Java are
+      classes       an archive of Spark's classes, by which JVMs of this machine start sooner
       relay         spark-submit as a process: its stderr, signals, exit code
       submission    what spark-submit is given
       launch        from a command line to spark-submit

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from seedlings_spark.cli import classes
 from tests import java, s3
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +36,7 @@ os.environ.setdefault("SPARK_SUBMIT_OPTS", java.options())
 def pytest_collection_finish(session: pytest.Session) -> None:
     starts_java = any(item.path.is_relative_to(ROOT / "tests" / "spark") for item in session.items)
     if starts_java and not session.config.option.collectonly:
-        java.make_archive()
+        classes.make(os.environ)
 
 
 def shared_data(name: str) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from seedlings_spark import cli
 from seedlings_spark.choices import TENSORFLOW
+from seedlings_spark.cli import classes
 from seedlings_spark.cli.installation import Installation
 from seedlings_spark.cli.invocation import Invocation, value_of
 from seedlings_spark.errors import ClusterError
@@ -128,6 +129,8 @@ class Submission:
             # Spark puts them into the driver's pod, over those of the image.
             del variables["PYSPARK_PYTHON"], variables["PYSPARK_DRIVER_PYTHON"]
         variables["SPARK_HOME"] = self.installation.spark_home(self.environment)
+        if self.is_here and (sooner := classes.options(variables)):
+            variables["SPARK_SUBMIT_OPTS"] = f"{sooner} {variables.get('SPARK_SUBMIT_OPTS', '')}".strip()
         is_json = self.call.log == cli.JSON_LINES
         log4j = self.installation.settings("log4j2-json.properties" if is_json else "log4j2.properties")
         for name, value in (("LOG4J_CONFIGURATION_FILE", log4j), ("TF_CPP_MIN_LOG_LEVEL", "3")):

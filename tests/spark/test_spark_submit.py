@@ -16,6 +16,7 @@ import pyspark
 import pytest
 
 from seedlings_spark import config
+from seedlings_spark.cli import classes
 from seedlings_spark.cluster import environment
 from tests.conftest import HANG_SECONDS
 
@@ -673,7 +674,7 @@ esac
 VENV_PYTHON = f"""#!/bin/sh
 case "$*" in
 *pip*) echo "$*" >>"$FAKE_RECORD.pip"; exit ${{FAKE_PIP:-0}} ;;
-*find_spec*) exit 0 ;;
+*find_spec* | *cli.classes*) exit 0 ;;
 esac
 exec {sys.executable} "$@"
 """
@@ -1115,3 +1116,16 @@ def test_what_the_script_itself_refuses_is_an_object_of_a_json_log(
     told = json.loads(ran.stderr)
     assert (ran.returncode, told["exit_code"], told["level"]) == (code, code, "ERROR")
     assert told["msg"].startswith(said)
+
+
+def test_a_jvm_of_spark_takes_its_classes_from_the_archive() -> None:
+    classes.make(os.environ)
+    told = f"{classes.options(os.environ)} -Xlog:class+load:stderr"
+    ran = subprocess.run(
+        [str(Path(pyspark.__file__).parent / "bin" / "spark-submit"), "--version"],
+        env={**os.environ, "SPARK_SUBMIT_OPTS": told},
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+    )
+    assert "org.apache.spark.deploy.SparkSubmit source: shared objects file (top)" in ran.stderr

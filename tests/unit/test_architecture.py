@@ -132,6 +132,7 @@ GROUPS = [
     ["cli.preflight"],
     ["cli"],
     ["cli.locales", "cli.invocation", "cli.installation", "cli.relay"],
+    ["cli.classes"],
     ["cli.submission"],
     ["cli.launch"],
 ]

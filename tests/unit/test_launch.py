@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from seedlings_spark.cli import invocation, launch, locales, relay
+from seedlings_spark.cli import classes, invocation, launch, locales, relay
 from seedlings_spark.cli.installation import Installation, require_java
 from seedlings_spark.cli.submission import Submission
 from seedlings_spark.cluster import environment
@@ -151,6 +151,26 @@ def test_a_cluster_has_a_python_of_its_own(mode: str, driver: str, tmp_path: Pat
     assert (variables["PYSPARK_DRIVER_PYTHON"], variables["PYSPARK_PYTHON"]) == (driver, "/there")
     assert variables["PYTHONPATH"] == "/own"  # the package travels as a zip
     assert (f"spark.pyspark.driver.python={driver}" in given.command(tmp_path)) == (mode == "client")
+
+
+def test_a_jvm_of_this_machine_is_given_the_archive_of_classes_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classes, "_FOLDER", tmp_path)
+    here = submission("score", SPARK_SUBMIT_OPTS="-Dx=1")
+    assert here.variables()["SPARK_SUBMIT_OPTS"] == "-Dx=1"
+    archive = classes.path(here.environment)
+    archive.touch()
+    own = f"-XX:SharedArchiveFile={archive} -Xlog:cds*=off"
+    assert here.variables()["SPARK_SUBMIT_OPTS"] == f"{own} -Dx=1"
+    assert "SPARK_SUBMIT_OPTS" not in submission("--master", "yarn", "score").variables()
+    assert classes.path({**here.environment, "SPARK_HOME": "/other"}) != archive
+    monkeypatch.setattr(
+        classes, "_FOLDER", tmp_path / "a folder"
+    )  # with a space, which is two options to Java
+    (tmp_path / "a folder").mkdir()
+    classes.path(here.environment).touch()
+    assert here.variables()["SPARK_SUBMIT_OPTS"] == "-Dx=1"
 
 
 def test_an_installed_wheel_has_its_jobs_and_settings_inside_and_leaves_the_path_alone(
