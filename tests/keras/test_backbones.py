@@ -14,9 +14,12 @@ from PIL import Image
 
 from seedlings_spark.choices import APPLICATIONS, LITE_NETWORKS
 from seedlings_spark.cluster import runtime
+from seedlings_spark.corpus import Corpus
 from seedlings_spark.errors import NetworkError
+from seedlings_spark.estimator import SeedlingsEstimator
 from seedlings_spark.models import backbones, networks, pretrained
 from seedlings_spark.training import network as carried
+from seedlings_spark.workflow import pipeline
 from tests.conftest import with_all
 
 # By Stefan van der Walt and Rachel Michetti, CC0, as scikit-image has them (chelsea, coffee); the middle, 224x224.
@@ -74,6 +77,16 @@ def test_a_backbone_travels_and_trains_a_step(name):
     assert np.isfinite(copy.train_on_batch(images, np.array([0, 1, 2, 0])))
     changed = [not np.array_equal(old, new) for old, new in zip(before, copy.trainable_weights, strict=True)]
     assert np.mean(changed) > 0.9
+
+
+@pytest.mark.parametrize("name", ["plain", "EfficientNetB0"])
+def test_what_an_estimator_is_given_by_name_can_be_trained_whatever_its_layers_hold(name):
+    corpus = Corpus("corpus", {"image_size": [32, 32], "images_of_species": {"a": {}, "b": {}}})
+    estimator = SeedlingsEstimator(loss="sparse_categorical_crossentropy", seed=3)
+    pipeline.set_network(estimator, name, corpus)
+    drawn = pipeline.named_network(name, corpus, "none", 3)
+    for ours, theirs in zip(estimator._built().weights, drawn.weights, strict=True):
+        assert "seed" in ours.path or np.array_equal(ours, theirs), ours.path
 
 
 # --- EfficientNet-Lite against a forward pass in NumPy
@@ -185,6 +198,18 @@ def test_weights_of_another_network_are_refused_with_their_shapes(tmp_path, trai
     with pytest.raises(NetworkError, match=r"whose tensors do not fit .*\(3, 3, 3, 16\)|missing") as caught:
         networks.build(LITE, (32, 32), 7, str(file))
     assert "in place of" in caught.value.found or "not in the network" in caught.value.found
+
+
+def test_efficientnet_divides_colours_as_its_weights_were_trained(tmp_path):
+    # https://github.com/tensorflow/tensorflow/issues/49930: the published variance holds standard deviations.
+    mean, std = np.array([0.485, 0.456, 0.406], "f4"), np.array([0.229, 0.224, 0.225], "f4")
+    theirs = keras.applications.EfficientNetB0(weights=None, include_top=False, input_shape=(32, 32, 3))
+    theirs.get_layer(index=2).set_weights([mean, std, np.zeros((), "i4")])
+    theirs.save(tmp_path / "weights.h5")
+    network = networks.build("EfficientNetB0", (32, 32), 3, str(tmp_path / "weights.h5"))
+    images = pixels(2, 32)
+    stem = keras.Model(network.inputs, network.get_layer("stem_conv_pad").input)
+    np.testing.assert_allclose(stem(images), (images / 255 - mean) / std, atol=1e-5)
 
 
 class Evil:
