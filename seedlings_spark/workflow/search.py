@@ -45,6 +45,8 @@ RUNNING, DONE, PRUNED, FAILED = "running", "done", "pruned", "failed"
 _ACCURACY, _LOSS = "val_accuracy", "val_loss"
 # Of the search, the part that may fail before it is given up.
 _MOST_FAILED = 1 / 3
+# What a search may be taken up with anew: how much is searched, how, and what is done with what was found.
+_FREE = ("trials", "parallel", "finalists", "final", "wait_executors")
 # What the options of a trial are the reason of.
 _OF_A_TRIAL = (OptionError, NetworkError, CorpusError, TrainingError, ValueError, ArithmeticError)
 # The first trials are drawn, not proposed.
@@ -61,7 +63,7 @@ class Trial:
         share: Of the training images that it learns from.
         state: `RUNNING`, `DONE`, `PRUNED` or `FAILED`.
         finalist_of: Number of the trial whose options are trained on all images here; None for one of the search.
-        accuracy: On the validation images, of the epoch with the lowest loss there; of a pruned one the last epoch's.
+        accuracy: On the validation images, of the epoch that `train` would keep; of a pruned one the last epoch's.
         epoch: That epoch, from 1.
         history: Loss and accuracy of each epoch.
         seconds: That it took.
@@ -168,7 +170,7 @@ def tune(spark: SparkSession, options: TuneOptions) -> Found:
     _require_optuna()
     options = config.qualified(options)
     space = read_space(options.space)
-    base = _train_options(options, space, {})
+    base = _base(options, space)
     session.require_slots(spark, base.num_workers, options.wait_executors, base.min_workers)
     prepared = corpus.load(options.corpus)
     if not prepared.num_images(schema.VALIDATION):
@@ -179,7 +181,7 @@ def tune(spark: SparkSession, options: TuneOptions) -> Found:
         )
     application = str(spark.sparkContext.applicationId)
     run = options.run or files.join(options.store, options.name, "searches", application)
-    told = {key: value for key, value in config.plain(options).items() if key not in ("trials", "parallel")}
+    told = {key: value for key, value in config.plain(options).items() if key not in _FREE}
     told["space"] = {"train": config.plain(base), "space": _as_text(space)}
     about = {"options": told, "corpus": {"path": prepared.path, "fingerprint": prepared.fingerprint}}
     with Lock(run, application), runs.recorded(run):
@@ -192,7 +194,8 @@ def tune(spark: SparkSession, options: TuneOptions) -> Found:
 def _finished(spark: SparkSession, found: Found) -> Found:
     """Train the best one as `train` does, and evaluate it on the test images."""
     run = found.options.run
-    trained = jobs.train(spark, replace(found.train_options, run=files.join(run, "final")))
+    folder = files.join(run, "final", f"{found.best.number:04d}")
+    trained = jobs.train(spark, replace(found.train_options, run=folder))
     places = config.chosen(found.options, "corpus", "store", "name")
     tested = EvaluateOptions(
         **places, model_version=trained.version, report=files.join(run, "report", "test images")
@@ -219,6 +222,11 @@ def _require_optuna() -> None:
 def _train_options(options: TuneOptions, space: Space, values: Mapping[str, Any]) -> TrainOptions:
     places = {"corpus": options.corpus, "store": options.store, "name": options.name}
     return TrainOptions(**{**places, **space.fixed, **values})
+
+
+def _base(options: TuneOptions, space: Space) -> TrainOptions:
+    """What all trials have in common, with the most workers and epochs that one of them can have."""
+    return _train_options(options, space, space.largest("num_workers", "min_workers", "epochs"))
 
 
 class _Watch:
@@ -262,7 +270,7 @@ class _Search:
         self._prepared: dict[tuple[float, str, int], PipelineModel] = {}
         self._trials = self._taken_up()
         self._again = [trial for trial in self._trials.values() if trial.state == RUNNING]
-        epochs = _train_options(options, space, {}).epochs
+        epochs = _base(options, space).epochs
         self._study = optuna.create_study(
             direction="maximize",
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=max(1, epochs // 9)),
@@ -298,7 +306,7 @@ class _Search:
 
     def _side_by_side(self, take: Any) -> None:
         """Train what `take` gives, until it gives None, as many at once as the slots allow."""
-        workers = _train_options(self._options, self._space, {}).num_workers
+        workers = _base(self._options, self._space).num_workers
         parallel = self._options.parallel or max(1, session.num_slots(self._spark) // workers)
         ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
@@ -383,9 +391,10 @@ class _Search:
         run = self._folder(trial)
         estimator = jobs.estimator(self._spark, options, self._corpus, run, images)
         estimator.set_verbosity(0)
-        estimator.set_callbacks(
-            [pipeline.RunRecord(files.join(run, runs.METRICS)), pipeline.EpochEnds(watch.ends)]
-        )
+        # The weights themselves are not wanted, so that the last ones may stay.
+        stopping = {"keep": "last", **config.chosen(options, "patience", "epochs")}
+        callbacks = pipeline.callbacks(run, self._corpus, **stopping)
+        estimator.set_callbacks([*callbacks, pipeline.EpochEnds(watch.ends)])
         scaler = pipeline.scaler(options.scaler, options.network)
         *first, _ = pipeline.pipeline(
             self._corpus, estimator, scaler=scaler, scaler_images=options.scaler_images
@@ -402,7 +411,7 @@ class _Search:
         kept = {name: [float(value) for value in history[name]] for name in names if name in history}
         losses = kept[_LOSS]
         epoch = min(range(len(losses)), key=lambda at: (losses[at] != losses[at], losses[at]))
-        epoch = len(losses) - 1 if watch.is_pruned else epoch
+        epoch = len(losses) - 1 if watch.is_pruned or options.keep == "last" else epoch
         state = PRUNED if watch.is_pruned else DONE
         return replace(
             trial,
@@ -424,7 +433,8 @@ class _Search:
         return images.where(F.col(pipeline.HELD_OUT) | (place <= int(share * 0xFFFFFFFF)))
 
     def _refuse_failures(self) -> None:
-        failed = [trial for trial in self._trials.values() if trial.state == FAILED]
+        with self._changing:
+            failed = [trial for trial in self._trials.values() if trial.state == FAILED]
         if len(failed) > _MOST_FAILED * self._options.trials:
             raise TrainingError(
                 f"{len(failed)} of {self._options.trials} trials that failed, at last with: {failed[-1].error}",

@@ -25,6 +25,8 @@ from seedlings_spark.errors import OptionError
 
 # What `tune` itself is told, or decides.
 _NOT_HERE = ("corpus", "store", "name", "run", "promote")
+# What is done to a network when its training is over: no trial is the better for it.
+_AFTERWARDS = ("calibrate", "quantize")
 _RANGE = {"low", "high", "log", "step"}
 
 
@@ -74,6 +76,14 @@ class Space:
                     dimension.low, dimension.high, dimension.log, dimension.step or None
                 )
         return made
+
+    def largest(self, *names: str) -> dict[str, Any]:
+        """Of these options, those that are searched, each with the largest number that it can have."""
+        found = {name: self.dimensions[name] for name in names if name in self.dimensions}
+        return {
+            name: max(dimension) if isinstance(dimension, tuple) else dimension.high
+            for name, dimension in found.items()
+        }
 
     def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Options of a trial from what Optuna has chosen."""
@@ -134,13 +144,23 @@ def _refuse_others(name: str, place: str) -> None:
         raise OptionError(
             f"{name} in {place}", "an option of what is trained, not of where", f"Give {name} to tune itself"
         )
+    if name == "ema":
+        raise OptionError(
+            f"ema in {place}",
+            "options that the epochs of a trial tell the worth of: the average is made after the last one",
+            "Search without it, and give --ema to train",
+        )
 
 
 def _dimension(name: str, value: Any, place: str) -> Range | tuple[Any, ...]:
     """A range or a list of values, each of them one that the option can have."""
     _refuse_others(name, place)
+    if name in _AFTERWARDS:
+        raise OptionError(
+            f"{name} in {place}", "options that change the training", f"Put {name} into [train], for --final"
+        )
     if isinstance(value, list):
-        chosen = tuple(config.checked(TrainOptions, {name: each}, place)[name] for each in value)
+        chosen = tuple(_value(name, each, place) for each in value)
         if not chosen or len(set(chosen)) != len(chosen):
             raise OptionError(f"{name} = {value} in {place}", "different values, at least one", "Correct it")
         return chosen
@@ -150,7 +170,7 @@ def _dimension(name: str, value: Any, place: str) -> Range | tuple[Any, ...]:
             "a list of values, or a range such as { low = 1e-4, high = 1e-2, log = true }",
             "Correct it, or put it into [train]",
         )
-    ends = [config.checked(TrainOptions, {name: value[end]}, place)[name] for end in ("low", "high")]
+    ends = [_value(name, value[end], place) for end in ("low", "high")]
     field = next(each for each in dataclasses.fields(TrainOptions) if each.name == name)
     if field.type not in (int, float):
         raise OptionError(f"a range for {name} in {place}", "a range for a number", "Give a list of values")
@@ -165,3 +185,16 @@ def _dimension(name: str, value: Any, place: str) -> Range | tuple[Any, ...]:
     if isinstance(low, int) and step != int(step):
         raise OptionError(f"step = {step} for {name} in {place}", "a whole number", "Correct the step")
     return Range(low, high, log, step)
+
+
+def _value(name: str, value: Any, place: str) -> Any:
+    """A value that the option can have."""
+    found = config.checked(TrainOptions, {name: value}, place)
+    if len(found) > 1:
+        others = ", ".join(sorted(set(found) - {name}))
+        raise OptionError(
+            f"{name} = {value!r} in {place}, which is {others}, too",
+            "one option in a line",
+            f"Give whole numbers, and {others} in a line of its own",
+        )
+    return found[name]

@@ -34,9 +34,11 @@ def place(spark: SparkSession, drawn_images: Path, tmp_path_factory: pytest.Temp
     return folder
 
 
-def options_of(place: Path, run: str, space: Mapping[str, Any], **given: Any) -> ss.TuneOptions:
+def options_of(
+    place: Path, run: str, space: Mapping[str, Any], also: Mapping[str, Any] | None = None, **given: Any
+) -> ss.TuneOptions:
     """Options of a search, whose file is written."""
-    fixed = {**FIXED, "network": str(place / "small.json")}
+    fixed = {**FIXED, "network": str(place / "small.json"), **(also or {})}
     lines = ["[train]", *(f"{name} = {json.dumps(value)}" for name, value in fixed.items())]
     lines += ["[space]", *(f"{name} = {value}" for name, value in space.items())]
     (place / f"{run}.toml").write_text("\n".join(lines) + "\n")
@@ -92,6 +94,9 @@ def test_a_search_that_was_killed_finds_what_another_one_finds_and_train_makes_i
     assert trained.published is not None
     assert trained.published.manifest["kept"]["epoch"] == calm.best.epoch
     assert trained.published.manifest["metrics"]["val_accuracy"] == calm.best.accuracy
+    again = search.tune(spark, options_of(place, "calm", SPACE, **given, wait_executors=60, final=True))
+    assert told(again) == told(calm)
+    assert again.version == "v0002"
     page = (place / "calm" / "report" / "index.html").read_text()
     assert all(f"{each.accuracy:.4f}" in page for each in calm.trials if each.accuracy is not None)
     assert json.loads((place / "calm" / "report" / "search.json").read_text())["best"] == calm.best.number
@@ -107,6 +112,14 @@ def test_trials_that_fail_are_told_and_too_many_end_the_search(spark: SparkSessi
     assert all("nonsense" in line["error"] for line in lines)
     with pytest.raises(OptionError, match="other options"):
         search.tune(spark, options_of(place, "failing", SPACE, trials=3))
+
+
+def test_a_trial_stops_and_is_judged_as_train_stops_and_keeps(spark: SparkSession, place: Path) -> None:
+    also = {"keep": "last", "patience": 1, "num_workers": 1}
+    # No weight changes, so that the first epoch stays the best one.
+    given = options_of(place, "patient", {"learning_rate": "[1e-30]"}, also, trials=1)
+    best = search.tune(spark, given).best
+    assert (len(best.history["val_loss"]), best.epoch) == (2, 2)
 
 
 @with_all

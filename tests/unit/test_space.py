@@ -62,6 +62,11 @@ def test_the_documented_file_is_a_space(tmp_path: Path) -> None:
         ("[space]\nnetwork = { low = 1, high = 2 }", ("line 2", "network")),
         ('[space]\nschedule = ["cosine", "cosin"]', ("line 2", "cosin", "one of")),
         ('[space]\nstore = ["a"]', ("line 2", "store", "tune itself")),
+        ("[space]\ncalibrate = [true, false]", ("line 2", "calibrate", "into [train]")),
+        ("[space]\nquantize = [true, false]", ("line 2", "quantize", "into [train]")),
+        ("[space]\nema = [0.99, 0.999]", ("line 2", "ema", "give --ema to train")),
+        ('[train]\nkeep = "last"\nema = 0.99', ("line 3", "ema", "give --ema to train")),
+        ('[space]\nnum_workers = ["1-2", "2-4"]', ("line 2", "'1-2'", "min_workers in a line")),
         ('[train]\ncorpus = "c"', ("line 2", "corpus", "tune itself")),
         ("[train]\nepochs = 3\n[space]\nepochs = [3]", ("epochs in both tables",)),
         ("[sapce]\nepochs = [3]", ("sapce", "[train]", "[space]")),
@@ -73,3 +78,8 @@ def test_what_cannot_be_is_refused_by_its_line(tmp_path: Path, text: str, words:
         read(tmp_path, text)
     for word in words:
         assert word in str(refused.value)
+
+
+def test_the_largest_of_what_is_searched(tmp_path: Path) -> None:
+    found = read(tmp_path, "[space]\nnum_workers = [1, 4, 2]\nepochs = { low = 3, high = 9 }\n")
+    assert found.largest("num_workers", "min_workers", "epochs") == {"num_workers": 4, "epochs": 9}
