@@ -415,15 +415,20 @@ def augmentation(names: Sequence[str], image_size: tuple[int, int]) -> str:
         # turns an image by 180 degrees.
         "flip": lambda: [layers.RandomFlip("horizontal", seed=0), layers.RandomFlip("vertical", seed=0)],
         "turn": lambda: [RandomQuarterTurn(seed=0)],
-        "rotate": lambda: [layers.RandomRotation(0.5, fill_mode="reflect", seed=0)],
-        "shift": lambda: [layers.RandomTranslation(0.1, 0.1, fill_mode="reflect", seed=0)],
-        "zoom": lambda: [layers.RandomZoom(0.1, fill_mode="reflect", seed=0)],
+        "rotate": lambda: _clipped(layers.RandomRotation(0.5, fill_mode="reflect", seed=0)),
+        "shift": lambda: _clipped(layers.RandomTranslation(0.1, 0.1, fill_mode="reflect", seed=0)),
+        "zoom": lambda: _clipped(layers.RandomZoom(0.1, fill_mode="reflect", seed=0)),
         "brightness": lambda: [layers.RandomBrightness(0.1, value_range=(0, 255), seed=0)],
         "contrast": lambda: [layers.RandomContrast(0.2, value_range=(0, 255), seed=0)],
         "cutout": lambda: [layers.RandomErasing(0.5, (0.02, 0.2), 0.0, seed=0)],
     }
     stack = [layer for name in choices.AUGMENTATIONS if name in names for layer in makers[name]()]
     return str(keras.Sequential([keras.Input((*image_size, 3)), *stack]).to_json())
+
+
+def _clipped(layer: Any) -> list[Any]:
+    """A layer that interpolates, whose shares of neighbours add up to 1 within a bit: white could be more than white."""
+    return [layer, layers.ReLU(max_value=255.0)]
 
 
 CUSTOM_OBJECTS = {"RandomQuarterTurn": RandomQuarterTurn}

@@ -486,7 +486,7 @@ def test_pixels_stay_pixels(names, size):
     outputs = np.asarray(augmenter(*names, size=size)(extremes, training=True))
     assert outputs.shape == extremes.shape
     assert outputs.min() >= 0
-    assert outputs.max() <= 255 * (1 + 1e-6)  # the shares of an interpolation add up to 1 within a bit
+    assert outputs.max() <= 255
     assert np.isfinite(outputs).all()
 
 
