@@ -48,7 +48,7 @@ WEIGHT_FILES = (".keras", ".h5", ".safetensors")  # .weights.h5 and the older .h
 EXCHANGES = ("driver", "workers", "auto")
 MODES = ("synchronous", "asynchronous", "hogwild")
 RULES = ("downpour", "adag", "dynsgd", "aeasgd", "eamsgd")
-SCHEDULES = ("constant", "cosine", "one-cycle", "step")
+SCHEDULES = ("constant", "cosine", "one-cycle", "step", "plateau")
 # Random changes to training images, in the order in which they are applied.
 AUGMENTATIONS = ("flip", "turn", "rotate", "shift", "zoom", "brightness", "contrast", "cutout")
 PRECISIONS = ("float32", "mixed_bfloat16", "auto")

@@ -427,7 +427,7 @@ def augmentation(names: Sequence[str], image_size: tuple[int, int]) -> str:
 
 
 def _clipped(layer: Any) -> list[Any]:
-    """A layer that interpolates, whose shares of neighbours add up to 1 within a bit: white could be more than white."""
+    """A layer that interpolates, whose shares of neighbours add up to 1 within a bit: white may be whiter."""
     return [layer, layers.ReLU(max_value=255.0)]
 
 

@@ -177,7 +177,7 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
         with runs.recorded(run):
             images = pipeline.training_images(spark, prepared)
             trained = estimator(spark, options, prepared, run, images)
-            kept = config.chosen(options, "keep", "patience", "epochs")
+            kept = config.chosen(options, "keep", "patience", "epochs", "schedule")
             trained.set_callbacks(pipeline.callbacks(run, prepared, **kept, check=lock.check))
             model = _fitted(spark, options, prepared, trained, images)
             version, promotion = publication.publish_trained(
@@ -190,11 +190,12 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
 def _check_promises(options: TrainOptions, prepared: Corpus) -> None:
     """Refuse to fit on validation images that are not there what a whole training would have to wait for."""
     num = prepared.num_images(schema.VALIDATION)
-    if options.calibrate and not num:
+    if (options.calibrate or options.schedule == "plateau") and not num:
+        flag = "--calibrate" if options.calibrate else "--schedule plateau"
         raise OptionError(
-            f"--calibrate with {options.corpus}, which has no validation images",
-            "some, to fit the temperature on",
-            "Leave out --calibrate, or prepare the corpus with a share for validation (--split-shares)",
+            f"{flag} with {options.corpus}, which has no validation images",
+            "some, whose loss it goes by",
+            f"Leave out {flag}, or prepare the corpus with a share for validation (--split-shares)",
         )
     nothing = np.zeros(num)
     decisions.fit(nothing, nothing, **config.chosen(options, "coverage", "max_unknown"))
@@ -223,10 +224,8 @@ def estimator(
         **config.chosen(options, *_ESTIMATOR),
         optimizer_config=pipeline.optimizer(
             options.optimizer,
-            options.learning_rate,
-            options.schedule,
-            steps,
-            **config.chosen(options, "momentum", "warm_up", "weight_decay", "ema"),
+            pipeline.learning_rate(options.learning_rate, options.schedule, steps, options.warm_up),
+            **config.chosen(options, "momentum", "weight_decay", "ema", "clip_norm"),
         ),
         loss=pipeline.loss(options.loss, options.label_smoothing),
         class_weight="" if options.class_weight == "none" else options.class_weight,

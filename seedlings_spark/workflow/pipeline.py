@@ -34,6 +34,8 @@ HELD_OUT = "is_validation"
 # 2017, arXiv:1608.03983; Smith and Topin 2019, arXiv:1708.07120), and how far one-cycle rises.
 _WARM_UPS = {"cosine": 0.05, "one-cycle": 0.3}
 _ONE_CYCLE_RISE = 25
+# What the plateau takes the rate down by, and after how many epochs without a lower validation loss.
+_PLATEAU_FACTOR, PLATEAU_EPOCHS = 0.3, 3
 # Names of variables that do not decay: biases, scales and centres. One pattern, since Keras joins several in any order.
 _NOT_DECAYED = "bias|gamma|beta"
 
@@ -127,34 +129,29 @@ def loss(name: str, label_smoothing: float) -> Any:
 
 def optimizer(
     name: str,
-    learning_rate: float,
-    schedule: str,
-    num_steps: int,
+    learning_rate: Any,
     *,
     momentum: float = 0.0,
-    warm_up: float = 0.0,
     weight_decay: float = 0.0,
     ema: float = 0.0,
+    clip_norm: float = 0.0,
 ) -> dict[str, Any]:
     """An optimizer's configuration.
 
     Args:
         name: Name of a Keras optimizer.
-        learning_rate: The highest.
-        schedule: One of `choices.SCHEDULES`, as the options tell of them.
-        num_steps: Number of steps of the whole run, after which a schedule is at its end.
+        learning_rate: A number, or what `learning_rate` gives.
         momentum: Nesterov's, for an optimizer that has one; 0 leaves the optimizer as Keras makes it.
-        warm_up: Share of the steps in which the rate rises; 0 for the schedule's own.
         weight_decay: Decoupled, of kernels only (Loshchilov and Hutter 2019, arXiv:1711.05101).
         ema: Momentum of the average over all steps' weights; 0 for none.
+        clip_norm: Longest gradient, of all weights together, in the Euclidean norm; 0 for any.
 
     Raises:
         OptionError: Keras has no such optimizer, or it cannot do what is asked for.
     """
-    if schedule not in SCHEDULES:
-        raise OptionError(f"--schedule {schedule}", f"one of {', '.join(SCHEDULES)}", "Correct --schedule")
     given: dict[str, Any] = {"use_ema": True, "ema_momentum": ema} if ema else {}
     given |= {"weight_decay": weight_decay} if weight_decay else {}
+    given |= {"global_clipnorm": clip_norm} if clip_norm else {}
     try:
         made = keras.optimizers.get({"class_name": name, "config": {}})
         if momentum and not {"momentum", "nesterov"} <= set(made.get_config()):
@@ -169,15 +166,28 @@ def optimizer(
         raise OptionError(
             f"--optimizer {name}", "a Keras optimizer, such as adam, sgd or rmsprop", "Correct --optimizer"
         ) from None
-    made.learning_rate = _rate(learning_rate, schedule, num_steps, warm_up or _WARM_UPS.get(schedule, 0.0))
+    made.learning_rate = learning_rate
     if weight_decay:
         made.exclude_from_weight_decay(var_names=[_NOT_DECAYED])
     return optimizers.to_config(made)
 
 
-def _rate(highest: float, schedule: str, num_steps: int, warm_up: float) -> Any:
-    """A number, or a schedule of Keras."""
-    rising = round(warm_up * num_steps)
+def learning_rate(highest: float, schedule: str, num_steps: int, warm_up: float = 0.0) -> Any:
+    """A learning rate as a number, or as a schedule of Keras.
+
+    Args:
+        highest: The highest.
+        schedule: One of `choices.SCHEDULES`, as the options tell of them. "plateau" is a number, which a callback
+            changes (`callbacks`).
+        num_steps: Number of steps of the whole run, after which a schedule is at its end.
+        warm_up: Share of the steps in which the rate rises; 0 for the schedule's own.
+
+    Raises:
+        OptionError: There is no such schedule.
+    """
+    if schedule not in SCHEDULES:
+        raise OptionError(f"--schedule {schedule}", f"one of {', '.join(SCHEDULES)}", "Correct --schedule")
+    rising = round((warm_up or _WARM_UPS.get(schedule, 0.0)) * num_steps)
     if schedule in ("cosine", "one-cycle"):
         # It does not begin at 0, where the first step, and with few steps the only one, would change nothing.
         rising = max(1, rising)
@@ -323,6 +333,7 @@ def callbacks(
     keep: str,
     patience: int,
     epochs: int,
+    schedule: str = "",
     check: Callable[[], None] = lambda: None,
 ) -> list[Any]:
     """The callbacks of a run.
@@ -333,6 +344,7 @@ def callbacks(
         keep: Whose weights the network has in the end: those of the "best" epoch, or of the "last".
         patience: Epochs without progress before it is stopped early; 0 for never.
         epochs: Epochs of the whole run.
+        schedule: One of `choices.SCHEDULES`, of which "plateau" is a callback.
         check: As for `RunRecord`.
     """
     made: list[Any] = [RunRecord(files.join(run, runs.METRICS), check)]
@@ -342,7 +354,14 @@ def callbacks(
     elif patience or keep == "best":
         restored = keep == "best"
         made.append(KeptWeights("val_loss", patience=patience or epochs, restore_best_weights=restored))
-    return made
+    return made + plateau(schedule)
+
+
+def plateau(schedule: str) -> list[Any]:
+    """The callback that is the schedule "plateau"; none of any other."""
+    if schedule != "plateau":
+        return []
+    return [keras.callbacks.ReduceLROnPlateau("val_loss", factor=_PLATEAU_FACTOR, patience=PLATEAU_EPOCHS)]
 
 
 def about(corpus: Corpus, options: Mapping[str, Any], run: str) -> dict[str, Any]:

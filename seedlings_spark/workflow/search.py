@@ -392,7 +392,7 @@ class _Search:
         estimator = jobs.estimator(self._spark, options, self._corpus, run, images)
         estimator.set_verbosity(0)
         # The weights themselves are not wanted, so that the last ones may stay.
-        stopping = {"keep": "last", **config.chosen(options, "patience", "epochs")}
+        stopping = {"keep": "last", **config.chosen(options, "patience", "epochs", "schedule")}
         callbacks = pipeline.callbacks(run, self._corpus, **stopping)
         estimator.set_callbacks([*callbacks, pipeline.EpochEnds(watch.ends)])
         scaler = pipeline.scaler(options.scaler, options.network)

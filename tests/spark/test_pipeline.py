@@ -458,7 +458,8 @@ def test_without_images_there_are_no_steps(spark: SparkSession) -> None:
 def rates(
     num_steps: int, learning_rate: float = 0.5, schedule: str = "cosine", name: str = "sgd"
 ) -> list[float]:
-    made = keras.optimizers.deserialize(pipeline.optimizer(name, learning_rate, schedule, num_steps))
+    rate = pipeline.learning_rate(learning_rate, schedule, num_steps)
+    made = keras.optimizers.deserialize(pipeline.optimizer(name, rate))
     found = []
     for step in range(num_steps + 1):
         made.iterations.assign(step)
@@ -496,7 +497,8 @@ def test_one_cycle_rises_for_thirty_percent_and_steps_fall_tenfold() -> None:
 
 @pytest.mark.parametrize("schedule", ["constant", "step"])
 def test_a_rate_without_a_slope_warms_up_by_stairs(schedule: str) -> None:
-    made = keras.optimizers.deserialize(pipeline.optimizer("sgd", 1.1, schedule, 100, warm_up=0.2))
+    rate = pipeline.learning_rate(1.1, schedule, 100, warm_up=0.2)
+    made = keras.optimizers.deserialize(pipeline.optimizer("sgd", rate))
     found = []
     for step in range(50):
         made.iterations.assign(step)
@@ -505,7 +507,7 @@ def test_a_rate_without_a_slope_warms_up_by_stairs(schedule: str) -> None:
 
 
 def test_kernels_alone_decay_and_the_average_is_of_all_steps() -> None:
-    made = from_config(pipeline.optimizer("adam", 0.1, "constant", 10, weight_decay=0.5, ema=0.75))
+    made = from_config(pipeline.optimizer("adam", 0.1, weight_decay=0.5, ema=0.75))
     kernel, bias = keras.Variable([1.0], name="kernel"), keras.Variable([1.0], name="bias")
     made.build([kernel, bias])
     for _ in range(2):
@@ -514,6 +516,28 @@ def test_kernels_alone_decay_and_the_average_is_of_all_steps() -> None:
     made.finalize_variable_values([kernel, bias])
     # It begins with the weights after the first step.
     assert float(kernel[0]) == pytest.approx(0.75 * 0.95 + 0.25 * 0.95**2)
+
+
+def test_a_long_gradient_is_shortened_as_one_vector() -> None:
+    made = from_config(pipeline.optimizer("sgd", 1.0, clip_norm=1.0))
+    first, second = keras.Variable([0.0]), keras.Variable([0.0])
+    made.build([first, second])
+    made.apply([keras.ops.array([3.0]), keras.ops.array([4.0])], [first, second])
+    np.testing.assert_allclose([first[0], second[0]], [-0.6, -0.8], rtol=1e-6)
+
+
+def test_on_a_plateau_of_the_validation_loss_the_rate_falls(prepared: Corpus) -> None:
+    given = {"keep": "last", "patience": 0, "epochs": 9, "schedule": "plateau"}
+    (_, callback) = pipeline.callbacks("file:///run", prepared, **given)
+    model = network()
+    model.compile(optimizer=from_config(pipeline.optimizer("sgd", pipeline.learning_rate(0.5, "plateau", 9))))
+    callback.set_model(model)
+    callback.on_train_begin()
+    found = []
+    for epoch, loss in enumerate([3.0, 2.0, 2.0, 2.5, 2.0, 1.0, 1.5]):
+        callback.on_epoch_end(epoch, {"val_loss": loss})
+        found.append(float(np.asarray(model.optimizer.learning_rate)))
+    assert found == pytest.approx([0.5] * 4 + [0.15] * 3)
 
 
 def test_smoothed_labels_are_those_of_keras() -> None:
@@ -525,7 +549,7 @@ def test_smoothed_labels_are_those_of_keras() -> None:
 
 def test_a_constant_rate_is_constant() -> None:
     assert set(rates(10, 0.25, "constant")) == {0.25}
-    config_ = pipeline.optimizer("adam", 0.25, "constant", 10)
+    config_ = pipeline.optimizer("adam", pipeline.learning_rate(0.25, "constant", 10))
     assert config_["class_name"] == "Adam"
     assert config_["config"]["learning_rate"] == 0.25
 
@@ -533,7 +557,7 @@ def test_a_constant_rate_is_constant() -> None:
 @pytest.mark.parametrize("name", ["adam", "Adam", "sgd", "rmsprop", "adamw", "nadam", "lion"])
 @pytest.mark.parametrize("schedule", pipeline.SCHEDULES)
 def test_an_optimizers_configuration_survives_json(name: str, schedule: str) -> None:
-    made = pipeline.optimizer(name, 0.125, schedule, 100)
+    made = pipeline.optimizer(name, pipeline.learning_rate(0.125, schedule, 100))
     again = keras.optimizers.deserialize(json.loads(json.dumps(made)))
     assert type(again).__name__.lower() == name.lower()
     again.iterations.assign(5 if schedule != "one-cycle" else 30)
@@ -543,13 +567,13 @@ def test_an_optimizers_configuration_survives_json(name: str, schedule: str) -> 
 @pytest.mark.parametrize("name", ["", "nonsense", "Optimizer", "LossScaleOptimizer", "keras.optimizers.Adam"])
 def test_an_unknown_optimizer_is_refused_by_name(name: str) -> None:
     with pytest.raises(OptionError, match="--optimizer") as caught:
-        pipeline.optimizer(name, 0.1, "cosine", 10)
+        pipeline.optimizer(name, 0.1)
     assert name in caught.value.found
 
 
 def test_an_unknown_schedule_is_refused_by_name() -> None:
     with pytest.raises(OptionError, match="--schedule linear"):
-        pipeline.optimizer("adam", 0.1, "linear", 10)
+        pipeline.learning_rate(0.1, "linear", 10)
 
 
 def test_the_schedules_are_those_of_the_options() -> None:
@@ -747,7 +771,7 @@ def test_each_image_of_a_split_counts_once_or_nothing_is_said(
 def test_every_refusal_has_three_parts(prepared: Corpus, tmp_path: Path) -> None:
     (tmp_path / "text.keras").write_text("no network")
     calls: list[Any] = [
-        lambda: pipeline.optimizer("none", 1, "constant", 1),
+        lambda: pipeline.optimizer("none", 1),
         lambda: pipeline.set_network(SeedlingsEstimator(), "vgg", prepared),
         lambda: pipeline.set_network(SeedlingsEstimator(), str(tmp_path / "text.keras"), prepared),
     ]

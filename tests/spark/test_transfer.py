@@ -44,7 +44,7 @@ def test_the_head_is_trained_on_features_that_are_computed_once(
         network = pipeline.named_network(NETWORK, prepared, "imagenet", 0)
         estimator = SeedlingsEstimator(
             loss="sparse_categorical_crossentropy",
-            optimizer_config=pipeline.optimizer("adam", 0.01, "constant", 1),
+            optimizer_config=pipeline.optimizer("adam", 0.01),
             epochs=8,
             batch_size=4,
         )

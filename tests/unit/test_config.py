@@ -237,6 +237,7 @@ def test_an_unknown_choice_is_refused_with_the_nearest() -> None:
         ("train", {"frequency": "0"}, "--frequency 0"),
         ("train", {"frequency": "²"}, "--frequency ²"),
         ("train", {"frequency": "epochs"}, "--frequency epochs"),
+        ("train", {"schedule": "plateau", "warm_up": "0.1"}, "--warm-up 0.1 with --schedule plateau"),
         ("models", {"action": "promote"}, "models promote without --model-version"),
         ("models", {"action": "import"}, "models import without --network and --classes"),
         ("models", {"action": "import", "network": "n.keras"}, "models import without --classes"),
