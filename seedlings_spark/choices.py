@@ -40,6 +40,10 @@ BACKBONES = {**APPLICATIONS, **LITE_NETWORKS}
 NETWORKS = {**OWN_NETWORKS, **BACKBONES}
 NETWORK_FILES = (".keras", ".json")
 SCALERS = ("auto", "channel", "pixel", "none")
+# What `--fine-tune` may be beside a number of layers: the last is the head first, then all.
+FINE_TUNED = ("head", "all", STAGED := "staged")
+# Of `staged`: the learning rate of the first layer as a share of the last one's.
+STAGED_DECAY = 0.1
 # What `--weights` may be beside the path of a file.
 NO_WEIGHTS, IMAGENET = "none", "imagenet"
 WEIGHT_FILES = (".keras", ".h5", ".safetensors")  # .weights.h5 and the older .h5

@@ -292,9 +292,18 @@ class TrainOptions(Options):
     )
     fine_tune: str = option(
         "",
-        "layers that are trained: all; head, the last one; or a number of convolutions and dense layers before it"
-        " beside it. The others keep their weights, do not travel, and cost no gradient",
+        "layers that are trained: all; head, the last one; staged, the head first and then all, with layer-decay; or a"
+        " number of convolutions and dense layers before the head beside it. The others keep their weights, do not"
+        " travel, and cost no gradient",
         reason="a network by name trains all, a file what it says itself",
+    )
+    layer_decay: float = option(
+        0.0,
+        "learning rate of the first trained layer as a share of the last one's; those between rise by one factor from"
+        f" layer to layer; 0: {choices.STAGED_DECAY} with --fine-tune staged, else 1",
+        reason="early layers of weights that know something have less to learn",
+        least=0,
+        most=1,
     )
     label_smoothing: float = option(
         0.0,
@@ -520,11 +529,12 @@ class TrainOptions(Options):
                 "the default loss, sparse_categorical_crossentropy",
                 "Leave out one of them",
             )
-        if self.fine_tune not in ("", "all", "head") and not (
-            self.fine_tune.isascii() and self.fine_tune.isdigit()
-        ):
+        _check_fine_tuning(self.fine_tune, self.network, self.weights)
+        if self.ema and self.decay_of_layers != 1:
             raise OptionError(
-                f"--fine-tune {self.fine_tune}", "head, all, or a number of layers", "Correct --fine-tune"
+                f"--ema {self.ema:g} with --fine-tune {self.fine_tune} and --layer-decay {self.decay_of_layers:g}",
+                "an average, or rates that differ from layer to layer",
+                "Leave out --ema, or add --layer-decay 1",
             )
         if self.warm_up and self.schedule == "plateau":
             raise OptionError(
@@ -539,6 +549,25 @@ class TrainOptions(Options):
                 "Add --keep last",
             )
         _check_network(self.network, self.weights, self.scaler)
+
+    @property
+    def decay_of_layers(self) -> float:
+        """What `layer_decay` stands for."""
+        return self.layer_decay or (choices.STAGED_DECAY if self.fine_tune == choices.STAGED else 1.0)
+
+
+def _check_fine_tuning(chosen: str, network: str, weights: str) -> None:
+    """Refuse layers that cannot be said so, and a head that nothing is to be learned for."""
+    if chosen not in ("", *choices.FINE_TUNED) and not (chosen.isascii() and chosen.isdigit()):
+        raise OptionError(
+            f"--fine-tune {chosen}", "head, all, staged, or a number of layers", "Correct --fine-tune"
+        )
+    if chosen == choices.STAGED and (network not in choices.BACKBONES or weights == choices.NO_WEIGHTS):
+        raise OptionError(
+            f"--fine-tune {chosen} with --network {network} and --weights {weights}",
+            "a network of others by name, such as efficientnet-lite0, with weights that know something",
+            "Add --weights imagenet or a file, or choose --fine-tune all",
+        )
 
 
 def _check_network(network: str, weights: str, scaler: str) -> None:

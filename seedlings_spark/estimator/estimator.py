@@ -48,6 +48,8 @@ with runtime.quiet_import():
     from seedlings_spark.training.engine import Engine, RunOptions, check_shards
 
 _log = logging.getLogger(__name__)
+# Params that a run's identity has only where they are not this.
+_LATER = {"layer_decay": 1.0}
 
 
 class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLReadable["SeedlingsEstimator"]):
@@ -96,6 +98,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
         precision: "float32" (default), "mixed_bfloat16" or "auto".
         class_weight: See the params.
         augmentation: See the params and `networks.augmentation`.
+        layer_decay: See the params; 1 by default, for one rate in all layers.
         memory_budget_mb: See the params.
         exchange: "driver" (default), "workers" or "auto": where the mean of each synchronous step is made.
         verbose: 0 is silent, 1 shows progress.
@@ -134,6 +137,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             class_weight="",
             problem="",
             augmentation="",
+            **_LATER,
             memory_budget_mb=1024,
             rule="",
             elasticity=0.0,
@@ -322,6 +326,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
                 metrics=made_metrics(metric_recipes(self.get_metrics()), self.get_custom_objects()),
                 optimizer=optimizers.from_config(self.get_optimizer_config(), self.get_custom_objects()),
             )
+        optimizers.check_layer_decay(network.optimizer, self.getOrDefault("layer_decay"))
         optimizers.check_exchange(
             network.optimizer,
             is_synchronous=options.is_synchronous,
@@ -417,6 +422,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
                 **self.get_custom_objects(),
             },
             label_shape=(problem.num_outputs,) if problem.labels == "vector" else (),
+            layer_decay=self.getOrDefault("layer_decay"),
         )
         with runtime.float_type_of(network):
             examples = recipe.example_labels(network.outputs[0].dtype)
@@ -437,6 +443,12 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
                 "loss": problems.described(recipe.loss),
                 "optimizer": json.dumps(recipe.optimizer, sort_keys=True, default=str),
                 "augmentation": recipe.augmentation or "",
+                # Only if it is used: checkpoints of earlier releases do not have it.
+                **{
+                    name: str(getattr(recipe, name))
+                    for name, unused in _LATER.items()
+                    if getattr(recipe, name) != unused
+                },
             }
         )
 

@@ -126,6 +126,13 @@ class SeedlingsParams(
         "'' or the JSON of a Keras network that changes images before each training step",
         TypeConverters.toString,
     )
+    layer_decay: Param[float] = Param(
+        Params._dummy(),
+        "layer_decay",
+        "learning rate of the first trained layer as a share of the last one's; those between rise by one factor from"
+        " layer to layer",
+        TypeConverters.toFloat,
+    )
     memory_budget_mb: Param[int] = Param(
         Params._dummy(),
         "memory_budget_mb",

@@ -150,15 +150,16 @@ def freeze(network: Any, trained: str) -> None:
 
     Args:
         network: Built; changed in place.
-        trained: "all", "head" (the last layer with weights), or a number: the head and so many convolutions and
-            dense layers before it, each with the normalisation behind it.
+        trained: "all", "head" (the last layer with weights), "staged" (all but batch normalisation, for a network whose
+            head has been trained before), or a number: the head and so many convolutions and dense layers before it,
+            each with the normalisation behind it.
 
     Raises:
         OptionError: It is something else, or more layers than there are.
     """
     holding = [layer for layer in network._flatten_layers(include_self=False) if _own_weights(layer)]
     bearing = [layer for layer in holding if _has_kernel(layer)]
-    if trained == "all":
+    if trained in ("all", choices.STAGED):
         first = 0
     elif trained == "head" or (trained.isascii() and trained.isdigit()):
         count = 1 if trained == "head" else 1 + int(trained)
@@ -173,11 +174,12 @@ def freeze(network: Any, trained: str) -> None:
     else:
         raise OptionError(
             f"--fine-tune {trained}",
-            "head, all, or a number of layers before the head",
+            "head, all, staged, or a number of layers before the head",
             "Correct --fine-tune",
         )
     for place, layer in enumerate(holding):
-        layer.trainable = place >= first
+        is_still = trained == choices.STAGED and isinstance(layer, layers.BatchNormalization)
+        layer.trainable = place >= first and not is_still
 
 
 def features_of(network: Any, layer: str = "") -> Any:

@@ -194,7 +194,7 @@ class Engine:
         self._callbacks = keras.callbacks.CallbackList(
             list(callbacks), add_history=True, model=network, epochs=options.num_epochs, verbose=0
         )
-        self.master = Master(self._network_of_master())
+        self.master = Master(self._network_of_master(), recipe.layer_decay)
 
     def run(self) -> TrainingRecord:
         """Train.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from seedlings_spark.errors import OptionError, first_line
 from seedlings_spark.training.messages import Steps, Work
-from seedlings_spark.training.optimizer import OptimizerState, is_elementwise
+from seedlings_spark.training.optimizer import OptimizerState, is_elementwise, step_shares, take_step
 from seedlings_spark.training.weights import Layout, Vector
 
 # Numbers in the integer weights of a network that travel, as text; what is larger is a table, not a counter.
@@ -231,9 +231,10 @@ class Master:
 
     Args:
         network: A compiled `keras.Model` whose metrics are built.
+        layer_decay: As for `optimizer.step_shares`.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, layer_decay: float = 1.0) -> None:
         import tensorflow as tf
 
         self.network = network
@@ -243,6 +244,7 @@ class Master:
         if self.vectors.optimizer is None:
             raise ValueError("the network has no optimizer: it is not compiled")
         self.held = self.vectors.optimizer
+        self._shares = step_shares(self.vectors.trainable, layer_decay)
         self._apply = tf.function(self._apply_gradients, autograph=False)
         self._step = tf.function(self._apply_only, autograph=False)
 
@@ -258,8 +260,9 @@ class Master:
 
     @property
     def is_elementwise(self) -> bool:
-        """See `optimizer.is_elementwise`."""
-        return is_elementwise(self.optimizer, self.vectors.trainable) and self.model_layout.dtype == "float32"
+        """See `optimizer.is_elementwise`; where layers have rates of their own, numbers are not all treated alike."""
+        is_alike = is_elementwise(self.optimizer, self.vectors.trainable) and set(self._shares) <= {1.0}
+        return is_alike and self.model_layout.dtype == "float32"
 
     @property
     def metric_sizes(self) -> list[int]:
@@ -404,13 +407,11 @@ class Master:
     def _apply_only(self, *gradients: Any) -> None:
         import tensorflow as tf
 
-        self.optimizer.apply(
-            [
-                tf.cast(gradient, variable.dtype)
-                for gradient, variable in zip(gradients, self.vectors.trainable, strict=True)
-            ],
-            self.vectors.trainable,
-        )
+        cast = [
+            tf.cast(gradient, variable.dtype)
+            for gradient, variable in zip(gradients, self.vectors.trainable, strict=True)
+        ]
+        take_step(self.optimizer, cast, self.vectors.trainable, self._shares)
 
     def _apply_gradients(self, *gradients: Any) -> Any:
         import tensorflow as tf

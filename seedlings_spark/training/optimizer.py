@@ -219,6 +219,56 @@ def check_exchange(optimizer: Any, *, is_synchronous: bool, is_local: bool, rule
         )
 
 
+def step_shares(variables: Sequence[Any], layer_decay: float) -> list[float]:
+    """What each variable takes of the optimizer's step: layer-wise rates (Howard and Ruder 2018, arXiv:1801.06146).
+
+    A layer begins with its kernel; what follows up to the next kernel, such as its bias and its normalisation, goes
+    with it. The shares rise by one factor from layer to layer.
+
+    Args:
+        variables: Those that are trained, in the order of the network's layers.
+        layer_decay: Share of the first layer; the last one has 1.
+    """
+    depths = np.maximum(np.cumsum([variable.name.endswith("kernel") for variable in variables]) - 1, 0)
+    if layer_decay == 1 or not len(depths) or not depths[-1]:
+        return [1.0] * len(depths)
+    return [float(share) for share in layer_decay ** (1 - depths / depths[-1])]
+
+
+def take_step(
+    optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any], shares: Sequence[float]
+) -> None:
+    """One step, of which each variable takes its share; to be traced."""
+    import keras
+
+    before = {
+        place: keras.ops.convert_to_tensor(variable)
+        for place, (variable, share) in enumerate(zip(variables, shares, strict=True))
+        if share != 1
+    }
+    optimizer.apply(gradients, variables)
+    for place, value in before.items():
+        variables[place].assign(value + shares[place] * (variables[place] - value))
+
+
+def check_layer_decay(optimizer: Any, layer_decay: float) -> None:
+    """Refuse a share that is none, and one with an optimizer that keeps a second set of weights.
+
+    Raises:
+        OptionError: It is so.
+    """
+    if not 0 < layer_decay <= 1:
+        raise OptionError(f"layer_decay={layer_decay!r}", "above 0, up to 1", "Correct layer_decay")
+    second = any(type(part).__name__ == "ScheduleFreeAdamW" for part in parts(optimizer))
+    if layer_decay != 1 and (second or keeps_averages(optimizer)):
+        name = "ScheduleFreeAdamW" if second else "an optimizer that averages weights (use_ema, --ema)"
+        raise OptionError(
+            f"layer_decay={layer_decay:g} with {name}",
+            "an optimizer with one set of weights, which shares of its steps are taken from",
+            "Leave out one of them",
+        )
+
+
 class OptimizerState:
     """What a built optimizer holds.
 

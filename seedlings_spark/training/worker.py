@@ -65,6 +65,7 @@ class Recipe:
         budget_bytes: Memory of one worker for features.
         custom_objects: Classes and functions that the configurations name.
         label_shape: Shape of one row's label: () for a number.
+        layer_decay: As for `optimizer.step_shares`.
     """
 
     num_shards: int
@@ -83,6 +84,7 @@ class Recipe:
     budget_bytes: int
     custom_objects: Mapping[str, Any] = field(default_factory=dict)
     label_shape: tuple[int, ...] = ()
+    layer_decay: float = 1.0
 
     def example_labels(self, dtype: str) -> NDArray[Any]:
         """Eight labels as the workers will give them, not all the same.
@@ -380,9 +382,10 @@ class Computation:
             else None
         )
         # Who averages with the others makes the master's steps, as the master would.
-        self.master = Master(self.network) if begin.among_workers else None
+        self.master = Master(self.network, recipe.layer_decay) if begin.among_workers else None
         self.vectors = self.master.vectors if self.master is not None else Vectors(self.network)
         self._owned: OwnedStep | None = None
+        self._shares = optimizers.step_shares(self.vectors.trainable, recipe.layer_decay)
         self._seeds = _seed_states(self.network) + (_seed_states(self._augment) if self._augment else [])
         signature = self._signature()
         scale = tf.TensorSpec((), "float32")
@@ -674,7 +677,7 @@ class Computation:
     def _local_step(self, features: Any, labels: Any, weights: Any, seeds: Any) -> tuple[Any, Any]:
         optimizer = self.network.optimizer
         loss, gradients = self._backward(features, labels, weights, seeds, optimizer.scale_loss)
-        optimizer.apply(gradients, self.vectors.trainable)
+        optimizers.take_step(optimizer, gradients, self.vectors.trainable, self._shares)
         return loss, self._metric_sums()
 
     def _evaluate_step(self, features: Any, labels: Any, weights: Any) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 
-from seedlings_spark import config, corpus, files, schema, scoring
+from seedlings_spark import choices, config, corpus, files, schema, scoring
 from seedlings_spark.cluster import session
 from seedlings_spark.config import (
     EvaluateOptions,
@@ -177,6 +177,8 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
         with runs.recorded(run):
             images = pipeline.training_images(spark, prepared)
             trained = estimator(spark, options, prepared, run, images)
+            if options.fine_tune == choices.STAGED:
+                trained.set_network(_with_head(spark, options, prepared, run, images))
             kept = config.chosen(options, "keep", "patience", "epochs", "schedule")
             trained.set_callbacks(pipeline.callbacks(run, prepared, **kept, check=lock.check))
             model = _fitted(spark, options, prepared, trained, images)
@@ -230,11 +232,40 @@ def estimator(
         loss=pipeline.loss(options.loss, options.label_smoothing),
         class_weight="" if options.class_weight == "none" else options.class_weight,
         augmentation=networks.augmentation(options.augment, prepared.image_size),
+        layer_decay=options.decay_of_layers,
         checkpoint_path=files.join(run, runs.CHECKPOINTS),
         verbose=1,
     )
     pipeline.set_network(made, options.network, prepared, options.weights, options.fine_tune)
     return made
+
+
+def _with_head(
+    spark: SparkSession, options: TrainOptions, prepared: Corpus, run: str, images: DataFrame
+) -> Any:
+    """The network of a run with its head trained, on features that are computed once, and ready to train the rest."""
+    from seedlings_spark.estimator import SeedlingsEstimator
+    from seedlings_spark.models import networks
+    from seedlings_spark.workflow import pipeline, transfer
+
+    shards, epochs = options.shards or options.num_workers, transfer.HEAD_EPOCHS
+    steps = pipeline.num_steps(images, shards, options.batch_size, epochs)
+    rate = pipeline.learning_rate(transfer.HEAD_RATE, "cosine", steps)
+    same = [name for name in _ESTIMATOR if name not in ("mode", "rule", "frequency", "epochs")]
+    head = SeedlingsEstimator(
+        **config.chosen(options, *same),
+        epochs=epochs,
+        optimizer_config=pipeline.optimizer("adam", rate),
+        loss=pipeline.loss(options.loss, options.label_smoothing),
+        class_weight="" if options.class_weight == "none" else options.class_weight,
+        checkpoint_path=files.join(run, runs.CHECKPOINTS, "head"),
+        verbose=1,
+    )
+    network = pipeline.named_network(options.network, prepared, options.weights, options.seed)
+    folder = files.join(options.store, options.name, transfer.FEATURES)
+    transfer.fit(spark, head, network, prepared, folder)
+    networks.freeze(network, options.fine_tune)
+    return network
 
 
 def _fitted(

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seedlings_spark import config
+from seedlings_spark import choices, config
 from seedlings_spark.config import TrainOptions
 from seedlings_spark.errors import OptionError
 
@@ -28,6 +28,7 @@ _NOT_HERE = ("corpus", "store", "name", "run", "promote")
 # What is done to a network when its training is over: no trial is the better for it.
 _AFTERWARDS = ("calibrate", "quantize")
 _RANGE = {"low", "high", "log", "step"}
+_FINE_TUNE = "fine_tune"
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,12 @@ def read(file: str) -> Space:
             "Correct the file",
         )
     found = {name: _dimension(name, value, _place(file, text, name)) for name, value in dimensions.items()}
+    if choices.STAGED in (fixed.get(_FINE_TUNE), *dimensions.get(_FINE_TUNE, ())):
+        raise OptionError(
+            f"{_FINE_TUNE} = {choices.STAGED} in {_place(file, text, _FINE_TUNE)}",
+            "all, head or a number: trials that run side by side do not train a head first",
+            "Search over layer_decay with fine_tune = all, and train the best with staged",
+        )
     for name in fixed:
         _refuse_others(name, _place(file, text, name))
         if name in found:

@@ -29,6 +29,8 @@ with runtime.quiet_import():
 _log = logging.getLogger(__name__)
 FEATURES = "features"
 _NAMED = "table"  # the file that names the folder of a whole one
+# Of the head before all other layers are trained: what takes seconds, and leaves little to learn.
+HEAD_EPOCHS, HEAD_RATE = 20, 0.001
 
 
 def is_for(network: str, fine_tune: str, augment: tuple[str, ...]) -> bool:

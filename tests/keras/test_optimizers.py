@@ -91,6 +91,42 @@ def test_every_optimizer_ends_where_plain_keras_does(name: str, sizes: Any, freq
     assert outcome.master.iterations == int(reference.optimizer.iterations)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "given"),
+    [((7, 6), {}), ((7, 6), {"exchange": "workers"}), ((11,), {"frequency": 2})],
+    ids=["driver", "workers", "2"],
+)
+def test_layers_learn_at_rates_of_their_own_as_with_an_optimizer_for_each(sizes: Any, given: Any) -> None:
+    keras.utils.set_random_seed(3)
+    names = ["first", "second", "last"]
+    dense = [keras.layers.Dense(4, "tanh", dtype="float64", name=name) for name in names]
+    network, rows = keras.Sequential([keras.Input((5,), dtype="float64"), *dense]), _rows(sizes)
+    network.layers[-1].activation = keras.activations.softmax
+
+    def make(share: float = 1.0) -> Any:
+        return K.AdamW(0.02 * share, weight_decay=0.1)
+
+    outcome = train(network, rows, optimizer=make(), epochs=EPOCHS, layer_decay=0.25, **given)
+    slower = {"first/.*": make(0.25), "second/.*": make(0.5)}
+    optimizer = K.MultiOptimizer(K.OptimizerMap(make(), slower))
+    reference = _plain_keras(network, rows, optimizer, EPOCHS, BATCH_SIZE)
+    for ours, theirs in zip(outcome.master.network.get_weights(), reference.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("make", "share", "words"),
+    [
+        (lambda: K.Adam(use_ema=True), 0.5, "averages weights"),
+        (lambda: K.ScheduleFreeAdamW(), 0.5, "ScheduleFreeAdamW"),
+        (lambda: K.Adam(), 0.0, "layer_decay=0.0"),
+    ],
+)
+def test_shares_of_steps_that_cannot_be_are_refused(make: Any, share: float, words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        optimizers.check_layer_decay(make(), share)
+
+
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_averaged_weights_are_those_of_the_last_epoch_and_the_best_ones_are_not_averaged(keep: str) -> None:
     """As in Keras, where the best epoch's weights are given back after the averages have been put in place."""

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
+import seedlings_spark as ss
 from seedlings_spark import corpus, files, images, schema
 from seedlings_spark.corpus import decoding, synthetic
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
-from seedlings_spark.workflow import pipeline, transfer
+from seedlings_spark.workflow import pipeline, predicting, transfer
+from tests.conftest import with_all
 
 NETWORK = "efficientnet-lite0"
 CLASSES = synthetic.SPECIES[:3]
@@ -78,3 +80,32 @@ def test_the_head_is_trained_on_features_that_are_computed_once(
     network, folder = pipeline.named_network(NETWORK, prepared, "imagenet", 0), files.qualify(str(tmp_path))
     places = [transfer.place_of(network, each, folder) for each in (prepared, other)]
     assert [files.is_directory(place) for place in places] == [True, False]
+
+
+@with_all
+def test_staged_training_begins_where_a_trained_head_ends(
+    spark: SparkSession, prepared: corpus.Corpus, tmp_path: Path
+) -> None:
+    """With a learning rate that moves nothing, all that is left is the head's training: a run of its own."""
+    same = {"corpus": prepared.path, "network": NETWORK, "weights": "imagenet", "precision": "float32"}
+    same |= {"keep": "last", "batch_size": 8}
+
+    def trained(name: str, **given: object) -> list[np.ndarray]:
+        options = ss.TrainOptions(**same, store=str(tmp_path), name=name, **given)  # type: ignore[arg-type]
+        version = ss.train(spark, options).published
+        assert version is not None
+        model = predicting.load(version).stages[-1].get_model()
+        return [np.array(weight) for weight in model.weights if "seed" not in weight.path]
+
+    head = trained("head", fine_tune="head", augment=("none",), epochs=transfer.HEAD_EPOCHS)
+    staged = trained("staged", fine_tune="staged", epochs=1, learning_rate=1e-12)
+    for ours, theirs in zip(staged, head, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+    further = trained("further", fine_tune="staged", epochs=1, learning_rate=1e-3)
+    moved = [float(np.abs(ours - theirs).max()) for ours, theirs in zip(further, head, strict=True)]
+    paths = [weight.path for weight in pipeline.named_network(NETWORK, prepared, "none", 0).weights]
+    paths = [path for path in paths if "seed" not in path]
+    assert {path.split("/")[0] for path, by in zip(paths, moved, strict=True) if not by} == {
+        path.split("/")[0] for path in paths if "normalization" in path
+    }
+    assert 0 < moved[0] < 0.3 * moved[-2]  # the first kernel, and the last

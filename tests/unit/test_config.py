@@ -237,6 +237,22 @@ def test_an_unknown_choice_is_refused_with_the_nearest() -> None:
         ("train", {"frequency": "0"}, "--frequency 0"),
         ("train", {"frequency": "²"}, "--frequency ²"),
         ("train", {"frequency": "epochs"}, "--frequency epochs"),
+        (
+            "train",
+            {"fine_tune": "staged", "network": "efficientnet-lite0"},
+            "--fine-tune staged with --network efficientnet-lite0 and --weights none",
+        ),
+        (
+            "train",
+            {
+                "fine_tune": "staged",
+                "network": "efficientnet-lite0",
+                "weights": "imagenet",
+                "ema": "0.9",
+                "keep": "last",
+            },
+            "--ema 0.9 with --fine-tune staged and --layer-decay 0.1",
+        ),
         ("train", {"schedule": "plateau", "warm_up": "0.1"}, "--warm-up 0.1 with --schedule plateau"),
         ("models", {"action": "promote"}, "models promote without --model-version"),
         ("models", {"action": "import"}, "models import without --network and --classes"),

@@ -69,6 +69,7 @@ def test_the_documented_file_is_a_space(tmp_path: Path) -> None:
         ('[space]\nnum_workers = ["1-2", "2-4"]', ("line 2", "'1-2'", "min_workers in a line")),
         ('[train]\ncorpus = "c"', ("line 2", "corpus", "tune itself")),
         ("[train]\nepochs = 3\n[space]\nepochs = [3]", ("epochs in both tables",)),
+        ('[space]\nfine_tune = ["all", "staged"]', ("line 2", "staged", "side by side")),
         ("[sapce]\nepochs = [3]", ("sapce", "[train]", "[space]")),
         ("epochs = ", ("space.toml", "TOML")),
     ],
