@@ -91,6 +91,7 @@ The map, room by room, in the order of imports: a module may import those of its
       epochs        steps and rounds of an epoch, and who hears of its end
       messages      what workers and master say to each other
       master        the one model and optimizer of a run
+      mixing        parts of other rows, and of their labels, in each row of a batch
       worker        what one Spark task does
       checkpoint    a run between two epochs, on disk
       resume        a run's checkpoints: taken up, and left behind

@@ -389,6 +389,22 @@ class TrainOptions(Options):
         reason="a plant from above has no up; more changes want more epochs",
         choices=(*choices.AUGMENTATIONS, "none"),
     )
+    mixup: float = option(
+        0.0,
+        "blend each training image with another one, and their species in the loss (MixUp): alpha of the beta"
+        " distribution of its own share, such as 0.2; 0 for none. The training accuracy is then that of blended images",
+        reason="helps where epochs are many",
+        least=0,
+        most=100,
+    )
+    cutmix: float = option(
+        0.0,
+        "put a rectangle of another image into each training image, and that share of its species into the loss"
+        " (CutMix): alpha as of mixup, such as 1; 0 for none; with both, each image draws which",
+        reason="as mixup",
+        least=0,
+        most=100,
+    )
     scaler: str = option(
         "auto",
         "what is taken from pixels, and what they are divided by: one mean and one standard deviation for each colour"
@@ -528,6 +544,12 @@ class TrainOptions(Options):
                 f"--label-smoothing {self.label_smoothing:g} with --loss {self.loss}",
                 "the default loss, sparse_categorical_crossentropy",
                 "Leave out one of them",
+            )
+        if self.cutmix and self.fine_tune == "head" and self.augment == ("none",):
+            raise OptionError(
+                f"--cutmix {self.cutmix:g} with --fine-tune head and --augment none",
+                "images: the head is then trained on features that are computed once",
+                "Use --mixup, or an --augment",
             )
         _check_fine_tuning(self.fine_tune, self.network, self.weights)
         if self.ema and self.decay_of_layers != 1:

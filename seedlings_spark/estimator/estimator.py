@@ -31,6 +31,7 @@ from seedlings_spark.estimator.params import (
     writable_optimizer,
 )
 from seedlings_spark.estimator.rows import TrainingColumns, rows_of_workers
+from seedlings_spark.training import mixing
 from seedlings_spark.training import network as carried
 from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training.checkpoint import RunIdentity
@@ -49,7 +50,7 @@ with runtime.quiet_import():
 
 _log = logging.getLogger(__name__)
 # Params that a run's identity has only where they are not this.
-_LATER = {"layer_decay": 1.0}
+_LATER = {"layer_decay": 1.0, "mixup": 0.0, "cutmix": 0.0}
 
 
 class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLReadable["SeedlingsEstimator"]):
@@ -98,6 +99,8 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
         precision: "float32" (default), "mixed_bfloat16" or "auto".
         class_weight: See the params.
         augmentation: See the params and `networks.augmentation`.
+        mixup: See the params and `training.mixing`.
+        cutmix: The same.
         layer_decay: See the params; 1 by default, for one rate in all layers.
         memory_budget_mb: See the params.
         exchange: "driver" (default), "workers" or "auto": where the mean of each synchronous step is made.
@@ -422,8 +425,9 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
                 **self.get_custom_objects(),
             },
             label_shape=(problem.num_outputs,) if problem.labels == "vector" else (),
-            layer_decay=self.getOrDefault("layer_decay"),
+            **{name: self.getOrDefault(name) for name in _LATER},
         )
+        mixing.check(recipe.mixup, recipe.cutmix, recipe.row_shape)
         with runtime.float_type_of(network):
             examples = recipe.example_labels(network.outputs[0].dtype)
             build_metrics(network, examples)

@@ -126,6 +126,20 @@ class SeedlingsParams(
         "'' or the JSON of a Keras network that changes images before each training step",
         TypeConverters.toString,
     )
+    mixup: Param[float] = Param(
+        Params._dummy(),
+        "mixup",
+        "each row in training takes on a part of another one, and of its label: alpha of the beta distribution of its"
+        " own share; 0 for none",
+        TypeConverters.toFloat,
+    )
+    cutmix: Param[float] = Param(
+        Params._dummy(),
+        "cutmix",
+        "each image in training takes on a rectangle of another one, and that share of its label: alpha of the beta"
+        " distribution of its own share; 0 for none",
+        TypeConverters.toFloat,
+    )
     layer_decay: Param[float] = Param(
         Params._dummy(),
         "layer_decay",

@@ -26,6 +26,7 @@ from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training.client import ParameterClient, RefusedError
 from seedlings_spark.training.master import Master, Vectors, build_metrics, made_metrics
 from seedlings_spark.training.messages import Begin, Exchanged, Failure, Open, Part, Result, Rows, Steps, Work
+from seedlings_spark.training.mixing import Mixing
 from seedlings_spark.training.owned import OwnedStep, Slots
 from seedlings_spark.training.peers import LostPeerError, Peers
 from seedlings_spark.training.server import Listener
@@ -66,6 +67,8 @@ class Recipe:
         custom_objects: Classes and functions that the configurations name.
         label_shape: Shape of one row's label: () for a number.
         layer_decay: As for `optimizer.step_shares`.
+        mixup: As for `mixing.Mixing`.
+        cutmix: The same.
     """
 
     num_shards: int
@@ -85,6 +88,8 @@ class Recipe:
     custom_objects: Mapping[str, Any] = field(default_factory=dict)
     label_shape: tuple[int, ...] = ()
     layer_decay: float = 1.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def example_labels(self, dtype: str) -> NDArray[Any]:
         """Eight labels as the workers will give them, not all the same.
@@ -386,7 +391,10 @@ class Computation:
         self.vectors = self.master.vectors if self.master is not None else Vectors(self.network)
         self._owned: OwnedStep | None = None
         self._shares = optimizers.step_shares(self.vectors.trainable, recipe.layer_decay)
+        is_mixed = recipe.mixup or recipe.cutmix
+        self._mixing = Mixing(recipe.mixup, recipe.cutmix) if is_mixed else None
         self._seeds = _seed_states(self.network) + (_seed_states(self._augment) if self._augment else [])
+        self._seeds += [self._mixing.state] if self._mixing is not None else []
         signature = self._signature()
         scale = tf.TensorSpec((), "float32")
         self._gradient = tf.function(
@@ -638,12 +646,24 @@ class Computation:
             return self._tf.cast(features, self.network.inputs[0].dtype)
         return features
 
-    def _loss(self, features: Any, labels: Any, weights: Any, *, training: bool) -> Any:
+    def _loss(self, features: Any, labels: Any, weights: Any, *, training: bool) -> tuple[Any, Any]:
+        """The loss, and the outputs that it is of."""
         outputs = self.network(features, training=training)
         loss = self.network.compute_loss(features, labels, outputs, sample_weight=weights, training=training)
         if self.network._compile_metrics is not None:
             self.network._compile_metrics.update_state(labels, outputs)
-        return loss
+        return loss, outputs
+
+    def _training_loss(self, features: Any, labels: Any, weights: Any) -> Any:
+        """The loss of rows to train on, mixed if they are to be; metrics count each row's own label."""
+        if self._mixing is None:
+            return self._loss(features, labels, weights, training=True)[0]
+        tf = self._tf
+        features, share = self._mixing(features)
+        share = tf.cast(share, weights.dtype)
+        loss, outputs = self._loss(features, labels, weights * share, training=True)
+        others, rest = tf.roll(labels, 1, axis=0), tf.roll(weights, 1, axis=0) * (1 - share)
+        return loss + tf.cast(self.network._compile_loss(others, outputs, rest), loss.dtype)
 
     def _backward(
         self, features: Any, labels: Any, weights: Any, seeds: Any, scaled: Callable[[Any], Any]
@@ -656,7 +676,7 @@ class Computation:
         if self._augment is not None:
             features = self._augment(features, training=True)
         with tf.GradientTape() as tape:
-            loss = self._loss(features, labels, weights, training=True)
+            loss = self._training_loss(features, labels, weights)
             scaled_loss = scaled(loss)
         variables = [variable.value for variable in self.vectors.trainable]
         gradients = tape.gradient(scaled_loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
@@ -682,7 +702,7 @@ class Computation:
 
     def _evaluate_step(self, features: Any, labels: Any, weights: Any) -> tuple[Any, Any]:
         self._reset()
-        loss = self._loss(self._prepared(features), labels, weights, training=False)
+        loss, _ = self._loss(self._prepared(features), labels, weights, training=False)
         return loss, self._metric_sums()
 
 

@@ -334,7 +334,8 @@ def _partly_frozen(name: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("trained", "numbers"), [("head", 21), ("1", 21 + 48), ("2", 21 + 48 + 28 + 42), ("all", 139)]
+    ("trained", "numbers"),
+    [("head", 21), ("1", 21 + 48), ("2", 21 + 48 + 28 + 42), ("all", 139), ("staged", 111)],
 )
 def test_what_is_frozen_neither_changes_nor_travels(trained: str, numbers: int) -> None:
     network = _partly_frozen(trained)

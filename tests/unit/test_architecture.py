@@ -67,7 +67,7 @@ GROUPS = [
     ["training.tree", "training.rules", "training.epochs"],
     ["training.peers", "training.owned"],
     ["training.messages"],
-    ["training.master"],
+    ["training.master", "training.mixing"],
     ["training.worker", "training.checkpoint"],
     ["training.launcher", "training.resume"],
     ["training.stage", "training.coordination"],
