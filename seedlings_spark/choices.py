@@ -56,6 +56,8 @@ SCHEDULES = ("constant", "cosine", "one-cycle", "step", "plateau")
 # Random changes to training images, in the order in which they are applied.
 AUGMENTATIONS = ("flip", "turn", "rotate", "shift", "zoom", "brightness", "contrast", "cutout")
 PRECISIONS = ("float32", "mixed_bfloat16", "auto")
+# Views of an image whose probabilities are averaged: itself, mirrored, mirrored both ways, with quarter turns.
+VIEWS = (1, 2, 4, 8)
 # auto: int8 where the version has been quantised, else what the engine computes in
 SCORING_PRECISIONS = ("auto", "float32", INT8 := "int8")
 # auto: ONNX Runtime where the version has a network for it and no GPU is assigned, else TensorFlow

@@ -30,6 +30,24 @@ def _engine(group: str = "") -> Any:
     )
 
 
+def _tta() -> Any:
+    return option(
+        1,
+        "views of each image whose probabilities are averaged (test-time augmentation): 1, the image itself; 2,"
+        " mirrored; 4, both ways; 8, with quarter turns",
+        reason="each view takes as long as an image",
+        least=1,
+        most=8,
+    )
+
+
+def _check_tta(tta: int) -> None:
+    if tta not in choices.VIEWS:
+        raise OptionError(
+            f"--tta {tta}", f"one of {', '.join(map(str, choices.VIEWS))}", "Choose one of them"
+        )
+
+
 @dataclass(frozen=True)
 class DecodeOptions(Options):
     """How files are read, alike in `prepare` and `score`."""
@@ -288,7 +306,9 @@ class TrainOptions(Options):
         reason="they are another's work, and have to be asked for",
     )
     loss: str = option(
-        "sparse_categorical_crossentropy", "name of a Keras loss", reason="species exclude each other"
+        "sparse_categorical_crossentropy",
+        "name of a Keras loss; categorical_focal_crossentropy counts images the more, the less sure the network is",
+        reason="species exclude each other",
     )
     fine_tune: str = option(
         "",
@@ -705,6 +725,11 @@ class EvaluateOptions(Options):
         reason="it starts TensorFlow in the executors, which else need none",
     )
     engine: str = _engine()
+    tta: int = _tta()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_tta(self.tta)
 
 
 @dataclass(frozen=True)
@@ -731,6 +756,7 @@ class ScoringOptions(DecodeOptions):
         reason="larger ones are no faster on a CPU",
         least=1,
     )
+    tta: int = _tta()
     run_id: str = option(
         "",
         "name of the run; one that is finished is not made again, so a scheduler may start it twice",
@@ -788,6 +814,7 @@ class ScoringOptions(DecodeOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_tta(self.tta)
         if self.rescore and not self.incremental:
             raise OptionError(
                 "--rescore without --incremental",

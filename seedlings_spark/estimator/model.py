@@ -85,6 +85,14 @@ class SeedlingsModel(
         TypeConverters.toString,
     )
 
+    tta: Param[int] = Param(
+        Params._dummy(),
+        "tta",
+        "test-time augmentation of images: 1 for none; else probabilities are the mean over 2 (mirrored), 4 (both ways)"
+        " or 8 views (with quarter turns)",
+        TypeConverters.toInt,
+    )
+
     def __init__(self, **kwargs: Any) -> None:
         self._content = b""
         self._onnx = b""
@@ -100,6 +108,7 @@ class SeedlingsModel(
             threads=0,
             inference_batch_size=64,
             engine="auto",
+            tta=1,
         )
 
     @classmethod
@@ -149,6 +158,10 @@ class SeedlingsModel(
         model._set(kind=problems.REGRESSION, num_outputs=int(features.output_shape[-1]))
         model._take(networks.to_bytes(features), {}, {})
         return model
+
+    def setTta(self, value: int) -> "SeedlingsModel":
+        """Set `tta`, the number of views of each image whose probabilities are averaged."""
+        return self._set(tta=value)
 
     def setWeightCol(self, value: str) -> "SeedlingsModel":
         """Set `weightCol`, which evaluators look for."""
@@ -277,6 +290,7 @@ class SeedlingsModel(
             precision=self.getOrDefault("precision"),
             batch_size=self.get_inference_batch_size(),
             threads=self.getOrDefault("threads") or session.task_cpus(spark),
+            views=self.getOrDefault("tta"),
         )
         chosen = self.getOrDefault("engine")
         if chosen == "auto" and self._onnx and not are_pixels and engines.takes_pixels(self._onnx):

@@ -7,7 +7,7 @@ nothing twice.
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pyspark import cloudpickle
 from pyspark.sql import SparkSession
 
-from seedlings_spark.choices import ENGINES, ONNXRUNTIME, OPENVINO, TENSORFLOW
+from seedlings_spark.choices import ENGINES, ONNXRUNTIME, OPENVINO, TENSORFLOW, VIEWS
 from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
 from seedlings_spark.models import engines
@@ -40,6 +40,7 @@ class ForwardTask:
         logits: "" for none; else `predict_rows` gives behind a row's probabilities also what they are the "softmax"
             or the "sigmoid" of.
         engine: `choices.ONNXRUNTIME`, `OPENVINO` or `TENSORFLOW`.
+        views: One of `choices.VIEWS`: of how many views of an image the outputs are averaged.
     """
 
     network: bytes
@@ -49,6 +50,7 @@ class ForwardTask:
     custom_objects: Mapping[str, Any] = field(default_factory=dict)
     logits: str = ""
     engine: str = TENSORFLOW
+    views: int = 1
 
     @cached_property
     def key(self) -> tuple[str, str]:
@@ -56,6 +58,7 @@ class ForwardTask:
         objects = cloudpickle.dumps(dict(self.custom_objects))  # type: ignore[no-untyped-call]
         code = hashlib.sha256(objects).hexdigest() if self.custom_objects else ""
         settings = f"{self.precision} {self.batch_size} {self.threads} {code} {self.logits} {self.engine}"
+        settings += f" {self.views}"
         return hashlib.sha256(self.network).hexdigest(), settings
 
 
@@ -67,7 +70,7 @@ class Forward:
     """
 
     def __init__(self, task: ForwardTask) -> None:
-        with_logits = bool(task.logits)
+        with_logits = bool(task.logits) and task.views == 1  # those of a mean are not the mean of theirs
         self.engine: engines.Engine
         if task.engine == ONNXRUNTIME:
             self.engine = engines.OnnxRuntime(task.network, task.threads, with_logits=with_logits)
@@ -85,10 +88,12 @@ class Forward:
                 gpus=_gpus(),
             )
         self.gives_logits, self.row_shape = self.engine.gives_logits, self.engine.row_shape
+        check_views(task.views, self.row_shape)
+        self._views = task.views
         self._batch_size = self.engine.steady_rows(task.batch_size)
 
     def predict(self, features: NDArray[np.generic]) -> NDArray[Any]:
-        """The network's outputs.
+        """The network's outputs, or their mean over the views.
 
         Args:
             features: Shape (rows, *row_shape); uint8 pixels or numbers.
@@ -96,6 +101,13 @@ class Forward:
         Returns:
             Shape (rows, outputs).
         """
+        if self._views == 1:
+            return self._outputs(features)
+        outputs = [self._outputs(view) for view in views(features, self._views)]
+        mean: NDArray[Any] = np.mean(outputs, axis=0, dtype=np.float64).astype(outputs[0].dtype)
+        return mean
+
+    def _outputs(self, features: NDArray[np.generic]) -> NDArray[Any]:
         parts = []
         for start in range(0, len(features), self._batch_size):
             batch = features[start : start + self._batch_size]
@@ -105,6 +117,42 @@ class Forward:
                 batch = np.concatenate([batch, padding])
             parts.append(self.engine.run(batch)[:count])
         return np.concatenate(parts) if parts else np.zeros((0, *self.engine.output_shape), "float32")
+
+
+def views(images: NDArray[Any], count: int) -> list[NDArray[Any]]:
+    """The first symmetries of each image, itself first.
+
+    Args:
+        images: Shape (images, height, width, channels).
+        count: One of `choices.VIEWS`.
+
+    Returns:
+        Arrays over the same memory, of the same shape.
+    """
+    found = [images]
+    if count >= 2:
+        found += [each[:, :, ::-1] for each in found]
+    if count >= 4:
+        found += [each[:, ::-1] for each in found]
+    if count >= 8:
+        found += [each.swapaxes(1, 2) for each in found]
+    return found
+
+
+def check_views(count: int, row_shape: Sequence[int]) -> None:
+    """Refuse views that rows do not have.
+
+    Raises:
+        OptionError: It is none of `choices.VIEWS`, the rows are no images, or they cannot be turned.
+    """
+    if count not in VIEWS:
+        raise OptionError(f"tta={count!r}", f"one of {', '.join(map(str, VIEWS))}", "Choose one of them")
+    if count > 1 and (len(row_shape) != 3 or (count == 8 and row_shape[0] != row_shape[1])):
+        raise OptionError(
+            f"tta={count} for rows of the shape {tuple(row_shape)}",
+            "square images for 8 views, images for 2 and 4",
+            "Choose fewer views; 1 is the image itself",
+        )
 
 
 def forward(task: ForwardTask) -> Forward:

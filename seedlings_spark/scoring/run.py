@@ -16,7 +16,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 
 from seedlings_spark import choices, files, schema
 from seedlings_spark.cluster import connect, runtime, session
-from seedlings_spark.config import ScoringOptions
+from seedlings_spark.config import ScoringOptions, chosen
 from seedlings_spark.corpus import decoding, tables
 from seedlings_spark.errors import InputError
 from seedlings_spark.lock import Lock
@@ -117,7 +117,9 @@ class _Scoring:
                 max_pixels=options.max_pixels,
                 max_bytes=options.max_bytes,
             ),
-            forward_task(spark, version, options.batch_size, options.engine, options.precision),
+            forward_task(
+                spark, version, **chosen(options, "batch_size", "engine", "precision"), views=options.tta
+            ),
         )
         self._decisions = Decisions.of(version.manifest, self._task.forward.precision)
 
@@ -369,6 +371,7 @@ class _Scoring:
                 "version": engines.version(self._task.forward.engine),
             },
             "precision": self._task.forward.precision,
+            "tta": self._task.forward.views,
             "started": self._started.isoformat(timespec="seconds"),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "listed": num_listed,

@@ -97,7 +97,12 @@ def decided(decisions: Decisions, classes: Sequence[str]) -> dict[str, Column]:
 
 
 def forward_task(
-    spark: SparkSession, version: ModelVersion, batch_size: int, engine: str = "auto", precision: str = "auto"
+    spark: SparkSession,
+    version: ModelVersion,
+    batch_size: int,
+    engine: str = "auto",
+    precision: str = "auto",
+    views: int = 1,
 ) -> prediction.ForwardTask:
     """The forward pass of a model version.
 
@@ -107,11 +112,14 @@ def forward_task(
         batch_size: Rows of one forward pass of TensorFlow.
         engine: One of `choices.ENGINES`.
         precision: One of `choices.SCORING_PRECISIONS`.
+        views: One of `choices.VIEWS`.
 
     Raises:
+        OptionError: The version's images do not have so many views.
         NetworkError: ONNX Runtime or int8 is asked for, and the version has no network for it.
         StoreError: The network's bytes are not those that were published.
     """
+    prediction.check_views(views, (*version.image_size, 3))
     chosen = prediction.engine_for(spark, engine, has_onnx=version.has_onnx)
     can_quantised = version.has_int8 and chosen != choices.TENSORFLOW
     if precision == choices.INT8 and not can_quantised:
@@ -134,6 +142,7 @@ def forward_task(
         batch_size=batch_size,
         threads=session.task_cpus(spark),
         engine=chosen,
+        views=views,
     )
 
 

@@ -308,12 +308,14 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
     store = ModelStore(options.store, options.name, options.require_signature)
     version = store.verify(options.model_version)
     of = (prepared, options.split)
-    predictions = predicting.predictions(spark, version, *of, options.engine)
+    predictions = predicting.predictions(spark, version, *of, options.engine, options.tta)
     task = predicting.saliency_task(spark, version) if options.saliency else None
     current, why_not = predicting.rival(store, version)
     report.clear(options.report)
     theirs = files.join(options.report, "predictions-of-current")
-    if current is not None and (why_not := predicting.keep_species(spark, current, *of, path=theirs)):
+    if current is not None and (
+        why_not := predicting.keep_species(spark, current, *of, path=theirs, tta=options.tta)
+    ):
         current = None
     table = predicting.kept(
         predictions, files.join(options.report, report.PREDICTIONS), "" if current is None else theirs
@@ -328,12 +330,12 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
         numbers,
         history=version.manifest.get("history"),
         kept_epoch=kept.get("epoch"),
-        about=predicting.about_evaluation(version, prepared, options.split),
+        about=predicting.about_evaluation(version, prepared, options.split, options.tta),
         findings=findings,
     )
     if findings.comparison is not None:
         _log.info("%s is %s", version.version, findings.comparison.words)
-    if options.split == schema.TEST:
+    if options.split == schema.TEST and options.tta == 1:
         predicting.record(store, version, prepared, numbers, findings)
     return numbers
 

@@ -15,7 +15,7 @@ from seedlings_spark.cluster import session
 from seedlings_spark.corpus import Corpus, look_alikes, tables
 from seedlings_spark.errors import CorpusError, NetworkError, SeedlingsError, StoreError
 from seedlings_spark.estimator import SeedlingsModel, elephas, features
-from seedlings_spark.models import saliency, stages
+from seedlings_spark.models import prediction, saliency, stages
 from seedlings_spark.models.decisions import Decisions
 from seedlings_spark.models.store import NETWORK, ONNX, ModelStore, ModelVersion
 from seedlings_spark.reports import certainty, evaluation, findings, gallery, paired, promised
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 def predictions(
-    spark: SparkSession, version: ModelVersion, corpus: Corpus, split: str, engine: str = "auto"
+    spark: SparkSession, version: ModelVersion, corpus: Corpus, split: str, engine: str = "auto", tta: int = 1
 ) -> DataFrame:
     """A version's predictions for a split of a corpus, beside the true species.
 
@@ -35,15 +35,17 @@ def predictions(
         corpus: The corpus.
         split: Split of the corpus.
         engine: One of `choices.ENGINES`.
+        tta: One of `choices.VIEWS`.
 
     Raises:
         CorpusError: The images have another size than the model takes, or there are none.
     """
     check_fits(version, corpus, split)
+    prediction.check_views(tta, (*corpus.image_size, 3))
     model = load(version)
     last = model.stages[-1]
     if isinstance(last, SeedlingsModel):
-        last.set(last.engine, engine)
+        last._set(engine=engine, tta=tta)
     return model.transform(corpus.images(spark, split))
 
 
@@ -106,7 +108,9 @@ def evaluated(
     return evaluation.evaluate(matrix, classes)
 
 
-def keep_species(spark: SparkSession, version: ModelVersion, corpus: Corpus, split: str, *, path: str) -> str:
+def keep_species(
+    spark: SparkSession, version: ModelVersion, corpus: Corpus, split: str, *, path: str, tta: int = 1
+) -> str:
     """Keep a version's predicted species as a table, by the engine that it has; why it gives none, or "".
 
     Args:
@@ -115,9 +119,10 @@ def keep_species(spark: SparkSession, version: ModelVersion, corpus: Corpus, spl
         corpus: The corpus.
         split: Split of the corpus.
         path: Folder of the table, which is replaced.
+        tta: One of `choices.VIEWS`.
     """
     try:
-        predicted = predictions(spark, version, corpus, split)
+        predicted = predictions(spark, version, corpus, split, tta=tta)
         species = predicted.select(
             schema.CONTENT_HASH, F.col(schema.PREDICTED_SPECIES).alias(schema.CURRENT_SPECIES)
         )
@@ -276,7 +281,7 @@ def record(
         _log.warning("the numbers are not written into the store, which models list would show (%s)", error)
 
 
-def about_evaluation(version: ModelVersion, corpus: Corpus, split: str) -> dict[str, object]:
+def about_evaluation(version: ModelVersion, corpus: Corpus, split: str, tta: int = 1) -> dict[str, object]:
     """What a report says of where its numbers come from."""
     manifest = version.manifest
     options = manifest.get("options") or {}
@@ -288,6 +293,7 @@ def about_evaluation(version: ModelVersion, corpus: Corpus, split: str) -> dict[
         "trained_on": (manifest.get("corpus") or {}).get("path"),
         "training_images": ((manifest.get("corpus") or {}).get("images_of_split") or {}).get(schema.TRAIN),
         "run": manifest.get("run_path"),
+        "tta": tta if tta > 1 else None,
         "calibration": calibration.words(manifest.get("calibration") or {}),
         "precision": "float32; score takes int8, unless told otherwise" if version.has_int8 else None,
     }

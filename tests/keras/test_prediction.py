@@ -13,7 +13,7 @@ from keras import layers
 
 from seedlings_spark import schema
 from seedlings_spark.corpus import tables
-from seedlings_spark.errors import ClusterError, CorpusError, NetworkError
+from seedlings_spark.errors import ClusterError, CorpusError, NetworkError, OptionError
 from seedlings_spark.models import networks, prediction
 from seedlings_spark.models.prediction import ForwardTask
 from seedlings_spark.scoring import tasks
@@ -247,3 +247,40 @@ def test_a_scoring_task_without_a_single_image_gives_its_rejects(content):
     (scored,) = tasks.score_decoded(task, iter([decoded([2, 6], IMAGES)]))
     assert scored.column(schema.PROBABILITIES).to_pylist() == [None, None]
     assert list(tasks.score_decoded(task, iter([]))) == []
+
+
+# --- Views
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_the_outputs_are_the_mean_over_symmetries_of_the_image(content, count):
+    """Those of NumPy, each once: with 8 of them a turned image gets what the image gets."""
+    network = carried.from_bytes(content)
+    symmetries = [lambda image: image, np.fliplr, np.flipud, lambda image: np.rot90(image, 2)]
+    symmetries += [lambda image: np.rot90(image, 1), lambda image: np.rot90(image, 3)]
+    symmetries += [lambda image: np.fliplr(np.rot90(image, 1)), lambda image: np.fliplr(np.rot90(image, 3))]
+    expected = np.mean(
+        [
+            np.asarray(network(np.stack([np.ascontiguousarray(turn(image)) for image in IMAGES])))
+            for turn in symmetries[:count]
+        ],
+        axis=0,
+    )
+    found = prediction.forward(ForwardTask(content, "float32", 16, 1, views=count)).predict(IMAGES)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    plain = prediction.forward(ForwardTask(content, "float32", 16, 1)).predict(IMAGES)
+    assert np.abs(found - plain).max() > 1e-3
+
+
+def test_logits_of_a_mean_are_those_of_its_probabilities(content):
+    task = ForwardTask(content, "float32", 16, 1, logits="softmax", views=4)
+    (found,) = prediction.predict_rows(task, iter([rows_of(IMAGES)]))
+    probabilities, logits = np.split(np.stack(list(found)), 2, axis=1)
+    np.testing.assert_allclose(np.exp(logits), probabilities, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("count", "shape"), [(3, (8, 8, 3)), (8, (8, 9, 3)), (2, (5,))])
+def test_views_that_there_are_not_are_refused(count, shape):
+    with pytest.raises(OptionError, match=f"tta={count}"):
+        prediction.check_views(count, shape)
