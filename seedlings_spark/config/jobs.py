@@ -312,15 +312,15 @@ class TrainOptions(Options):
     )
     fine_tune: str = option(
         "",
-        "layers that are trained: all; head, the last one; staged, the head first and then all, with layer-decay; or a"
-        " number of convolutions and dense layers before the head beside it. The others keep their weights, do not"
+        "layers that are trained: all; head, the last one; staged, the head first, then all, the first ones slower; or"
+        " a number of convolutions and dense layers before the head beside it. The others keep their weights, do not"
         " travel, and cost no gradient",
         reason="a network by name trains all, a file what it says itself",
     )
     layer_decay: float = option(
         0.0,
         "learning rate of the first trained layer as a share of the last one's; those between rise by one factor from"
-        f" layer to layer; 0: {choices.STAGED_DECAY} with --fine-tune staged, else 1",
+        f" layer to layer; 0: {choices.STAGED_DECAY} where the head comes first, else 1",
         reason="early layers of weights that know something have less to learn",
         least=0,
         most=1,
@@ -572,6 +572,11 @@ class TrainOptions(Options):
                 "Use --mixup, or an --augment",
             )
         _check_fine_tuning(self.fine_tune, self.network, self.weights)
+        self._check_rates()
+        _check_network(self.network, self.weights, self.scaler)
+
+    def _check_rates(self) -> None:
+        """Refuse rates and averages that do not go together."""
         if self.ema and self.decay_of_layers != 1:
             raise OptionError(
                 f"--ema {self.ema:g} with --fine-tune {self.fine_tune} and --layer-decay {self.decay_of_layers:g}",
@@ -590,7 +595,6 @@ class TrainOptions(Options):
                 "--keep last: the average belongs to the end of training, not to one of its epochs",
                 "Add --keep last",
             )
-        _check_network(self.network, self.weights, self.scaler)
 
     @property
     def decay_of_layers(self) -> float:

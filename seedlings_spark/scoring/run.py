@@ -357,7 +357,7 @@ class _Scoring:
                 f"the {num_listed:,} files that were listed",
                 "This is a fault of the program; nothing was published. Run score again, and report it",
             )
-        is_whole = len(state.ledger) >= ledger.MOST_PARTS
+        is_whole, forward = len(state.ledger) >= ledger.MOST_PARTS, self._task.forward
         return {
             "format": FORMAT,
             "run": self._name,
@@ -366,12 +366,9 @@ class _Scoring:
             "model_name": self._version.name,
             "model_version": self._version.version,
             "classes": list(self._version.classes),
-            "engine": {
-                "name": self._task.forward.engine,
-                "version": engines.version(self._task.forward.engine),
-            },
-            "precision": self._task.forward.precision,
-            "tta": self._task.forward.views,
+            "engine": {"name": forward.engine, "version": engines.version(forward.engine)},
+            "precision": forward.precision,
+            "tta": forward.views,
             "started": self._started.isoformat(timespec="seconds"),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "listed": num_listed,

@@ -178,6 +178,7 @@ DOORS = {
         "training.master",
         "training.network",
         "training.optimizer",
+        "training.mixing",
         "training.owned",
         "problems",
         "training.worker",
