@@ -242,7 +242,7 @@ def take_step(
     import keras
 
     before = {
-        place: keras.ops.convert_to_tensor(variable)
+        place: keras.ops.copy(variable)
         for place, (variable, share) in enumerate(zip(variables, shares, strict=True))
         if share != 1
     }
