@@ -429,7 +429,7 @@ class SynchronousRun:
             )
         master.set_state(found.mean)
         master.take_counters([found.parts[-1].counters])
-        master.take_counts([part.counts for part in found.parts[-num_shards:]])
+        master.take_counts([found.parts[-1].counts])
         self._held = found.mean, self._group.generation
         sums.add(found.parts)
         seconds = time.perf_counter() - started

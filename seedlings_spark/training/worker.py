@@ -484,8 +484,8 @@ class Computation:
             else:
                 master.set_weights(mean)
             weights = mean  # of which only what no gradient changes is looked at
-            parts += of_step
-        parts[-1] = replace(parts[-1], counters=held.counters())
+            parts += [replace(part, counts=()) for part in of_step]
+        parts[-1] = replace(parts[-1], counters=held.counters(), counts=self._counts())
         if owned is None:
             state = master.state()
             return Result(work.number, parts, [state[peers.part(state.size)]])

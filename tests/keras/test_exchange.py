@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from seedlings_spark.training import synchronous, wire
 from seedlings_spark.training.peers import Owner
 from tests.conftest import with_all
 from tests.keras.test_synchronous import _noisy_network
@@ -114,3 +115,34 @@ def test_each_worker_makes_the_steps_that_the_driver_makes(name: str) -> None:
     ]
     assert _bits(found[0]) == _bits(found[1])
     assert np.isfinite(found[0].master.state()).all()
+
+
+@keras.saving.register_keras_serializable("tests")
+class Visits(keras.layers.Layer):
+    """Counts its training steps, in many numbers."""
+
+    def build(self, shape: Any) -> None:
+        self.counts = self.add_weight(
+            shape=(100,), dtype="int32", initializer="zeros", trainable=False, name="counts"
+        )
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if training:
+            self.counts.assign_add(keras.ops.arange(100, dtype="int32"))
+        return inputs
+
+
+def test_what_layers_count_is_handed_in_once_however_many_steps_a_piece_of_work_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # All 40 steps of an epoch at once: each with its counts they are 30 kB.
+    monkeypatch.setattr(synchronous._Pace, "__init__", lambda pace: setattr(pace, "steps", 100))
+    monkeypatch.setattr(wire, "MAX_HEADER_BYTES", 16_000)
+    keras.utils.set_random_seed(1)
+    network = keras.Sequential([keras.Input((5,)), Visits(), keras.layers.Dense(3, activation="softmax")])
+    given: dict[str, Any] = {"epochs": 2, "batch_size": 1, "exchange": "workers"}
+    rows = [Rows(one.features[:1].repeat(40, 0), one.labels[:1].repeat(40)) for one in _rows()[:2]]
+    outcome = train(network, rows, optimizer=keras.optimizers.SGD(0.1), **given)
+    counted = outcome.master.network.layers[0].counts.numpy().tolist()
+    assert counted == [2 * 40 * number for number in range(100)]
+    assert outcome.record.stage_failures == 0
