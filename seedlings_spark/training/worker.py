@@ -185,36 +185,35 @@ def work(
     Returns:
         What it leaves behind; None where another generation follows.
     """
-    recipe = task.recipe
     clock = _Clock()
     opened = Open(task.run, task.generation, rank, attempt)
-    try:
-        shards = _read_shards(recipe, task.shards_of(rank), batches)
-    except SeedlingsError as error:  # another one may be the machine's: Spark tries again, and tells of it
-        with connect(task.address, task.credentials) as client:
-            client.open(replace(opened, failure=Failure.of(error)).header())
-        raise
-    clock.has_read()
-    opened = replace(
-        opened,
-        shards=[shard.rows(recipe.num_classes) for shard in shards],
-        environment=reproducibility.environment(recipe.threads),
-    )
-    with connect(task.address, task.credentials) as client, _peers(task, rank, client) as peers:
-        opened = replace(opened, address=peers.address if peers else ())
+    with _empty_shards(task.recipe, task.shards_of(rank)) as shards:
         try:
-            begin = Begin.parse(client.open(opened.header()).header)
-            computation = _taken_over(task.run, begin) or (make or Computation)(recipe, begin, tf)
-            client.expect(computation.max_bytes)
-            message = _work_until_stopped(client, computation, shards, peers, clock)
-        except (RefusedError, ProtocolError, OSError):
-            raise  # the connection's doing, not the computation's: the master decides whether to try again
-        except Exception:
-            client.error(traceback.format_exc())
+            _read_shards(shards, task.recipe, batches)
+        except (
+            SeedlingsError
+        ) as error:  # another one may be the machine's: Spark tries again, and tells of it
+            with connect(task.address, task.credentials) as client:
+                client.open(replace(opened, failure=Failure.of(error)).header())
             raise
-        finally:
-            for shard in shards:
-                shard.close()
+        clock.has_read()
+        opened = replace(
+            opened,
+            shards=[shard.rows(task.recipe.num_classes) for shard in shards],
+            environment=reproducibility.environment(task.recipe.threads),
+        )
+        with connect(task.address, task.credentials) as client, _peers(task, rank, client) as peers:
+            opened = replace(opened, address=peers.address if peers else ())
+            try:
+                begin = Begin.parse(client.open(opened.header()).header)
+                computation = _taken_over(task.run, begin) or (make or Computation)(task.recipe, begin, tf)
+                client.expect(computation.max_bytes)
+                message = _work_until_stopped(client, computation, shards, peers, clock)
+            except (RefusedError, ProtocolError, OSError):
+                raise  # the connection's doing, not the computation's: the master decides whether to try again
+            except Exception:
+                client.error(traceback.format_exc())
+                raise
     is_over = not message.header.get("again")
     _leave(task.run, None if is_over else computation)
     return {"rank": rank, **clock.summary()} if is_over else None
@@ -739,12 +738,9 @@ class _Sums:
         )
 
 
-def _read_shards(recipe: Recipe, held: range, batches: Iterator[pa.RecordBatch]) -> list[HeldShard]:
-    """The shards that a worker holds.
-
-    A shard's fingerprint is the SHA-256 of features, labels, weights and marks each for itself, so that it does not
-    depend on how rows come in batches.
-    """
+@contextlib.contextmanager
+def _empty_shards(recipe: Recipe, held: range) -> Iterator[list[HeldShard]]:
+    """The shards that a worker holds, without their rows; what lies on disk is given up in the end."""
 
     def empty(budget_bytes: int) -> Shard:
         budget = budget_bytes // max(1, len(held))
@@ -754,6 +750,20 @@ def _read_shards(recipe: Recipe, held: range, batches: Iterator[pa.RecordBatch])
         HeldShard(number, empty(recipe.budget_bytes * 3 // 4), empty(recipe.budget_bytes // 4))
         for number in held
     ]
+    try:
+        yield shards
+    finally:
+        for shard in shards:
+            shard.close()
+
+
+def _read_shards(shards: Sequence[HeldShard], recipe: Recipe, batches: Iterator[pa.RecordBatch]) -> None:
+    """Read the rows of a worker's shards.
+
+    A shard's fingerprint is the SHA-256 of features, labels, weights and marks each for itself, so that it does not
+    depend on how rows come in batches.
+    """
+    held = range(shards[0].number, shards[-1].number + 1)
     digests = [[hashlib.sha256() for _ in range(4)] for _ in held]
     for batch in batches:
         if batch.num_rows == 0:
@@ -769,7 +779,6 @@ def _read_shards(recipe: Recipe, held: range, batches: Iterator[pa.RecordBatch])
     for shard, of_shard in zip(shards, digests, strict=True):
         found = hashlib.sha256(b"".join(digest.digest() for digest in of_shard))
         shard.fingerprint = found.hexdigest()
-    return shards
 
 
 def _append(shard: HeldShard, recipe: Recipe, batch: pa.RecordBatch, digests: Sequence[Any]) -> None:

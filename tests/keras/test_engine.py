@@ -1,5 +1,6 @@
 """The engine with workers that are threads: what a killed worker costs, and what it must not change."""
 
+import contextlib
 import errno
 import json
 from collections.abc import Callable, Mapping
@@ -12,11 +13,15 @@ import pytest
 
 from seedlings_spark import reproducibility
 from seedlings_spark.errors import ClusterError, CorpusError, OptionError, StorageError, TrainingError
+from seedlings_spark.training import worker
 from seedlings_spark.training.engine import RunOptions, balanced_class_weights, uneven_shares
 from seedlings_spark.training.launcher import ThreadLauncher
 from seedlings_spark.training.progress import Silent
 from seedlings_spark.training.record import TrainingRecord
+from seedlings_spark.training.server import Listener, ParameterServer
 from seedlings_spark.training.shard import epoch_order
+from seedlings_spark.training.wire import Credentials
+from seedlings_spark.training.worker import Recipe, TrainTask
 from tests.conftest import with_all
 from tests.keras.test_synchronous import _noisy_network, _rows
 from tests.keras.training import Rows, launcher, train
@@ -351,6 +356,39 @@ def test_what_goes_wrong_before_a_worker_connects_is_told_in_its_own_words(
     with pytest.raises(kind, match=words) as caught:
         train(_noisy_network(), rows, optimizer=keras.optimizers.SGD(0.1), mode=mode, launch=workers)
     assert type(caught.value) is kind
+
+
+def _spooled() -> list[str]:
+    """The files of rows that this process holds open; no folder has them."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(descriptor.readlink()))
+    return [name for name in found if "seedlings-shard-" in name]
+
+
+@pytest.mark.parametrize("what", ["its rows", "the server", "a port"])
+def test_a_worker_that_fails_before_it_has_begun_leaves_no_rows_on_disk(what: str) -> None:
+    rows, credentials, seen = _rows([9])[0], Credentials.make(), list[str]()
+    recipe = Recipe(
+        1, b"", "mse", [], {}, "number", 0, (5,), "float32", None, 4, seed=0, threads=1, budget_bytes=0
+    )
+
+    def batches() -> Any:
+        yield from rows.batches(0)
+        seen.extend(_spooled())
+        if what == "its rows":
+            raise OSError(errno.EIO, "unreadable")
+
+    with Listener("127.0.0.1") as listener, Listener("127.0.0.1") as other:
+        port = other.port
+        if what == "the server":
+            other.close()
+        address = "127.0.0.1", port if what == "the server" else listener.port
+        task = TrainTask("run", 0, 1, address, credentials, recipe, worker_ports=(port,))
+        with ParameterServer(None, listener, credentials), pytest.raises((OSError, ClusterError)):  # type: ignore[arg-type]
+            worker.work(task, 0, 0, batches(), None)
+    assert seen and not _spooled()
 
 
 @pytest.mark.parametrize(
