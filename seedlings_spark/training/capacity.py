@@ -143,12 +143,12 @@ class ExchangeChoice:
     """Tells from the first rounds of a run, which went through the driver, whether workers had better average alone.
 
     Args:
-        num_workers: Number of workers of the run.
         say: Hears why.
     """
 
-    def __init__(self, num_workers: int, say: Callable[[str], None] = _log.info) -> None:
-        self._num_workers, self._say = num_workers, say
+    def __init__(self, say: Callable[[str], None] = _log.info) -> None:
+        self._say = say
+        self._num_workers = 0
         self._seen: list[tuple[float, float]] = []
 
     def round(self, seconds: float, computed: Sequence[float], hosts: Collection[str]) -> bool | None:
@@ -162,6 +162,8 @@ class ExchangeChoice:
         Returns:
             Whether workers are to average among themselves; None where that is not known yet.
         """
+        if len(computed) != self._num_workers:  # others than before: what was seen of those says nothing
+            self._num_workers, self._seen = len(computed), []
         self._seen.append((seconds, max(computed)))
         if len(self._seen) < _SKIPPED + _LOOKED_AT and len(hosts) > 1:
             return None

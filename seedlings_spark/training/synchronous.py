@@ -336,7 +336,7 @@ class SynchronousRun:
         self._group, self._master = group, master
         self._is_local = exchanged.is_local
         self._is_among = exchange == "workers"
-        self._choice = ExchangeChoice(group.num_workers) if exchange == "auto" else None
+        self._choice = ExchangeChoice() if exchange == "auto" else None
         self._pace = _Pace()
         # The state that the workers hold, and their generation.
         self._held: tuple[Vector, int] | None = None

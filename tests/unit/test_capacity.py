@@ -214,11 +214,11 @@ def test_machines_that_are_one_share_its_cores_but_not_the_network(plan: Plan, s
 
 
 def _chosen(seconds: float, computed: float, hosts: set[str]) -> tuple[bool | None, list[str], int]:
-    """What is chosen for four workers, what is said, and after how many rounds."""
+    """What is chosen for four workers, after some rounds of eight; what is said, and after how many rounds."""
     said = list[str]()
-    choice = ExchangeChoice(4, said.append)
+    choice = ExchangeChoice(said.append)
     for number in range(1, 100):
-        found = choice.round(seconds, [computed, computed / 2], hosts)
+        found = choice.round(seconds, [computed, *[computed / 2] * (7 if number < 12 else 3)], hosts)
         if found is not None:
             return found, said, number
     return None, said, 0
@@ -232,7 +232,7 @@ def test_workers_average_among_themselves_where_the_driver_holds_them_up() -> No
             "exchange among the workers: a step of 4 workers takes 200 ms through the driver, of which the slowest"
             " computes 40 ms; among the workers 70 ms by the model"
         ],
-        23,
+        11 + 23,
     )
     assert _chosen(0.2, 0.199, {"a", "b"})[0] is False
 
