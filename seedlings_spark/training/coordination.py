@@ -219,10 +219,15 @@ class WorkerGroup:
             }
 
     def lost_link(self, text: str) -> None:
-        """Two workers have lost each other, so that this attempt has no result: what to say of its end."""
+        """Two workers do not reach each other, so that this attempt has no result: what to say of its end.
+
+        Those that do not notice, since they wait at a link on which nothing comes, are given the time of a lost worker.
+        """
         if self._lost_link is None:
             _log.warning("lost a connection: %s", text)
             self._lost_link = ConnectionError(text)
+            self._lost_at = time.monotonic()
+        self.condition.notify_all()
 
     def fail(self, error: BaseException) -> None:
         """End the run with this error."""
@@ -323,7 +328,7 @@ class WorkerGroup:
                     else:
                         self.condition.wait(1.0)
             if cancel:
-                _log.warning("Spark has not noticed that a worker is gone; cancelling the stage")
+                _log.warning("a worker is gone, and the others have not ended; cancelling the stage")
             if cancel or self._lacks_room():
                 self._attempts[-1].cancel()
             if error is not None:

@@ -1,6 +1,7 @@
 """How many workers are started, and what becomes of a stage that has lost the room for some of them."""
 
 import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,9 @@ class Cluster:
         self.slots, self._gone = slots, gone
         self.started: list[int] = []
         self.rows = [f"rows of shard {shard}" for shard in range(8)]
-        self.group = WorkerGroup("run", Size(2, 4, lambda: self.slots), 8, self._launch, max_failures=8)
+        self.group = WorkerGroup(
+            "run", Size(2, 4, lambda: self.slots), 8, self._launch, max_failures=8, grace_seconds=0.0
+        )
         self.group.has_begun = True
 
     def _launch(self, generation: int, num_workers: int, ended: Ended) -> "Attempt":
@@ -82,3 +85,13 @@ def test_workers_that_come_later_have_the_rows_that_the_run_began_with_or_end_it
         cluster.group.grow()
     with pytest.raises(CorpusError, match=r"shard 5 .* Write the table first"):
         cluster.group.wait(lambda: True)
+
+
+def test_workers_that_have_lost_each_other_and_do_not_end_by_themselves_are_ended() -> None:
+    cluster = Cluster(2)
+    cluster.group.gather()
+    with cluster.group.condition:
+        cluster.group.lost_link("worker 0 and worker 1 cannot reach each other")
+    looks = itertools.count()
+    cluster.group.wait(lambda: cluster.group.generation == 1 or next(looks) > 3)
+    assert cluster.started == [2, 2]
