@@ -41,8 +41,9 @@ from seedlings_spark.training.tree import Mean, mean_of, nodes_within, shards_of
 from seedlings_spark.training.weights import Layout, Vector
 from seedlings_spark.training.wire import Connection, Credentials, Kind, Message, ProtocolError
 
-# How long others may take to come, who are told to at about the same time.
-_COME_SECONDS = 60.0
+# How long others may take to come, who are told to at about the same time. Whoever cannot reach one of them gives up
+# before that, and knows which.
+_COME_SECONDS = 70.0
 # (host, port).
 Address = tuple[str, int]
 
@@ -208,6 +209,11 @@ class Peers:
         self._links = _Links(group, layout, connections)
         if self._is_over:
             self._links.close()
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether there have been links with all others."""
+        return self._links is not None
 
     def mean(
         self, nodes: Sequence[Mean], note: Any = None, become: Callable[[Vector], None] | None = None

@@ -9,6 +9,7 @@ by samples, at the end of each round: they are estimates of the same quantity fr
 worker has changed stay what they are, to the bit. Of what a layer counts in integers the highest count stands.
 """
 
+import logging
 import queue
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from seedlings_spark.errors import ClusterError
 from seedlings_spark.training.capacity import ExchangeChoice, ExchangeWatch
 from seedlings_spark.training.coordination import Sums, WorkerGroup, check_finite
 from seedlings_spark.training.epochs import Epochs, Observers
@@ -30,9 +32,14 @@ from seedlings_spark.training.tree import Mean, mean_of, most_nodes, nodes_withi
 from seedlings_spark.training.weights import Layout, Vector
 from seedlings_spark.training.wire import Kind, Message
 
+_log = logging.getLogger(__name__)
 # Seconds after which workers that average among themselves hand in what they have, or how many times what that takes;
 # and of how many numbers its record may be: it is text.
 _SECONDS_OF_PIECE, _TIMES_OUTSIDE, _MOST_NUMBERS = 15.0, 20.0, 100_000
+
+
+class UnreachedError(ConnectionError):
+    """Workers that were to average among themselves have not found each other; says which."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,8 @@ class Rendezvous:
         self._begin: Message | None = None
         self._message: Message | None = None  # of the work
         self._is_leaving = False  # whether this generation of workers is over
+        self._is_explained = False  # whether it is known why this generation is over
+        self._unreached = ""  # workers that have not found each other, until the master has heard of it
         self.watch: ExchangeWatch | None = None
         self.seconds: Sequence[float] = ()
         group.on_restart = self._forget
@@ -115,12 +124,17 @@ class Rendezvous:
     ) -> "queue.SimpleQueue[Message]":
         """A worker hands in its part of the round."""
         with self._condition:
-            if not self._group.holds(ticket) or self._is_leaving:
+            if not self._group.holds(ticket):
                 return self._left()
-            rank = self._group.holder(ticket).rank
             if "lost" in header:
+                # Also where others, which notice its end, were quicker; once, though two of them say so.
+                if header.get("unreached") and not self._is_explained:
+                    self._is_explained, self._unreached = True, str(header["lost"])
                 self._group.lost_link(str(header["lost"]))
                 return self._leave()
+            if self._is_leaving:
+                return self._left()
+            rank = self._group.holder(ticket).rank
             result = self._parsed(rank, header, payload)
             self._results[rank] = result
             is_round = self._work is not None and self._work.steps is not None and not self._is_among
@@ -140,6 +154,7 @@ class Rendezvous:
         """
         with self._condition:  # for all of it: else it could be the next generation that is told
             if self._group.lost(ticket, why) and self._group.has_begun:
+                self._is_explained = True
                 self._leave()
 
     # What the master calls.
@@ -186,6 +201,7 @@ class Rendezvous:
 
         Raises:
             TrainingError: As of `perform`.
+            UnreachedError: Some of them do not reach each other.
         """
         group = self._group
         with self._condition:
@@ -212,9 +228,12 @@ class Rendezvous:
         return Round(parts, self._slots.assembled(handed_in, owned))
 
     def _gathered(self) -> list[Result]:
-        self._group.wait(lambda: len(self._results) == self._group.num_workers)
+        self._group.wait(lambda: bool(self._unreached) or len(self._results) == self._group.num_workers)
         with self._condition:
             self._message = None  # workers that come before the next piece of work wait for it
+            unreached, self._unreached = self._unreached, ""
+        if unreached:
+            raise UnreachedError(unreached)
         return [self._results[rank] for rank in range(self._group.num_workers)]
 
     def _parsed(self, rank: int, header: Mapping[str, Any], payload: memoryview) -> Result:
@@ -311,7 +330,7 @@ class Rendezvous:
         self._tell_all(_AGAIN)
         self._results.clear()
         self._are_ready.clear()
-        self._is_leaving = False
+        self._is_leaving = self._is_explained = False
         if self.watch is not None:
             self.watch.pause()
 
@@ -337,6 +356,7 @@ class SynchronousRun:
         self._is_local = exchanged.is_local
         self._is_among = exchange == "workers"
         self._choice = ExchangeChoice() if exchange == "auto" else None
+        self._may_be_driver, self._is_unreached = exchange != "workers", False
         self._pace = _Pace()
         # The state that the workers hold, and their generation.
         self._held: tuple[Vector, int] | None = None
@@ -398,8 +418,13 @@ class SynchronousRun:
             if self._is_among:
                 most = _MOST_NUMBERS // (self._group.num_shards * (sum(self._master.metric_sizes) + 10))
                 end = min(at + min(self._pace.steps, max(1, most)), len(rounds))
-                self._piece(Steps(epoch, at, end), sums)
-                at = end
+                try:
+                    self._piece(Steps(epoch, at, end), sums)
+                except UnreachedError as error:
+                    self._without_links(error)
+                    vector = self._master.weights()
+                    continue
+                at, self._is_unreached = end, False
             else:
                 started = time.perf_counter()
                 vector = self._round(Steps(epoch, *rounds[at]), vector, sums)
@@ -414,6 +439,23 @@ class SynchronousRun:
         decided = self._choice.round(seconds, self.coordinator.seconds, self._group.hosts())
         if decided is not None:
             self._is_among, self._choice = decided, None
+
+    def _without_links(self, error: UnreachedError) -> None:
+        """Go on through the driver, or once more: it may have been a worker that was lost just then.
+
+        Raises:
+            ClusterError: It is the second time, and nobody has said that the driver may do it.
+        """
+        if self._may_be_driver:
+            _log.warning("exchange through the driver from here on: %s", error)
+            self._is_among = False
+        elif self._is_unreached:
+            raise ClusterError(
+                str(error),
+                "executors that reach each other, as exchange workers needs",
+                "Open --worker-port to the executors in their firewall, or use --exchange driver",
+            ) from error
+        self._is_unreached = True
 
     def _piece(self, steps: Steps, sums: Sums) -> None:
         """Let the workers train some steps among themselves, and take over where that has led."""

@@ -235,7 +235,7 @@ def _work_until_stopped(
         try:
             result = computation.do(work, message.payload, shards, peers)
         except LostPeerError as error:  # this worker itself may well go on in the next generation
-            message = client.result({"lost": str(error)})
+            message = client.result({"lost": str(error), "unreached": not (peers and peers.has_joined)})
             continue
         seconds = clock.has_done(work, result.samples, peers.waited() if peers else 0.0)
         message = client.result(replace(result, seconds=seconds).header(), result.payload())

@@ -8,8 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from seedlings_spark.training import synchronous, wire
-from seedlings_spark.training.peers import Owner
+from seedlings_spark.errors import ClusterError
+from seedlings_spark.training import peers, synchronous, wire
+from seedlings_spark.training.capacity import ExchangeChoice
+from seedlings_spark.training.peers import Owner, Peers
 from tests.conftest import with_all
 from tests.keras.test_synchronous import _noisy_network
 from tests.keras.training import Outcome, Rows, launcher, train
@@ -146,3 +148,23 @@ def test_what_layers_count_is_handed_in_once_however_many_steps_a_piece_of_work_
     counted = outcome.master.network.layers[0].counts.numpy().tolist()
     assert counted == [2 * 40 * number for number in range(100)]
     assert outcome.record.stage_failures == 0
+
+
+def test_where_workers_never_reach_each_other_the_driver_averages_if_it_may(
+    by_the_driver: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Peers.__init__
+
+    def behind_a_firewall(one: Peers, *given: Any) -> None:
+        make(one, *given)
+        one.address = one.address[0], 1
+
+    monkeypatch.setattr(Peers, "__init__", behind_a_firewall)
+    monkeypatch.setattr(peers, "_COME_SECONDS", 0.5)
+    monkeypatch.setattr(ExchangeChoice, "round", lambda *_: True)
+    auto = _run("auto", 3)
+    assert auto.record.stage_failures == 1 and _bits(auto) == _bits(by_the_driver)
+    workers = launcher(_rows())
+    with pytest.raises(ClusterError, match=r"cannot reach each other .* Open --worker-port"):
+        _run("workers", 3, launch=workers)
+    assert workers._current is not None and workers._current._task.generation == 1
