@@ -190,7 +190,17 @@ def outgoing(kind: Kind, header: bytes, payload: Any) -> list[memoryview]:
         kind: What it is.
         header: As JSON.
         payload: Bytes of a vector, or nothing.
+
+    Raises:
+        ValueError: The header is too long.
     """
+    if (
+        len(header) > MAX_HEADER_BYTES
+    ):  # before it is sent: the other side would end the connection, each time anew
+        raise ValueError(
+            f"a header of {len(header):,} bytes, at most {MAX_HEADER_BYTES:,} are taken: use metrics that keep fewer"
+            " numbers, or fewer shards for each worker"
+        )
     vector = memoryview(payload)
     vector = vector.cast("B") if vector.nbytes else memoryview(b"")
     start = _FRAME.pack(_MAGIC, kind, len(header), len(vector)) + header

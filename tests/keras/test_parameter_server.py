@@ -697,3 +697,13 @@ def test_a_port_whose_connections_have_just_ended_opens_again() -> None:
                 accepted, _ = listener.socket.accept()
                 accepted.close()  # ended from here, so that it is this port that the system keeps
                 assert client.recv(1) == b""
+
+
+def test_a_header_that_nobody_would_take_is_not_sent() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setblocking(False)
+        with pytest.raises(ValueError, match=r"4,194,\d+ bytes, at most 4,194,304"):
+            send(ours, Message(Kind.RESULT, {"parts": "0" * MAX_HEADER_BYTES}))
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
