@@ -188,6 +188,7 @@ The map, room by room, in the order of imports: a module may import those of its
       quickstart    where the quickstart puts what it makes
       space         what a search chooses from
       reproduction  a run trained again, bits compared
+      featurizing   images as vectors of a layer
       search        many small trainings side by side, and what they find
       clean         what of an output, a run or a store is no longer needed
       exporting     from a store to an export: which version, compared on which images
@@ -217,6 +218,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from seedlings_spark.config import (
         EvaluateOptions,
+        FeaturizeOptions,
         PrepareOptions,
         ScoreOptions,
         TrainOptions,
@@ -226,11 +228,12 @@ if TYPE_CHECKING:
     from seedlings_spark.corpus import load as load_corpus
     from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
     from seedlings_spark.models.store import ModelStore, ModelVersion
-    from seedlings_spark.workflow import Trained, evaluate, prepare, score, train, tune
+    from seedlings_spark.workflow import Trained, evaluate, featurize, prepare, score, train, tune
 
 __all__ = [
     "Corpus",
     "EvaluateOptions",
+    "FeaturizeOptions",
     "ModelStore",
     "ModelVersion",
     "PrepareOptions",
@@ -241,6 +244,7 @@ __all__ = [
     "Trained",
     "TuneOptions",
     "evaluate",
+    "featurize",
     "load_corpus",
     "prepare",
     "score",
@@ -251,9 +255,17 @@ __all__ = [
 # Where they are, and by which name.
 _PLACES = {
     **dict.fromkeys(
-        ["EvaluateOptions", "PrepareOptions", "ScoreOptions", "TrainOptions", "TuneOptions"], "config"
+        [
+            "EvaluateOptions",
+            "FeaturizeOptions",
+            "PrepareOptions",
+            "ScoreOptions",
+            "TrainOptions",
+            "TuneOptions",
+        ],
+        "config",
     ),
-    **dict.fromkeys(["Trained", "evaluate", "prepare", "score", "train", "tune"], "workflow"),
+    **dict.fromkeys(["Trained", "evaluate", "featurize", "prepare", "score", "train", "tune"], "workflow"),
     **dict.fromkeys(["SeedlingsEstimator", "SeedlingsModel"], "estimator"),
     **dict.fromkeys(["ModelStore", "ModelVersion"], "models.store"),
     **dict.fromkeys(["Corpus", "load_corpus"], "corpus"),

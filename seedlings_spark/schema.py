@@ -42,6 +42,7 @@ PROBABILITY = "probability"
 PREDICTED_SPECIES = "predicted_species"
 CONFIDENCE = "confidence"
 PROBABILITIES = "probabilities"
+FEATURES = "features"
 MODEL_VERSION = "model_version"
 MODEL = "model"
 TOP_SPECIES = "top_species"
@@ -149,6 +150,16 @@ PREDICTIONS = StructType(
 )
 
 # A picture of a split that a version was evaluated on.
+FEATURIZED = StructType(
+    [
+        StructField(PATH, StringType(), False),
+        StructField(CONTENT_HASH, StringType(), False),
+        StructField(SPECIES, StringType(), True),  # null of files that are in no corpus
+        StructField(SPLIT, StringType(), True),  # the same
+        StructField(FEATURES, ArrayType(FloatType()), False),
+    ]
+)
+
 EVALUATED = StructType(
     [
         StructField(PATH, StringType(), False),

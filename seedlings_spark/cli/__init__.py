@@ -86,6 +86,7 @@ _EXAMPLES = {
     "score": "--images new-photos --store store --output scores --incremental",
     "feedback": "--scores scores --labels labels.csv --report feedback --min-accuracy 0.9",
     "watch": "--scores scores --report drift",
+    "featurize": "--corpus corpus --network efficientnet-lite0 --output features",
     "models": "promote --store store --model-version v0002",
     "serve": "--store store --port 8501",
     "clean": "--output scores --older-than 30d --dry-run",

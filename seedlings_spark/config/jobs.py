@@ -907,6 +907,76 @@ class WatchOptions(Options):
 
 
 @dataclass(frozen=True)
+class FeaturizeOptions(DecodeOptions):
+    """Compute what a layer of a network gives for each image: a vector for other methods, such as Spark ML's."""
+
+    images: str = option(
+        "",
+        "folder of images, of any layout, or a glob, list or table, as score takes them; or give --corpus",
+        reason="one of the two",
+    )
+    corpus: str = option("", "folder of a corpus, all of whose splits are taken", reason="one of the two")
+    output: str = required("folder that is made: features and rejects (Parquet), and manifest.json")
+    store: str = option(
+        "",
+        "folder of the model store, for the network of a version; or give --network",
+        reason="one of the two",
+    )
+    name: str = option("seedlings", "name of the model in the store", reason="the example's", group="network")
+    model_version: str = option(
+        "current", "version of the model, such as v0001, or current", reason="the promoted one"
+    )
+    require_signature: str = _require_signature()
+    network: str = option(
+        "",
+        "network of others by name, any of keras.applications or efficientnet-lite0 to efficientnet-lite2",
+        reason="one of the two",
+    )
+    weights: str = option(
+        choices.IMAGENET, "with --network: its weights, as train has them", reason="drawn ones know nothing"
+    )
+    image_size: int = option(
+        224,
+        "with --network and --images: height and width that images are brought to; those of a corpus are as they are",
+        unit="pixels",
+        reason="what most published weights were trained with",
+        least=32,
+        most=2048,
+    )
+    aspect: str = option(
+        "crop",
+        "with --network and --images: what becomes of a picture that is not square, as prepare has it",
+        reason="as prepare",
+        choices=choices.ASPECTS,
+    )
+    layer: str = option(
+        "",
+        "name of the layer, which gives one vector a row; without one that whose outputs the last layer takes",
+        reason="what the classes are told by",
+    )
+    engine: str = _engine()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for one, other in (("images", "corpus"), ("store", "network")):
+            given = [name for name in (one, other) if getattr(self, name)]
+            if len(given) != 1:
+                raise OptionError(
+                    f"{'--' + ' and --'.join(given) if given else f'neither --{one} nor --{other}'}",
+                    f"--{one} or --{other}",
+                    "Leave out one of them" if given else "Give one of them",
+                )
+        if self.network and self.network not in choices.BACKBONES:
+            raise OptionError(
+                f"--network {self.network}",
+                f"one of keras.applications, {', '.join(choices.LITE_NETWORKS)}",
+                nearest(self.network, choices.BACKBONES) or "Correct --network, or give --store",
+            )
+        if self.network:
+            _check_network(self.network, self.weights, "auto")
+
+
+@dataclass(frozen=True)
 class ModelsOptions(Options):
     """List the versions of a model; promote, sign, describe, export or delete one, roll back, or import a network."""
 
@@ -1357,6 +1427,7 @@ JOBS: Mapping[str, type[Options]] = {
     "explore": ExploreOptions,
     "train": TrainOptions,
     "tune": TuneOptions,
+    "featurize": FeaturizeOptions,
     "evaluate": EvaluateOptions,
     "score": ScoreOptions,
     "feedback": FeedbackOptions,

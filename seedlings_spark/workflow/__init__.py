@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seedlings_spark.workflow.exploring import explore
+    from seedlings_spark.workflow.featurizing import featurize
     from seedlings_spark.workflow.jobs import Trained, evaluate, models, prepare, score, train
     from seedlings_spark.workflow.late_labels import feedback
     from seedlings_spark.workflow.reproduction import reproduce
@@ -19,6 +20,7 @@ __all__ = [
     "Trained",
     "evaluate",
     "explore",
+    "featurize",
     "feedback",
     "models",
     "prepare",
@@ -40,6 +42,10 @@ def __getattr__(name: str) -> Any:
         from seedlings_spark.workflow.exploring import explore
 
         return explore
+    if name == "featurize":
+        from seedlings_spark.workflow.featurizing import featurize
+
+        return featurize
     if name == "feedback":
         from seedlings_spark.workflow.late_labels import feedback
 

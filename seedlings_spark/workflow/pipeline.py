@@ -64,7 +64,7 @@ def named_network(name: str, corpus: Corpus, weights: str, seed: int) -> Any:
         NetworkError: The weights are those of another network, or cannot be had.
     """
     with (
-        _local(weights) as local,
+        local_file(weights) as local,
         reproducibility.seeded_initializers(reproducibility.seed_for(seed, "init")),
     ):
         return networks.build(name, corpus.image_size, len(corpus.classes), local)
@@ -395,12 +395,12 @@ def load_network(file: str) -> tuple[Any, Any]:
     def read(path: Path) -> tuple[Any, Any]:
         return networks.load(path, file), networks.saved_loss(path) if path.suffix == ".keras" else None
 
-    with _local(file) as local:
+    with local_file(file) as local:
         return read(Path(local))
 
 
 @contextlib.contextmanager
-def _local(file: str) -> Iterator[str]:
+def local_file(file: str) -> Iterator[str]:
     """A file of any file system on this machine; what is no path stays as it is, and so does one that is not there."""
     if file in (NO_WEIGHTS, IMAGENET) or Path(file).is_file():
         yield file

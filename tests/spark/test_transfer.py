@@ -10,8 +10,10 @@ from pyspark.sql import SparkSession
 import seedlings_spark as ss
 from seedlings_spark import corpus, files, images, schema
 from seedlings_spark.corpus import decoding, synthetic
+from seedlings_spark.errors import CorpusError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.workflow import pipeline, predicting, transfer
+from tests import docs
 from tests.conftest import with_all
 
 NETWORK = "efficientnet-lite0"
@@ -109,3 +111,52 @@ def test_staged_training_begins_where_a_trained_head_ends(
         path.split("/")[0] for path in paths if "normalization" in path
     }
     assert 0 < moved[0] < 0.3 * moved[-2]  # the first kernel, and the last
+
+
+def test_features_are_those_of_the_layer_of_a_corpus_and_of_files_alike(
+    spark: SparkSession, prepared: corpus.Corpus, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    rows = prepared.images(spark).collect()
+    for row in rows[:5]:
+        pixels = np.frombuffer(row.image, np.uint8).reshape(32, 32, 3)
+        (photos / f"{row.content_hash}.png").write_bytes(images.encode_png(pixels))
+    same = {"network": NETWORK, "image_size": 32}
+    options = ss.FeaturizeOptions(corpus=prepared.path, output=str(tmp_path / "features"), **same)
+    made = ss.featurize(spark, options)
+    assert (made.manifest["featurized"], made.manifest["length"]) == (len(rows), 1280)
+
+    backbone = pipeline.named_network(NETWORK, prepared, "imagenet", 0)
+    pooled = keras.Model(backbone.inputs, backbone.get_layer("features").output)
+    pixels = np.stack([np.frombuffer(row.image, np.uint8).reshape(32, 32, 3) for row in rows])
+    expected = dict(
+        zip([row.path for row in rows], np.asarray(pooled(pixels.astype("float32"))), strict=True)
+    )
+    found = made.features(spark).collect()
+    assert {(row.path, row.species, row.split) for row in found} == {
+        (row.path, row.species, row.split) for row in rows
+    }
+    for row in found:
+        np.testing.assert_allclose(row.features, expected[row.path], atol=1e-4)
+
+    options = ss.FeaturizeOptions(images=str(photos), output=str(tmp_path / "others"), **same)
+    others = ss.featurize(spark, options)
+    numbers = [others.manifest[name] for name in ("listed", "featurized", "rejected_by_reason")]
+    assert numbers == [6, 5, {"truncated": 1}]
+    of_hash = {row.content_hash: expected[row.path] for row in rows}
+    for row in others.features(spark).collect():
+        np.testing.assert_allclose(row.features, of_hash[Path(row.path).stem], atol=1e-4)
+    with pytest.raises(CorpusError, match="which has features already"):
+        ss.featurize(spark, options)
+
+    # Spark ML's own methods take them.
+    names: dict[str, object] = {"spark": spark}
+    exec(
+        docs.command(
+            "docs/jobs.md", "featurize", {"features/features": f"{tmp_path}/features/features"}, "python"
+        ),
+        names,
+    )
+    assert names["right"] >= 4  # of 6

@@ -121,7 +121,7 @@ GROUPS = [
     ["workflow.pipeline", "workflow.predicting", "workflow.clean", "workflow.exporting", "workflow.serving"],
     ["workflow.publication", "workflow.transfer"],
     ["workflow.jobs", "workflow.late_labels", "workflow.exploring", "workflow.watching"],
-    ["workflow.search", "workflow.reproduction"],
+    ["workflow.search", "workflow.reproduction", "workflow.featurizing"],
     ["workflow"],
     # benchmark
     ["benchmark", "benchmark.machines"],

@@ -31,8 +31,9 @@ GIVEN = {
 
 
 def required(options: Any) -> dict[str, Any]:
-    one_of_three = {"output": "o"} if options is config.CleanOptions else {}
-    return one_of_three | {
+    one_of_some = {"output": "o"} if options is config.CleanOptions else {}
+    one_of_some |= {"images": "i", "store": "s"} if options is config.FeaturizeOptions else {}
+    return one_of_some | {
         field.name: GIVEN[field.name] for field in dataclasses.fields(options) if field.metadata["required"]
     }
 
@@ -254,6 +255,10 @@ def test_an_unknown_choice_is_refused_with_the_nearest() -> None:
             "--ema 0.9 with --fine-tune staged and --layer-decay 0.1",
         ),
         ("train", {"schedule": "plateau", "warm_up": "0.1"}, "--warm-up 0.1 with --schedule plateau"),
+        ("evaluate", {"tta": "3"}, "--tta 3"),
+        ("featurize", {"corpus": "c"}, "--images and --corpus"),
+        ("featurize", {"store": ""}, "neither --store nor --network"),
+        ("featurize", {"store": "", "network": "plain"}, "--network plain"),
         ("models", {"action": "promote"}, "models promote without --model-version"),
         ("models", {"action": "import"}, "models import without --network and --classes"),
         ("models", {"action": "import", "network": "n.keras"}, "models import without --classes"),
