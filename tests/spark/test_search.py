@@ -89,14 +89,13 @@ def test_a_search_that_was_killed_finds_what_another_one_finds_and_train_makes_i
         else:
             flags[name].append(word)
     flags = {name: value if name == "augment" else value[0] for name, value in flags.items()}
-    options = config.resolve(ss.TrainOptions, "train", flags)
-    trained = ss.train(spark, options)
-    assert trained.published is not None
-    assert trained.published.manifest["kept"]["epoch"] == calm.best.epoch
-    assert trained.published.manifest["metrics"]["val_accuracy"] == calm.best.accuracy
-    again = search.tune(spark, options_of(place, "calm", SPACE, **given, wait_executors=60, final=True))
-    assert told(again) == told(calm)
-    assert again.version == "v0002"
+    assert config.resolve(ss.TrainOptions, "train", flags) == calm.train_options
+
+    final = search.tune(spark, options_of(place, "calm", SPACE, **given, wait_executors=60, final=True))
+    assert told(final) == told(calm) and final.test_accuracy is not None
+    manifest = ss.ModelStore(str(place / "store"), "seedlings").verify(final.version).manifest
+    assert manifest["kept"]["epoch"] == calm.best.epoch
+    assert manifest["metrics"]["val_accuracy"] == calm.best.accuracy
     page = (place / "calm" / "report" / "index.html").read_text()
     assert all(f"{each.accuracy:.4f}" in page for each in calm.trials if each.accuracy is not None)
     assert json.loads((place / "calm" / "report" / "search.json").read_text())["best"] == calm.best.number
