@@ -292,7 +292,7 @@ class _Scoring:
         columns += [name for name in (*added, *decided) if name not in columns]
         if not self._options.probabilities:
             columns.remove(schema.PROBABILITIES)
-        return named.withColumns(added).withColumns(decided).select(*columns)
+        return named.withColumns({**added, **decided}).select(*columns)
 
     def _check(self, new: "_Count") -> "_Numbers":
         """What lies on disk now, checked against what was to be scored."""
