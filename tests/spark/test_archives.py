@@ -14,6 +14,7 @@ from seedlings_spark import files
 from seedlings_spark.corpus import synthetic
 from seedlings_spark.errors import CorpusError, OptionError
 from seedlings_spark.scoring import sources
+from tests.conftest import with_all
 
 SPECIES = synthetic.SPECIES[:3]
 
@@ -83,6 +84,7 @@ def test_a_zip_is_the_folder_that_it_was_made_of(
     assert lengths == 0 and source.contents.where("content IS NULL").count() == 0
 
 
+@with_all
 def test_shards_of_a_file_system_that_is_not_local_are_read_by_spark(
     spark: SparkSession, photos: Path, expected: list, mounted: tuple[str, Path], tmp_path: Path
 ) -> None:
@@ -108,6 +110,7 @@ def test_shards_of_a_file_system_that_is_not_local_are_read_by_spark(
     assert found["found"] == found["listed"] == found["accepted"] + found["rejected"]
 
 
+@with_all
 def test_a_compressed_tar_is_read_too(
     spark: SparkSession, photos: Path, expected: list, tmp_path: Path
 ) -> None:
