@@ -13,6 +13,8 @@ from nbclient import NotebookClient
 from seedlings_spark.corpus import synthetic
 from tests.conftest import HANG_SECONDS, ROOT, with_all
 
+pytestmark = with_all
+
 EXAMPLES = ROOT / "examples"
 
 
@@ -49,7 +51,6 @@ def test_the_pipeline_of_elephas_documentation_learns(tmp_path: Path) -> None:
     assert float(accuracy) > 0.6  # a guess is right in one of nine
 
 
-@with_all
 @pytest.mark.skipif("SEEDLINGS_TEST_ALL" not in os.environ, reason="takes minutes: with test --all")
 def test_the_notebook_runs_from_its_first_cell_to_its_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,13 +15,14 @@ import pyspark
 import pytest
 
 from tests import docs, kubernetes
-from tests.conftest import HANG_SECONDS, ROOT
+from tests.conftest import HANG_SECONDS, ROOT, with_all
 from tests.java import QUICK_START
 from tests.kubernetes import ApiServer, Node
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="sessions of processes are ended as Linux has them"
-)
+pytestmark = [
+    with_all,
+    pytest.mark.skipif(sys.platform != "linux", reason="sessions of processes are ended as Linux has them"),
+]
 
 OWN_PROGRAM = """\
 import sys

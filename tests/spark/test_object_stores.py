@@ -21,6 +21,9 @@ from seedlings_spark.scoring.runs import Runs
 from seedlings_spark.workflow import clean, jobs, publication
 from tests import docs, s3
 from tests.cluster.standalone import SCRIPT, Session, clean_environment
+from tests.conftest import with_all
+
+pytestmark = with_all
 
 
 def test_what_is_written_is_read_and_nothing_else_appears(bucket: tuple[str, Path]) -> None:

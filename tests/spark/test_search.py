@@ -49,6 +49,7 @@ def options_of(
 SPACE = {"learning_rate": "{ low = 1e-3, high = 1e-1, log = true }", "batch_size": "[4, 16]"}
 
 
+@with_all
 def test_a_search_that_was_killed_finds_what_another_one_finds_and_train_makes_it(
     spark: SparkSession, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
