@@ -1,6 +1,7 @@
 """Fixtures for all tests: one Spark session, images, the data outside of the repository."""
 
 import contextlib
+import gc
 import os
 import socket
 import uuid
@@ -33,7 +34,15 @@ os.environ.setdefault("PYTHONHASHSEED", "0")
 os.environ.setdefault("SPARK_SUBMIT_OPTS", java.options())
 
 
+# What is read and built before the first test stays till the end. To look through it again and again for what nothing
+# leads to is most of the time that the unit tests take where memory is slow.
+gc.disable()
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    gc.enable()
     starts_java = any(item.path.is_relative_to(ROOT / "tests" / "spark") for item in session.items)
     if starts_java and not session.config.option.collectonly:
         classes.make(os.environ)
