@@ -35,6 +35,8 @@ GRACE_SECONDS, RETRY_SECONDS = 15.0, 180.0
 # How long a run without room for its fewest workers waits before it leaves waiting to Spark; looks at the slots, a
 # second each, after which a stage is given up that some of its workers have no room in.
 _ROOM_SECONDS, _LOOKS = 120.0, 3
+# At most between two of those looks.
+_WAKE_SECONDS = 1.0
 
 
 @dataclass(eq=False)
@@ -326,7 +328,7 @@ class WorkerGroup:
                     if self._lost_at is not None and time.monotonic() - self._lost_at > self._grace_seconds:
                         cancel, self._lost_at = True, None
                     else:
-                        self.condition.wait(1.0)
+                        self.condition.wait(_WAKE_SECONDS)
             if cancel:
                 _log.warning("a worker is gone, and the others have not ended; cancelling the stage")
             if cancel or self._lacks_room():

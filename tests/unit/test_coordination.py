@@ -61,6 +61,7 @@ def test_a_stage_some_of_whose_workers_find_no_room_is_started_again_with_fewer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(coordination, "_LOOKS", 0)
+    monkeypatch.setattr(coordination, "_WAKE_SECONDS", 0.01)
     cluster = Cluster(4, gone=1)
     assert len(cluster.group.gather()) == 3
     assert cluster.started == [4, 3] and cluster.group.num_failures == 1
