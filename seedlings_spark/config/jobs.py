@@ -30,6 +30,16 @@ def _engine(group: str = "") -> Any:
     )
 
 
+def _precision() -> Any:
+    return option(
+        "auto",
+        "numbers that the network computes with. int8: for a version that has been quantised; auto: int8 for such a"
+        " version, else what the engine computes in",
+        reason="a version is quantised only if that costs next to no accuracy",
+        choices=choices.SCORING_PRECISIONS,
+    )
+
+
 def _tta() -> Any:
     return option(
         1,
@@ -729,6 +739,7 @@ class EvaluateOptions(Options):
         reason="it starts TensorFlow in the executors, which else need none",
     )
     engine: str = _engine()
+    precision: str = _precision()
     tta: int = _tta()
 
     def __post_init__(self) -> None:
@@ -746,13 +757,7 @@ class ScoringOptions(DecodeOptions):
     )
     output: str = required("folder of the scores; each run adds one of its own to it")
     engine: str = _engine("network")
-    precision: str = option(
-        "auto",
-        "numbers that the network computes with. int8: for a version that has been quantised; auto: int8 for such a"
-        " version, else what the engine computes in",
-        reason="a version is quantised only if that costs next to no accuracy",
-        choices=choices.SCORING_PRECISIONS,
-    )
+    precision: str = _precision()
     batch_size: int = option(
         64,
         "images that TensorFlow takes at once; ONNX Runtime always takes 16",

@@ -45,9 +45,10 @@ _CONTENT_BATCH_BYTES = 32 * 1024 * 1024
 _CONTENT_BATCH_ROWS = 1024
 # What is read at once beyond the length that a file had when it was opened.
 _BLOCK_BYTES = 64 * 1024
-# Requests of one task to a store that are under way at once, and bytes that are read ahead of what decodes them.
+# Requests of one task to a store that are under way at once, and bytes that are read ahead of what decodes them; of
+# files on this machine's file systems fewer, as they come sooner.
 _AT_ONCE = 8
-_AHEAD_BYTES = 64 * 1024 * 1024
+_AHEAD_BYTES, _LOCAL_AHEAD_BYTES = 64 * 1024 * 1024, 8 * 1024 * 1024
 _TASK = "task"
 
 
@@ -347,7 +348,7 @@ def _hash_listed(
 def _contents(
     task: DecodeTask, stores: Sequence[files.Store], batch: pa.RecordBatch
 ) -> Iterator[bytes | Decoded]:
-    """The bytes of each file of a batch, or why there are none; of stores several are read ahead."""
+    """The bytes of each file of a batch, or why there are none; they are read ahead of whoever takes them."""
     if schema.CONTENT in batch.schema.names:
         for row in batch.to_pylist():
             content = row[schema.CONTENT]
@@ -355,15 +356,14 @@ def _contents(
         return
     rows = batch.to_pylist()
     if not stores:
-        yield from (_read(task, row) for row in rows)
+        yield from _read_ahead(task, rows)
         return
     store_of = {store.root: store for store in stores}
     waiting: deque[tuple[int, Future[bytes | Decoded]]] = deque()
     num_bytes = 0
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for row in rows:
-            length = int(row[schema.LENGTH])
-            cost = min(length, task.max_bytes) if length >= 0 else task.max_bytes
+            cost = _expected_bytes(task, row)
             while waiting and (len(waiting) >= 2 * _AT_ONCE or num_bytes + cost > _AHEAD_BYTES):
                 done, answer = waiting.popleft()
                 num_bytes -= done
@@ -372,6 +372,44 @@ def _contents(
             waiting.append((cost, pool.submit(_read, task, row, store_of.get(system_of(row[schema.PATH])))))
         for _, answer in waiting:
             yield answer.result()
+
+
+def _read_ahead(task: DecodeTask, rows: Sequence[Mapping[str, Any]]) -> Iterator[bytes | Decoded]:
+    """The bytes of files of this machine's file systems, the next some while those before are decoded and scored."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead: Future[list[bytes | Decoded]] | None = None
+        for some in _neighbours(task, rows):
+            following = pool.submit(_read_each, task, some)
+            if ahead is not None:
+                yield from ahead.result()
+            ahead = following
+        if ahead is not None:
+            yield from ahead.result()
+
+
+def _neighbours(task: DecodeTask, rows: Sequence[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    """Rows in lists of a few, of few bytes; a long file is alone."""
+    some: list[Mapping[str, Any]] = []
+    num_bytes = 0
+    for row in rows:
+        cost = _expected_bytes(task, row)
+        if some and (len(some) == _ROWS or num_bytes + cost > _LOCAL_AHEAD_BYTES):
+            yield some
+            some, num_bytes = [], 0
+        some.append(row)
+        num_bytes += cost
+    if some:
+        yield some
+
+
+def _expected_bytes(task: DecodeTask, row: Mapping[str, Any]) -> int:
+    """Bytes that reading a file takes at most, as far as the listing knows."""
+    length = int(row[schema.LENGTH])
+    return min(length, task.max_bytes) if length >= 0 else task.max_bytes
+
+
+def _read_each(task: DecodeTask, rows: Sequence[Mapping[str, Any]]) -> list[bytes | Decoded]:
+    return [_read(task, row) for row in rows]
 
 
 def _given(task: DecodeTask, content: bytes) -> bytes | Decoded:

@@ -24,10 +24,15 @@ class Samples:
     Args:
         pixels: uint8, shape (images, height, width, 3); none lets some be drawn.
         told: What they are, for the model card: "72 images of the split test of ...".
+        species: Shape (images,): of each its species' place among the classes; None where that is not known.
+        training: Other images, of the training split, which tell a quantised network the ranges of its numbers; of the
+            shape of `pixels`, or None.
     """
 
     pixels: NDArray[np.uint8]
     told: str
+    species: NDArray[np.int64] | None = None
+    training: NDArray[np.uint8] | None = None
 
 
 class Source:

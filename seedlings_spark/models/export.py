@@ -77,6 +77,10 @@ def with_plain_names(network: Any) -> Any:
     return network
 
 
+# What a quantised network's accuracy may be lower by.
+MOST_LOST = 0.005
+
+
 def to_int8(content: bytes, rows: NDArray[np.uint8]) -> bytes:
     """An ONNX file whose convolutions and products are of whole numbers of 8 bits: post-training quantisation.
 

@@ -16,7 +16,7 @@ from seedlings_spark.scoring.profile import (
 from seedlings_spark.scoring.run import ScoreRun, score
 from seedlings_spark.scoring.runs import latest
 from seedlings_spark.scoring.sql import register
-from seedlings_spark.scoring.tasks import CONTENTS
+from seedlings_spark.scoring.tasks import CONTENTS, takes_int8
 
 __all__ = [
     "CONTENTS",
@@ -33,4 +33,5 @@ __all__ = [
     "score",
     "short_summary",
     "summary",
+    "takes_int8",
 ]

@@ -121,14 +121,7 @@ def forward_task(
     """
     prediction.check_views(views, (*version.image_size, 3))
     chosen = prediction.engine_for(spark, engine, has_onnx=version.has_onnx)
-    can_quantised = version.has_int8 and chosen != choices.TENSORFLOW
-    if precision == choices.INT8 and not can_quantised:
-        raise NetworkError(
-            f"--precision int8 for {version.name} {version.version} by {chosen}",
-            f"a version with {INT8}, by ONNX Runtime or OpenVINO",
-            "Quantise it with models quantize, or choose another --precision",
-        )
-    if can_quantised and precision != "float32":
+    if takes_int8(version, chosen, precision):
         name, precision = INT8, choices.INT8
     else:
         name = NETWORK if chosen == choices.TENSORFLOW else ONNX
@@ -144,6 +137,27 @@ def forward_task(
         engine=chosen,
         views=views,
     )
+
+
+def takes_int8(version: ModelVersion, engine: str, precision: str) -> bool:
+    """Whether it is a version's quantised network that computes.
+
+    Args:
+        version: The version.
+        engine: One of `choices.ENGINES`, but not "auto".
+        precision: One of `choices.SCORING_PRECISIONS`.
+
+    Raises:
+        NetworkError: It is asked for, and the version has none, or none for this engine.
+    """
+    has_it = version.has_int8 and engine != choices.TENSORFLOW
+    if precision == choices.INT8 and not has_it:
+        raise NetworkError(
+            f"--precision int8 for {version.name} {version.version} by {engine}",
+            f"a version with {INT8}, by ONNX Runtime or OpenVINO",
+            "Quantise it with models quantize, or choose another --precision",
+        )
+    return has_it and precision != "float32"
 
 
 def _published(version: ModelVersion, name: str) -> bytes:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from seedlings_spark import choices, corpus, exports, files, fingerprint, images, schema
@@ -57,15 +58,28 @@ def _of_corpus(version: ModelVersion, path: str) -> exports.Samples:
             f"images of {expected}, as that model takes",
             "Give another --corpus, or a folder of --images",
         )
-    table = prepared.images(SparkSession.active(), schema.TEST)
-    rows = table.orderBy(schema.CONTENT_HASH).limit(_most(version)).select(schema.IMAGE).collect()
-    if not rows:
+    pixels, names = _some(prepared, schema.TEST, version)
+    if not names:
         raise CorpusError(
             f"no image in the test split of {path}", "at least one", "Give a folder of --images"
         )
+    places = {name: place for place, name in enumerate(version.classes)}
+    training = _some(prepared, schema.TRAIN, version)[0] if version.has_int8 else pixels[:0]
+    return exports.Samples(
+        pixels,
+        f"{len(names):,} images of the test split of a corpus with fingerprint {prepared.fingerprint}",
+        np.array([places.get(name, -1) for name in names]),
+        training if len(training) else None,
+    )
+
+
+def _some(prepared: corpus.Corpus, split: str, version: ModelVersion) -> tuple[NDArray[np.uint8], list[str]]:
+    """Images of a split, shape (images, height, width, 3), and their species."""
+    table = prepared.images(SparkSession.active(), split)
+    chosen = table.orderBy(schema.CONTENT_HASH).limit(_most(version))
+    rows = chosen.select(schema.IMAGE, schema.SPECIES).collect()
     pixels = np.frombuffer(b"".join(bytes(row[0]) for row in rows), np.uint8)
-    told = f"{len(rows):,} images of the test split of a corpus with fingerprint {prepared.fingerprint}"
-    return exports.Samples(pixels.reshape(-1, *version.image_size, 3), told)
+    return pixels.reshape(-1, *version.image_size, 3), [row[1] for row in rows]
 
 
 def _of_images(version: ModelVersion, path: str) -> exports.Samples:

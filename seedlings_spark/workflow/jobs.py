@@ -308,7 +308,10 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
     store = ModelStore(options.store, options.name, options.require_signature)
     version = store.verify(options.model_version)
     of = (prepared, options.split)
-    predictions = predicting.predictions(spark, version, *of, options.engine, options.tta)
+    how = config.chosen(options, "engine", "precision")
+    predictions = predicting.predictions(spark, version, *of, **how, tta=options.tta)
+    is_quantised = predicting.is_quantised(spark, version, **how)
+    precision = choices.INT8 if is_quantised else decisions.FLOAT32
     task = predicting.saliency_task(spark, version) if options.saliency else None
     current, why_not = predicting.rival(store, version)
     report.clear(options.report)
@@ -323,19 +326,20 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
     files.delete(theirs)
     numbers = predicting.evaluated(table, prepared, options.split, version.classes)
     pixels = prepared.images(spark, options.split)
-    findings = predicting.found(table, pixels, version, (current, why_not), task)
+    findings = predicting.found(table, pixels, version, (current, why_not), task, precision)
     kept: Mapping[str, Any] = version.manifest.get("kept") or {}
     report.write(
         options.report,
         numbers,
         history=version.manifest.get("history"),
         kept_epoch=kept.get("epoch"),
-        about=predicting.about_evaluation(version, prepared, options.split, options.tta),
+        about=predicting.about_evaluation(version, prepared, options.split, options.tta, precision),
         findings=findings,
     )
     if findings.comparison is not None:
         _log.info("%s is %s", version.version, findings.comparison.words)
-    if options.split == schema.TEST and options.tta == 1:
+    # What the store says of a version is what `score` has of it, unless told otherwise.
+    if options.split == schema.TEST and options.tta == 1 and is_quantised == version.has_int8:
         predicting.record(store, version, prepared, numbers, findings)
     return numbers
 

@@ -10,13 +10,15 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import StructType
 
-from seedlings_spark import errors, schema
+from seedlings_spark import errors, files, schema, scoring
+from seedlings_spark.choices import INT8
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import Corpus, look_alikes, tables
 from seedlings_spark.errors import CorpusError, NetworkError, SeedlingsError, StoreError
 from seedlings_spark.estimator import SeedlingsModel, elephas, features
 from seedlings_spark.models import prediction, saliency, stages
-from seedlings_spark.models.decisions import Decisions
+from seedlings_spark.models.decisions import FLOAT32, Decisions
+from seedlings_spark.models.store import INT8 as INT8_FILE
 from seedlings_spark.models.store import NETWORK, ONNX, ModelStore, ModelVersion
 from seedlings_spark.reports import certainty, evaluation, findings, gallery, paired, promised
 from seedlings_spark.workflow import calibration
@@ -25,9 +27,16 @@ _log = logging.getLogger(__name__)
 
 
 def predictions(
-    spark: SparkSession, version: ModelVersion, corpus: Corpus, split: str, engine: str = "auto", tta: int = 1
+    spark: SparkSession,
+    version: ModelVersion,
+    corpus: Corpus,
+    split: str,
+    *,
+    engine: str = "auto",
+    precision: str = "auto",
+    tta: int = 1,
 ) -> DataFrame:
-    """A version's predictions for a split of a corpus, beside the true species.
+    """A version's predictions for a split of a corpus as `score` would have them, beside the true species.
 
     Args:
         spark: The session.
@@ -35,10 +44,12 @@ def predictions(
         corpus: The corpus.
         split: Split of the corpus.
         engine: One of `choices.ENGINES`.
+        precision: One of `choices.SCORING_PRECISIONS`.
         tta: One of `choices.VIEWS`.
 
     Raises:
         CorpusError: The images have another size than the model takes, or there are none.
+        NetworkError: int8 is asked for, and the version has no network for it.
     """
     check_fits(version, corpus, split)
     prediction.check_views(tta, (*corpus.image_size, 3))
@@ -46,7 +57,18 @@ def predictions(
     last = model.stages[-1]
     if isinstance(last, SeedlingsModel):
         last._set(engine=engine, tta=tta)
+        if is_quantised(spark, version, engine, precision):
+            last._onnx = files.read_bytes(files.join(version.path, INT8_FILE))
+            last._set(precision=INT8)
+        elif precision == "float32":
+            last._set(precision=precision)
     return model.transform(corpus.images(spark, split))
+
+
+def is_quantised(spark: SparkSession, version: ModelVersion, engine: str, precision: str) -> bool:
+    """Whether `predictions` are those of a version's quantised network, told the same."""
+    chosen = prediction.engine_for(spark, engine, has_onnx=version.has_onnx)
+    return scoring.takes_int8(version, chosen, precision)
 
 
 def check_fits(version: ModelVersion, corpus: Corpus, split: str) -> None:
@@ -214,6 +236,7 @@ def found(
     version: ModelVersion,
     rival: tuple[ModelVersion | None, str],
     task: saliency.SaliencyTask | None = None,
+    precision: str = FLOAT32,
 ) -> findings.Findings:
     """What there is to say of predictions beside the numbers of their confusion matrix.
 
@@ -223,6 +246,7 @@ def found(
         version: Whose predictions they are.
         rival: The version that it is compared with, or None and why there is none.
         task: To draw maps with; None for none.
+        precision: "int8" of its quantised network.
     """
     current, why_not = rival
     classes = version.classes
@@ -232,7 +256,9 @@ def found(
         None if current is None else paired.comparison(table, current.version, classes),
         why_not,
         gallery.gallery(table, pixels, classes, task),
-        promised.promised(table, Decisions.of(version.manifest), classes) if has_probabilities else None,
+        promised.promised(table, Decisions.of(version.manifest, precision), classes)
+        if has_probabilities
+        else None,
     )
 
 
@@ -281,8 +307,11 @@ def record(
         _log.warning("the numbers are not written into the store, which models list would show (%s)", error)
 
 
-def about_evaluation(version: ModelVersion, corpus: Corpus, split: str, tta: int = 1) -> dict[str, object]:
+def about_evaluation(
+    version: ModelVersion, corpus: Corpus, split: str, tta: int = 1, precision: str = FLOAT32
+) -> dict[str, object]:
     """What a report says of where its numbers come from."""
+    told = precision if precision == INT8 else "float32; score takes int8, unless told otherwise"
     manifest = version.manifest
     options = manifest.get("options") or {}
     known = {
@@ -295,7 +324,7 @@ def about_evaluation(version: ModelVersion, corpus: Corpus, split: str, tta: int
         "run": manifest.get("run_path"),
         "tta": tta if tta > 1 else None,
         "calibration": calibration.words(manifest.get("calibration") or {}),
-        "precision": "float32; score takes int8, unless told otherwise" if version.has_int8 else None,
+        "precision": told if version.has_int8 else None,
     }
     return {
         "model": version.name,

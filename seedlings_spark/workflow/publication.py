@@ -33,8 +33,6 @@ _log = logging.getLogger(__name__)
 _PROFILE_IMAGES = 20_000
 # Of the validation images, those that ONNX Runtime and Keras are compared on, and their pixels, by the driver.
 _COMPARED_IMAGES, _COMPARED_BYTES = 256, 32 * 1024 * 1024
-# What a quantised network's accuracy may be lower by.
-_MOST_LOST = 0.005
 # What `import_network` may be told of a network's outputs.
 OUTPUTS = ("auto", "probabilities", "logits")
 
@@ -160,7 +158,8 @@ def quantized(
         The content of the ONNX file, and what the manifest says of it under `int8`.
 
     Raises:
-        NetworkError: It falls by more than `_MOST_LOST`, there are no validation images, or it cannot be quantised.
+        NetworkError: It falls by more than `export.MOST_LOST`, there are no validation images, or it cannot be
+            quantised.
     """
     rows = _pixels(spark, corpus, schema.TRAIN)
     if rows is None or not corpus.num_images(schema.VALIDATION):
@@ -175,11 +174,11 @@ def quantized(
         for precision, network in (("float32", onnx), (INT8, content))
     }
     lost = accuracies["float32"] - accuracies[INT8]
-    if lost > _MOST_LOST + 1e-9:  # rounding
+    if lost > export.MOST_LOST + 1e-9:  # rounding
         raise NetworkError(
             f"a network whose accuracy on the validation images falls from {accuracies['float32']:.4f} to"
             f" {accuracies[INT8]:.4f} in int8",
-            f"a fall of {_MOST_LOST:g} at most",
+            f"a fall of {export.MOST_LOST:g} at most",
             "Use the version as it is",
         )
     return content, {
@@ -204,7 +203,12 @@ def _accuracy(
 
 
 def promotion(
-    spark: SparkSession, store: ModelStore, model: PipelineModel, corpus: Corpus, when: str
+    spark: SparkSession,
+    store: ModelStore,
+    model: PipelineModel,
+    corpus: Corpus,
+    when: str,
+    int8: bytes = b"",
 ) -> Promotion:
     """Decide whether a new version becomes the current one.
 
@@ -214,6 +218,7 @@ def promotion(
         model: The new one, not yet published.
         corpus: With the validation images that both are compared on.
         when: "always", "never", or "better": if more of them are named rightly than by the current version.
+        int8: The content of its quantised network's ONNX file, by which it will be scored; empty for none.
     """
     if when != "better":
         return Promotion(when == "always", "")
@@ -236,7 +241,10 @@ def promotion(
         theirs = accuracy(predictions(spark, version, corpus, schema.VALIDATION))
     except SeedlingsError as error:
         return Promotion(False, f"{version.version} cannot be compared with: {error}")
-    ours = accuracy(model.transform(corpus.images(spark, schema.VALIDATION)))
+    if int8:
+        ours = _accuracy(spark, int8, INT8, corpus, classes)
+    else:
+        ours = accuracy(model.transform(corpus.images(spark, schema.VALIDATION)))
     return Promotion(
         ours > theirs,
         f"accuracy {ours:.4f} on the validation images, {theirs:.4f} of {version.version}",
@@ -348,7 +356,7 @@ def publish_trained(
     if any(asked.values()):
         known[decisions.KEY] = _decisions(spark, _network_of(model), int8, corpus, asked)
     made = profile(spark, model, corpus)
-    decided = promotion(spark, store, model, corpus, about["options"]["promote"])
+    decided = promotion(spark, store, model, corpus, about["options"]["promote"], int8)
     check()
     told = {
         **about,

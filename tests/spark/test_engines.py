@@ -7,22 +7,25 @@ from typing import Any
 
 import keras
 import numpy as np
+import onnxruntime
 import pytest
 from keras import layers
 from pyspark.ml import PipelineModel
 from pyspark.sql import SparkSession
 
 from seedlings_spark import corpus as corpora
-from seedlings_spark import files, images, scoring, workflow
+from seedlings_spark import exports, files, images, scoring, workflow
 from seedlings_spark.cluster import session
-from seedlings_spark.config import ModelsOptions, ScoringOptions
+from seedlings_spark.config import EvaluateOptions, ModelsOptions, ScoringOptions
 from seedlings_spark.corpus import Corpus, decoding
 from seedlings_spark.errors import NetworkError, OptionError, StoreError
 from seedlings_spark.estimator import SeedlingsModel
+from seedlings_spark.models import export
 from seedlings_spark.models.store import ModelStore, ModelVersion
 from seedlings_spark.scoring import tasks
 from seedlings_spark.workflow import predicting, publication
 from tests import pictures
+from tests.conftest import with_all
 from tests.spark.test_scoring import SIZE, tiny_network
 
 CLASSES = ["Maize", "Charlock", "Cleavers"]
@@ -241,6 +244,48 @@ def corpus(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Cor
     return corpora.prepare(spark, *where, task, corpora.SplitRule(shares, "stratified"))
 
 
+@with_all
+def test_mlflow_on_spark_gives_the_probabilities_of_score(
+    spark: SparkSession, version: ModelVersion, folder: Path, tmp_path: Path
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow-skinny, which brings thirty packages, is not here")
+    _, scored = score(spark, version, folder, tmp_path / "scores", "auto")
+    exports.export(version, "mlflow", str(tmp_path / "out"))
+    of_mlflow = "predicted_species string, probabilities array<double>"
+    model = (tmp_path / "out" / "model").as_uri()
+    species = mlflow.pyfunc.spark_udf(spark, model, result_type=of_mlflow)
+    content = spark.read.format("binaryFile").load(files.qualify(str(folder))).orderBy("path")
+    rows = content.select(species("content").alias("found")).collect()
+    np.testing.assert_allclose([row.found.probabilities for row in rows], scored, atol=1e-6)
+    assert [row.found.predicted_species for row in rows] == [CLASSES[each] for each in scored.argmax(1)]
+
+
+def check_evaluation(
+    spark: SparkSession, store: ModelStore, version: ModelVersion, corpus: Corpus, report: Path
+) -> None:
+    """Of a quantised version `evaluate` gives the numbers of the network that it is told to take."""
+    rows = corpus.images(spark, "test").orderBy("path").collect()
+    pixels = np.stack([np.frombuffer(row.image, np.uint8).reshape(*SIZE, 3) for row in rows])
+    for precision, name in (("float32", "network.onnx"), ("auto", "network.int8.onnx")):
+        content = files.read_bytes(files.join(version.path, name))
+        (plain,) = onnxruntime.InferenceSession(content).run(["probabilities"], {"features": pixels})
+        options = EvaluateOptions(
+            corpus.path,
+            store.directory,
+            files.qualify(str(report)),
+            name=store.name,
+            model_version=version.version,
+            precision=precision,
+        )
+        numbers = workflow.evaluate(spark, options)
+        kept = spark.read.parquet(f"{report}/predictions.parquet").orderBy("path").collect()
+        np.testing.assert_allclose([row.probabilities for row in kept], plain, atol=1e-6)
+        right = [CLASSES[place] == row.species for place, row in zip(plain.argmax(1), rows, strict=True)]
+        assert numbers.accuracy == pytest.approx(np.mean(right))
+        recorded = store.evaluation(version.version)
+        assert (recorded or {}).get("accuracy") == (numbers.accuracy if precision == "auto" else None)
+
+
 def test_a_version_is_quantised_if_it_stays_as_good_and_is_then_scored_so(
     spark: SparkSession,
     store: ModelStore,
@@ -250,7 +295,7 @@ def test_a_version_is_quantised_if_it_stays_as_good_and_is_then_scored_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as context:
-        context.setattr(publication, "_MOST_LOST", -1.0)
+        context.setattr(export, "MOST_LOST", -1.0)
         with pytest.raises(NetworkError, match=r"falls from \d\.\d{4} to \d\.\d{4} in int8"):
             publication.quantize(store, "v0001", corpus, promote=False)
     options = {"model_version": "v0001", "corpus": corpus.path, "name": store.name}
@@ -274,6 +319,7 @@ def test_a_version_is_quantised_if_it_stays_as_good_and_is_then_scored_so(
             score(spark, store.resolve("v0001"), folder, tmp_path / "none", "auto", precision="int8")
         with pytest.raises(StoreError, match=r"with network\.int8\.onnx"):
             publication.quantize(store, version.version, corpus, promote=False)
+        check_evaluation(spark, store, version, corpus, tmp_path / "report")
     finally:
         store.promote("v0001")
         store.delete(version.version)

@@ -270,6 +270,31 @@ def test_large_images_leave_a_task_in_small_batches() -> None:
     assert sizes(512) == [10] * 10  # 0.8 MB each
 
 
+def test_the_next_files_are_read_while_those_before_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [str(write(tmp_path, f"{number}.png", png(number))) for number in range(4)]
+    rows = [{**dict.fromkeys(schema.LISTING.names), schema.PATH: f"file://{path}"} for path in paths]
+    rows = [{**row, schema.LENGTH: -1, schema.MODIFIED: -1} for row in rows]
+    batch = pa.RecordBatch.from_pylist(rows, schema=tables.arrow_schema(schema.LISTING))
+    monkeypatch.setattr(decoding, "_ROWS", 2)
+    read_local, is_read = decoding._read_local, threading.Event()
+
+    def spied(path: str, most: int) -> Any:
+        found = read_local(path, most)
+        if path.endswith("2.png"):
+            is_read.set()
+        return found
+
+    monkeypatch.setattr(decoding, "_read_local", spied)
+    decoded = decoding.decode_listed(TASK, iter([batch]))
+    first = next(decoded)
+    assert is_read.wait(10)
+    found = pa.Table.from_batches([first, *decoded])
+    assert found[schema.PATH].to_pylist() == [row[schema.PATH] for row in rows]
+    assert found[schema.REASON].null_count == 4
+
+
 def test_an_empty_listing_is_an_empty_table(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "images" / "Maize").mkdir(parents=True)
     assert read(spark, str(tmp_path / "images")) == {}
