@@ -53,6 +53,7 @@ The map, room by room, in the order of imports: a module may import those of its
       bmp           BMP pictures of palettes, by ourselves
       libtiff       what libtiff has to say about a file
       perceptual    bits that are nearly the same of pictures that look nearly the same
+      corruptions   what pictures meet outside: noise, blur, bad light
 
     corpus          image files -> corpus table, rejects, manifest
       systems       file systems that are asked, and may fall silent
@@ -149,6 +150,7 @@ The map, room by room, in the order of imports: a module may import those of its
       certainty     probabilities -> how sure a model is, and how often it is right then
       paired        two versions on the same pictures
       promised      whether sets hold the true species as often as promised
+      robustness    accuracy on pictures that are corrupted on purpose
       gallery       the pictures that are wrong, or right by little
       findings      what an evaluation found beside its confusion matrix
       labels        labels that are probably wrong

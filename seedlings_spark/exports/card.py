@@ -178,11 +178,25 @@ def _limits(manifest: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -
     if worst:
         shown = ", ".join(f"{_plain(each['species'])} ({each['recall']:.3f})" for each in worst)
         found.append(f"Classes that it misses most often, with the share that it finds: {shown}.")
+    if robustness := (evaluation or {}).get("robustness"):
+        found.append(_robustness(robustness))
     if few := [each for each in species if each["support"] < _FEW]:
         found.append(
             f"Of {len(few):,} of {len(species):,} classes the test split has less than {_FEW} pictures."
         )
     return found
+
+
+def _robustness(found: Mapping[str, Any]) -> str:
+    broken = [
+        f"{_plain(name)} of {each['levels'][each['breaks_at'] - 1]:g} ({_plain(each['unit'])})"
+        for name, each in found["kinds"].items()
+        if each["breaks_at"]
+    ]
+    words = f"On corrupted pictures its accuracy is {found['mean_corruption_accuracy']:.4f} in the mean."
+    return words + (
+        f" A tenth of its right answers or more is lost from: {', '.join(broken)}." if broken else ""
+    )
 
 
 def _licence(manifest: Mapping[str, Any]) -> str:

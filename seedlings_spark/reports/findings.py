@@ -6,6 +6,7 @@ from seedlings_spark.reports.certainty import Certainty
 from seedlings_spark.reports.gallery import Gallery
 from seedlings_spark.reports.paired import Comparison
 from seedlings_spark.reports.promised import Promised
+from seedlings_spark.reports.robustness import Robustness
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Findings:
         not_compared: Why there is no comparison.
         gallery: Pictures to look at.
         promised: What became of the version's promises; None of one that has made none.
+        robustness: Accuracy on corrupted pictures.
     """
 
     certainty: Certainty | None = None
@@ -25,6 +27,7 @@ class Findings:
     not_compared: str = ""
     gallery: Gallery | None = None
     promised: Promised | None = None
+    robustness: Robustness | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Their numbers, as JSON can hold them."""
@@ -36,6 +39,8 @@ class Findings:
             found["reliability"] = [asdict(each) for each in known.reliability if each.num_images]
         if self.promised is not None:
             found["decisions"] = self.promised.to_dict()
+        if self.robustness is not None:
+            found["robustness"] = self.robustness.to_dict()
         if self.comparison is not None:
             found["comparison"] = self.comparison.to_dict()
         elif self.not_compared:

@@ -20,8 +20,8 @@ from markupsafe import Markup
 
 from seedlings_spark import display
 from seedlings_spark.reports import fitting
-from seedlings_spark.reports.certainty import BINS, Certainty
-from seedlings_spark.reports.evaluation import NUM_WORST, Evaluation, worst_classes, worst_species
+from seedlings_spark.reports.certainty import BINS
+from seedlings_spark.reports.evaluation import NUM_WORST, Evaluation, wilson, worst_classes, worst_species
 from seedlings_spark.reports.findings import Findings
 from seedlings_spark.reports.plots import curves_of, in_digits
 
@@ -60,7 +60,7 @@ def page(
             areas=[] if findings.certainty is None else findings.certainty.areas(),
             comparison=findings.comparison,
             curves=curves_of(history),
-            data=_json(_data(evaluation, findings.certainty, history, kept_epoch)),
+            data=_json(_data(evaluation, findings, history, kept_epoch)),
             evaluation=evaluation,
             findings=findings,
             fitting=fitting.words(history, kept_epoch),
@@ -107,6 +107,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     made.filters["digits"] = in_digits
+    made.filters["interval"] = lambda counts: " to ".join(map(in_digits, wilson(*counts)))
     made.filters["sum_of"] = lambda counts: sum(counts.values())
     made.filters["jpeg"] = lambda content: "data:image/jpeg;base64," + base64.b64encode(content).decode()
     return made
@@ -126,11 +127,12 @@ def _json(value: object) -> Markup:
 
 def _data(
     evaluation: Evaluation,
-    certainty: Certainty | None,
+    findings: Findings,
     history: Mapping[str, Sequence[float]],
     kept_epoch: int | None,
 ) -> dict[str, object]:
     """What the script draws."""
+    certainty, robustness = findings.certainty, findings.robustness
     curves = {
         name: [None if math.isnan(value) else value for value in values.tolist()]
         for name, values in curves_of(history).items()
@@ -146,6 +148,15 @@ def _data(
             for row, counts in enumerate(evaluation.confusion)
             for column, count in enumerate(counts)
             if count
+        ]
+    if robustness is not None:
+        found["robustness"] = [
+            [
+                each.kind.name,
+                [count / robustness.num_images for count in (robustness.right, *each.right)],
+                each.breaks,
+            ]
+            for each in robustness.curves
         ]
     if certainty is not None:
         places = list(range(len(evaluation.classes)))

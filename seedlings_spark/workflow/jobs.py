@@ -313,6 +313,11 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
     is_quantised = predicting.is_quantised(spark, version, **how)
     precision = choices.INT8 if is_quantised else decisions.FLOAT32
     task = predicting.saliency_task(spark, version) if options.saliency else None
+    network = None
+    if options.robustness:
+        model = predicting.network_of(version, "--robustness")
+        predicting.compute_by(model, spark, version, **how, tta=options.tta)
+        network = model.forward_task(spark, are_pixels=True)
     current, why_not = predicting.rival(store, version)
     report.clear(options.report)
     theirs = files.join(options.report, "predictions-of-current")
@@ -326,7 +331,7 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
     files.delete(theirs)
     numbers = predicting.evaluated(table, prepared, options.split, version.classes)
     pixels = prepared.images(spark, options.split)
-    findings = predicting.found(table, pixels, version, (current, why_not), task, precision)
+    findings = predicting.found(table, pixels, version, (current, why_not), task, precision, network)
     kept: Mapping[str, Any] = version.manifest.get("kept") or {}
     report.write(
         options.report,

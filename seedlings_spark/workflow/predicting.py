@@ -20,7 +20,7 @@ from seedlings_spark.models import prediction, saliency, stages
 from seedlings_spark.models.decisions import FLOAT32, Decisions
 from seedlings_spark.models.store import INT8 as INT8_FILE
 from seedlings_spark.models.store import NETWORK, ONNX, ModelStore, ModelVersion
-from seedlings_spark.reports import certainty, evaluation, findings, gallery, paired, promised
+from seedlings_spark.reports import certainty, evaluation, findings, gallery, paired, promised, robustness
 from seedlings_spark.workflow import calibration
 
 _log = logging.getLogger(__name__)
@@ -56,13 +56,20 @@ def predictions(
     model = load(version)
     last = model.stages[-1]
     if isinstance(last, SeedlingsModel):
-        last._set(engine=engine, tta=tta)
-        if is_quantised(spark, version, engine, precision):
-            last._onnx = files.read_bytes(files.join(version.path, INT8_FILE))
-            last._set(precision=INT8)
-        elif precision == "float32":
-            last._set(precision=precision)
+        compute_by(last, spark, version, engine=engine, precision=precision, tta=tta)
     return model.transform(corpus.images(spark, split))
+
+
+def compute_by(
+    model: SeedlingsModel, spark: SparkSession, version: ModelVersion, *, engine: str, precision: str, tta: int
+) -> None:
+    """Let the stage of a version that has its network compute as `score` would; the arguments are `predictions`'."""
+    model._set(engine=engine, tta=tta)
+    if is_quantised(spark, version, engine, precision):
+        model._onnx = files.read_bytes(files.join(version.path, INT8_FILE))
+        model._set(precision=INT8)
+    elif precision == "float32":
+        model._set(precision=precision)
 
 
 def is_quantised(spark: SparkSession, version: ModelVersion, engine: str, precision: str) -> bool:
@@ -213,17 +220,31 @@ def rival(store: ModelStore, version: ModelVersion) -> tuple[ModelVersion | None
     return current, ""
 
 
+def network_of(version: ModelVersion, flag: str) -> SeedlingsModel:
+    """The stage of a version that has its network.
+
+    Args:
+        version: The version.
+        flag: What needs it, as a person has asked for it.
+
+    Raises:
+        NetworkError: It has none of ours.
+    """
+    last = load(version).stages[-1]
+    if not isinstance(last, SeedlingsModel):
+        raise NetworkError(
+            f"{version.version}, which has no network of ours", "a version with one", f"Leave out {flag}"
+        )
+    return last
+
+
 def saliency_task(spark: SparkSession, version: ModelVersion) -> saliency.SaliencyTask:
     """What draws maps of where a version finds what it predicts.
 
     Raises:
         NetworkError: Its network has no convolution.
     """
-    last = load(version).stages[-1]
-    if not isinstance(last, SeedlingsModel):
-        raise NetworkError(
-            f"{version.version}, which has no network of ours", "a version with one", "Leave out --saliency"
-        )
+    last = network_of(version, "--saliency")
     saliency.require_convolution(last.get_model())
     content = last.network_bytes
     threads = last.getOrDefault("threads") or session.task_cpus(spark)
@@ -237,6 +258,7 @@ def found(
     rival: tuple[ModelVersion | None, str],
     task: saliency.SaliencyTask | None = None,
     precision: str = FLOAT32,
+    network: prediction.ForwardTask | None = None,
 ) -> findings.Findings:
     """What there is to say of predictions beside the numbers of their confusion matrix.
 
@@ -247,6 +269,7 @@ def found(
         rival: The version that it is compared with, or None and why there is none.
         task: To draw maps with; None for none.
         precision: "int8" of its quantised network.
+        network: To predict corrupted pictures with; None for none.
     """
     current, why_not = rival
     classes = version.classes
@@ -259,6 +282,7 @@ def found(
         promised.promised(table, Decisions.of(version.manifest, precision), classes)
         if has_probabilities
         else None,
+        None if network is None else robustness.robustness(table, pixels, classes, network),
     )
 
 

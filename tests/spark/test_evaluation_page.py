@@ -22,6 +22,7 @@ from seedlings_spark.config import EvaluateOptions, ScoreOptions
 from seedlings_spark.corpus import decoding
 from seedlings_spark.errors import NetworkError
 from seedlings_spark.estimator import SeedlingsModel
+from seedlings_spark.images import corruptions
 from seedlings_spark.models import networks, saliency
 from seedlings_spark.models.store import RESERVED_KEYS, ModelStore
 from seedlings_spark.reports import certainty, fitting, paired
@@ -76,7 +77,7 @@ def evaluated(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         )
     report = folder / "report"
     options = EvaluateOptions(
-        path, store=store.directory, report=str(report), model_version="v0001", saliency=True
+        path, store=store.directory, report=str(report), model_version="v0001", saliency=True, robustness=True
     )
     numbers = jobs.evaluate(spark, options)
     return {
@@ -398,6 +399,36 @@ def test_a_current_version_that_gives_no_numbers_does_not_keep_another_from_bein
     assert not list(report.glob("*of-current*"))
 
 
+# --- Corrupted pictures
+
+
+def test_accuracy_on_corrupted_pictures_is_that_of_keras_on_one_machine(
+    evaluated: dict[str, Any], spark: Any
+) -> None:
+    classes = list(evaluated["numbers"].classes)
+    rows = sorted(evaluated["corpus"].images(spark, "test").collect(), key=lambda row: row.content_hash)
+    pixels = [np.frombuffer(row.image, np.uint8).reshape(16, 16, 3) for row in rows]
+    truth = np.array([classes.index(row.species) for row in rows])
+    network = predicting.network_of(evaluated["store"].resolve("v0001"), "").get_model()
+    found = evaluated["metrics"]["robustness"]
+    assert (found["images"], found["accuracy"]) == (len(rows), evaluated["metrics"]["accuracy"])
+    means = []
+    for kind in corruptions.KINDS:
+        told = found["kinds"][kind.name]
+        for strength, accuracy in enumerate(told["accuracy"], 1):
+            corrupted = [
+                corruptions.corrupted(each, kind, strength, row.content_hash)
+                for row, each in zip(rows, pixels, strict=True)
+            ]
+            taken = network.predict(np.stack(corrupted), verbose=0).argmax(axis=1)
+            assert accuracy == (taken == truth).mean(), (kind.name, strength)
+        assert told["mean_accuracy"] == pytest.approx(np.mean(told["accuracy"]))
+        means.append(told["mean_accuracy"])
+    assert found["mean_corruption_accuracy"] == pytest.approx(np.mean(means))
+    # Which a network that looks at the mean of a picture does not see, and which it sees most.
+    assert found["kinds"]["jpeg"]["breaks_at"] is None and found["kinds"]["brightness"]["breaks_at"] <= 3
+
+
 # --- In a browser
 
 _BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -432,6 +463,10 @@ form.elements.species.value = "1";
 form.elements.threshold.value = 120;
 form.dispatchEvent(new Event("input"));
 answer.threshold = document.getElementById("at-threshold").textContent;
+answer.curves = all("#robustness-curves polyline.line:not(.faint)").map((curve) => curve.points.length);
+answer.accuracies = all("#robustness tbody tr").map((row) =>
+  [...row.cells].slice(1, 6).map((cell) => Number(cell.textContent)));
+answer.pairs = all("#robustness .pairs li").map((pair) => pair.querySelectorAll("img").length);
 answer.lines = all("#precision-recall polyline, #roc polyline, #reliability rect").length;
 const result = document.createElement("pre");
 result.id = "answer";
@@ -475,6 +510,9 @@ def test_the_page_in_a_browser(evaluated: dict[str, Any], tmp_path: Path, width:
     sure = [row["species"] == row["predicted_species"] for row in rows if row["confidence"] >= 0.5]
     assert f"recall {sum(sure) / len(rows):.4f}." in answer["whichever"]
     assert answer["lines"] >= 4 and answer["maps"] == len(wrong)
+    told = [each["accuracy"] for each in evaluated["metrics"]["robustness"]["kinds"].values()]
+    assert np.array(answer["accuracies"]) == pytest.approx(np.array(told), abs=5e-5)
+    assert answer["curves"] == [6] * 9 and answer["pairs"] and set(answer["pairs"]) == {2}
 
 
 @pytest.mark.skipif(_BROWSER is None, reason="no Chromium here: apt-get install chromium")
@@ -484,7 +522,8 @@ def test_the_page_runs_as_it_is_under_its_own_policy(evaluated: dict[str, Any], 
     assert "CONSOLE" not in said.stderr, said.stderr
     assert 'class="no-script"' not in said.stdout
     # Precision by recall, and the diagonal of the calibration; the predicted species has no negatives for a ROC curve.
-    assert said.stdout.count("<polyline") == 2 and 'id="roc" role="img" style="display: none;"' in said.stdout
+    before = said.stdout.partition('id="robustness-curves"')[0]
+    assert before.count("<polyline") == 2 and 'id="roc" role="img" style="display: none;"' in before
 
 
 def _browse(page: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

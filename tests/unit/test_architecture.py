@@ -39,7 +39,7 @@ GROUPS = [
     ["cluster.doctor"],
     # images
     ["images.png", "images.gif", "images.jpeg", "images.tiff", "images.bmp", "images.libtiff"],
-    ["images.perceptual"],
+    ["images.perceptual", "images.corruptions"],
     ["images"],
     # corpus
     ["corpus.systems", "corpus.tables", "corpus.listings", "corpus.synthetic", "corpus.contents"],
@@ -102,6 +102,7 @@ GROUPS = [
         "reports.certainty",
         "reports.paired",
         "reports.promised",
+        "reports.robustness",
         "reports.labels",
         "reports.gallery",
         "reports.fitting",
@@ -139,7 +140,7 @@ GROUPS = [
 
 # Library -> the only modules that may import it.
 DOORS = {
-    "PIL": {"images", "images.libtiff", "images.perceptual"},
+    "PIL": {"images", "images.corruptions", "images.libtiff", "images.perceptual"},
     "imagehash": {"images.perceptual"},
     "imagecodecs": {"images"},
     "simplejpeg": {"images"},

@@ -285,3 +285,14 @@ for (const name of names) {
     svg.append(drawn("text", { x: x + (isLate ? -4 : 4), y: top + 10, "text-anchor": isLate ? "end" : "start" }, "published"));
   }
 }
+
+// --- Accuracy by strength of each corruption
+
+for (const [name, accuracies, breaks] of data.robustness || []) {
+  const svg = drawn("svg", { role: "img", "aria-label": `Accuracy by strength of ${name}: ${accuracies.map(number).join(", ")}` });
+  byId("robustness-curves").append(svg);
+  const on = chart(svg, { title: name, x: [0, accuracies.length - 1], y: [0, 1], xName: "strength", yName: "accuracy" });
+  line(svg, on([[0, accuracies[0]], [accuracies.length - 1, accuracies[0]]]), "faint");
+  line(svg, on(accuracies.map((accuracy, strength) => [strength, accuracy])));
+  if (breaks) on([[breaks, accuracies[breaks]]]).forEach((point) => dot(svg, point));
+}

@@ -1,0 +1,288 @@
+"""How a version's accuracy falls as pictures get worse: counted by executors, with the scoring engine.
+
+Each picture is predicted as it is and in every kind and strength of `images.corruptions`, in one task, so that its
+pixels travel once. What comes back are places of classes; all numbers are a pure function of them.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+
+from seedlings_spark import images, schema
+from seedlings_spark.cluster import runtime, session
+from seedlings_spark.errors import SeedlingsError
+from seedlings_spark.images import corruptions
+from seedlings_spark.models import prediction
+from seedlings_spark.reports.evaluation import wilson
+
+# Of more pictures so many are taken, those of the least content hashes, which is any: a share of them is known to 1.4
+# points, and each costs as much as 46 of an evaluation.
+MOST_IMAGES = 5_000
+# A kind breaks a version at the strength that takes more than this share of its right answers.
+BREAKS = 0.1
+# Pictures of each kind, and length of a thumbnail's longer side in pixels.
+_NUM_EXAMPLES, _THUMBNAIL = 3, 128
+_TASKS_PER_SLOT = 4
+_PREDICTED, _BEFORE, _AFTER = "predicted", "before", "after"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What one kind of corruption does.
+
+    Attributes:
+        kind: The kind.
+        right: Pictures that are right at each strength, the weakest first.
+        lost: Of those that are right as they are, how many are wrong at each strength.
+        breaks: The least strength that takes more than `BREAKS` of the right answers; None where none does.
+    """
+
+    kind: corruptions.Kind
+    right: tuple[int, ...]
+    lost: tuple[int, ...]
+    breaks: int | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture that is right as it is, and wrong when it is corrupted.
+
+    Attributes:
+        path: Of its file.
+        kind: Name of the corruption.
+        strength: From 1.
+        truth: Its species.
+        predicted: What it is taken for.
+        before: The picture as it is, as a JPEG.
+        after: The corrupted one.
+    """
+
+    path: str
+    kind: str
+    strength: int
+    truth: str
+    predicted: str
+    before: bytes
+    after: bytes
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Accuracy by kind and strength.
+
+    Attributes:
+        num_images: Pictures that were corrupted.
+        right: Those that are right as they are.
+        curves: One for each of `corruptions.KINDS`.
+        examples: At the strength that breaks the version, or where none does, at the highest.
+    """
+
+    num_images: int
+    right: int
+    curves: tuple[Curve, ...]
+    examples: tuple[Example, ...] = ()
+
+    @property
+    def accuracy(self) -> float:
+        """Of the pictures as they are."""
+        return self.right / self.num_images
+
+    def mean(self, curve: Curve | None = None) -> float:
+        """The mean corruption accuracy: over all strengths of a kind, or of all kinds."""
+        counts = [curve.right] if curve is not None else [each.right for each in self.curves]
+        return float(np.mean(counts) / self.num_images)
+
+    def to_dict(self) -> dict[str, object]:
+        """The numbers, as JSON can hold them."""
+        return {
+            "images": self.num_images,
+            "accuracy": self.accuracy,
+            "mean_corruption_accuracy": self.mean(),
+            "kinds": {
+                each.kind.name: {
+                    "unit": each.kind.unit,
+                    "levels": list(each.kind.levels),
+                    "accuracy": [count / self.num_images for count in each.right],
+                    "accuracy_intervals": [list(wilson(count, self.num_images)) for count in each.right],
+                    "mean_accuracy": self.mean(each),
+                    "breaks_at": each.breaks,
+                }
+                for each in self.curves
+            },
+        }
+
+
+def counted(truth: npt.NDArray[np.integer], predicted: npt.NDArray[np.integer]) -> Robustness:
+    """The numbers of some pictures.
+
+    Args:
+        truth: Shape (pictures,): the place of each one's true class.
+        predicted: Shape (pictures, 1 + kinds x strengths): the class that each is taken for, as it is, and in each
+            strength of each kind.
+    """
+    is_right = predicted == truth[:, None]
+    clean = is_right[:, 0]
+    kept = int(clean.sum())
+    of_kinds = is_right[:, 1:].reshape(len(truth), len(corruptions.KINDS), corruptions.STRENGTHS)
+    curves = []
+    for place, kind in enumerate(corruptions.KINDS):
+        right = of_kinds[:, place]
+        lost = (clean[:, None] & ~right).sum(axis=0).tolist()
+        broken = [strength for strength, count in enumerate(lost, 1) if count > BREAKS * kept]
+        curves.append(
+            Curve(kind, tuple(right.sum(axis=0).tolist()), tuple(lost), broken[0] if broken else None)
+        )
+    return Robustness(len(truth), kept, tuple(curves))
+
+
+def robustness(
+    predictions: DataFrame, pixels: DataFrame, classes: Sequence[str], task: prediction.ForwardTask
+) -> Robustness:
+    """Corrupt pictures and predict them, by Spark.
+
+    Args:
+        predictions: As `schema.EVALUATED`.
+        pixels: The same pictures, as `schema.CORPUS`.
+        classes: The species, in the order of the network's outputs.
+        task: The network.
+
+    Raises:
+        SeedlingsError: A picture was lost on the way.
+    """
+    spark = pixels.sparkSession
+    chosen = predictions.select(schema.CONTENT_HASH).orderBy(schema.CONTENT_HASH).limit(MOST_IMAGES)
+    count, last = chosen.agg(F.count("*"), F.max(schema.CONTENT_HASH)).collect()[0]
+    columns = (schema.CONTENT_HASH, schema.HEIGHT, schema.WIDTH, schema.IMAGE)
+    rows = pixels.where(F.col(schema.CONTENT_HASH) <= last).select(*columns)
+    tasks = min(int(count), _TASKS_PER_SLOT * session.num_slots(spark))
+
+    def predicted(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            if batch.num_rows:
+                yield _predicted(task, batch)
+
+    with session.python_environment(spark, runtime.worker_environment(task.threads)):
+        spread = rows.repartition(max(1, tasks), schema.CONTENT_HASH)
+        table = spread.mapInArrow(predicted, f"{schema.CONTENT_HASH} string, {_PREDICTED} array<int>")
+    named = predictions.select(schema.CONTENT_HASH, schema.PATH, schema.SPECIES)
+    found = sorted(table.join(named, schema.CONTENT_HASH).collect())
+    if len(found) != count:
+        raise SeedlingsError(
+            f"predictions of {len(found):,} corrupted pictures",
+            f"those of {count:,}",
+            "This is a fault of the program or of the file system. Run evaluate again",
+        )
+    places = {name: place for place, name in enumerate(classes)}
+    truth = np.array([places[row[schema.SPECIES]] for row in found])
+    taken = np.array([row[_PREDICTED] for row in found])
+    numbers = counted(truth, taken)
+    examples = _chosen(numbers, truth, taken)
+    drawn = _drawn_by_executors(rows, {(found[row][0], kind, strength) for row, kind, strength in examples})
+    return Robustness(
+        numbers.num_images,
+        numbers.right,
+        numbers.curves,
+        tuple(
+            Example(
+                found[row][schema.PATH],
+                corruptions.KINDS[kind].name,
+                strength,
+                found[row][schema.SPECIES],
+                classes[taken[row, _column(kind, strength)]],
+                *drawn[found[row][0], kind, strength],
+            )
+            for row, kind, strength in examples
+        ),
+    )
+
+
+def _column(kind: int, strength: int) -> int:
+    """Where in a row of predictions a kind and strength stands."""
+    return 1 + kind * corruptions.STRENGTHS + strength - 1
+
+
+def _pixels(batch: pa.RecordBatch) -> list[tuple[str, images.Pixels]]:
+    return [
+        (
+            row[schema.CONTENT_HASH],
+            np.frombuffer(row[schema.IMAGE], np.uint8).reshape(row[schema.HEIGHT], row[schema.WIDTH], 3),
+        )
+        for row in batch.to_pylist()
+    ]
+
+
+def _predicted(task: prediction.ForwardTask, batch: pa.RecordBatch) -> pa.RecordBatch:
+    network, rows = prediction.forward(task), _pixels(batch)
+
+    def classes_of(pictures: list[images.Pixels]) -> npt.NDArray[np.integer]:
+        outputs = network.predict(np.stack(pictures))
+        prediction.check_finite(outputs)
+        return np.asarray(outputs.argmax(axis=1))
+
+    found = [classes_of([pixels for _, pixels in rows])]
+    for kind in corruptions.KINDS:
+        for strength in range(1, corruptions.STRENGTHS + 1):
+            found.append(
+                classes_of([corruptions.corrupted(pixels, kind, strength, name) for name, pixels in rows])
+            )
+    lists = pa.array(np.stack(found, axis=1).tolist(), pa.list_(pa.int32()))
+    return pa.RecordBatch.from_arrays([batch.column(0), lists], [schema.CONTENT_HASH, _PREDICTED])
+
+
+def _chosen(
+    numbers: Robustness, truth: npt.NDArray[np.integer], taken: npt.NDArray[np.integer]
+) -> list[tuple[int, int, int]]:
+    """Of each kind the first pictures that it breaks, as (row, kind, strength)."""
+    found = []
+    for place, curve in enumerate(numbers.curves):
+        strength = curve.breaks or corruptions.STRENGTHS
+        is_lost = (taken[:, 0] == truth) & (taken[:, _column(place, strength)] != truth)
+        found += [(int(row), place, strength) for row in np.flatnonzero(is_lost)[:_NUM_EXAMPLES]]
+    return found
+
+
+def _drawn_by_executors(
+    rows: DataFrame, wanted: Iterable[tuple[str, int, int]]
+) -> Mapping[tuple[str, int, int], tuple[bytes, bytes]]:
+    """Thumbnails before and after, of pictures by (content hash, kind, strength)."""
+    of_picture: dict[str, list[tuple[int, int]]] = {}
+    for name, kind, strength in sorted(wanted):
+        of_picture.setdefault(name, []).append((kind, strength))
+    if not of_picture:
+        return {}
+
+    def drawn(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            found = [
+                {
+                    schema.CONTENT_HASH: name,
+                    "kind": kind,
+                    "strength": strength,
+                    _BEFORE: images.thumbnail(pixels, _THUMBNAIL),
+                    _AFTER: images.thumbnail(
+                        corruptions.corrupted(pixels, corruptions.KINDS[kind], strength, name), _THUMBNAIL
+                    ),
+                }
+                for name, pixels in _pixels(batch)
+                for kind, strength in of_picture[name]
+            ]
+            if found:
+                yield pa.RecordBatch.from_pylist(found, layout)
+
+    layout = pa.schema(
+        [
+            (schema.CONTENT_HASH, pa.string()),
+            ("kind", pa.int32()),
+            ("strength", pa.int32()),
+            (_BEFORE, pa.binary()),
+            (_AFTER, pa.binary()),
+        ]
+    )
+    few = rows.where(F.col(schema.CONTENT_HASH).isin(list(of_picture)))
+    names = f"{schema.CONTENT_HASH} string, kind int, strength int, {_BEFORE} binary, {_AFTER} binary"
+    return {tuple(row[:3]): (bytes(row[3]), bytes(row[4])) for row in few.mapInArrow(drawn, names).collect()}
