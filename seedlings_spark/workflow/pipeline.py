@@ -23,7 +23,7 @@ from seedlings_spark.errors import CorpusError, NetworkError, OptionError
 from seedlings_spark.estimator import SeedlingsEstimator, features
 from seedlings_spark.models import networks
 from seedlings_spark.training import optimizer as optimizers
-from seedlings_spark.workflow import runs
+from seedlings_spark.workflow import events, runs
 
 with runtime.quiet_import():
     import keras
@@ -267,7 +267,7 @@ def pipeline(corpus: Corpus, estimator: SeedlingsEstimator, *, scaler: str, scal
 
 
 class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
-    """Writes the metrics of each epoch into the run's folder, one JSON object a line.
+    """Writes the metrics of each epoch into the run's folder, as a line of JSON and as events for TensorBoard.
 
     Args:
         path: Path of `metrics.jsonl`, on any file system.
@@ -292,6 +292,7 @@ class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
         line = json.dumps({"epoch": epoch + 1, "time": _now(), **finite(dict(logs or {}))})
         self._lines[epoch:] = [line]  # an epoch that is trained again after a crash replaces its line
         files.write_text(self._path, "\n".join(self._lines) + "\n")
+        events.write(files.join(files.parent(self._path), runs.EVENTS), epoch + 1, logs or {})
 
 
 class EpochEnds(keras.callbacks.Callback):  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 RUN/run.json        options, corpus, versions, and the attempts: each with where it ran and its exit code
 RUN/metrics.jsonl   one line an epoch
+RUN/events/         the same for TensorBoard
 RUN/checkpoints/    where the next attempt goes on
 RUN/train.log       of a run in the background
 """
@@ -17,7 +18,7 @@ from typing import Any
 from seedlings_spark import display, errors, files, lock, reproducibility
 from seedlings_spark.errors import InputError, OptionError
 
-METRICS, CHECKPOINTS, LOG = "metrics.jsonl", "checkpoints", "train.log"
+METRICS, CHECKPOINTS, LOG, EVENTS = "metrics.jsonl", "checkpoints", "train.log", "events"
 _RECORD = "run.json"
 RUNNING, DONE, FAILED, GONE = "running", "done", "failed", "gone"
 

@@ -597,6 +597,26 @@ def test_the_metrics_of_each_epoch_are_a_line_of_json(tmp_path: Path) -> None:
     ]
 
 
+def test_tensorboard_reads_each_epoch_once_also_where_one_was_trained_again(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    path = files.qualify(str(tmp_path / "a run" / "metrics.jsonl"))
+    for epochs in ([0, 1, 2], [1, 2, 3]):  # it was killed before the checkpoint of the second epoch
+        record = pipeline.RunRecord(path)
+        record.on_train_begin()
+        for epoch in epochs:
+            numbers = {"loss": 1 / (epoch + epochs[0] + 1), "val_loss": math.nan if epoch == 2 else epoch}
+            record.on_epoch_end(epoch, {**numbers, "learning_rate": 0.1})
+    for folder, name, expected in [
+        ("train", "loss", [1, 1 / 3, 1 / 4, 1 / 5]),
+        ("train", "learning_rate", [0.1] * 4),
+        ("validation", "loss", [0, 1, math.nan, 3]),
+    ]:
+        told = accumulator.EventAccumulator(str(tmp_path / "a run" / "events" / folder)).Reload()
+        assert [(each.step, each.value) for each in told.Scalars(name)] == [
+            (step, pytest.approx(value, nan_ok=True)) for step, value in enumerate(expected, 1)
+        ]
+
+
 def test_no_metrics_are_written_into_the_folder_of_another_run(tmp_path: Path) -> None:
     def check() -> None:
         raise OutputInUseError("the run", "one at a time", "Wait")

@@ -118,7 +118,7 @@ GROUPS = [
     ["scoring.printing"],
     ["scoring"],
     # workflow
-    ["workflow.runs", "workflow.quickstart", "workflow.calibration", "workflow.space"],
+    ["workflow.runs", "workflow.events", "workflow.quickstart", "workflow.calibration", "workflow.space"],
     ["workflow.pipeline", "workflow.predicting", "workflow.clean", "workflow.exporting", "workflow.serving"],
     ["workflow.publication", "workflow.transfer"],
     ["workflow.jobs", "workflow.late_labels", "workflow.exploring", "workflow.watching"],
@@ -159,6 +159,7 @@ DOORS = {
         "training.launcher",
         "models.export",
         "models.saliency",
+        "workflow.events",
         "benchmark.train",
         "benchmark.score",
     },
