@@ -151,6 +151,7 @@ The map, room by room, in the order of imports: a module may import those of its
       paired        two versions on the same pictures
       promised      whether sets hold the true species as often as promised
       robustness    accuracy on pictures that are corrupted on purpose
+      projector     pictures as points, on a map and for TensorBoard's projector
       gallery       the pictures that are wrong, or right by little
       findings      what an evaluation found beside its confusion matrix
       labels        labels that are probably wrong
@@ -187,6 +188,7 @@ The map, room by room, in the order of imports: a module may import those of its
       watching      from the runs of an output to a page of their drift
       exploring     from a corpus to a page that shows it, and labels to correct
       late_labels   from late labels to numbers, and the pictures that were wrong
+      projecting    features of a version's pictures, for such a map
       publication   from a fitted pipeline, or somebody's own network, to a published version
       quickstart    where the quickstart puts what it makes
       space         what a search chooses from

@@ -744,6 +744,12 @@ class EvaluateOptions(Options):
         " more than 5,000 pictures on 5,000",
         reason="it predicts each picture 46 times",
     )
+    projector: bool = option(
+        False,
+        "map pictures by the features that the classes are told by: on the page, and as files for TensorBoard's"
+        " projector; of more than 2,000 pictures 2,000",
+        reason="features are computed apart from predictions",
+    )
     engine: str = _engine()
     precision: str = _precision()
     tta: int = _tta()

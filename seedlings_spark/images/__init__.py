@@ -195,6 +195,17 @@ def encode_png(pixels: Pixels) -> bytes:
     )
 
 
+def compressed_png(pixels: Pixels) -> bytes:
+    """Encode pixels as a PNG file for a person or a program to look at; its bytes depend on the compressor's version.
+
+    Args:
+        pixels: uint8 array of shape (height, width, 3), RGB.
+    """
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return content.getvalue()
+
+
 def thumbnail(pixels: Pixels, longest: int) -> bytes:
     """A small JPEG of a picture, for a person to look at.
 

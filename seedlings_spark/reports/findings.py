@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from seedlings_spark.reports.certainty import Certainty
 from seedlings_spark.reports.gallery import Gallery
 from seedlings_spark.reports.paired import Comparison
+from seedlings_spark.reports.projector import Projection
 from seedlings_spark.reports.promised import Promised
 from seedlings_spark.reports.robustness import Robustness
 
@@ -20,6 +21,7 @@ class Findings:
         gallery: Pictures to look at.
         promised: What became of the version's promises; None of one that has made none.
         robustness: Accuracy on corrupted pictures.
+        projection: Pictures as points.
     """
 
     certainty: Certainty | None = None
@@ -28,6 +30,7 @@ class Findings:
     gallery: Gallery | None = None
     promised: Promised | None = None
     robustness: Robustness | None = None
+    projection: Projection | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Their numbers, as JSON can hold them."""

@@ -158,6 +158,8 @@ def _data(
             ]
             for each in robustness.curves
         ]
+    if findings.projection is not None:
+        found["map"] = findings.projection.to_page(evaluation.classes)
     if certainty is not None:
         places = list(range(len(evaluation.classes)))
         if len(places) > _CURVES:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from seedlings_spark import display, files
-from seedlings_spark.reports import html
+from seedlings_spark.reports import html, projector
 from seedlings_spark.reports.evaluation import (
     MAX_SHOWN,
     NUM_WORST,
@@ -104,7 +104,8 @@ def write(
 
     metrics.json comes last, and one that is there already is deleted first: a report that has it is whole.
     Other files of that name are overwritten, and learning curves of an earlier report go.
-    `predictions.parquet` is the caller's, written between `clear` and this.
+    `predictions.parquet` is the caller's, written between `clear` and this. The folder of an earlier report's projector
+    goes with `clear`.
 
     Args:
         directory: Where to; made if need be. A path on any file system that `files` knows.
@@ -139,6 +140,9 @@ def write(
     for name in tables:
         files.write_text(files.join(directory, name), _csv(evaluation.per_species))
     beside = [METRICS, *plots, *tables, *([PREDICTIONS] if findings.gallery is not None else [])]
+    if findings.projection is not None:
+        projector.write(files.join(directory, projector.FOLDER), findings.projection)
+        beside.append(projector.FOLDER)
     page = html.page(
         evaluation,
         findings,
@@ -155,7 +159,7 @@ def write(
 def clear(directory: str) -> None:
     """Make the folder of a report, and delete what an earlier one says is whole."""
     files.make_directory(directory)
-    for name in (METRICS, PREDICTIONS):
+    for name in (METRICS, PREDICTIONS, projector.FOLDER):
         files.delete(files.join(directory, name))
 
 

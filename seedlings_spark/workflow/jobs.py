@@ -301,7 +301,7 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
         StoreError: There is no such version, or it is not as it was published.
     """
     from seedlings_spark.reports import page as report
-    from seedlings_spark.workflow import predicting
+    from seedlings_spark.workflow import predicting, projecting
 
     options = config.qualified(options)
     prepared = corpus.load(options.corpus)
@@ -313,6 +313,7 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
     is_quantised = predicting.is_quantised(spark, version, **how)
     precision = choices.INT8 if is_quantised else decisions.FLOAT32
     task = predicting.saliency_task(spark, version) if options.saliency else None
+    featurizer = projecting.featurizer(version, options.engine) if options.projector else None
     network = None
     if options.robustness:
         model = predicting.network_of(version, "--robustness")
@@ -332,6 +333,9 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
     numbers = predicting.evaluated(table, prepared, options.split, version.classes)
     pixels = prepared.images(spark, options.split)
     findings = predicting.found(table, pixels, version, (current, why_not), task, precision, network)
+    if featurizer is not None:
+        projection = projecting.projected(featurizer, table, pixels)
+        findings = dataclasses.replace(findings, projection=projection)
     kept: Mapping[str, Any] = version.manifest.get("kept") or {}
     report.write(
         options.report,

@@ -61,7 +61,13 @@ def predictions(
 
 
 def compute_by(
-    model: SeedlingsModel, spark: SparkSession, version: ModelVersion, *, engine: str, precision: str, tta: int
+    model: SeedlingsModel,
+    spark: SparkSession,
+    version: ModelVersion,
+    *,
+    engine: str,
+    precision: str,
+    tta: int,
 ) -> None:
     """Let the stage of a version that has its network compute as `score` would; the arguments are `predictions`'."""
     model._set(engine=engine, tta=tta)

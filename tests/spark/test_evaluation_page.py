@@ -13,9 +13,11 @@ import keras
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from google.protobuf import text_format
+from PIL import Image
 from pyspark.ml import PipelineModel
 from scipy import optimize, special, stats
-from sklearn import metrics
+from sklearn import decomposition, metrics
 
 from seedlings_spark import corpus, files, images
 from seedlings_spark.config import EvaluateOptions, ScoreOptions
@@ -25,7 +27,7 @@ from seedlings_spark.estimator import SeedlingsModel
 from seedlings_spark.images import corruptions
 from seedlings_spark.models import networks, saliency
 from seedlings_spark.models.store import RESERVED_KEYS, ModelStore
-from seedlings_spark.reports import certainty, fitting, paired
+from seedlings_spark.reports import certainty, fitting, paired, projector
 from seedlings_spark.workflow import calibration, jobs, predicting, publication
 
 CLASSES = ['<b id="hostile">', "Fat Hen", "</script><script>document.title='run'</script>"]
@@ -77,10 +79,20 @@ def evaluated(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         )
     report = folder / "report"
     options = EvaluateOptions(
-        path, store=store.directory, report=str(report), model_version="v0001", saliency=True, robustness=True
+        path,
+        store=store.directory,
+        report=str(report),
+        model_version="v0001",
+        saliency=True,
+        robustness=True,
+        projector=True,
     )
     numbers = jobs.evaluate(spark, options)
     return {
+        "means": {
+            row.content_hash: np.frombuffer(row.image, np.uint8).mean()
+            for row in prepared.images(spark, "test").collect()
+        },
         "numbers": numbers,
         "report": report,
         "corpus": prepared,
@@ -429,6 +441,49 @@ def test_accuracy_on_corrupted_pictures_is_that_of_keras_on_one_machine(
     assert found["kinds"]["jpeg"]["breaks_at"] is None and found["kinds"]["brightness"]["breaks_at"] <= 3
 
 
+# --- Pictures as points
+
+
+def test_the_projector_has_the_features_the_names_and_the_picture_of_each(
+    evaluated: dict[str, Any], spark: Any
+) -> None:
+    config = pytest.importorskip("tensorboard.plugins.projector").ProjectorConfig()
+    folder = evaluated["report"] / "projector"
+    text_format.Parse((folder / "projector_config.pbtxt").read_text(), config)
+    (embedding,) = config.embeddings
+    lines = (folder / embedding.metadata_path).read_text(encoding="utf-8").splitlines()
+    assert lines[0].split("\t") == ["species", "predicted_species", "confidence", "path"]
+    rows = sorted(evaluated["rows"], key=lambda row: row["content_hash"])
+    names = ("species", "predicted_species", "path")
+    assert [[line.split("\t")[place] for place in (0, 1, 3)] for line in lines[1:]] == [
+        [row[name] for name in names] for row in rows
+    ]
+    pixels = {
+        row.content_hash: np.frombuffer(row.image, np.uint8).reshape(16, 16, 3)
+        for row in evaluated["corpus"].images(spark, "test").collect()
+    }
+    means = np.array([pixels[row["content_hash"]].mean(axis=(0, 1)) for row in rows])
+    vectors = np.loadtxt(folder / embedding.tensor_path, delimiter="\t")
+    assert vectors == pytest.approx(means, rel=1e-4)  # this network tells the species by them
+    height, width = embedding.sprite.single_image_dim
+    sprite = np.asarray(Image.open(folder / embedding.sprite.image_path)).astype(float)
+    assert sprite.shape == (8 * height, 8 * width, 3)  # of 54 pictures
+    tiles = sprite.reshape(8, height, 8, width, 3).swapaxes(1, 2).reshape(64, height, width, 3)
+    assert tiles[:54].mean(axis=(1, 2)) == pytest.approx(means, abs=3) and not tiles[54:].any()
+
+
+def test_the_map_has_the_components_of_scikit_learn() -> None:
+    draw = np.random.default_rng(0)
+    vectors = (draw.normal(0, 1, (40, 7)) * [1, 5, 1, 1, 3, 1, 1] + 100).astype(np.float32)
+    places, shares = projector.principal(vectors)
+    expected = decomposition.PCA(2).fit(vectors)
+    assert shares == pytest.approx(tuple(expected.explained_variance_ratio_), rel=1e-4)
+    assert np.abs(places) == pytest.approx(np.abs(expected.transform(vectors)), abs=1e-3)
+    alone, nothing = projector.principal(vectors[:1])
+    assert alone.tolist() == [[0, 0]] and nothing == (0, 0)
+    assert projector.principal(vectors[:, :1])[0][:, 1].tolist() == [0] * 40
+
+
 # --- In a browser
 
 _BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -467,6 +522,22 @@ answer.curves = all("#robustness-curves polyline.line:not(.faint)").map((curve) 
 answer.accuracies = all("#robustness tbody tr").map((row) =>
   [...row.cells].slice(1, 6).map((cell) => Number(cell.textContent)));
 answer.pairs = all("#robustness .pairs li").map((pair) => pair.querySelectorAll("img").length);
+answer.points = all("#points circle").length;
+const map = document.querySelector("#points svg");
+map.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
+answer.leftmost = document.querySelector("#points figcaption .path").textContent;
+answer.tile = getComputedStyle(document.querySelector("#points figure div")).backgroundImage.slice(0, 27);
+const middleOf = (circle) => {
+  const box = circle.getBoundingClientRect();
+  return { clientX: box.x + box.width / 2, clientY: box.y + box.height / 2 };
+};
+const at = middleOf(all("#points circle").at(-2));
+map.dispatchEvent(new PointerEvent("pointermove", at));
+const found = middleOf(document.querySelector("#points circle.chosen"));
+answer.distance = Math.hypot(found.clientX - at.clientX, found.clientY - at.clientY);
+document.querySelector("#highlight select").value = "1";
+document.querySelector("#highlight select").dispatchEvent(new Event("change"));
+answer.faded = all("#points circle.faded").length;
 answer.lines = all("#precision-recall polyline, #roc polyline, #reliability rect").length;
 const result = document.createElement("pre");
 result.id = "answer";
@@ -510,6 +581,13 @@ def test_the_page_in_a_browser(evaluated: dict[str, Any], tmp_path: Path, width:
     sure = [row["species"] == row["predicted_species"] for row in rows if row["confidence"] >= 0.5]
     assert f"recall {sum(sure) / len(rows):.4f}." in answer["whichever"]
     assert answer["lines"] >= 4 and answer["maps"] == len(wrong)
+    assert answer["points"] == len(rows) and answer["tile"] == 'url("data:image/jpeg;base64'
+    order = sorted(rows, key=lambda row: row["content_hash"])
+    means = [evaluated["means"][row["content_hash"]] for row in order]
+    assert answer["leftmost"] in [order[place]["path"] for place in (np.argmin(means), np.argmax(means))]
+    assert answer["distance"] < 2
+    shown = [row for row in rows if classes[1] in (row["species"], row["predicted_species"])]
+    assert answer["faded"] == len(rows) - len(shown)
     told = [each["accuracy"] for each in evaluated["metrics"]["robustness"]["kinds"].values()]
     assert np.array(answer["accuracies"]) == pytest.approx(np.array(told), abs=5e-5)
     assert answer["curves"] == [6] * 9 and answer["pairs"] and set(answer["pairs"]) == {2}

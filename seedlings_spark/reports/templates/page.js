@@ -296,3 +296,70 @@ for (const [name, accuracies, breaks] of data.robustness || []) {
   line(svg, on(accuracies.map((accuracy, strength) => [strength, accuracy])));
   if (breaks) on([[breaks, accuracies[breaks]]]).forEach((point) => dot(svg, point));
 }
+
+// --- Pictures as points
+
+function drawMap({ points, sprite, tile, columns, shares }) {
+  const svg = document.querySelector("#points svg"), card = document.querySelector("#points figure");
+  const [picture, caption] = card.children;
+  const select = byId("highlight").elements.species;
+  const range = (axis) => points.reduce(([low, high], point) => [Math.min(low, point[axis]), Math.max(high, point[axis])], [Infinity, -Infinity]);
+  const [x, y] = [range(0), range(1)];
+  const across = (value) => 12 + (576 * (value - x[0])) / (x[1] - x[0] || 1);
+  const down = (value) => 388 - (376 * (value - y[0])) / (y[1] - y[0] || 1);
+  svg.setAttribute("viewBox", "0 0 600 400");
+  const circles = points.map(([a, b, truth, predicted]) => {
+    const hue = (360 * truth) / data.species.length;
+    const circle = drawn("circle", { cx: across(a), cy: down(b), r: 5, class: truth === predicted ? "" : "miss" });
+    circle.style.fill = `hsl(${hue} 65% ${truth % 2 ? 42 : 58}%)`;
+    svg.append(circle);
+    return circle;
+  });
+  svg.append(drawn("text", { x: 588, y: 398, "text-anchor": "end" }, `first component, ${(100 * shares[0]).toFixed(0)} %`));
+  for (const place of [...new Set(points.map((point) => point[2]))].sort((a, b) => a - b))
+    select.append(made("option", data.species[place], { value: place }));
+  const isShown = (place) => select.value === "" || points[place][2] === +select.value || points[place][3] === +select.value;
+  let chosen = -1;
+
+  function choose(place) {
+    if (chosen >= 0) circles[chosen].classList.remove("chosen");
+    chosen = place;
+    circles[place].classList.add("chosen");
+    svg.append(circles[place]);
+    const [, , truth, predicted, confidence, path] = points[place];
+    const size = 168 / tile;
+    picture.style.background = `#000 url("${sprite}") ${-size * tile * (place % columns)}px ${-size * tile * Math.floor(place / columns)}px / ${size * tile * columns}px`;
+    caption.replaceChildren(made("b", data.species[predicted]));
+    if (confidence !== null) caption.append(" ", made("span", confidence.toFixed(3), { class: "number" }));
+    if (truth !== predicted) caption.append(made("span", `is ${data.species[truth]}`, { class: "truth" }));
+    caption.append(made("small", path, { class: "path" }));
+    card.hidden = false;
+  }
+
+  function nearest(event) {
+    const box = svg.getBoundingClientRect();
+    const at = [((event.clientX - box.left) * 600) / box.width, ((event.clientY - box.top) * 400) / box.height];
+    let best = -1, least = 40 ** 2;
+    points.forEach(([a, b], place) => {
+      const distance = (across(a) - at[0]) ** 2 + (down(b) - at[1]) ** 2;
+      if (distance < least && isShown(place)) [best, least] = [place, distance];
+    });
+    if (best >= 0 && best !== chosen) choose(best);
+  }
+
+  svg.addEventListener("pointermove", nearest);
+  svg.addEventListener("pointerdown", nearest);
+  // From left to right, as the arrow keys go.
+  const order = points.map((_, place) => place).sort((a, b) => points[a][0] - points[b][0]);
+  svg.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    const shown = order.filter(isShown);
+    if (!step || !shown.length) return;
+    event.preventDefault();
+    choose(shown[(shown.indexOf(chosen) + step + shown.length) % shown.length]);
+  });
+  select.addEventListener("change", () => circles.forEach((circle, place) => circle.classList.toggle("faded", !isShown(place))));
+  byId("highlight").addEventListener("submit", (event) => event.preventDefault());
+}
+
+if (data.map) drawMap(data.map);
