@@ -184,6 +184,7 @@ The map, room by room, in the order of imports: a module may import those of its
       pipeline      the pipeline that a corpus is fitted with
       calibration   a temperature that makes confidence what it says
       transfer      a last layer on features that are computed once
+      folds         every image predicted by a network that has not seen it
       predicting    a version's predictions of a corpus, and their numbers
       watching      from the runs of an output to a page of their drift
       exploring     from a corpus to a page that shows it, and labels to correct

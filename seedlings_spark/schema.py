@@ -48,6 +48,7 @@ MODEL = "model"
 TOP_SPECIES = "top_species"
 SPECIES_SET = "species_set"
 CURRENT_SPECIES = "current_species"
+FOLD = "fold"
 
 TRAIN = "train"
 VALIDATION = "validation"
@@ -173,6 +174,9 @@ EVALUATED = StructType(
         ),  # the current version's prediction, if it is compared with
     ]
 )
+
+# The same of a network that has not seen the image, and the fold that it was held out with.
+OUT_OF_FOLD = StructType([*EVALUATED.fields[:-1], StructField(FOLD, IntegerType(), False)])
 
 # What a scoring run has made of a file, for later runs: which file it was, by whom it was scored, or why not.
 LEDGER = StructType(

@@ -512,6 +512,15 @@ class TrainOptions(Options):
         reason="later epochs may only learn the training images by heart",
         choices=("best", "last"),
     )
+    folds: int = option(
+        0,
+        "folds of a cross-validation that comes before training as ever: of the training and validation images each"
+        " fold is predicted by a network that was trained on the others, to its last epoch. RUN/folds has every image's"
+        " prediction, accuracy with its deviation, and each fold's confusion; 0 for none",
+        reason="it takes as many times as long",
+        least=0,
+        most=100,
+    )
     calibrate: bool = option(
         False,
         "divide the network's logits by a temperature fitted on the validation images, so that of predictions with a"
@@ -604,6 +613,14 @@ class TrainOptions(Options):
                 f"--ema {self.ema:g} with --keep {self.keep}",
                 "--keep last: the average belongs to the end of training, not to one of its epochs",
                 "Add --keep last",
+            )
+        if self.folds == 1:
+            raise OptionError("--folds 1", "0 for none, or at least 2", "Give --folds 5 or 10")
+        if self.folds and self.schedule == "plateau":
+            raise OptionError(
+                f"--folds {self.folds} with --schedule plateau",
+                "a schedule that does not look at the images that are held out: the folds are measured on them",
+                "Choose another --schedule, or leave out --folds",
             )
 
     @property

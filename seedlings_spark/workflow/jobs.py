@@ -5,7 +5,7 @@ What needs TensorFlow is imported by the calls that need it: neither `prepare` n
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -138,11 +138,13 @@ class Trained:
 
     def summary(self) -> list[tuple[str, object]]:
         """Rows of a table for a person to read."""
-        from seedlings_spark.workflow import publication
+        from seedlings_spark.workflow import folds, publication
 
         if self.published is None or self.promotion is None:
             return [("run", f"{self.run} has already published {self.name} {self.version}")]
-        return publication.summary(self.published, self.run, self.promotion)
+        rows = publication.summary(self.published, self.run, self.promotion)
+        found = self.published.manifest.get("folds")
+        return [*rows, ("cross-validated", folds.in_words(found))] if found else rows
 
 
 def train(spark: SparkSession, options: TrainOptions) -> Trained:
@@ -161,7 +163,7 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
         OutputInUseError: Another process is at work on the same run.
         TrainingError: Workers have failed too often.
     """
-    from seedlings_spark.workflow import pipeline, publication
+    from seedlings_spark.workflow import folds, pipeline, publication
 
     options = config.qualified(options)
     # At once: the estimator asks only when it is its turn.
@@ -177,12 +179,21 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
             return Trained(run, options.name, published)
         with runs.recorded(run):
             images = pipeline.training_images(spark, prepared)
-            trained = estimator(spark, options, prepared, run, images)
-            if options.fine_tune == choices.STAGED:
-                trained.set_network(_with_head(spark, options, prepared, run, images))
+
+            def fit(place: str, images: DataFrame, callbacks: Sequence[Any] = ()) -> "PipelineModel":
+                """Train in a folder of the run's, by default to the last epoch."""
+                trained = estimator(spark, options, prepared, place, images)
+                if options.fine_tune == choices.STAGED:
+                    trained.set_network(_with_head(spark, options, prepared, place, images))
+                trained.set_callbacks(
+                    callbacks or [pipeline.RunRecord(files.join(place, runs.METRICS), lock.check)]
+                )
+                return _fitted(spark, options, prepared, trained, images)
+
+            if options.folds:
+                about["folds"] = folds.cross_validate(spark, images, prepared, run, options.folds, fit)
             kept = config.chosen(options, "keep", "patience", "epochs", "schedule")
-            trained.set_callbacks(pipeline.callbacks(run, prepared, **kept, check=lock.check))
-            model = _fitted(spark, options, prepared, trained, images)
+            model = fit(run, images, pipeline.callbacks(run, prepared, **kept, check=lock.check))
             version, promotion = publication.publish_trained(
                 spark, store, model, prepared, about=about, check=lock.check
             )
@@ -191,7 +202,11 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
 
 
 def _check_promises(options: TrainOptions, prepared: Corpus) -> None:
-    """Refuse to fit on validation images that are not there what a whole training would have to wait for."""
+    """Refuse at once what a whole training would end with: nothing to fit on, or folds that there cannot be."""
+    from seedlings_spark.workflow import folds
+
+    if options.folds:
+        folds.check(prepared, options.folds)
     num = prepared.num_images(schema.VALIDATION)
     if (options.calibrate or options.schedule == "plateau") and not num:
         flag = "--calibrate" if options.calibrate else "--schedule plateau"
@@ -265,7 +280,7 @@ def _with_head(
     )
     network = pipeline.named_network(options.network, prepared, options.weights, options.seed)
     folder = files.join(options.store, options.name, transfer.FEATURES)
-    transfer.fit(spark, head, network, prepared, folder)
+    transfer.fit(spark, head, network, prepared, folder, images if options.folds else None)
     networks.freeze(network, options.fine_tune)
     return network
 
@@ -283,7 +298,7 @@ def _fitted(
     if transfer.is_for(options.network, options.fine_tune, options.augment):
         network = pipeline.named_network(options.network, prepared, options.weights, options.seed)
         folder = files.join(options.store, options.name, transfer.FEATURES)
-        return transfer.fit(spark, estimator, network, prepared, folder)
+        return transfer.fit(spark, estimator, network, prepared, folder, images if options.folds else None)
     scaler = pipeline.scaler(options.scaler, options.network)
     stages = pipeline.pipeline(prepared, estimator, scaler=scaler, scaler_images=options.scaler_images)
     return stages.fit(images)

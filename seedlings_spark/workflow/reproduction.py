@@ -72,7 +72,9 @@ def reproduce(spark: SparkSession, options: ReproduceOptions) -> Reproduced:
     _check_corpus(record, given)
     application = str(spark.sparkContext.applicationId)
     place = options.output or files.join(options.run, "reproduced", application)
-    again = replace(given, store=files.join(place, "store"), run=files.join(place, "run"), promote="never")
+    again = replace(
+        given, store=files.join(place, "store"), run=files.join(place, "run"), promote="never", folds=0
+    )
     differences = _differences(record)
     for each in differences:
         _log.warning("other weights may come of this: %s", each)

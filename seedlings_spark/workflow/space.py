@@ -25,8 +25,8 @@ from seedlings_spark.errors import OptionError
 
 # What `tune` itself is told, or decides.
 _NOT_HERE = ("corpus", "store", "name", "run", "promote")
-# What is done to a network when its training is over: no trial is the better for it.
-_AFTERWARDS = ("calibrate", "quantize")
+# What is done beside the training of a network: no trial is the better for it.
+_AFTERWARDS = ("calibrate", "quantize", "folds")
 _RANGE = {"low", "high", "log", "step"}
 _FINE_TUNE = "fine_tune"
 

@@ -39,7 +39,12 @@ def is_for(network: str, fine_tune: str, augment: tuple[str, ...]) -> bool:
 
 
 def fit(
-    spark: SparkSession, estimator: SeedlingsEstimator, network: Any, corpus: Corpus, folder: str
+    spark: SparkSession,
+    estimator: SeedlingsEstimator,
+    network: Any,
+    corpus: Corpus,
+    folder: str,
+    images: DataFrame | None = None,
 ) -> PipelineModel:
     """Train the last layer of a network, and give what `pipeline.pipeline(...).fit` gives for the whole of it.
 
@@ -49,8 +54,12 @@ def fit(
         network: One of `choices.BACKBONES`, built for this corpus, with its weights. Its last layer is trained.
         corpus: Whose training and validation images are taken.
         folder: Where features are kept, each network's in a folder of its own.
+        images: Which of them are held out; None for the validation images.
     """
     table = _kept(spark, network, corpus, folder)
+    if images is not None:
+        marks = images.select(schema.CONTENT_HASH, pipeline.HELD_OUT)
+        table = schema.with_content_hash(table.drop(pipeline.HELD_OUT).join(marks, schema.CONTENT_HASH))
     estimator.set_network(_head(network))
     stages = pipeline.pipeline(corpus, estimator, scaler="none", scaler_images=0)
     estimator._set(featuresCol=FEATURES)

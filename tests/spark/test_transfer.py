@@ -1,6 +1,9 @@
 """A last layer on features that are computed once: what it gives, and that they are not computed again."""
 
+import collections
+import json
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -160,3 +163,50 @@ def test_features_are_those_of_the_layer_of_a_corpus_and_of_files_alike(
         names,
     )
     assert names["right"] >= 4  # of 6
+
+
+def test_every_image_is_predicted_once_by_a_network_that_has_not_seen_it(
+    spark: SparkSession, prepared: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = [keras.Input((32, 32, 3)), keras.layers.GlobalAveragePooling2D()]
+    network = keras.Sequential([*layers, keras.layers.Dense(3, activation="softmax", name="species")])
+    (tmp_path / "small.json").write_text(network.to_json())
+    places = {"corpus": prepared.path, "store": str(tmp_path / "store"), "run": str(tmp_path / "run")}
+    small = {"network": str(tmp_path / "small.json"), "epochs": 4, "num_workers": 1, "learning_rate": 0.1}
+    options = ss.TrainOptions(**places, **small, folds=2)  # type: ignore[arg-type]
+
+    # It dies in the second epoch of the second fold, and is taken up there.
+    record, seen = pipeline.RunRecord.on_epoch_end, []
+
+    def counted(self: pipeline.RunRecord, epoch: int, logs: Any = None) -> None:
+        seen.append(epoch)
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+        record(self, epoch, logs)
+
+    monkeypatch.setattr(pipeline.RunRecord, "on_epoch_end", counted)
+    with pytest.raises(KeyboardInterrupt):
+        ss.train(spark, options)
+    trained = ss.train(spark, options)
+    assert seen == [0, 1, 2, 3, 0, 1, 1, 2, 3, 0, 1, 2, 3]
+
+    folds = tmp_path / "run" / "folds"
+    numbers = json.loads((folds / "folds.json").read_text())
+    rows = spark.read.parquet(str(folds / "predictions")).collect()
+    own = prepared.images(spark, schema.TRAIN, schema.VALIDATION).collect()
+    assert sorted(row.path for row in rows) == sorted(row.path for row in own) and len(own) == 24
+    for fold in range(2):
+        mine = [row for row in rows if row.fold == fold]
+        assert collections.Counter(row.species for row in mine) == dict.fromkeys(CLASSES, 4)
+        right = np.mean([row.predicted_species == row.species for row in mine])
+        # What the workers have measured on the rows that they held out.
+        *_, last = (folds / str(fold) / "metrics.jsonl").read_text().splitlines()
+        assert json.loads(last)["val_accuracy"] == pytest.approx(right)
+        assert numbers["accuracy"]["of_fold"][fold] == right
+        for row, truth in enumerate(numbers["classes"]):
+            found = collections.Counter(each.predicted_species for each in mine if each.species == truth)
+            confusion = dict(zip(numbers["classes"], numbers["confusion_of_fold"][fold][row], strict=True))
+            assert found == {name: count for name, count in confusion.items() if count}
+    assert numbers["accuracy"]["deviation"] == pytest.approx(np.std(numbers["accuracy"]["of_fold"], ddof=1))
+    assert trained.published is not None
+    assert trained.published.manifest["folds"]["accuracy"] == numbers["accuracy"]

@@ -254,6 +254,7 @@ def test_an_unknown_choice_is_refused_with_the_nearest() -> None:
             },
             "--ema 0.9 with --fine-tune staged and --layer-decay 0.1",
         ),
+        ("train", {"folds": "3", "schedule": "plateau"}, "--folds 3 with --schedule plateau"),
         ("train", {"schedule": "plateau", "warm_up": "0.1"}, "--warm-up 0.1 with --schedule plateau"),
         ("evaluate", {"tta": "3"}, "--tta 3"),
         ("featurize", {"corpus": "c"}, "--images and --corpus"),
