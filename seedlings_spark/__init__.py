@@ -195,6 +195,7 @@ The map, room by room, in the order of imports: a module may import those of its
       space         what a search chooses from
       reproduction  a run trained again, bits compared
       featurizing   images as vectors of a layer
+      data_curve    growing parts of the training images, to see whether more would help
       search        many small trainings side by side, and what they find
       clean         what of an output, a run or a store is no longer needed
       exporting     from a store to an export: which version, compared on which images

@@ -715,6 +715,12 @@ class TuneOptions(Options):
         reason="no slot waits; 1 gives the same search again",
         least=0,
     )
+    data_curve: bool = option(
+        False,
+        "in the end, train the best one's options on 10, 25, 50 and 100 % of the training images, for as many steps"
+        " each, and say whether more images would help",
+        reason="it takes as long as four trials on all images, or somewhat longer",
+    )
     final: bool = option(
         False,
         "train the best one with train, and evaluate it on the test images, which nothing has looked at before",

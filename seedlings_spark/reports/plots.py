@@ -232,6 +232,26 @@ def effects(pairs: Mapping[str, Sequence[tuple[object, float]]]) -> bytes:
     return _png(figure)
 
 
+def data_curve(points: Sequence[tuple[int, float, float, float]]) -> bytes:
+    """A PNG of accuracy by the number of training images.
+
+    Args:
+        points: (images, accuracy, lower and upper end of its interval).
+    """
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    images, accuracies, lows, highs = zip(*points, strict=True)
+    axes.plot(images, accuracies, "o-", color=_BLUE, markersize=5, linewidth=1.2)
+    axes.vlines(images, lows, highs, color=_BLUE, linewidth=1, alpha=0.6)
+    axes.set(xscale="log", xlabel="training images", ylabel="validation accuracy, with its 95 % interval")
+    axes.set_xticks(images, [f"{number:,}" for number in images])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(True, color="#e4e4e4", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8, labelcolor=_INK, color="#b0b0b0")
+    return _png(figure)
+
+
 def contact_sheet(tiles: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], *, title: str) -> bytes:
     """A PNG of small pictures in rows of up to eight, each with its caption below.
 

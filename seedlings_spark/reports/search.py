@@ -7,16 +7,20 @@ whether the best network overfits or underfits, and the command that trains it.
 import base64
 import html
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 
 from seedlings_spark import display, files
 from seedlings_spark.reports import fitting, plots
+from seedlings_spark.reports.evaluation import wilson
 
 PAGE, NUMBERS = "index.html", "search.json"
 # Trials that the terminal shows.
 _SHOWN = 10
+# A gain of accuracy that is not worth as many pictures again as there are.
+_LITTLE = 0.01
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,28 @@ class TrialNumbers:
 
 
 @dataclass(frozen=True)
+class CurvePoint:
+    """A training on a part of the training images, with the options of the best trial.
+
+    Args:
+        share: Of the training images.
+        images: How many these are.
+        accuracy: On the validation images.
+        validation_images: How many these are.
+    """
+
+    share: float
+    images: int
+    accuracy: float
+    validation_images: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % confidence interval of the accuracy, by the number of validation images."""
+        return wilson(round(self.accuracy * self.validation_images), self.validation_images)
+
+
+@dataclass(frozen=True)
 class SearchNumbers:
     """What a search has found, as a report shows it.
 
@@ -57,6 +83,7 @@ class SearchNumbers:
         importance: Option -> its share of what made the difference.
         command: That trains the best one.
         about: Further rows of the head: corpus, folder and the like.
+        curve: How accuracy grows with the training images, the fewest first; empty if it was not asked for.
     """
 
     trials: Sequence[TrialNumbers]
@@ -65,6 +92,7 @@ class SearchNumbers:
     importance: Mapping[str, float]
     command: str
     about: Mapping[str, object] = field(default_factory=dict)
+    curve: Sequence[CurvePoint] = ()
 
     @property
     def ranked(self) -> list[TrialNumbers]:
@@ -97,6 +125,8 @@ def in_words(numbers: SearchNumbers) -> list[str]:
         said.append(f"What made the difference, by PED-ANOVA over the trials that ended: {shares}.")
     if "batch_size" in {name for each in numbers.trials for name in each.values}:
         said += _of_batch_sizes(numbers.pairs("batch_size"))
+    if numbers.curve:
+        said += _of_curve(numbers.curve)
     failed = [each for each in numbers.trials if each.state == "failed"]
     if failed:
         said.append(
@@ -116,6 +146,39 @@ def _of_batch_sizes(pairs: Sequence[tuple[object, float]]) -> list[str]:
         for size, found in sorted(by_size.items(), key=lambda item: str(item[0]).rjust(9))
     )
     return [f"Median accuracy by batch size (trials): {of_each}."]
+
+
+def _of_curve(points: Sequence[CurvePoint]) -> list[str]:
+    """Whether more pictures would help: what the last doubling has brought, beside what chance brings."""
+    of_each = ", ".join(
+        f"{each.images:,} {each.accuracy:.4f} ({each.interval[0]:.4f} to {each.interval[1]:.4f})"
+        for each in points
+    )
+    said = [f"Accuracy by the number of training images, with its 95 % interval: {of_each}."]
+    *_, before, last = points
+    doublings = math.log2(last.images / before.images)
+    gain = (last.accuracy - before.accuracy) / doublings
+    # Of two accuracies that chance moves by themselves; on the same pictures it moves their difference less.
+    chance = sum((each.interval[1] - each.interval[0]) ** 2 for each in (before, last)) ** 0.5 / 2 / doublings
+    found = f"The last doubling of the training images has changed accuracy by {100 * gain:+.1f} points"
+    if gain > chance:
+        more = f"{found}, more than the {100 * chance:.1f} that chance explains. More pictures would help"
+    elif gain + chance < _LITTLE:
+        more = f"{found}, {100 * (gain + chance):.1f} at most. As many pictures again would hardly help"
+    else:
+        more = (
+            f"{found}, and chance alone, with {last.validation_images:,} validation images, explains"
+            f" {100 * chance:.1f}. Whether more pictures would help cannot be told from them"
+        )
+    return [*said, f"{more}; over the whole curve a doubling brings {100 * _slope(points):+.1f} points."]
+
+
+def _slope(points: Sequence[CurvePoint]) -> float:
+    """Accuracy that a doubling of the images brings: the line of least squares over the logarithm."""
+    places = [math.log2(each.images) for each in points]
+    middle = sum(places) / len(places)
+    away = [place - middle for place in places]
+    return sum(x * each.accuracy for x, each in zip(away, points, strict=True)) / sum(x * x for x in away)
 
 
 def table(numbers: SearchNumbers) -> str:
@@ -156,12 +219,19 @@ def write(folder: str, numbers: SearchNumbers) -> None:
     names = list(dict.fromkeys(name for each in numbers.trials for name in each.values))
     effects = {name: numbers.pairs(name) for name in names}
     picture = plots.effects(effects) if any(effects.values()) else b""
-    files.write_text(files.join(folder, PAGE), _page(numbers, names, picture))
+    pictures = {"Accuracy of each trial against each option that was searched": picture}
+    if numbers.curve:
+        pictures["Accuracy against the number of training images"] = plots.data_curve(
+            [(each.images, each.accuracy, *each.interval) for each in numbers.curve]
+        )
+    files.write_text(files.join(folder, PAGE), _page(numbers, names, pictures))
     content = {**asdict(numbers), "in_words": in_words(numbers)}
+    for each, point in zip(content["curve"], numbers.curve, strict=True):
+        each["interval"] = point.interval
     files.write_text(files.join(folder, NUMBERS), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def _page(numbers: SearchNumbers, names: Sequence[str], picture: bytes) -> str:
+def _page(numbers: SearchNumbers, names: Sequence[str], pictures: Mapping[str, bytes]) -> str:
     def row(cells: Sequence[str], tag: str = "td") -> str:
         return "<tr>" + "".join(f"<{tag}>{_escaped(cell)}</{tag}>" for cell in cells) + "</tr>"
 
@@ -177,10 +247,10 @@ def _page(numbers: SearchNumbers, names: Sequence[str], picture: bytes) -> str:
         *(f"<p>{_escaped(text)}</p>" for text in in_words(numbers)),
         f"<h2>Train the best one</h2><pre>{_escaped(numbers.command)}</pre>",
     ]
-    if picture:
-        data = base64.b64encode(picture).decode("ascii")
-        alt = "Accuracy of each trial against each option that was searched"
-        parts.append(f'<h2>Effects</h2><img alt="{alt}" src="data:image/png;base64,{data}">')
+    for title, picture in pictures.items():
+        if picture:
+            data = base64.b64encode(picture).decode("ascii")
+            parts.append(f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{data}">')
     heads = ["trial", "accuracy", "epoch", *names, "images", "seconds", "reason"]
     parts += ['<h2>Trials</h2><div class="wide"><table>', row(heads, "th")]
     for each in numbers.ranked:

@@ -8,6 +8,7 @@ gives the same search again, killed or not.
 
 RUN/trials.jsonl         one line a trial
 RUN/trials/NNNN/         metrics and checkpoints of one
+RUN/curve/NNN/           with --data-curve: metrics, checkpoints and result of a training on so many percent
 RUN/report/              what was found: see `reports.search`
 """
 
@@ -35,7 +36,7 @@ from seedlings_spark.estimator import SeedlingsModel
 from seedlings_spark.lock import Lock
 from seedlings_spark.reports import search as report
 from seedlings_spark.reproducibility import seed_for
-from seedlings_spark.workflow import jobs, pipeline, runs
+from seedlings_spark.workflow import data_curve, jobs, pipeline, runs
 from seedlings_spark.workflow.space import Space
 from seedlings_spark.workflow.space import read as read_space
 
@@ -46,7 +47,7 @@ _ACCURACY, _LOSS = "val_accuracy", "val_loss"
 # Of the search, the part that may fail before it is given up.
 _MOST_FAILED = 1 / 3
 # What a search may be taken up with anew: how much is searched, how, and what is done with what was found.
-_FREE = ("trials", "parallel", "finalists", "final", "wait_executors")
+_FREE = ("trials", "parallel", "finalists", "data_curve", "final", "wait_executors")
 # What the options of a trial are the reason of.
 _OF_A_TRIAL = (OptionError, NetworkError, CorpusError, TrainingError, ValueError, ArithmeticError)
 # The first trials are drawn, not proposed.
@@ -96,6 +97,7 @@ class Found:
         importance: Option -> its share of what made the difference, by PED-ANOVA; empty where too few trials ended.
         version: That was published with --final.
         test_accuracy: Its accuracy on the test images.
+        curve: With --data-curve, how accuracy grows with the training images, the fewest first.
     """
 
     trials: Sequence[Trial]
@@ -105,6 +107,7 @@ class Found:
     importance: Mapping[str, float]
     version: str = ""
     test_accuracy: float | None = None
+    curve: Sequence[report.CurvePoint] = ()
 
     @property
     def train_options(self) -> TrainOptions:
@@ -124,7 +127,7 @@ class Found:
         about = {"corpus": self.options.corpus, "search": self.options.run, "trials": len(self.trials)}
         command = " ".join([display.command(), "train", *_flags(self.train_options)])
         return report.SearchNumbers(
-            shown, self.best.number, self.best.history, self.importance, command, about
+            shown, self.best.number, self.best.history, self.importance, command, about, self.curve
         )
 
     def told(self) -> str:
@@ -186,8 +189,12 @@ def tune(spark: SparkSession, options: TuneOptions) -> Found:
     about = {"options": told, "corpus": {"path": prepared.path, "fingerprint": prepared.fingerprint}}
     with Lock(run, application), runs.recorded(run):
         runs.begin(run, about, application)
-        found = _Search(spark, replace(options, run=run), space, prepared).run()
+        search = _Search(spark, replace(options, run=run), space, prepared)
+        found = search.run()
         report.write(files.join(run, "report"), found.numbers())
+        if options.data_curve:
+            found = replace(found, curve=search.curve(found.train_options))
+            report.write(files.join(run, "report"), found.numbers())
     return found if not options.final else _finished(spark, found)
 
 
@@ -267,7 +274,7 @@ class _Search:
         self._distributions = space.distributions()
         self._file = files.join(options.run, TRIALS)
         self._changing, self._preparing = threading.RLock(), threading.Lock()
-        self._prepared: dict[tuple[float, str, int], PipelineModel] = {}
+        self._prepared: dict[tuple[str, str, int], PipelineModel] = {}
         self._trials = self._taken_up()
         self._again = [trial for trial in self._trials.values() if trial.state == RUNNING]
         epochs = _base(options, space).epochs
@@ -282,7 +289,7 @@ class _Search:
     def run(self) -> Found:
         """Train what is left to train; what was found in the end."""
         options = self._options
-        self._side_by_side(self._next)
+        self._side_by_side(self._next, self._train)
         ended = [
             trial for trial in self._trials.values() if trial.state == DONE and trial.finalist_of is None
         ]
@@ -297,15 +304,52 @@ class _Search:
             known = {trial.finalist_of for trial in self._trials.values() if trial.state != RUNNING}
             waiting = [trial for trial in ended[: options.finalists] if trial.number not in known]
             waiting = [trial for trial in waiting if all(a.finalist_of != trial.number for a in self._again)]
-            self._side_by_side(lambda: self._next_finalist(waiting))
+            self._side_by_side(lambda: self._next_finalist(waiting), self._train)
         finalists = [each for each in self._trials.values() if each.finalist_of is not None]
         finished = [each for each in finalists if each.state == DONE] or ended
         best = min(finished, key=lambda trial: (-(trial.accuracy or 0), trial.number))
         trials = sorted(self._trials.values(), key=lambda trial: trial.number)
         return Found(trials, self._space, options, best, self._importance(len(ended)))
 
-    def _side_by_side(self, take: Any) -> None:
-        """Train what `take` gives, until it gives None, as many at once as the slots allow."""
+    def curve(self, options: TrainOptions) -> list[report.CurvePoint]:
+        """Train on growing parts of the training images; those that an earlier attempt has trained on are kept.
+
+        Args:
+            options: Those of the best trial.
+        """
+        folder = files.join(self._options.run, data_curve.FOLDER)
+        paths = {share: files.join(folder, f"{round(100 * share):03d}") for share in data_curve.SHARES}
+        waiting = [share for share in paths if not files.exists(files.join(paths[share], data_curve.POINT))]
+
+        def take() -> tuple[float] | None:
+            with self._changing:
+                return (waiting.pop(),) if waiting else None
+
+        def measure(share: float) -> None:
+            given = data_curve.options_of(options, share, self._options.seed)
+            images = pipeline.training_images(self._spark, self._corpus)
+            images = data_curve.sampled(images, share, self._options.seed)
+            history, epoch = self._history(
+                given, images, paths[share], lambda *_: self.is_over, key=f"curve {share}"
+            )
+            if self.is_over:
+                return
+            point = report.CurvePoint(
+                share,
+                images.where(~F.col(pipeline.HELD_OUT)).count(),
+                history[_ACCURACY][epoch],
+                self._corpus.num_images(schema.VALIDATION),
+            )
+            files.write_text(files.join(paths[share], data_curve.POINT), json.dumps(asdict(point)) + "\n")
+            files.delete(files.join(paths[share], runs.CHECKPOINTS))
+            _log.info("%d training images: validation accuracy %.4f", point.images, point.accuracy)
+
+        self._side_by_side(take, measure)
+        texts = (files.read_text(files.join(path, data_curve.POINT)) for path in paths.values())
+        return [report.CurvePoint(**json.loads(text)) for text in texts]
+
+    def _side_by_side(self, take: Any, train: Any) -> None:
+        """Do `train` with what `take` gives, until it gives None, as many at once as the slots allow."""
         workers = _base(self._options, self._space).num_workers
         parallel = self._options.parallel or max(1, session.num_slots(self._spark) // workers)
         ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
@@ -313,7 +357,7 @@ class _Search:
         def work() -> None:
             try:
                 while not self.is_over and (started := take()) is not None:
-                    self._train(*started)
+                    train(*started)
                 ended.put(None)
             except BaseException as error:
                 ended.put(error)
@@ -388,13 +432,36 @@ class _Search:
         options = _train_options(self._options, self._space, self._space.values(trial.params))
         watch = _Watch(self, asked, epochs=options.epochs)
         images = self._sampled(pipeline.training_images(self._spark, self._corpus), trial.share)
-        run = self._folder(trial)
+        kept, epoch = self._history(
+            options, images, self._folder(trial), watch.ends, key=f"sample {trial.share}"
+        )
+        epoch = len(kept[_LOSS]) - 1 if watch.is_pruned else epoch
+        return replace(
+            trial,
+            state=PRUNED if watch.is_pruned else DONE,
+            accuracy=kept[_ACCURACY][epoch],
+            epoch=epoch + 1,
+            history=pipeline.finite(kept),
+        )
+
+    def _history(
+        self, options: TrainOptions, images: DataFrame, run: str, ends: Any, *, key: str
+    ) -> tuple[dict[str, list[float]], int]:
+        """Train, and give loss and accuracy of each epoch, and the epoch, from 0, that `train` would keep.
+
+        Args:
+            options: Those of the training.
+            images: As `pipeline.training_images` gives them, or a part of them.
+            run: Folder of its metrics and checkpoints.
+            ends: As for `pipeline.EpochEnds`.
+            key: Tells images from other ones: what is computed of them before training is kept.
+        """
         estimator = jobs.estimator(self._spark, options, self._corpus, run, images)
         estimator.set_verbosity(0)
         # The weights themselves are not wanted, so that the last ones may stay.
         stopping = {"keep": "last", **config.chosen(options, "patience", "epochs", "schedule")}
         callbacks = pipeline.callbacks(run, self._corpus, **stopping)
-        estimator.set_callbacks([*callbacks, pipeline.EpochEnds(watch.ends)])
+        estimator.set_callbacks([*callbacks, pipeline.EpochEnds(ends)])
         scaler = pipeline.scaler(options.scaler, options.network)
         *first, _ = pipeline.pipeline(
             self._corpus, estimator, scaler=scaler, scaler_images=options.scaler_images
@@ -402,24 +469,16 @@ class _Search:
         with (
             self._preparing
         ):  # indices, mean and std are the same for all trials that learn from the same images
-            key = (trial.share, scaler, options.scaler_images)
-            if key not in self._prepared:
-                self._prepared[key] = Pipeline(stages=first).fit(images)
-        fitted = estimator.fit(self._prepared[key].transform(images))
+            known = (key, scaler, options.scaler_images)
+            if known not in self._prepared:
+                self._prepared[known] = Pipeline(stages=first).fit(images)
+        fitted = estimator.fit(self._prepared[known].transform(images))
         names = ("loss", "accuracy", _LOSS, _ACCURACY)
         history = cast(SeedlingsModel, fitted).history
         kept = {name: [float(value) for value in history[name]] for name in names if name in history}
         losses = kept[_LOSS]
         epoch = min(range(len(losses)), key=lambda at: (losses[at] != losses[at], losses[at]))
-        epoch = len(losses) - 1 if watch.is_pruned or options.keep == "last" else epoch
-        state = PRUNED if watch.is_pruned else DONE
-        return replace(
-            trial,
-            state=state,
-            accuracy=kept[_ACCURACY][epoch],
-            epoch=epoch + 1,
-            history=pipeline.finite(kept),
-        )
+        return kept, len(losses) - 1 if options.keep == "last" else epoch
 
     def _folder(self, trial: Trial) -> str:
         return files.join(self._options.run, "trials", f"{trial.number:04d}")

@@ -1,19 +1,24 @@
 """The search for options of train: what is trained, what is written down, what a killed search keeps."""
 
 import json
+import math
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
+import scipy.stats
 from pyspark.sql import SparkSession
 
 import seedlings_spark as ss
 from seedlings_spark import config
 from seedlings_spark.errors import CorpusError, OptionError, TrainingError
-from seedlings_spark.workflow import pipeline, search
+from seedlings_spark.reports.search import CurvePoint, SearchNumbers, TrialNumbers, in_words
+from seedlings_spark.workflow import data_curve, pipeline, search
 from tests.conftest import with_all
 
 SIZE = 16
@@ -135,3 +140,62 @@ def test_without_validation_images_there_is_nothing_to_compare_on(
     options = options_of(place, "bare", SPACE)
     with pytest.raises(CorpusError, match="no validation images"):
         search.tune(spark, ss.TuneOptions(corpus=str(bare), store=options.store, space=options.space))
+
+
+def test_parts_of_the_training_images_lie_within_each_other_and_hold_every_species(
+    spark: SparkSession, place: Path
+) -> None:
+    images = pipeline.training_images(spark, ss.load_corpus(str(place / "corpus")))
+    rows = {row.content_hash: row for row in images.drop("image").collect()}
+    held_out = {key for key, row in rows.items() if row.is_validation}
+
+    def part(share: float, seed: int = 0) -> set[str]:
+        return {row.content_hash for row in data_curve.sampled(images, share, seed).collect()}
+
+    parts = [part(share) for share in data_curve.SHARES]
+    assert held_out < parts[0] < parts[1] < parts[2] < parts[3] == set(rows)
+    for share, chosen in zip(data_curve.SHARES, parts, strict=True):
+        for species in {row.species for row in rows.values()}:
+            mine = {key for key, row in rows.items() if row.species == species} - held_out
+            assert len(mine & chosen) == math.ceil(len(mine) * share)
+    assert part(0.5) == parts[2] != part(0.5, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        ((0.5, 0.65, 0.8, 0.9), "has changed accuracy by +10.0 points, more than the"),
+        ((0.5, 0.65, 0.8, 0.81), "Whether more pictures would help cannot be told from them"),
+        ((0.5, 0.65, 0.8, 0.75), "As many pictures again would hardly help"),
+    ],
+)
+def test_words_tell_whether_more_pictures_would_help(accuracies: tuple[float, ...], expected: str) -> None:
+    images, total = (100, 250, 500, 1000), 1000
+    points = [CurvePoint(n / 1000, n, each, total) for n, each in zip(images, accuracies, strict=True)]
+    trial = TrialNumbers(0, "done", {}, 0.9, 1, 1.0, 1.0)
+    said = " ".join(in_words(SearchNumbers([trial], 0, {}, {}, "", curve=points)))
+    assert expected in said
+    slope = np.polyfit(np.log2(images), accuracies, 1)[0]
+    assert f"over the whole curve a doubling brings {100 * slope:+.1f} points" in said
+    for each in accuracies:
+        low, high = scipy.stats.binomtest(round(each * total), total).proportion_ci(method="wilson")
+        assert f"{each:.4f} ({low:.4f} to {high:.4f})" in said
+
+
+@with_all
+def test_the_data_curve_is_kept_and_every_point_takes_as_many_steps(spark: SparkSession, place: Path) -> None:
+    options = options_of(place, "curve", {"learning_rate": "[0.01]"}, {"epochs": 2}, trials=1)
+    search.tune(spark, options)
+    asked = replace(options, data_curve=True)
+    found = search.tune(spark, asked)
+    folder = place / "curve" / "curve"
+    lines = {each: (folder / each / "metrics.jsonl").read_text().splitlines() for each in ("010", "100")}
+    assert len(lines["010"]) == 20 and len(lines["100"]) == 2
+    assert [each.share for each in found.curve] == list(data_curve.SHARES)
+    kept = min(map(json.loads, lines["100"]), key=lambda line: line["val_loss"])
+    assert found.curve[-1].accuracy == kept["val_accuracy"]
+    assert found.curve[-1].images == ss.load_corpus(options.corpus).num_images("train")
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json*")}
+    again = search.tune(spark, asked)
+    assert again.curve == found.curve and times == {path: path.stat().st_mtime_ns for path in times}
+    assert f"{found.curve[0].accuracy:.4f}" in (place / "curve" / "report" / "index.html").read_text()

@@ -121,7 +121,13 @@ GROUPS = [
     # workflow
     ["workflow.runs", "workflow.events", "workflow.quickstart", "workflow.calibration", "workflow.space"],
     ["workflow.pipeline", "workflow.predicting", "workflow.clean", "workflow.exporting", "workflow.serving"],
-    ["workflow.publication", "workflow.projecting", "workflow.transfer", "workflow.folds"],
+    [
+        "workflow.publication",
+        "workflow.projecting",
+        "workflow.transfer",
+        "workflow.folds",
+        "workflow.data_curve",
+    ],
     ["workflow.jobs", "workflow.late_labels", "workflow.exploring", "workflow.watching"],
     ["workflow.search", "workflow.reproduction", "workflow.featurizing"],
     ["workflow"],
