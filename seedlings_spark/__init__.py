@@ -195,6 +195,7 @@ The map, room by room, in the order of imports: a module may import those of its
       space         what a search chooses from
       reproduction  a run trained again, bits compared
       featurizing   images as vectors of a layer
+      neighbours    the pictures whose vectors are most like that of one picture
       data_curve    growing parts of the training images, to see whether more would help
       search        many small trainings side by side, and what they find
       clean         what of an output, a run or a store is no longer needed
@@ -228,6 +229,7 @@ if TYPE_CHECKING:
         FeaturizeOptions,
         PrepareOptions,
         ScoreOptions,
+        SimilarOptions,
         TrainOptions,
         TuneOptions,
     )
@@ -235,7 +237,7 @@ if TYPE_CHECKING:
     from seedlings_spark.corpus import load as load_corpus
     from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
     from seedlings_spark.models.store import ModelStore, ModelVersion
-    from seedlings_spark.workflow import Trained, evaluate, featurize, prepare, score, train, tune
+    from seedlings_spark.workflow import Trained, evaluate, featurize, prepare, score, similar, train, tune
 
 __all__ = [
     "Corpus",
@@ -247,6 +249,7 @@ __all__ = [
     "ScoreOptions",
     "SeedlingsEstimator",
     "SeedlingsModel",
+    "SimilarOptions",
     "TrainOptions",
     "Trained",
     "TuneOptions",
@@ -255,6 +258,7 @@ __all__ = [
     "load_corpus",
     "prepare",
     "score",
+    "similar",
     "train",
     "tune",
 ]
@@ -267,12 +271,15 @@ _PLACES = {
             "FeaturizeOptions",
             "PrepareOptions",
             "ScoreOptions",
+            "SimilarOptions",
             "TrainOptions",
             "TuneOptions",
         ],
         "config",
     ),
-    **dict.fromkeys(["Trained", "evaluate", "featurize", "prepare", "score", "train", "tune"], "workflow"),
+    **dict.fromkeys(
+        ["Trained", "evaluate", "featurize", "prepare", "score", "similar", "train", "tune"], "workflow"
+    ),
     **dict.fromkeys(["SeedlingsEstimator", "SeedlingsModel"], "estimator"),
     **dict.fromkeys(["ModelStore", "ModelVersion"], "models.store"),
     **dict.fromkeys(["Corpus", "load_corpus"], "corpus"),

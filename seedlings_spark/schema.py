@@ -49,6 +49,7 @@ TOP_SPECIES = "top_species"
 SPECIES_SET = "species_set"
 CURRENT_SPECIES = "current_species"
 FOLD = "fold"
+SIMILARITY = "similarity"
 
 TRAIN = "train"
 VALIDATION = "validation"
@@ -158,6 +159,14 @@ FEATURIZED = StructType(
         StructField(SPECIES, StringType(), True),  # null of files that are in no corpus
         StructField(SPLIT, StringType(), True),  # the same
         StructField(FEATURES, ArrayType(FloatType()), False),
+    ]
+)
+
+# How much the features of such an image are like those of another one: the cosine of the angle between them.
+SIMILAR = StructType(
+    [
+        StructField(SIMILARITY, FloatType(), False),
+        *FEATURIZED.fields[:-1],
     ]
 )
 

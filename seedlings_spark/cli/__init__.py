@@ -87,6 +87,7 @@ _EXAMPLES = {
     "feedback": "--scores scores --labels labels.csv --report feedback --min-accuracy 0.9",
     "watch": "--scores scores --report drift",
     "featurize": "--corpus corpus --network efficientnet-lite0 --output features",
+    "similar": "--features features --to photo.jpg --top 20",
     "models": "promote --store store --model-version v0002",
     "serve": "--store store --port 8501",
     "clean": "--output scores --older-than 30d --dry-run",

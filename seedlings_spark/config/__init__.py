@@ -31,6 +31,7 @@ from seedlings_spark.config.jobs import (
     ScoreOptions,
     ScoringOptions,
     ServeOptions,
+    SimilarOptions,
     StatusOptions,
     TrainOptions,
     TuneOptions,
@@ -71,6 +72,7 @@ __all__ = [
     "ScoreOptions",
     "ScoringOptions",
     "ServeOptions",
+    "SimilarOptions",
     "StatusOptions",
     "TrainOptions",
     "TuneOptions",
@@ -94,7 +96,7 @@ _T = TypeVar("_T")
 _OptionsT = TypeVar("_OptionsT", bound="Options")
 # Options that are paths on a Hadoop file system, and those of them that a job may write to.
 OUTPUTS = ("corpus", "store", "run", "report", "output")
-PATHS = ("images", "parent", "other", "scores", "labels", "fixes", *OUTPUTS)
+PATHS = ("images", "parent", "other", "scores", "labels", "fixes", "features", "to", *OUTPUTS)
 
 
 def resolve(options: type[_T], job: str, flags: Mapping[str, Any], config_file: str = "") -> _T:

@@ -1017,6 +1017,23 @@ class FeaturizeOptions(DecodeOptions):
 
 
 @dataclass(frozen=True)
+class SimilarOptions(Options):
+    """Find the pictures that are most like one picture, by the features that featurize has computed."""
+
+    features: str = required("folder that featurize has made")
+    to: str = required("picture that others are compared with: one of the table, or any other file")
+    top: int = option(
+        20, "how many are told, the most similar first", unit="images", reason="a page", least=1, most=100_000
+    )
+    output: str = option(
+        "",
+        "folder of a table (Parquet) of them; without it they are printed only",
+        reason="twenty can be read",
+    )
+    require_signature: str = _require_signature()
+
+
+@dataclass(frozen=True)
 class ModelsOptions(Options):
     """List the versions of a model; promote, sign, describe, export or delete one, roll back, or import a network."""
 
@@ -1468,6 +1485,7 @@ JOBS: Mapping[str, type[Options]] = {
     "train": TrainOptions,
     "tune": TuneOptions,
     "featurize": FeaturizeOptions,
+    "similar": SimilarOptions,
     "evaluate": EvaluateOptions,
     "score": ScoreOptions,
     "feedback": FeedbackOptions,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from seedlings_spark.workflow.featurizing import featurize
     from seedlings_spark.workflow.jobs import Trained, evaluate, models, prepare, score, train
     from seedlings_spark.workflow.late_labels import feedback
+    from seedlings_spark.workflow.neighbours import similar
     from seedlings_spark.workflow.reproduction import reproduce
     from seedlings_spark.workflow.search import tune
     from seedlings_spark.workflow.serving import serve
@@ -27,6 +28,7 @@ __all__ = [
     "reproduce",
     "score",
     "serve",
+    "similar",
     "train",
     "tune",
     "watch",
@@ -54,6 +56,10 @@ def __getattr__(name: str) -> Any:
         from seedlings_spark.workflow.reproduction import reproduce
 
         return reproduce
+    if name == "similar":
+        from seedlings_spark.workflow.neighbours import similar
+
+        return similar
     if name == "watch":
         from seedlings_spark.workflow.watching import watch
 

@@ -9,7 +9,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import choices, config, corpus, display, files, schema
+from seedlings_spark import choices, config, corpus, display, files, fingerprint, schema
 from seedlings_spark.cluster import runtime, session
 from seedlings_spark.config import FeaturizeOptions
 from seedlings_spark.corpus import Corpus, decoding, tables
@@ -77,6 +77,7 @@ def featurize(spark: SparkSession, options: FeaturizeOptions) -> Featurized:
         )
     prepared = corpus.load(options.corpus) if options.corpus else None
     network, about = _network(options, prepared)
+    about["network_sha256"] = digest(networks.features_of(network, options.layer))
     model = SeedlingsModel.featurizer(network, options.layer, output_col=FEATURES)
     if options.engine != choices.TENSORFLOW:
         try:
@@ -107,13 +108,19 @@ def _network(options: FeaturizeOptions, prepared: Corpus | None) -> tuple[Any, d
         network, size = last.get_model(), version.image_size
         about = {
             "network": f"{version.name} {version.version}",
+            "version": {
+                "store": options.store,
+                "name": version.name,
+                "model_version": version.version,
+            },
             "aspect": str(version.manifest.get("aspect", "crop")),
         }
     else:
         size = prepared.image_size if prepared is not None else (options.image_size, options.image_size)
         with pipeline.local_file(options.weights) as weights:
             network = networks.build(options.network, size, 2, weights)
-        about = {"network": options.network, "weights": options.weights, "aspect": options.aspect}
+        aspect = options.aspect if prepared is None else str(prepared.manifest["aspect"])
+        about = {"network": options.network, "weights": options.weights, "aspect": aspect}
     if prepared is not None and prepared.image_size != size:
         found, expected = ("x".join(map(str, each)) for each in (prepared.image_size, size))
         raise CorpusError(
@@ -122,6 +129,34 @@ def _network(options: FeaturizeOptions, prepared: Corpus | None) -> tuple[Any, d
             "Prepare the corpus with another --image-size, or choose another version or network",
         )
     return network, {**about, "image_size": list(size)}
+
+
+def network_of(manifest: Mapping[str, Any], require_signature: str = "") -> Any:
+    """The network that a folder's features are of, up to their layer.
+
+    Args:
+        manifest: Of the folder.
+        require_signature: As for `ModelStore`.
+
+    Raises:
+        NetworkError: Weights that cannot be had.
+        StoreError: Its version is gone, or not as it was published.
+    """
+    of = manifest.get("version") or {name: manifest[name] for name in ("network", "weights")}
+    options = FeaturizeOptions(
+        images="-",
+        output="-",
+        require_signature=require_signature,
+        image_size=int(manifest["image_size"][0]),
+        **of,
+    )
+    network, _ = _network(options, None)
+    return networks.features_of(network, str(manifest["layer"]))
+
+
+def digest(network: Any) -> str:
+    """The SHA-256 of a network's weights."""
+    return fingerprint.content_hash(b"".join(weight.tobytes() for weight in network.get_weights()))
 
 
 def _of_corpus(

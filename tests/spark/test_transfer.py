@@ -2,18 +2,20 @@
 
 import collections
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import scipy.spatial
 from pyspark.sql import SparkSession
 
 import seedlings_spark as ss
 from seedlings_spark import corpus, files, images, schema
 from seedlings_spark.corpus import decoding, synthetic
-from seedlings_spark.errors import CorpusError
+from seedlings_spark.errors import CorpusError, NetworkError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.workflow import pipeline, predicting, transfer
 from tests import docs
@@ -154,6 +156,8 @@ def test_features_are_those_of_the_layer_of_a_corpus_and_of_files_alike(
     with pytest.raises(CorpusError, match="which has features already"):
         ss.featurize(spark, options)
 
+    _check_similar(spark, tmp_path, photos, others, {row.path: expected[row.path] for row in rows})
+
     # Spark ML's own methods take them.
     names: dict[str, object] = {"spark": spark}
     exec(
@@ -163,6 +167,39 @@ def test_features_are_those_of_the_layer_of_a_corpus_and_of_files_alike(
         names,
     )
     assert names["right"] >= 4  # of 6
+
+
+def _check_similar(
+    spark: SparkSession, tmp_path: Path, photos: Path, others: Any, expected: dict[str, Any]
+) -> None:
+    """Of a picture of the corpus, and of a file, the most similar ones are those that SciPy finds."""
+    features, names = str(tmp_path / "features"), np.array(sorted(expected))
+    vectors = np.stack([expected[name] for name in names])
+    cosines = 1 - scipy.spatial.distance.cdist(vectors, vectors, "cosine")
+    options = ss.SimilarOptions(features=features, to=str(names[4]), top=7, output=str(tmp_path / "like"))
+    found = ss.similar(spark, options)
+    order = [place for place in np.argsort(-cosines[4], kind="stable") if place != 4][:7]
+    assert [row["path"] for row in found.rows] == list(names[order])
+    np.testing.assert_allclose([row["similarity"] for row in found.rows], cosines[4][order], atol=1e-5)
+    kept = spark.read.parquet(str(tmp_path / "like")).orderBy("similarity", ascending=False).collect()
+    assert [row.asDict() for row in kept] == list(found.rows)
+
+    # A file that is not in the table goes through the network; one of its content does not.
+    file = next(photos.glob("[0-9a-f]*.png"))
+    outside = ss.similar(spark, replace(options, to=str(file), output="", top=1))
+    assert outside.rows[0]["content_hash"] == file.stem
+    assert outside.rows[0]["similarity"] == pytest.approx(1, abs=1e-5)
+    assert outside.rows[0]["path"] in outside.table()
+    manifest = tmp_path / "others" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(others.manifest["network_sha256"], "of another network"))
+    inside = ss.similar(spark, replace(options, features=str(tmp_path / "others"), to=str(file), output=""))
+    assert len(inside.rows) == 4 and files.qualify(str(file)) not in [row["path"] for row in inside.rows]
+    black = tmp_path / "black.png"
+    black.write_bytes(images.encode_png(np.zeros((40, 50, 3), np.uint8)))
+    with pytest.raises(NetworkError, match="other weights"):
+        ss.similar(spark, replace(options, features=str(tmp_path / "others"), to=str(black), output=""))
+    with pytest.raises(CorpusError, match="a new folder"):
+        ss.similar(spark, options)
 
 
 def test_every_image_is_predicted_once_by_a_network_that_has_not_seen_it(

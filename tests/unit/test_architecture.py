@@ -130,6 +130,7 @@ GROUPS = [
     ],
     ["workflow.jobs", "workflow.late_labels", "workflow.exploring", "workflow.watching"],
     ["workflow.search", "workflow.reproduction", "workflow.featurizing"],
+    ["workflow.neighbours"],
     ["workflow"],
     # benchmark
     ["benchmark", "benchmark.machines"],

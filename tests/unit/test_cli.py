@@ -465,7 +465,7 @@ def test_every_path_becomes_a_full_uri_and_nothing_else_changes(
     assert dataclasses.replace(qualified, corpus=options.corpus, store=options.store) == options
 
 
-_OF_PATHS = ("folder", "table (")
+_OF_PATHS = ("folder", "table (", "picture ")
 
 
 def test_every_folder_among_the_options_is_qualified() -> None:

@@ -27,6 +27,8 @@ GIVEN = {
     "space": "t",
     "scores": "s",
     "labels": "l",
+    "features": "f",
+    "to": "p",
 }
 
 
