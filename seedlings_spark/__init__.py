@@ -83,6 +83,7 @@ The map, room by room, in the order of imports: a module may import those of its
       client        a worker's side
       peers         the workers' connections with each other: averages among themselves
       shard         a worker's rows: in memory, or spooled to disk
+      curriculum    which rows an epoch goes through, where easy ones come first
       network       a network as it travels: what a `.keras` file holds
       optimizer     an optimizer as it travels, and what it counts
       owned         an optimizer's step on a slice of the weights
@@ -184,6 +185,7 @@ The map, room by room, in the order of imports: a module may import those of its
       pipeline      the pipeline that a corpus is fitted with
       calibration   a temperature that makes confidence what it says
       transfer      a last layer on features that are computed once
+      curriculum    how difficult each training image is for a network that has seen little
       folds         every image predicted by a network that has not seen it
       predicting    a version's predictions of a corpus, and their numbers
       watching      from the runs of an output to a page of their drift

@@ -55,6 +55,8 @@ RULES = ("downpour", "adag", "dynsgd", "aeasgd", "eamsgd")
 SCHEDULES = ("constant", "cosine", "one-cycle", "step", "plateau")
 # Random changes to training images, in the order in which they are applied.
 AUGMENTATIONS = ("flip", "turn", "rotate", "shift", "zoom", "brightness", "contrast", "cutout")
+# By which images are ordered that come in by rising difficulty: their network's loss, or the length of their files.
+CURRICULA = ("none", BY_LOSS := "loss", "length")
 PRECISIONS = ("float32", "mixed_bfloat16", "auto")
 # Views of an image whose probabilities are averaged: itself, mirrored, mirrored both ways, with quarter turns.
 VIEWS = (1, 2, 4, 8)

@@ -435,6 +435,20 @@ class TrainOptions(Options):
         least=0,
         most=100,
     )
+    curriculum: str = option(
+        "none",
+        "begin with the easiest quarter of each species' images, and let the others come in one by one. loss: easy is"
+        " what a network finds so that a tenth of the epochs have trained before; length: what has few bytes",
+        reason="whether anything is gained depends on the pictures",
+        choices=choices.CURRICULA,
+    )
+    curriculum_epochs: int = option(
+        0,
+        "with a curriculum: epochs before all images are in; 0 for half of them",
+        unit="epochs",
+        reason="half of the training is left to the whole",
+        least=0,
+    )
     scaler: str = option(
         "auto",
         "what is taken from pixels, and what they are divided by: one mean and one standard deviation for each colour"
@@ -589,6 +603,12 @@ class TrainOptions(Options):
                 f"--cutmix {self.cutmix:g} with --fine-tune head and --augment none",
                 "images: the head is then trained on features that are computed once",
                 "Use --mixup, or an --augment",
+            )
+        if self.curriculum != "none" and self.fine_tune == "head" and self.augment == ("none",):
+            raise OptionError(
+                f"--curriculum {self.curriculum} with --fine-tune head and --augment none",
+                "images: the head is then trained on features that are computed once, in seconds",
+                "Leave out --curriculum, or use an --augment",
             )
         _check_fine_tuning(self.fine_tune, self.network, self.weights)
         self._check_rates()

@@ -309,6 +309,32 @@ def held_out(dataset: DataFrame, name: str) -> list[Fault]:
     ]
 
 
+def difficulties(dataset: DataFrame, name: str) -> list[Fault]:
+    """Faults of the column that says how difficult each row is.
+
+    Raises:
+        CorpusError: There is no such column, or it holds no numbers.
+    """
+    remedy = "Name another column as curriculum"
+    if name not in dataset.columns:
+        raise CorpusError(f"no column {name!r}", "the column of the curriculum", remedy)
+    kind = dataset.schema[name].dataType
+    if not isinstance(kind, NumericType):
+        raise CorpusError(
+            f"a column {name!r} of type {kind.simpleString()} as curriculum", "one of numbers", remedy
+        )
+    value = schema.column(name).cast("double")
+    return [
+        Fault(
+            _is_not_finite(value),
+            f"whose difficulty {name!r} is missing or not finite",
+            "a finite number in every row, lower where a row is easier",
+            "Fill it, for example with DataFrame.fillna",
+            value,
+        )
+    ]
+
+
 def _missing(label: Column, name: str, expected: str) -> Fault:
     return Fault(
         label.isNull() | F.isnan(label),

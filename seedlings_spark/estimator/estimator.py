@@ -101,6 +101,8 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
         augmentation: See the params and `networks.augmentation`.
         mixup: See the params and `training.mixing`.
         cutmix: The same.
+        curriculum: See the params and `training.curriculum`; "" by default, for none.
+        curriculum_epochs: See the params.
         layer_decay: See the params; 1 by default, for one rate in all layers.
         memory_budget_mb: See the params.
         exchange: "driver" (default), "workers" or "auto": where the mean of each synchronous step is made.
@@ -140,6 +142,8 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             class_weight="",
             problem="",
             augmentation="",
+            curriculum="",
+            curriculum_epochs=0,
             **_LATER,
             memory_budget_mb=1024,
             rule="",
@@ -230,7 +234,8 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             *(recipe.threads, "s" * (recipe.threads != 1)),
             *(options.mode, options.frequency),
         )
-        rows = chosen.deal(dataset, recipe.num_shards, options.held_out_share)
+        are_classes = bool(problem.num_classes) and problem.labels != "vector"
+        rows = chosen.deal(dataset, recipe.num_shards, options.held_out_share, are_classes=are_classes)
         engine = Engine(
             options,
             recipe,
@@ -270,6 +275,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             ("shards", 0),
             ("min_workers", 0),
             ("memory_budget_mb", 1),
+            ("curriculum_epochs", 0),
         ):
             value = self.getOrDefault(name)
             if not isinstance(value, int) or value < least:
@@ -389,7 +395,14 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             self.getLabelCol(),
             self.getWeightCol() if self._has_column("weightCol") else "",
             self.getValidationIndicatorCol() if self._has_column("validationIndicatorCol") else "",
+            self.getOrDefault("curriculum"),
         )
+
+    def _curriculum_epochs(self) -> int:
+        """Epochs before all rows are in; 0 without a curriculum."""
+        if not self.getOrDefault("curriculum"):
+            return 0
+        return int(self.getOrDefault("curriculum_epochs") or max(1, self.get_epochs() // 2))
 
     def _has_column(self, param: str) -> bool:
         """Whether a column is given that need not be; "" stands for none, as in Spark."""
@@ -425,6 +438,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
                 **self.get_custom_objects(),
             },
             label_shape=(problem.num_outputs,) if problem.labels == "vector" else (),
+            curriculum_epochs=self._curriculum_epochs(),
             **{name: self.getOrDefault(name) for name in _LATER},
         )
         mixing.check(recipe.mixup, recipe.cutmix, recipe.row_shape)
@@ -453,6 +467,8 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
                     for name, unused in _LATER.items()
                     if getattr(recipe, name) != unused
                 },
+                # Which column it goes by is in the fingerprint of the rows, which have their levels.
+                **({"curriculum": str(recipe.curriculum_epochs)} if recipe.curriculum_epochs else {}),
             }
         )
 

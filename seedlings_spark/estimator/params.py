@@ -140,6 +140,19 @@ class SeedlingsParams(
         " distribution of its own share; 0 for none",
         TypeConverters.toFloat,
     )
+    curriculum: Param[str] = Param(
+        Params._dummy(),
+        "curriculum",
+        "'' or a column of numbers, lower where a row is easier: the first epochs go through the easiest quarter of"
+        " each class (of all rows where labels are no classes), and the others come in one by one",
+        TypeConverters.toString,
+    )
+    curriculum_epochs: Param[int] = Param(
+        Params._dummy(),
+        "curriculum_epochs",
+        "with a curriculum: epochs before all rows are in; 0 for half of them",
+        TypeConverters.toInt,
+    )
     layer_decay: Param[float] = Param(
         Params._dummy(),
         "layer_decay",

@@ -21,6 +21,7 @@ from seedlings_spark import reproducibility
 from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import CorpusError, SeedlingsError
 from seedlings_spark.reproducibility import seed_for
+from seedlings_spark.training import curriculum
 from seedlings_spark.training import network as carried
 from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training.client import ParameterClient, RefusedError
@@ -35,8 +36,8 @@ from seedlings_spark.training.tree import Mean, mean_of, nodes_within, shards_of
 from seedlings_spark.training.weights import Vector
 from seedlings_spark.training.wire import Credentials, Kind, Message, ProtocolError
 
-# Columns of the rows that a worker is fed.
-SHARD, FEATURES, LABEL, WEIGHT, HELD_OUT = "shard", "features", "label", "weight", "held_out"
+# Columns of the rows that a worker is fed; the last one with a curriculum only.
+SHARD, FEATURES, LABEL, WEIGHT, HELD_OUT, LEVEL = "shard", "features", "label", "weight", "held_out", "level"
 # The one row that a worker leaves behind.
 SUMMARY = (
     "rank long, images long, seconds_input double, seconds_compute double, seconds_outside double,"
@@ -69,6 +70,7 @@ class Recipe:
         layer_decay: As for `optimizer.step_shares`.
         mixup: As for `mixing.Mixing`.
         cutmix: The same.
+        curriculum_epochs: Epochs before all rows are in, as for `curriculum.order`; 0 for no curriculum.
     """
 
     num_shards: int
@@ -90,6 +92,7 @@ class Recipe:
     layer_decay: float = 1.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    curriculum_epochs: int = 0
 
     def example_labels(self, dtype: str) -> NDArray[Any]:
         """Eight labels as the workers will give them, not all the same.
@@ -335,12 +338,14 @@ class HeldShard:
         train: To train on.
         held_out: Held out.
         fingerprint: Of all of them.
+        levels: With a curriculum, those of the rows to train on, in pieces.
     """
 
     number: int
     train: Shard
     held_out: Shard
     fingerprint: str = ""
+    levels: list[NDArray[np.uint8]] = field(default_factory=list)
     _order: tuple[int, NDArray[np.int64]] | None = None
 
     def rows(self, num_classes: int) -> Rows:
@@ -348,11 +353,16 @@ class HeldShard:
         of_class = _rows_of_class(self.train) if num_classes else {}
         return Rows(len(self.train), len(self.held_out), self.fingerprint, of_class)
 
-    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+    def order(self, seed: int, epoch: int, curriculum_epochs: int) -> NDArray[np.int64]:
         """The order in which an epoch visits the rows to train on."""
         if self._order is None or self._order[0] != epoch:
-            train = self.train
-            self._order = epoch, epoch_order(seed, epoch, self.number, len(train), train.row_bytes)
+            place, train = (seed, epoch, self.number), self.train
+            if curriculum_epochs and self.levels:
+                levels = np.concatenate(self.levels)
+                found = curriculum.order(*place, levels, train.row_bytes, curriculum_epochs)
+            else:
+                found = epoch_order(*place, len(train), train.row_bytes)
+            self._order = epoch, found
         return self._order[1]
 
     def close(self) -> None:
@@ -523,7 +533,7 @@ class Computation:
         if steps is None:
             raise RuntimeError("nothing to train")
         edges = batch_edges(len(shard.train), self._steps)
-        order = shard.order(self._recipe.seed, steps.epoch)
+        order = shard.order(self._recipe.seed, steps.epoch, self._recipe.curriculum_epochs)
         batches = shard.train.batches(order, edges, steps.first, steps.last)
         variables = self._evaluated()
         if not self._exchanged.is_local:
@@ -760,11 +770,11 @@ def _empty_shards(recipe: Recipe, held: range) -> Iterator[list[HeldShard]]:
 def _read_shards(shards: Sequence[HeldShard], recipe: Recipe, batches: Iterator[pa.RecordBatch]) -> None:
     """Read the rows of a worker's shards.
 
-    A shard's fingerprint is the SHA-256 of features, labels, weights and marks each for itself, so that it does not
-    depend on how rows come in batches.
+    A shard's fingerprint is the SHA-256 of features, labels, weights, marks and levels each for itself, so that it does
+    not depend on how rows come in batches.
     """
     held = range(shards[0].number, shards[-1].number + 1)
-    digests = [[hashlib.sha256() for _ in range(4)] for _ in held]
+    digests = [[hashlib.sha256() for _ in range(5 if recipe.curriculum_epochs else 4)] for _ in held]
     for batch in batches:
         if batch.num_rows == 0:
             continue
@@ -800,7 +810,11 @@ def _append(shard: HeldShard, recipe: Recipe, batch: pa.RecordBatch, digests: Se
             "Index the labels with StringIndexer, or give the network as many outputs as there are classes",
         )
     held = batch.column(HELD_OUT).to_numpy(zero_copy_only=False).astype(bool)
-    for digest, values in zip(digests, (features, labels, weights, held), strict=True):
+    told = [features, labels, weights, held]
+    if recipe.curriculum_epochs:
+        told.append(batch.column(LEVEL).to_numpy(zero_copy_only=False).astype(np.uint8))
+        shard.levels.append(told[-1][~held])
+    for digest, values in zip(digests, told, strict=True):
         digest.update(np.ascontiguousarray(values).data)
     for into, rows in ((shard.train, ~held), (shard.held_out, held)):
         if rows.any():

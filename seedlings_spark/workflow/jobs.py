@@ -5,7 +5,7 @@ What needs TensorFlow is imported by the calls that need it: neither `prepare` n
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ _ESTIMATOR: tuple[str, ...] = (
     "batch_size",
 )
 _ESTIMATOR += ("precision", "memory_budget_mb", "server_port", "exchange", "worker_port", "encrypt", "seed")
-_ESTIMATOR += ("mixup", "cutmix")
+_ESTIMATOR += ("mixup", "cutmix", "curriculum_epochs")
 
 
 def prepare(spark: SparkSession, options: PrepareOptions) -> Corpus:
@@ -163,7 +163,7 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
         OutputInUseError: Another process is at work on the same run.
         TrainingError: Workers have failed too often.
     """
-    from seedlings_spark.workflow import folds, pipeline, publication
+    from seedlings_spark.workflow import curriculum, folds, pipeline, publication
 
     options = config.qualified(options)
     # At once: the estimator asks only when it is its turn.
@@ -182,14 +182,11 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
 
             def fit(place: str, images: DataFrame, callbacks: Sequence[Any] = ()) -> "PipelineModel":
                 """Train in a folder of the run's, by default to the last epoch."""
-                trained = estimator(spark, options, prepared, place, images)
-                if options.fine_tune == choices.STAGED:
-                    trained.set_network(_with_head(spark, options, prepared, place, images))
-                trained.set_callbacks(
-                    callbacks or [pipeline.RunRecord(files.join(place, runs.METRICS), lock.check)]
-                )
-                return _fitted(spark, options, prepared, trained, images)
+                return _trained(spark, options, prepared, (place, lock.check), images, callbacks)
 
+            if options.curriculum != "none":
+                paced = options.curriculum_epochs or max(1, options.epochs // 2)
+                about["curriculum"] = {"by": options.curriculum, "quarters_from": curriculum.pacing(paced)}
             if options.folds:
                 about["folds"] = folds.cross_validate(spark, images, prepared, run, options.folds, fit)
             kept = config.chosen(options, "keep", "patience", "epochs", "schedule")
@@ -199,6 +196,31 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
             )
             runs.end(run, version.version)
     return Trained(run, options.name, version.version, version, promotion)
+
+
+def _trained(
+    spark: SparkSession,
+    options: TrainOptions,
+    prepared: Corpus,
+    place: tuple[str, Callable[[], None]],
+    images: DataFrame,
+    callbacks: Sequence[Any] = (),
+) -> "PipelineModel":
+    """The pipeline, trained in a folder that is still this run's while what comes with it does not raise."""
+    from seedlings_spark.workflow import curriculum, pipeline
+
+    run, check = place
+    if options.curriculum == choices.BY_LOSS:
+        epochs = curriculum.epochs_of(options.epochs)
+        first = dataclasses.replace(options, curriculum="none", curriculum_epochs=0, epochs=epochs)
+        images = curriculum.with_loss(
+            images, run, lambda folder, images: _trained(spark, first, prepared, (folder, check), images)
+        )
+    made = estimator(spark, options, prepared, run, images)
+    if options.fine_tune == choices.STAGED:
+        made.set_network(_with_head(spark, options, prepared, run, images))
+    made.set_callbacks(callbacks or [pipeline.RunRecord(files.join(run, runs.METRICS), check)])
+    return _fitted(spark, options, prepared, made, images)
 
 
 def _check_promises(options: TrainOptions, prepared: Corpus) -> None:
@@ -233,7 +255,7 @@ def estimator(
     """
     from seedlings_spark.estimator import SeedlingsEstimator
     from seedlings_spark.models import networks
-    from seedlings_spark.workflow import pipeline
+    from seedlings_spark.workflow import curriculum, pipeline
 
     is_shared = options.mode != "synchronous" and options.frequency == "batch"
     sizes = (options.shards or options.num_workers, options.batch_size, options.epochs)
@@ -249,6 +271,7 @@ def estimator(
         class_weight="" if options.class_weight == "none" else options.class_weight,
         augmentation=networks.augmentation(options.augment, prepared.image_size),
         layer_decay=options.decay_of_layers,
+        curriculum=curriculum.column_of(options.curriculum),
         checkpoint_path=files.join(run, runs.CHECKPOINTS),
         verbose=1,
     )
@@ -267,7 +290,7 @@ def _with_head(
     shards, epochs = options.shards or options.num_workers, transfer.HEAD_EPOCHS
     steps = pipeline.num_steps(images, shards, options.batch_size, epochs)
     rate = pipeline.learning_rate(transfer.HEAD_RATE, "cosine", steps)
-    others = ("mode", "rule", "frequency", "epochs", "mixup", "cutmix")
+    others = ("mode", "rule", "frequency", "epochs", "mixup", "cutmix", "curriculum_epochs")
     same = [name for name in _ESTIMATOR if name not in others]
     head = SeedlingsEstimator(
         **config.chosen(options, *same),

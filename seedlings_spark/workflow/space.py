@@ -28,7 +28,7 @@ _NOT_HERE = ("corpus", "store", "name", "run", "promote")
 # What is done beside the training of a network: no trial is the better for it.
 _AFTERWARDS = ("calibrate", "quantize", "folds")
 _RANGE = {"low", "high", "log", "step"}
-_FINE_TUNE = "fine_tune"
+_FINE_TUNE, _CURRICULUM = "fine_tune", "curriculum"
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,12 @@ def read(file: str) -> Space:
             f"{_FINE_TUNE} = {choices.STAGED} in {_place(file, text, _FINE_TUNE)}",
             "all, head or a number: trials that run side by side do not train a head first",
             "Search over layer_decay with fine_tune = all, and train the best with staged",
+        )
+    if choices.BY_LOSS in (fixed.get(_CURRICULUM), *dimensions.get(_CURRICULUM, ())):
+        raise OptionError(
+            f"{_CURRICULUM} = {choices.BY_LOSS} in {_place(file, text, _CURRICULUM)}",
+            "none or length: trials that run side by side have no first pass",
+            "Search without it, and give --curriculum to train",
         )
     for name in fixed:
         _refuse_others(name, _place(file, text, name))

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ import pytest
 
 from seedlings_spark.errors import CorpusError, OptionError, TrainingError
 from seedlings_spark.models import networks
+from seedlings_spark.training import curriculum
 from seedlings_spark.training.epochs import rounds_of_epoch, steps_of_epoch
 from seedlings_spark.training.shard import batch_edges, epoch_order
 from tests.keras.training import Rows, train
@@ -50,10 +52,22 @@ def _rows(sizes: Sequence[int], classes: int = 3, seed: int = 0) -> list[Rows]:
     ]
 
 
-def _global_batches(rows: Sequence[Rows], epoch: int, batch_size: int, row_bytes: int, seed: int = 0) -> Any:
+def _global_batches(
+    rows: Sequence[Rows],
+    epoch: int,
+    batch_size: int,
+    row_bytes: int,
+    seed: int = 0,
+    curriculum_epochs: int = 0,
+) -> Any:
     """The global batch of each step of an epoch: features, labels, sample weights."""
     steps = steps_of_epoch([len(one.labels) for one in rows], batch_size)
-    orders = [epoch_order(seed, epoch, rank, len(one.labels), row_bytes) for rank, one in enumerate(rows)]
+    orders = [
+        epoch_order(seed, epoch, rank, len(one.labels), row_bytes)
+        if one.levels is None
+        else curriculum.order(seed, epoch, rank, one.levels, row_bytes, curriculum_epochs)
+        for rank, one in enumerate(rows)
+    ]
     for step in range(steps):
         parts = []
         for one, order in zip(rows, orders, strict=True):
@@ -64,7 +78,14 @@ def _global_batches(rows: Sequence[Rows], epoch: int, batch_size: int, row_bytes
         yield tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
-def _plain_keras(network: Any, rows: Sequence[Rows], optimizer: Any, epochs: int, batch_size: int) -> Any:
+def _plain_keras(
+    network: Any,
+    rows: Sequence[Rows],
+    optimizer: Any,
+    epochs: int,
+    batch_size: int,
+    curriculum_epochs: int = 0,
+) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         network.save(f"{folder}/network.keras")
         reference = keras.models.load_model(f"{folder}/network.keras", compile=False)
@@ -74,7 +95,8 @@ def _plain_keras(network: Any, rows: Sequence[Rows], optimizer: Any, epochs: int
     # Keras' own build is symbolic, and loses what an optimizer copies from the weights (ScheduleFreeAdamW).
     reference.optimizer.build(reference.trainable_variables)
     for epoch in range(epochs):
-        for features, labels, weights in _global_batches(rows, epoch, batch_size, 5 * width):
+        batches = _global_batches(rows, epoch, batch_size, 5 * width, curriculum_epochs=curriculum_epochs)
+        for features, labels, weights in batches:
             reference.train_on_batch(features, labels, sample_weight=weights)
     return reference
 
@@ -90,6 +112,30 @@ def test_batch_frequency_is_sgd_with_the_global_batch(optimizer: str, sizes: tup
     reference = _plain_keras(network, rows, OPTIMIZERS[optimizer](), 3, 4)
     for ours, theirs in zip(outcome.master.network.get_weights(), reference.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
+
+
+def test_with_a_curriculum_a_step_is_one_of_sgd_with_the_easy_rows_of_all_shards() -> None:
+    network, draw = _network(), np.random.default_rng(5)
+    rows = [replace(one, levels=draw.integers(0, 4, len(one.labels))) for one in _rows([13, 10])]
+
+    def weights(rows: Sequence[Rows], **given: Any) -> Any:
+        outcome = train(network, rows, optimizer=keras.optimizers.Adam(0.01), curriculum_epochs=3, **given)
+        return outcome.master.network.get_weights()
+
+    one, two = (weights(rows, epochs=4, num_workers=number) for number in (1, 2))
+    reference = _plain_keras(network, rows, keras.optimizers.Adam(0.01), 4, 4, curriculum_epochs=3)
+    for ours, same, theirs in zip(one, two, reference.get_weights(), strict=True):
+        assert ours.tobytes() == same.tobytes()
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
+
+    # Of hard rows nothing is seen before it is their turn.
+    blank = [
+        replace(each, features=np.where((each.levels == 0)[:, None], each.features, np.nan)) for each in rows
+    ]
+    for ours, theirs in zip(weights(rows, epochs=1), weights(blank, epochs=1), strict=True):
+        assert ours.tobytes() == theirs.tobytes()
+    with pytest.raises(TrainingError):
+        weights(blank, epochs=4)
 
 
 def test_one_step_in_float32_equals_plain_keras() -> None:

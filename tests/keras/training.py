@@ -20,12 +20,13 @@ from seedlings_spark.training.record import TrainingRecord
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one shard: features, labels, sample weights, and which are held out."""
+    """The rows of one shard: features, labels, sample weights, which are held out, and levels of a curriculum."""
 
     features: np.ndarray
     labels: np.ndarray
     weights: np.ndarray | None = None
     held_out: np.ndarray | None = None
+    levels: np.ndarray | None = None
 
     def batches(self, shard: int) -> Iterator[pa.RecordBatch]:
         count = len(self.labels)
@@ -38,6 +39,7 @@ class Rows:
                 worker.LABEL: self.labels.astype(np.float64),
                 worker.WEIGHT: np.ones(count) if self.weights is None else self.weights,
                 worker.HELD_OUT: np.zeros(count, bool) if self.held_out is None else self.held_out,
+                **({} if self.levels is None else {worker.LEVEL: self.levels}),
             }
         )
 

@@ -35,7 +35,7 @@ from seedlings_spark.cluster import session
 from seedlings_spark.corpus import decoding
 from seedlings_spark.errors import ClusterError, CorpusError, NetworkError, OptionError, TrainingError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
-from seedlings_spark.estimator.rows import TrainingColumns
+from seedlings_spark.estimator.rows import TrainingColumns, rows_of_workers
 from seedlings_spark.problems import Problem
 from seedlings_spark.training import stage
 from seedlings_spark.training.progress import Silent
@@ -719,6 +719,33 @@ def test_images_that_prepare_has_written_are_not_read_to_look_at_them(
     estimator = _estimator(keras_model_config=network.to_json(), featuresCol=schema.IMAGE, num_workers=1)
     with pytest.raises(CorpusError, match=r"worker 0: a row whose features have 100 values"):
         estimator.fit(cut)
+
+
+def test_quarters_of_difficulty_are_those_of_each_class_and_of_rows_to_train_on(spark: SparkSession) -> None:
+    draw = np.random.default_rng(0)
+    values = np.round(draw.normal(size=200), 1)  # some are equal
+    labels, held_out = draw.integers(0, 3, 200), draw.uniform(size=200) < 0.2
+    rows = [
+        (float(label), [float(number)], bool(held), float(value))
+        for number, (label, held, value) in enumerate(zip(labels, held_out, values, strict=True))
+    ]
+    table = spark.createDataFrame(rows, "label double, features array<double>, held boolean, hard double")
+    chosen = TrainingColumns("features", "label", held_out="held", difficulty="hard")
+    for are_classes in (True, False):
+        dealt = chosen.deal(table, 2, 0.0, are_classes=are_classes)
+        levels = {int(row.features[0]): row.level for row in rows_of_workers(dealt, 2, 1).collect()}
+        for number in np.flatnonzero(~held_out):
+            alike = ~held_out & ((labels == labels[number]) | (not are_classes))
+            edges = np.percentile(values[alike], [25, 50, 75])
+            assert levels[int(number)] == (values[number] > edges).sum()
+        assert {levels[int(number)] for number in np.flatnonzero(held_out)} == {0}
+    for column, words in (("nothing", "no column"), ("features", "of type array<double> as curriculum")):
+        with pytest.raises(CorpusError, match=words):
+            _estimator(curriculum=column, num_workers=1).fit(table)
+    with pytest.raises(CorpusError, match="whose difficulty 'hard' is missing or not finite, such as NULL"):
+        _estimator(curriculum="hard", num_workers=1).fit(
+            table.withColumns({"label": F.lit(0.0), "hard": F.nullif("hard", F.lit(0.1))})
+        )
 
 
 def test_augmentation_and_dropout_repeat_bit_for_bit(spark: SparkSession, prepared: corpus.Corpus) -> None:

@@ -247,3 +247,40 @@ def test_every_image_is_predicted_once_by_a_network_that_has_not_seen_it(
     assert numbers["accuracy"]["deviation"] == pytest.approx(np.std(numbers["accuracy"]["of_fold"], ddof=1))
     assert trained.published is not None
     assert trained.published.manifest["folds"]["accuracy"] == numbers["accuracy"]
+
+
+@with_all
+def test_a_curriculum_by_loss_gives_the_same_bits_with_any_number_of_workers(
+    spark: SparkSession, prepared: corpus.Corpus, tmp_path: Path
+) -> None:
+    layers = [keras.Input((32, 32, 3)), keras.layers.GlobalAveragePooling2D()]
+    network = keras.Sequential([*layers, keras.layers.Dense(3, activation="softmax", name="species")])
+    (tmp_path / "small.json").write_text(network.to_json())
+
+    def trained(name: str, **given: Any) -> tuple[list[Any], ss.ModelVersion]:
+        version = ss.train(
+            spark,
+            ss.TrainOptions(
+                corpus=prepared.path,
+                store=str(tmp_path / name),
+                run=str(tmp_path / f"run of {name}"),
+                network=str(tmp_path / "small.json"),
+                epochs=4,
+                learning_rate=0.1,
+                shards=2,
+                **given,
+            ),
+        ).published
+        assert version is not None
+        return predicting.load(version).stages[-1].get_model().get_weights(), version
+
+    plain, _ = trained("plain", num_workers=1)
+    one, version = trained("one", num_workers=1, curriculum="loss")
+    two, _ = trained("two", num_workers=2, curriculum="loss")
+    assert [each.tobytes() for each in one] == [each.tobytes() for each in two]
+    assert any(np.abs(ours - theirs).max() > 0 for ours, theirs in zip(one, plain, strict=True))
+    assert version.manifest["curriculum"] == {"by": "loss", "quarters_from": [1, 2, 3, 3]}
+    losses = spark.read.parquet(str(tmp_path / "run of one" / "curriculum" / "losses")).collect()
+    own = {row.content_hash for row in prepared.images(spark, schema.TRAIN).collect()}
+    assert {row.content_hash for row in losses} == own and len(losses) == len(own)
+    assert len({row.difficulty for row in losses}) > 3 and min(row.difficulty for row in losses) > 0

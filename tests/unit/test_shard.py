@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seedlings_spark.training import curriculum
 from seedlings_spark.training.shard import BLOCK_BYTES, WINDOW_BYTES, Shard, batch_edges, epoch_order
 
 
@@ -45,6 +46,24 @@ def test_beyond_a_window_rows_of_a_block_stay_in_one_window() -> None:
     places = np.argsort(epoch_order(0, 0, 0, num_rows, row_bytes))
     for block in places.reshape(-1, 4):
         assert len({place // 256 for place in block}) == 1
+
+
+@given(st.lists(st.integers(0, 3), max_size=200), st.integers(0, 12), st.integers(1, 9))
+def test_a_curriculum_goes_through_the_easy_rows_alike_often_and_lets_the_others_in(
+    given_levels: list[int], epoch: int, num_epochs: int
+) -> None:
+    levels = np.array(given_levels, np.uint8)
+    order = curriculum.order(7, epoch, 1, levels, 12288, num_epochs)
+    assert len(order) == len(levels)
+    if epoch >= num_epochs:
+        assert order.tolist() == epoch_order(7, epoch, 1, len(levels), 12288).tolist()
+    if not len(levels):
+        return
+    quarters = sum(epoch * 3 >= place * num_epochs for place in range(4))
+    easy = np.flatnonzero(levels < max(quarters, levels.min() + 1))
+    visits = np.bincount(order, minlength=len(levels))
+    assert visits.sum() == visits[easy].sum()
+    assert visits[easy].max() - visits[easy].min() <= 1
 
 
 def _filled(budget_bytes: int, directory: str | None = None) -> tuple[Shard, np.ndarray]:
