@@ -15,9 +15,9 @@ from pyspark.sql import SparkSession
 import seedlings_spark as ss
 from seedlings_spark import corpus, files, images, schema
 from seedlings_spark.corpus import decoding, synthetic
-from seedlings_spark.errors import CorpusError, NetworkError
+from seedlings_spark.errors import CorpusError, NetworkError, OptionError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
-from seedlings_spark.workflow import pipeline, predicting, transfer
+from seedlings_spark.workflow import folds, pipeline, predicting, transfer
 from tests import docs
 from tests.conftest import with_all
 
@@ -202,6 +202,26 @@ def _check_similar(
         ss.similar(spark, options)
 
 
+def test_folds_hold_each_image_once_and_as_many_of_each_species(
+    spark: SparkSession, prepared: corpus.Corpus
+) -> None:
+    images = pipeline.training_images(spark, prepared)
+    whole = {row.content_hash: row for row in images.drop(schema.IMAGE).collect()}
+    held_out: list[str] = []
+    for fold in range(3):
+        rows = folds.dealt(images, 3, fold).drop(schema.IMAGE).collect()
+        assert {row.content_hash for row in rows} == set(whole) and len(rows) == len(whole) == 24
+        mine = [row for row in rows if row.is_validation]
+        assert all(row.split == ("validation" if row in mine else "train") for row in rows)
+        counts = collections.Counter(row.species for row in mine)
+        assert set(counts) == set(CLASSES) and max(counts.values()) - min(counts.values()) <= 1
+        held_out += [row.content_hash for row in mine]
+    assert sorted(held_out) == sorted(whole)
+    with pytest.raises(OptionError, match=r"--folds 9 .* 8 images of its largest species"):
+        folds.check(prepared, 9)
+
+
+@with_all
 def test_every_image_is_predicted_once_by_a_network_that_has_not_seen_it(
     spark: SparkSession, prepared: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,9 +247,9 @@ def test_every_image_is_predicted_once_by_a_network_that_has_not_seen_it(
     trained = ss.train(spark, options)
     assert seen == [0, 1, 2, 3, 0, 1, 1, 2, 3, 0, 1, 2, 3]
 
-    folds = tmp_path / "run" / "folds"
-    numbers = json.loads((folds / "folds.json").read_text())
-    rows = spark.read.parquet(str(folds / "predictions")).collect()
+    place = tmp_path / "run" / "folds"
+    numbers = json.loads((place / "folds.json").read_text())
+    rows = spark.read.parquet(str(place / "predictions")).collect()
     own = prepared.images(spark, schema.TRAIN, schema.VALIDATION).collect()
     assert sorted(row.path for row in rows) == sorted(row.path for row in own) and len(own) == 24
     for fold in range(2):
@@ -237,7 +257,7 @@ def test_every_image_is_predicted_once_by_a_network_that_has_not_seen_it(
         assert collections.Counter(row.species for row in mine) == dict.fromkeys(CLASSES, 4)
         right = np.mean([row.predicted_species == row.species for row in mine])
         # What the workers have measured on the rows that they held out.
-        *_, last = (folds / str(fold) / "metrics.jsonl").read_text().splitlines()
+        *_, last = (place / str(fold) / "metrics.jsonl").read_text().splitlines()
         assert json.loads(last)["val_accuracy"] == pytest.approx(right)
         assert numbers["accuracy"]["of_fold"][fold] == right
         for row, truth in enumerate(numbers["classes"]):
