@@ -7,6 +7,7 @@ gradient. All that comes after it is real: TLS, sums, the optimizer, the weights
 """
 
 import base64
+import gc
 import json
 import logging
 import math
@@ -414,6 +415,7 @@ def _train(remote: _Remote, asked: Mapping[str, Any]) -> str:
         exchange=str(asked["exchange"]),
     )
     Engine(options, recipe, network, remote).run()
+    gc.collect()  # networks refer to themselves: those of cells that are over would fill the memory
     return "trained"
 
 
@@ -431,6 +433,7 @@ def _be_worker(request: Mapping[str, Any]) -> None:
         rows = _rows_of(rank, int(asked["steps"]), task.recipe.row_shape[0])
         slept: list[tuple[float, float]] = []
         worker.work(task, rank, 0, rows, tf, make=partial(_Asleep, float(asked["sleep"]), slept))
+        gc.collect()
         benchmark.said(slept)
 
 

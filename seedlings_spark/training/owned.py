@@ -87,7 +87,7 @@ class OwnedStep:
         optimizer.build([self._weights])
         self.held = OptimizerState(optimizer)
         self._kinds = [kind[0] for kind in optimizers.slots_by_kind(optimizer, 1)]
-        self._apply = tf.function(self._new_weights, autograph=False)
+        self._apply = tf.function(self._step, autograph=False)
 
     def begin(self, state: Vector) -> None:
         """Go on from a state."""
@@ -100,12 +100,12 @@ class OwnedStep:
     def make(self, own: Vector) -> None:
         """Make of the slice of a mean, in its place, that of the new weights; what has no gradient stays as it is."""
         count = self._weights.shape[0]
-        own[:count] = np.asarray(self._apply(own[:count]))
+        self._apply(own[:count])
+        own[:count] = memoryview(self._weights.value.read_value())
 
     def handed_in(self, own: Vector) -> Vector:
         """What the master is to have: the slice of the weights, which is given, and the slots."""
         return np.concatenate([own, *(np.asarray(kind.value) for kind in self._kinds)])
 
-    def _new_weights(self, gradient: Any) -> Any:
+    def _step(self, gradient: Any) -> None:
         self._optimizer.apply([gradient], [self._weights])
-        return self._weights.value

@@ -44,6 +44,9 @@ from seedlings_spark.training.wire import Connection, Credentials, Kind, Message
 # How long others may take to come, who are told to at about the same time. Whoever cannot reach one of them gives up
 # before that, and knows which.
 _COME_SECONDS = 70.0
+# While so much of a vector is still to come, the thread looks at the network that often only: each look at a few bytes
+# would take as much of a processor as one at many.
+_BULK_BYTES, _PAUSE_SECONDS = 256 * 1024, 0.001
 # (host, port).
 Address = tuple[str, int]
 
@@ -360,6 +363,8 @@ class _Links:
         failure: Exception = LostPeerError("this worker has ended its links with the others")
         try:
             while not self._is_closing:
+                if any(len(link.view) > _BULK_BYTES for link in self._links.values()):
+                    time.sleep(_PAUSE_SECONDS)
                 for key, events in self._selector.select():
                     if key.data is None:
                         os.eventfd_read(self._bell)
@@ -451,7 +456,7 @@ class _Link:
         self._turns = cycle([(Kind.RESULT, _bytes(part)), (Kind.WORK, _bytes(mean))])
         self._expected, self._room = next(self._turns)
         self._coming = wire.incoming(self._room)
-        self._view = next(self._coming)
+        self.view = next(self._coming)
 
     def give(self, views: Sequence[memoryview]) -> None:
         """What is to be sent next; it must not be changed until it has been."""
@@ -475,13 +480,13 @@ class _Link:
             ProtocolError: Something else has come.
         """
         while True:
-            while len(self._view):
-                count = wire.take(self.connection, self._view)
+            while len(self.view):
+                count = wire.take(self.connection, self.view)
                 if not count:
                     return
-                self._view = self._view[count:]
+                self.view = self.view[count:]
             try:
-                self._view = next(self._coming)
+                self.view = next(self._coming)
             except StopIteration as done:
                 message: Message = done.value
             else:
@@ -490,7 +495,7 @@ class _Link:
                 raise ProtocolError(f"{message.kind.name} of {len(message.payload)} bytes from a worker")
             self._expected, self._room = next(self._turns)
             self._coming = wire.incoming(self._room)
-            self._view = next(self._coming)
+            self.view = next(self._coming)
             yield message
             if not wire.holds_more(self.connection):
                 return
