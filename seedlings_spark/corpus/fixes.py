@@ -31,13 +31,7 @@ def read(spark: SparkSession, table: str) -> DataFrame:
     except InputError as error:
         raise CorpusError(error.found, error.expected, "Check --fixes") from None
     wanted = [schema.CONTENT_HASH, schema.SPECIES, ACTION, NEW_SPECIES]
-    missing = [name for name in wanted if name not in rows.columns]
-    if missing:
-        raise CorpusError(
-            f"{table} with the columns {', '.join(rows.columns)[:200]}",
-            f"the columns {', '.join(wanted)}, as in the fixes.csv of explore",
-            f"Add {' and '.join(missing)}",
-        )
+    tables.require_columns(rows, table, wanted, ", as in the fixes.csv of explore", CorpusError)
     # What a spreadsheet would take for a formula was written with a quote before it.
     rows = rows.select(*(F.regexp_replace(F.trim(name), display.QUOTED, "").alias(name) for name in wanted))
     _refuse(

@@ -291,13 +291,9 @@ def _of_table(
     rule = rule.resolved(is_given=is_given)
     wanted = [schema.PATH, schema.SPECIES]
     wanted += filter(None, (rule.group_column, rule.time_column, its.content_column))
-    missing = [column for column in wanted if column not in rows.columns]
-    if missing:
-        raise CorpusError(
-            f"{table} with the columns {', '.join(rows.columns)[:200]}",
-            f"the columns {' and '.join(wanted)}",
-            f"Add {' and '.join(missing)}; a relative path is looked up beside the table",
-        )
+    tables.require_columns(
+        rows, table, wanted, "; a relative path is looked up beside the table", CorpusError
+    )
     rows = rows.select(
         *(F.col(name).cast("string").alias(name) for name in (schema.PATH, schema.SPECIES)),
         _given_split(rows, table) if rule.policy == "given" else F.lit(None).cast("string").alias(GIVEN),

@@ -17,7 +17,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 
 from seedlings_spark import files, schema
 from seedlings_spark.cluster import connect, session
-from seedlings_spark.errors import InputError, in_brief
+from seedlings_spark.errors import InputError, SeedlingsError, in_brief
 
 # Spark puts the lines of a CSV file that it cannot read into this column.
 _NOT_READ = "seedlings_not_read"
@@ -60,6 +60,27 @@ def read_table(spark: SparkSession, table: str, kind: str, expected: str) -> Dat
 
 # Types of columns that are Python classes, and that Spark itself brings.
 _OWN_CLASSES = re.compile(r"pyspark\.ml(?:lib)?\.linalg\.(?:Vector|Matrix)UDT")
+
+
+def require_columns(
+    rows: DataFrame, table: str, wanted: Sequence[str], action: str, error: type[SeedlingsError] = InputError
+) -> None:
+    """Refuse a table that lacks columns.
+
+    Args:
+        rows: The table.
+        table: Its path, for the message.
+        wanted: Names of columns.
+        action: What else than to add what is missing can be done about it; it follows "Add NAME".
+        error: What is raised.
+    """
+    missing = [name for name in wanted if name not in rows.columns]
+    if missing:
+        raise error(
+            f"{table} with the columns {', '.join(rows.columns)[:200]}",
+            f"the columns {' and '.join(wanted)}",
+            f"Add {' and '.join(missing)}{action}",
+        )
 
 
 def _check_types(rows: DataFrame, table: str) -> None:

@@ -217,13 +217,8 @@ def _of_glob(spark: SparkSession, pattern: str) -> Source:
 
 def _check_columns(rows: DataFrame, table: str, path_column: str, content_column: str) -> None:
     """Refuse a table without these columns, or with columns of other types."""
-    missing = [column for column in (path_column, content_column) if column and column not in rows.columns]
-    if missing:
-        raise InputError(
-            f"{table} with the columns {', '.join(rows.columns)[:200]}",
-            f"a column {' and a column '.join(missing)}",
-            "Name them with --path-column and --content-column",
-        )
+    wanted = [column for column in (path_column, content_column) if column]
+    tables.require_columns(rows, table, wanted, ", or name others with --path-column and --content-column")
     if isinstance(rows.schema[path_column].dataType, StructType | ArrayType | MapType):
         raise InputError(
             f"a column {path_column} of type {rows.schema[path_column].dataType.simpleString()} in {table}",

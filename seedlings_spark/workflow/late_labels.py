@@ -102,13 +102,8 @@ def _labels(spark: SparkSession, options: FeedbackOptions) -> tuple[DataFrame, i
         table = tables.read_table(spark, options.labels, kind, expected)
     except InputError as error:
         raise InputError(error.found, error.expected, "Check --labels") from None
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise InputError(
-            f"{options.labels} with the columns {', '.join(table.columns)[:200]}",
-            expected,
-            f"Add {' and '.join(missing)}, or name others with --path-column and --label-column",
-        )
+    otherwise = ", or name others with --path-column and --label-column"
+    tables.require_columns(table, options.labels, columns, otherwise)
     path, label = (schema.column(column).cast("string") for column in columns)
     rows = table.select(path.alias(_GIVEN), F.nullif(F.trim(label), F.lit("")).alias(_LABEL))
     without = rows.where(F.coalesce(_GIVEN, F.lit("")) == "").count()
