@@ -201,7 +201,7 @@ def test_owners_carry_two_vectors_a_link_however_many_they_are() -> None:
 @pytest.mark.parametrize(
     ("plan", "seconds"),
     [
-        # The network: 16 vectors of 10 ms, in frames of 1,514 bytes for 1,448; of the processors 8 x 6 ms on two cores are hidden in it.
+        # The network: 16 vectors of 10 ms, in frames of 1,514 bytes for 1,448; 8 x 6 ms on two cores are hidden in it.
         (Plan(8, SLOW), 0.040 + 0.160 * 1514 / 1448 + 8 * 0.001 + 0.003),
         # The processors: 7/8 of 8 x 6 ms on two cores; then 8 means and 8 eighths of an optimizer on them.
         (Plan(8, FAST, owners=True), 0.040 + 0.021 + (8 * 0.001 + 0.003) / 2),
