@@ -95,11 +95,12 @@ def test_a_spooled_shard_leaves_no_file_behind(tmp_path: Path) -> None:
 
 def test_an_epoch_has_the_same_batches_in_memory_and_from_disk(tmp_path: Path) -> None:
     order, edges = epoch_order(3, 1, 0, 100, 60), batch_edges(100, 8)
-    first, second = (
-        [batch.features.tobytes() for batch in _filled(budget, str(tmp_path))[0].batches(order, edges, 2, 8)]
-        for budget in (10**6, 500)
-    )
-    assert first == second and len(first) == 6
+    found = []
+    for budget in (10**6, 500):
+        shard, _ = _filled(budget, str(tmp_path))
+        found.append([batch.features.tobytes() for batch in shard.batches(order, edges, 2, 8)])
+        shard.close()
+    assert found[0] == found[1] and len(found[0]) == 6
 
 
 def test_an_empty_shard_gives_empty_batches() -> None:
