@@ -62,6 +62,16 @@ class Browser:
         content = {"script": f"{waited}.then(done, (error) => done(String(error)))", "args": arguments}
         return self.call("/execute/async", content)
 
+    def press(self, *keys: str) -> None:
+        """Press and release keys, as the protocol names them: "a", or a character for each that is no letter."""
+        each = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        self.call("/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": each}]})
+
+    def save_to(self, folder: Path) -> None:
+        """Let what a page saves go into a folder, without a question."""
+        params = {"behavior": "allow", "downloadPath": str(folder)}
+        self.call("/goog/cdp/execute", {"cmd": "Browser.setDownloadBehavior", "params": params})
+
     def upload(self, selector: str, *pictures: Path) -> None:
         found = self.call("/element", {"using": "css selector", "value": selector})
         paths = "\n".join(map(str, pictures))

@@ -188,7 +188,7 @@ class PrepareOptions(DecodeOptions):
     fixes: str = option(
         "",
         "table (CSV) of labels to correct or pictures to drop: the fixes.csv of explore, in whose column action a"
-        " person has written correct or drop",
+        " person has written correct or drop, or the labels.csv of score's review",
         reason="labels are taken as they are",
     )
     sample: float = option(
@@ -864,7 +864,7 @@ class ScoringOptions(DecodeOptions):
     )
     review: int = option(
         48,
-        "least confident images to list in review/, with a contact sheet; 0 for none",
+        "least confident images to list in review/, on a page where a person says what they are; 0 for none",
         unit="images",
         reason="a page that can be looked through in a minute",
         least=0,

@@ -1,7 +1,8 @@
 """Labels that a person has corrected: what `explore` suggests as `fixes.csv`, and `prepare` takes.
 
 A fix is of the bytes of a picture and of the label that it had: copies of a picture are fixed together, a picture that
-was moved is found, and one whose label has been corrected already is not corrected again.
+was moved is found, and one whose label has been corrected already is not corrected again. The labels that a person has
+given on the page of `score`, where no label was to be seen, hold whatever a picture was labelled before.
 """
 
 from typing import Any
@@ -22,6 +23,8 @@ _FIX = "fix"
 def read(spark: SparkSession, table: str) -> DataFrame:
     """The fixes of a CSV file that change something: `content_hash`, `species`, `action` and `suggested`.
 
+    `species` is null in those of any label. A table without `action` and `suggested` has labels, which correct others.
+
     Raises:
         CorpusError: It has other columns, an action that is none, a correction without a species, or two fixes of a
             picture.
@@ -31,7 +34,12 @@ def read(spark: SparkSession, table: str) -> DataFrame:
     except InputError as error:
         raise CorpusError(error.found, error.expected, "Check --fixes") from None
     wanted = [schema.CONTENT_HASH, schema.SPECIES, ACTION, NEW_SPECIES]
-    tables.require_columns(rows, table, wanted, ", as in the fixes.csv of explore", CorpusError)
+    has_labels_only = not {ACTION, NEW_SPECIES} & {*rows.columns}
+    if has_labels_only and {schema.CONTENT_HASH, schema.SPECIES} <= {*rows.columns}:
+        added = {ACTION: F.lit(CORRECT), NEW_SPECIES: F.col(schema.SPECIES)}
+        rows = rows.withColumns({**added, schema.SPECIES: F.lit(None).cast("string")})
+    known = ", as in the fixes.csv of explore; or content_hash and species, as in the labels.csv of score's review"
+    tables.require_columns(rows, table, wanted, known, CorpusError)
     # What a spreadsheet would take for a formula was written with a quote before it.
     rows = rows.select(*(F.regexp_replace(F.trim(name), display.QUOTED, "").alias(name) for name in wanted))
     _refuse(
@@ -71,14 +79,7 @@ def applied(rows: DataFrame, changes: DataFrame) -> DataFrame:
         rows: As `schema.DECODED`.
         changes: As `read` gives them.
     """
-    columns = [F.col(name).alias(f"{_FIX} {name}") for name in changes.columns]
-    joined = rows.join(
-        F.broadcast(changes.select(*columns)),
-        (F.col(schema.CONTENT_HASH) == F.col(f"{_FIX} {schema.CONTENT_HASH}"))
-        & (F.col(schema.SPECIES) == F.col(f"{_FIX} {schema.SPECIES}"))
-        & F.col(schema.REASON).isNull(),
-        "left",
-    )
+    joined = _joined(rows, changes, "left")
     action = F.col(f"{_FIX} {ACTION}")
     is_dropped, is_corrected = (F.coalesce(action == each, F.lit(False)) for each in (DROP, CORRECT))
     return joined.withColumns(
@@ -96,6 +97,19 @@ def applied(rows: DataFrame, changes: DataFrame) -> DataFrame:
     ).select(*rows.columns)
 
 
+def _joined(rows: DataFrame, changes: DataFrame, how: str) -> DataFrame:
+    """Decoded files beside the fixes that are theirs, in columns of other names."""
+    columns = [F.col(name).alias(f"{_FIX} {name}") for name in changes.columns]
+    before = F.col(f"{_FIX} {schema.SPECIES}")
+    return rows.join(
+        F.broadcast(changes.select(*columns)),
+        (F.col(schema.CONTENT_HASH) == F.col(f"{_FIX} {schema.CONTENT_HASH}"))
+        & (before.isNull() | (F.col(schema.SPECIES) == before))
+        & F.col(schema.REASON).isNull(),
+        how,
+    )
+
+
 def about(rows: DataFrame, changes: DataFrame, table: str) -> dict[str, Any]:
     """What a manifest says of fixes.
 
@@ -104,11 +118,11 @@ def about(rows: DataFrame, changes: DataFrame, table: str) -> dict[str, Any]:
         changes: As `read` gives them.
         table: Where they stand.
     """
-    keys = [schema.CONTENT_HASH, schema.SPECIES]
-    of_files = (
-        rows.where(F.col(schema.REASON).isNull()).select(*keys).join(changes.select(*keys, ACTION), keys)
-    )
-    counts = {row[0]: int(row[1]) for row in of_files.groupBy(ACTION).count().collect()}
+    of_files = _joined(rows, changes, "inner")
+    action = F.col(f"{_FIX} {ACTION}")
+    is_as_wanted = (action == CORRECT) & (F.col(schema.SPECIES) == F.col(f"{_FIX} {NEW_SPECIES}"))
+    changed = of_files.where(~is_as_wanted).groupBy(action).count()
+    counts = {row[0]: int(row[1]) for row in changed.collect()}
     (found,) = of_files.agg(F.countDistinct(schema.CONTENT_HASH)).collect()
     return {
         "table": table,

@@ -51,7 +51,6 @@ def page(
         left_files: Names of the files beside it.
     """
     script = _file("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text: str = (
         _environment()
         .get_template("page.html")
@@ -70,7 +69,7 @@ def page(
             made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
             num_classes=len(evaluation.classes),
             num_wrong=evaluation.num_images - sum(each.true_positives for each in evaluation.per_species),
-            policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+            policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; {_policy(script)}",
             script=Markup(script),  # noqa: S704 - a file of ours
             style=Markup(_file("page.css")),  # noqa: S704 - likewise
             tops=[k for k in (3, 5) if k < len(evaluation.classes)],
@@ -80,17 +79,34 @@ def page(
     return text
 
 
-def sheet(template: str, **values: object) -> str:
-    """A page without a script, from a template of its own.
+def sheet(template: str, *, script: str = "", data: object = None, **values: object) -> str:
+    """A page from a template of its own.
 
     Args:
         template: Name of a file that extends `base.html`.
-        values: What it shows.
+        script: Name of its script, if it has one.
+        data: What the script is given, as JSON can hold it.
+        values: What the page shows.
     """
-    made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    style = Markup(_file("page.css"))  # noqa: S704 - a file of ours
-    text: str = _environment().get_template(template).render(made=made, style=style, **values)
+    text: str = (
+        _environment()
+        .get_template(template)
+        .render(
+            made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            style=Markup(_file("page.css")),  # noqa: S704 - a file of ours
+            script=Markup(_file(script)) if script else "",  # noqa: S704 - likewise
+            policy=Markup(f"; {_policy(_file(script))}") if script else "",  # noqa: S704 - likewise
+            data=_json(data),
+            **values,
+        )
+    )
     return text
+
+
+def _policy(script: str) -> str:
+    """The part of a security policy that lets this script run, and no other."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"script-src 'sha256-{digest}'"
 
 
 @functools.cache

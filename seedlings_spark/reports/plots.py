@@ -15,7 +15,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
-from matplotlib.transforms import Bbox, TransformedBbox
 
 from seedlings_spark import display
 from seedlings_spark.reports.evaluation import (
@@ -34,11 +33,6 @@ _FAINT = "#8a8a8a"
 # A blue and an orange that the colour-blind can tell apart (Okabe and Ito 2008).
 _BLUE = "#0072b2"
 _ORANGE = "#e69f00"
-# A contact sheet, in inches. A character of the fixed-width font is 0.6 of its points wide: 22 fill a tile.
-_SHEET_COLUMNS = 8
-_TILE, _TILE_GAP, _CAPTION = 1.12, 0.1, 0.26
-_CAPTION_LINE, _CAPTION_FONT, _CAPTION_WIDTH = 0.105, 6.0, 21
-_TITLE_WIDTH = 100
 # Characters of a value below a panel, and of all its values beside each other.
 _VALUE_WIDTH, _VALUES_WIDTH = 24, 40
 _LOSS = "loss"
@@ -250,75 +244,6 @@ def data_curve(points: Sequence[tuple[int, float, float, float]]) -> bytes:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8, labelcolor=_INK, color="#b0b0b0")
     return _png(figure)
-
-
-def contact_sheet(tiles: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], *, title: str) -> bytes:
-    """A PNG of small pictures in rows of up to eight, each with its caption below.
-
-    Meant for about 48 pictures; the sheet grows with their number. Each keeps its proportions, its pixels are
-    shown as they are. Of a caption the first line stands alone and what follows is a second one; a line that
-    is too long is cut in the middle, as names of files differ at their ends.
-
-    Args:
-        tiles: uint8 arrays of shape (height, width, 3), RGB, at least one; they may differ in size.
-        captions: One for each tile, such as "0.31 Maize", a newline and "0001.png"; any text.
-        title: One line above all.
-
-    Raises:
-        ValueError: There is no tile, one is not of that shape and kind, or captions are missing.
-    """
-    if not len(tiles) or len(captions) != len(tiles):
-        raise ValueError(
-            f"{len(tiles)} tiles with {len(captions)} captions, expected at least one and a caption each"
-        )
-    for tile in tiles:
-        if tile.dtype != np.uint8 or tile.ndim != 3 or tile.shape[2] != 3 or 0 in tile.shape:
-            raise ValueError(f"a tile of {tile.dtype} {tile.shape}, expected uint8 (height, width, 3)")
-    num_columns = min(_SHEET_COLUMNS, len(tiles))
-    num_rows = math.ceil(len(tiles) / num_columns)
-    across, down = _TILE + _TILE_GAP, _TILE + _CAPTION + _TILE_GAP
-    figure = Figure(figsize=(num_columns * across, num_rows * down))
-    # One plane in inches, y downwards: an `Axes` for each tile would take most of the time.
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-    for number, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
-        left, top = number % num_columns * across, number // num_columns * down
-        height, width = (length * _TILE / max(tile.shape[:2]) for length in tile.shape[:2])
-        bottom = top + _TILE
-        axes.imshow(
-            tile, extent=(left, left + width, bottom, bottom - height), interpolation="nearest", aspect="auto"
-        )
-        # Accents piled upon each other, and what is wider than a letter, stay in their own cell.
-        cell = Bbox.from_extents(left, bottom, left + across, bottom + _CAPTION)
-        for number_of_line, line in enumerate(caption.split("\n", 1), start=1):
-            shown = display.abridged(display.shown(line), _CAPTION_WIDTH, _CAPTION_WIDTH // 2)
-            _write_clipped(axes, shown, bottom + number_of_line * _CAPTION_LINE, cell, _CAPTION_FONT)
-    axes.set_xlim(0, num_columns * across)
-    axes.set_ylim(num_rows * down, 0)
-    # As wide as it needs, but no higher than a line.
-    above = Bbox.from_extents(0, -0.4, _TITLE_WIDTH, 0)
-    heading = display.abridged(display.shown(title), _TITLE_WIDTH)
-    _write_clipped(axes, heading, -0.12, above, 11, "DejaVu Sans")
-    return _png(figure)
-
-
-def _write_clipped(
-    axes: Axes, text: str, baseline: float, box: Bbox, font: float, family: str = "DejaVu Sans Mono"
-) -> None:
-    """Write a line at the left of a box, and nothing of it outside."""
-    written = axes.text(
-        box.x0,
-        baseline,
-        text,
-        ha="left",
-        va="baseline",
-        fontsize=font,
-        family=family,
-        color=_INK,
-        parse_math=False,
-    )
-    written.set_clip_box(TransformedBbox(box, axes.transData))
-    written.set_clip_on(True)
 
 
 def _curve_panel(

@@ -336,7 +336,13 @@ class _Scoring:
 
     def _review(self, source: sources.Source) -> None:
         if self._options.review:
-            review.write(self._spark, self._building, source, self._task.decode, self._options.review)
+            about = review.Reviewed(
+                self._name,
+                f"{self._version.name} {self._version.version}",
+                self._version.classes,
+                self._options.probabilities,
+            )
+            review.write(self._spark, self._building, source, self._task.decode, self._options.review, about)
 
     def _manifest(
         self,

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from seedlings_spark import files, images, schema
-from seedlings_spark.config import ExploreOptions, PrepareOptions
+from seedlings_spark.config import ExploreOptions, PrepareOptions, ScoreOptions
 from seedlings_spark.errors import CorpusError
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.reports import exploration
 from seedlings_spark.workflow import explore, jobs, publication
+from tests import browser
 from tests.conftest import with_all
 
 CLASSES = ['<b>"Rye"', "Fat Hen", "Maize"]
@@ -129,3 +130,53 @@ def test_a_fix_that_cannot_be_meant_is_refused(
     with pytest.raises(CorpusError, match=message):
         prepared(spark, photographs, tmp_path / "corpus", fixes=str(tmp_path / "fixes.csv"))
     assert not (tmp_path / "corpus").exists()
+
+
+@pytest.mark.skipif(bool(browser.MISSING), reason=browser.MISSING)
+def test_what_a_person_labels_on_the_page_of_a_run_is_what_prepare_takes(
+    photographs: dict[str, Any], spark: Any, tmp_path: Path
+) -> None:
+    new, saved = tmp_path / "new", tmp_path / "labels.csv"
+    new.mkdir()
+    draw = np.random.default_rng(2)
+    for number in range(8):  # of hues between those of two species
+        pixels = pixels_of(draw, (HUES[number % 2] + HUES[number % 2 + 1]) / 2)
+        (new / f'{number}, "a" caf\xe9.png').write_bytes(images.encode_png(pixels))
+    options = ScoreOptions(str(new), store=photographs["store"], output=str(tmp_path / "scores"), review=6)
+    review = files.local_path(jobs.score(spark, options).path) / "review"
+    with (review / "least_confident.csv").open() as table:
+        least = [row["path"] for row in csv.DictReader(table)]
+    right, left, back = "\ue014", "\ue012", "\ue003"  # as the protocol names these keys
+    with browser.browser() as window:
+        window.offline()
+        window.save_to(tmp_path)
+        window.resize(390, 800)
+        window.open((review / "index.html").as_uri())
+        window.press("1", "2", right, "3", "9", "1", back, left, left, "3", "s")
+        window.wait("return document.querySelector('.bar output').textContent === '4 of 6 labelled'")
+        assert window.run("return document.documentElement.scrollWidth") <= 390
+        assert window.run("return document.querySelectorAll('.review img').length") == 6
+        window.open((review / "index.html").as_uri())  # once more: the browser has kept them
+        window.wait("return document.querySelector('.bar output').textContent.startsWith('4 of 6')")
+    with saved.open(encoding="utf-8", newline="") as table:
+        labels = {row["path"]: row["species"] for row in csv.DictReader(table)}
+    expected = {0: CLASSES[0], 1: CLASSES[1], 3: CLASSES[2], 4: CLASSES[0]}
+    assert labels == {least[place]: species for place, species in expected.items()}
+
+    before = prepared(spark, photographs, tmp_path / "corpus")
+    grown = jobs.prepare(
+        spark,
+        PrepareOptions(images=str(saved), corpus=str(tmp_path / "grown"), parent=before.path, image_size=16),
+    )
+    added = {row.path: row.species for row in grown.images(spark).collect() if row.path in labels}
+    assert added == labels and grown.manifest["accepted"] == before.manifest["accepted"] + 4
+
+    given = {path: CLASSES[place % 3] for place, path in enumerate(least)}
+    with (tmp_path / "given.csv").open("w", newline="", encoding="utf-8") as table:
+        csv.writer(table).writerows([("path", "species"), *given.items()])
+    wrong = {"table": tmp_path / "given.csv"}
+    mended = prepared(spark, wrong, tmp_path / "mended", fixes=str(saved))
+    assert {row.path: row.species for row in mended.images(spark).collect()} == {**given, **labels}
+    changed = sum(given[path] != species for path, species in labels.items())
+    assert mended.manifest["fixes"]["corrected"] == changed > 0
+    assert mended.manifest["fixes"]["not_found"] == 0

@@ -444,7 +444,7 @@ def test_score_gives_every_file_a_prediction_or_a_reason(place: Path, version: P
     assert run.name == manifest["run"] and manifest == {**read_json(run / "manifest.json"), "num_runs": 1}
     assert manifest["drift"]["verdict"] in ("stable", "drifting", "shifted")
     assert sorted(path.name for path in (run / "review").iterdir()) == [
-        "contact_sheet.png",
+        "index.html",
         "least_confident.csv",
     ]
     predictions = pq.read_table(run / "predictions").to_pylist()

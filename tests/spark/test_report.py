@@ -1,11 +1,9 @@
 import csv
 import html.parser
-import io
 import json
 import math
 import struct
 
-import matplotlib.image
 import numpy as np
 import pytest
 
@@ -323,85 +321,3 @@ def test_of_a_thousand_species_the_worst_are_shown_and_all_are_in_a_file(tmp_pat
         assert max(size_of_png((tmp_path / plot).read_bytes())) < 3000
     # A later report of few species does not keep the file of another one.
     assert "per_species.csv" not in write(tmp_path, example(PAIR), history=None, about={})
-
-
-def noise(*sizes):
-    generator = np.random.default_rng(1)
-    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
-
-
-def pixels_of_png(content):
-    return matplotlib.image.imread(io.BytesIO(content), format="png")[..., :3]
-
-
-@pytest.mark.parametrize(
-    "num_tiles, width, height",
-    # A tile and its gap are 1.22 inches wide and 1.48 high, of 150 dots; the title comes on top.
-    [(1, 183, 222), (8, 1464, 222), (9, 1464, 444), (48, 1464, 1332)],
-)
-def test_a_contact_sheet_has_rows_of_eight_and_stays_small(num_tiles, width, height):
-    captions = [f"0.31 Maize\n{number:04d}.png" for number in range(num_tiles)]
-    png = plots.contact_sheet(noise(*[(64, 64)] * num_tiles), captions, title="Sheet")
-    found = size_of_png(png)
-    assert width - 30 <= found[0] <= width + 80
-    assert height - 60 <= found[1] <= height + 110
-    assert len(png) < 40_000 + 25_000 * num_tiles
-
-
-def test_a_contact_sheet_shows_the_pixels_of_every_tile_in_its_place():
-    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (250, 250, 0)] * 3
-    tiles = [np.full((64, 64, 3), colour, np.uint8) for colour in colours]
-    shown = pixels_of_png(plots.contact_sheet(tiles, ["a"] * 12, title="Sheet"))
-    rows = [slice(0, shown.shape[0] // 2), slice(shown.shape[0] // 2, None)]
-    for number, colour in enumerate(colours):
-        # 0.2 inches around all, 1.22 from tile to tile.
-        left = 30 + number % 8 * 183
-        column = shown[rows[number // 8], left + 40 : left + 120]
-        share = np.isclose(column, np.array(colour) / 255, atol=0.01).all(axis=2).mean()
-        assert share > 0.5, number
-
-
-def test_tiles_of_other_shapes_keep_their_proportions():
-    tile = np.zeros((20, 80, 3), np.uint8)
-    tile[..., 0] = 255
-    shown = pixels_of_png(plots.contact_sheet([tile], [""], title=""))
-    is_red = np.isclose(shown, (1, 0, 0), atol=0.01).all(axis=2)
-    assert is_red.any(axis=0).sum() == pytest.approx(4 * is_red.any(axis=1).sum(), abs=6)
-    size_of_png(plots.contact_sheet(noise((1, 1), (300, 2)), ["", ""], title=""))
-
-
-@pytest.mark.parametrize(
-    "caption",
-    [*HOSTILE, "", "\n\n\n", "$x^2$\n$\\undefined$", "\x00\x1b[31m", "e" + "\u0301" * 200, "漢字" * 30],
-)
-def test_hostile_captions_and_titles_do_not_change_the_layout(caption):
-    tiles = noise((64, 64), (64, 64))
-    plain = size_of_png(plots.contact_sheet(tiles, ["a\nb", "c\nd"], title="Sheet"))
-    hostile = size_of_png(plots.contact_sheet(tiles, [caption, "c\n" + caption], title="Sheet"))
-    assert abs(hostile[0] - plain[0]) <= 40 and abs(hostile[1] - plain[1]) <= 20
-    titled = size_of_png(plots.contact_sheet(tiles, ["a", "b"], title=caption))
-    assert titled[0] < 2000 and titled[1] < 600
-
-
-def test_a_caption_is_cut_in_the_middle_so_that_ends_can_be_told_apart():
-    tiles = noise((8, 8))
-    names = ["a" * 60 + number + ".png" for number in ("0001", "0002")]
-    sheets = [plots.contact_sheet(tiles, ["0.31 Maize\n" + name], title="Sheet") for name in names]
-    assert sheets[0] != sheets[1]
-    assert sheets[0] == plots.contact_sheet(tiles, ["0.31 Maize\n" + "a" * 90 + "0001.png"], title="Sheet")
-
-
-@pytest.mark.parametrize(
-    "tiles, captions",
-    [
-        ([], []),
-        (noise((8, 8)), []),
-        (noise((8, 8)), ["a", "b"]),
-        ([np.zeros((8, 8, 3))], ["float"]),
-        ([np.zeros((8, 8), np.uint8)], ["grey"]),
-        ([np.zeros((8, 0, 3), np.uint8)], ["empty"]),
-    ],
-)
-def test_a_contact_sheet_of_nothing_or_of_no_pictures_is_refused(tiles, captions):
-    with pytest.raises(ValueError, match="expected"):
-        plots.contact_sheet(tiles, captions, title="Sheet")

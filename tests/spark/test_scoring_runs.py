@@ -22,7 +22,7 @@ from pyspark.ml import Pipeline, PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
-from seedlings_spark import files, images, lock, schema, scoring
+from seedlings_spark import display, files, images, lock, schema, scoring
 from seedlings_spark.errors import InputError, OptionError, OutputInUseError, StoreError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel, features
 from seedlings_spark.models.store import ModelStore, ModelVersion
@@ -534,7 +534,7 @@ def test_a_list_of_what_an_earlier_run_has_written_is_refused(
     spark: SparkSession, version: ModelVersion, tmp_path: Path
 ) -> None:
     write(tmp_path / "images", a=picture(1))
-    (tmp_path / "paths.txt").write_text("images/a.png\noutput/runs/../runs/x/review/contact_sheet.png\n")
+    (tmp_path / "paths.txt").write_text("images/a.png\noutput/runs/../runs/x/review/a.png\n")
     with pytest.raises(InputError, match="inside of the images"):
         score(spark, version, tmp_path / "paths.txt", tmp_path / "output")
     assert runs_of(tmp_path / "output") == []
@@ -604,7 +604,7 @@ def test_a_table_that_holds_the_bytes_is_scored_without_its_files(
         "four": "empty",
         "five": "too_large",
     }
-    assert "contact_sheet.png" in files.list_names(files.join(run.path, "review"))
+    assert "data:image/jpeg" in files.read_text(files.join(run.path, "review", "index.html"))
     again = score(spark, version, tmp_path / "table", tmp_path / "output", **options)
     assert numbers(again) == (5, 0, 1, 1, 3)
     spark.createDataFrame([("six", bytearray(picture(6)), 6)], table.schema).write.mode("append").parquet(
@@ -697,8 +697,9 @@ def test_the_least_confident_images_are_laid_out_to_be_looked_at(spark: SparkSes
     rows = list(csv.DictReader(text.splitlines()))
     predictions = spark.read.parquet(files.join(much.path, "predictions")).orderBy("confidence", "path")
     assert [row["path"] for row in rows] == [row.path for row in predictions.limit(4).collect()]
-    sheet = files.read_bytes(files.join(much.path, "review", "contact_sheet.png"))
-    assert images.decode(sheet, (50, 50)).std() > 10
+    page = files.read_text(files.join(much.path, "review", "index.html"))
+    places = [page.index(f">{display.shown(row['path'])}</small>") for row in rows]
+    assert places == sorted(places) and page.count("data:image/jpeg") == 4
 
 
 def test_the_probabilities_and_what_is_to_be_looked_at_can_be_left_out(
