@@ -177,7 +177,7 @@ function chart(svg, { title, x, y, xName, yName = "" }) {
       drawn("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: down(value), y2: down(value), class: "grid" }),
       drawn("text", { x: LEFT - 6, y: down(value) + 4, "text-anchor": "end" }, number(value)));
   }
-  const steps = Number.isInteger(xFrom) && xTo - xFrom > 1 ? Math.min(4, xTo - xFrom) : 4;
+  const steps = Number.isInteger(xFrom) && xTo - xFrom > 1 ? (xTo - xFrom <= 6 ? xTo - xFrom : 4) : 4;
   const ticks = new Set(Array.from({ length: steps + 1 }, (_, step) => xFrom + ((xTo - xFrom) * step) / steps).map((value) => (xTo > 1.5 ? Math.round(value) : value)));
   for (const value of ticks) svg.append(drawn("text", { x: across(value), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, number(value)));
   svg.append(
