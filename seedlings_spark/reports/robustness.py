@@ -28,6 +28,7 @@ BREAKS = 0.1
 # Pictures of each kind, and length of a thumbnail's longer side in pixels.
 _NUM_EXAMPLES, _THUMBNAIL = 3, 128
 _TASKS_PER_SLOT = 4
+_NAMES = (schema.CONTENT_HASH, schema.PATH, schema.SPECIES)
 _PREDICTED, _BEFORE, _AFTER = "predicted", "before", "after"
 
 
@@ -155,22 +156,24 @@ def robustness(
         SeedlingsError: A picture was lost on the way.
     """
     spark = pixels.sparkSession
-    chosen = predictions.select(schema.CONTENT_HASH).orderBy(schema.CONTENT_HASH).limit(MOST_IMAGES)
-    count, last = chosen.agg(F.count("*"), F.max(schema.CONTENT_HASH)).collect()[0]
-    columns = (schema.CONTENT_HASH, schema.HEIGHT, schema.WIDTH, schema.IMAGE)
-    rows = pixels.where(F.col(schema.CONTENT_HASH) <= last).select(*columns)
-    tasks = min(int(count), _TASKS_PER_SLOT * session.num_slots(spark))
+    # Copies of a picture are in a corpus, each under its path: they count as they do in all other numbers.
+    hashes = predictions.select(schema.CONTENT_HASH).orderBy(schema.CONTENT_HASH).limit(MOST_IMAGES)
+    last = hashes.agg(F.max(schema.CONTENT_HASH)).collect()[0][0]
+    is_chosen = F.col(schema.CONTENT_HASH) <= last
+    count = predictions.where(is_chosen).count()
+    rows = pixels.where(is_chosen).select(*_NAMES, schema.HEIGHT, schema.WIDTH, schema.IMAGE)
+    tasks = min(count, _TASKS_PER_SLOT * session.num_slots(spark))
 
     def predicted(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             if batch.num_rows:
                 yield _predicted(task, batch)
 
+    layout = ", ".join(f"{name} string" for name in _NAMES)
     with session.python_environment(spark, runtime.worker_environment(task.threads)):
         spread = rows.repartition(max(1, tasks), schema.CONTENT_HASH)
-        table = spread.mapInArrow(predicted, f"{schema.CONTENT_HASH} string, {_PREDICTED} array<int>")
-    named = predictions.select(schema.CONTENT_HASH, schema.PATH, schema.SPECIES)
-    found = sorted(table.join(named, schema.CONTENT_HASH).collect())
+        table = spread.mapInArrow(predicted, f"{layout}, {_PREDICTED} array<int>")
+    found = sorted(table.collect())
     if len(found) != count:
         raise SeedlingsError(
             f"predictions of {len(found):,} corrupted pictures",
@@ -231,7 +234,8 @@ def _predicted(task: prediction.ForwardTask, batch: pa.RecordBatch) -> pa.Record
                 classes_of([corruptions.corrupted(pixels, kind, strength, name) for name, pixels in rows])
             )
     lists = pa.array(np.stack(found, axis=1).tolist(), pa.list_(pa.int32()))
-    return pa.RecordBatch.from_arrays([batch.column(0), lists], [schema.CONTENT_HASH, _PREDICTED])
+    columns = [batch.column(place) for place in range(len(_NAMES))]
+    return pa.RecordBatch.from_arrays([*columns, lists], [*_NAMES, _PREDICTED])
 
 
 def _chosen(

@@ -161,6 +161,8 @@ def keep_species(
         species = predicted.select(
             schema.CONTENT_HASH, F.col(schema.PREDICTED_SPECIES).alias(schema.CURRENT_SPECIES)
         )
+        # Of copies of a picture, which a corpus has, one.
+        species = species.dropDuplicates([schema.CONTENT_HASH])
         species.write.mode("overwrite").options(**tables.write_options(path)).parquet(path)
     except Exception as error:  # of Spark's, where a worker raised it
         found = error if isinstance(error, SeedlingsError) else errors.from_worker(error)
@@ -194,7 +196,6 @@ def kept(predicted: DataFrame, path: str, current: str = "") -> DataFrame:
     table = table.withColumn(schema.CONFIDENCE, F.array_max(F.col(schema.PROBABILITIES).cast("array<float>")))
     others = F.lit(None).cast("string").alias(schema.CURRENT_SPECIES)
     if current:
-        # A picture's content is in a corpus once.
         layout = StructType([schema.EVALUATED[schema.CONTENT_HASH], schema.EVALUATED[schema.CURRENT_SPECIES]])
         theirs = tables.parquet(spark, current, layout)
         table, others = table.join(theirs, schema.CONTENT_HASH, "left"), F.col(schema.CURRENT_SPECIES)

@@ -16,6 +16,7 @@ import pytest
 from google.protobuf import text_format
 from PIL import Image
 from pyspark.ml import PipelineModel
+from pyspark.sql import functions
 from scipy import optimize, special, stats
 from sklearn import decomposition, metrics
 
@@ -27,7 +28,7 @@ from seedlings_spark.estimator import SeedlingsModel
 from seedlings_spark.images import corruptions
 from seedlings_spark.models import networks, saliency
 from seedlings_spark.models.store import RESERVED_KEYS, ModelStore
-from seedlings_spark.reports import certainty, fitting, paired, projector
+from seedlings_spark.reports import certainty, fitting, paired, projector, robustness
 from seedlings_spark.workflow import calibration, jobs, predicting, publication
 
 CLASSES = ['<b id="hostile">', "Fat Hen", "</script><script>document.title='run'</script>"]
@@ -439,6 +440,26 @@ def test_accuracy_on_corrupted_pictures_is_that_of_keras_on_one_machine(
     assert found["mean_corruption_accuracy"] == pytest.approx(np.mean(means))
     # Which a network that looks at the mean of a picture does not see, and which it sees most.
     assert found["kinds"]["jpeg"]["breaks_at"] is None and found["kinds"]["brightness"]["breaks_at"] <= 3
+
+
+def test_copies_of_a_picture_count_as_in_all_other_numbers(
+    evaluated: dict[str, Any], spark: Any, tmp_path: Path
+) -> None:
+    table = spark.read.parquet(str(evaluated["report"] / "predictions.parquet"))
+    pixels, version = evaluated["corpus"].images(spark, "test"), evaluated["store"].resolve("v0001")
+    wrong = next(row for row in evaluated["rows"] if row["species"] != row["predicted_species"])
+    predictions, more = (
+        each.union(
+            each.where(functions.col("content_hash") == wrong["content_hash"]).withColumn(
+                "path", functions.lit("copy")
+            )
+        )
+        for each in (table, pixels)
+    )
+    task = predicting.network_of(version, "").forward_task(spark, are_pixels=True)
+    found = robustness.robustness(predictions, more, version.classes, task)
+    num, right = len(evaluated["rows"]), evaluated["numbers"].accuracy * len(evaluated["rows"])
+    assert (found.num_images, found.right) == (num + 1, pytest.approx(right))
 
 
 # --- Pictures as points
