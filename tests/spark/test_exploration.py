@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from seedlings_spark.models.store import ModelStore
 from seedlings_spark.reports import exploration
 from seedlings_spark.workflow import explore, jobs, publication
 from tests import browser
-from tests.conftest import with_all
+from tests.conftest import HANG_SECONDS, with_all
 
 CLASSES = ['<b>"Rye"', "Fat Hen", "Maize"]
 HUES = (80, 125, 170)
@@ -132,37 +133,56 @@ def test_a_fix_that_cannot_be_meant_is_refused(
     assert not (tmp_path / "corpus").exists()
 
 
-@pytest.mark.skipif(bool(browser.MISSING), reason=browser.MISSING)
-def test_what_a_person_labels_on_the_page_of_a_run_is_what_prepare_takes(
-    photographs: dict[str, Any], spark: Any, tmp_path: Path
-) -> None:
-    new, saved = tmp_path / "new", tmp_path / "labels.csv"
+@pytest.fixture(scope="module")
+def reviewed(
+    photographs: dict[str, Any], spark: Any, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What a person has saved of the page of a run, and the paths of the pictures on it."""
+    if browser.MISSING:
+        pytest.skip(browser.MISSING)
+    folder = tmp_path_factory.mktemp("reviewed")
+    new = folder / "new"
     new.mkdir()
     draw = np.random.default_rng(2)
     for number in range(8):  # of hues between those of two species
         pixels = pixels_of(draw, (HUES[number % 2] + HUES[number % 2 + 1]) / 2)
         (new / f'{number}, "a" caf\xe9.png').write_bytes(images.encode_png(pixels))
-    options = ScoreOptions(str(new), store=photographs["store"], output=str(tmp_path / "scores"), review=6)
+    options = ScoreOptions(str(new), store=photographs["store"], output=str(folder / "scores"), review=6)
     review = files.local_path(jobs.score(spark, options).path) / "review"
     with (review / "least_confident.csv").open() as table:
         least = [row["path"] for row in csv.DictReader(table)]
     right, left, back = "\ue014", "\ue012", "\ue003"  # as the protocol names these keys
     with browser.browser() as window:
         window.offline()
-        window.save_to(tmp_path)
+        window.save_to(folder)
         window.resize(390, 800)
         window.open((review / "index.html").as_uri())
         window.press("1", "2", right, "3", "9", "1", back, left, left, "3", "s")
         window.wait("return document.querySelector('.bar output').textContent === '4 of 6 labelled'")
         assert window.run("return document.documentElement.scrollWidth") <= 390
         assert window.run("return document.querySelectorAll('.review img').length") == 6
+        saved, end = folder / "labels.csv", time.monotonic() + HANG_SECONDS
+        while not saved.exists():
+            assert time.monotonic() < end, list(folder.iterdir())
+            time.sleep(0.1)
         window.open((review / "index.html").as_uri())  # once more: the browser has kept them
         window.wait("return document.querySelector('.bar output').textContent.startsWith('4 of 6')")
     with saved.open(encoding="utf-8", newline="") as table:
         labels = {row["path"]: row["species"] for row in csv.DictReader(table)}
-    expected = {0: CLASSES[0], 1: CLASSES[1], 3: CLASSES[2], 4: CLASSES[0]}
-    assert labels == {least[place]: species for place, species in expected.items()}
+    return {"saved": saved, "labels": labels, "least": least}
 
+
+def test_what_a_person_labels_by_keys_is_saved(reviewed: dict[str, Any]) -> None:
+    expected = {0: CLASSES[0], 1: CLASSES[1], 3: CLASSES[2], 4: CLASSES[0]}
+    least = reviewed["least"]
+    assert reviewed["labels"] == {least[place]: species for place, species in expected.items()}
+
+
+@with_all
+def test_what_a_person_has_saved_is_what_prepare_takes(
+    photographs: dict[str, Any], reviewed: dict[str, Any], spark: Any, tmp_path: Path
+) -> None:
+    saved, labels, least = reviewed["saved"], reviewed["labels"], reviewed["least"]
     before = prepared(spark, photographs, tmp_path / "corpus")
     grown = jobs.prepare(
         spark,
