@@ -11,8 +11,9 @@ from pathlib import Path
 from seedlings_spark.cli import classes
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seedlings_spark"
-# Most JVMs here live for seconds, in which compiling thoroughly does not pay.
-QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+# Most JVMs here live for seconds, in which compiling thoroughly does not pay; that of a session for many tests would
+# else fill the 48 MB for its code, and interpret from then on.
+QUICK_START = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
 
 
 def options() -> str:
