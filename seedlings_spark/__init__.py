@@ -77,6 +77,7 @@ The map, room by room, in the order of imports: a module may import those of its
     training        the protocol between master and workers, in prose
       weights       arithmetic on lists of arrays, held as one flat vector
       tree          who holds which shards, and the order in which vectors are averaged
+      dealing       which shards a slow worker loses to faster ones
       rules         how an asynchronous worker's work enters the model
       wire          messages over TLS
       server        the driver's side of the connections

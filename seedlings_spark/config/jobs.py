@@ -501,6 +501,14 @@ class TrainOptions(Options):
         "with exchange workers or auto: port of each worker for the others: 0 for any, or N-M for the first free one",
         reason="as server_port; a range holds as many ports as workers run on one machine",
     )
+    drop_slow: float = option(
+        0.0,
+        "how much slower than the others a worker may be, as a factor such as 3, before it loses shards to them, with"
+        " the same bits; judged after each epoch by its median time for a step of one shard. Takes more shards than"
+        " workers; 0: never",
+        reason="equal machines are equally fast, and to move a shard is to send its images through the driver",
+        least=0,
+    )
     wait_executors: int = option(
         120,
         "how long executors that were asked for may take to register before the job gives up",

@@ -106,6 +106,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
         layer_decay: See the params; 1 by default, for one rate in all layers.
         memory_budget_mb: See the params.
         exchange: "driver" (default), "workers" or "auto": where the mean of each synchronous step is made.
+        drop_slow: See the params; 0 by default, so that all workers hold as many shards whatever their speed.
         verbose: 0 is silent, 1 shows progress.
 
     What is no plain value, such as callbacks and initial weights, is given by a `set_...` method; it is not a
@@ -152,6 +153,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             server_port="0",
             exchange="driver",
             worker_port="0",
+            drop_slow=0.0,
             encrypt=True,
             predicted_species_col=schema.PREDICTED_SPECIES,
         )
@@ -298,6 +300,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             encrypt=self.getOrDefault("encrypt"),
             exchange=self.getOrDefault("exchange"),
             worker_ports=session.ports(self.getOrDefault("worker_port"), "worker_port"),
+            drop_slow=self.getOrDefault("drop_slow"),
         )
         check_shards(self._num_shards(), options)
         feature_column(dataset, self.getFeaturesCol())

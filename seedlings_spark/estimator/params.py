@@ -190,6 +190,13 @@ class SeedlingsParams(
         "with exchange 'workers' or 'auto': port of each worker for the others, as server_port",
         TypeConverters.toString,
     )
+    drop_slow: Param[float] = Param(
+        Params._dummy(),
+        "drop_slow",
+        "how much slower than the others a synchronous worker may be before it loses shards to them, as a factor above"
+        " 1; 0 for any",
+        TypeConverters.toFloat,
+    )
     encrypt: Param[bool] = Param(
         Params._dummy(),
         "encrypt",

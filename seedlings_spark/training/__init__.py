@@ -24,6 +24,16 @@ for, with as many workers as there is room for then, and the weights come out th
 epochs it is also started again where there is room for more. The workers that are left hear of it before Spark ends
 them: their processes stay, and the next generation finds its networks traced. All rows are read anew.
 
+Where it is asked for, shards of a worker that is slow change hands between two epochs (`dealing`), through the master:
+
+                                      <-     work(handing: shard, rows) to the giver
+      result(handing) + rows          ->
+                                      <-     work(handing: shard, rows) + rows to the taker
+      result(handing)                 ->
+                                      <-     work(handing: sizes) to all, who answer as well
+
+The next generation begins with blocks of the same size again.
+
 With `exchange="workers"` the master does not see the gradients of single steps: it asks for some steps at once, and
 tells each worker where the others are (`peers`). They average among themselves in the same order, each makes the same
 step with the same optimizer, on its own slice where that gives the same bits (`owned`), and in the end each hands in a

@@ -24,9 +24,9 @@ from seedlings_spark.errors import (
     recognized,
 )
 from seedlings_spark.training.launcher import Attempt, Ended
-from seedlings_spark.training.messages import Open, Part, Steps
+from seedlings_spark.training.messages import Open, Part, Rows, Steps
 from seedlings_spark.training.server import Superseded
-from seedlings_spark.training.tree import shards_of
+from seedlings_spark.training.tree import blocks, sizes_of
 
 _log = logging.getLogger(__name__)
 # Seconds that Spark is given to notice by itself that a task of a barrier stage has died, before the stage is
@@ -140,7 +140,7 @@ class WorkerGroup:
     ) -> None:
         self.condition = threading.Condition()
         self.num_workers, self.num_shards = size.most, num_shards
-        self.num_failures = 0
+        self.num_failures = self.num_moved = 0
         self.has_begun = False
         self.on_restart: Callable[[], None] = lambda: None
         self.summaries: list[Mapping[str, Any]] = []
@@ -149,7 +149,8 @@ class WorkerGroup:
         self._generation = -1
         self._attempts: list[Attempt] = []
         self._holders: dict[int, RankHolder] = {}
-        self._fingerprints: list[str] = []  # of the rows of each shard, as the run began with them
+        self._rows: list[Rows] = []  # of each shard, as the run began with them
+        self._sizes = sizes_of(size.most, num_shards)
         self._failure: BaseException | None = None
         self._attempt_error: BaseException | None = None
         self._lost_at: float | None = None
@@ -162,9 +163,18 @@ class WorkerGroup:
         """How many times workers have been started before those that there are now."""
         return self._generation
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many shards each worker of the present generation holds."""
+        return self._sizes
+
     def shards_of(self, rank: int) -> range:
         """The shards that a worker of the present generation holds."""
-        return shards_of(rank, self.num_workers, self.num_shards)
+        return blocks(self._sizes)[rank]
+
+    def rows_of(self, shard: int) -> Rows:
+        """What is known of the rows of a shard."""
+        return self._rows[shard]
 
     # With the condition held.
 
@@ -188,7 +198,7 @@ class WorkerGroup:
             raise Superseded(f"rank {rank} is not free")
         if len(opened.shards) != len(self.shards_of(rank)):
             raise Superseded(f"a worker of {len(opened.shards)} shards, expected {len(self.shards_of(rank))}")
-        if self._fingerprints:
+        if self._rows:
             self._check_rows(opened)
         self._holders[rank] = RankHolder(rank, opened)
         self._lost_at = None
@@ -231,6 +241,10 @@ class WorkerGroup:
             self._lost_at = time.monotonic()
         self.condition.notify_all()
 
+    def deal(self, sizes: tuple[int, ...], num_moved: int) -> None:
+        """So many shards have been moved, after which the workers of this generation hold others."""
+        self._sizes, self.num_moved = sizes, self.num_moved + num_moved
+
     def fail(self, error: BaseException) -> None:
         """End the run with this error."""
         self._failure = self._failure or error
@@ -265,7 +279,7 @@ class WorkerGroup:
             _log.info("training with %d of at most %d workers", num_workers, self._size.most)
         with self.condition:
             self.on_restart()
-            self.num_workers = num_workers
+            self.num_workers, self._sizes = num_workers, sizes_of(num_workers, self.num_shards)
             self._holders.clear()
             self._lost_at = self._attempt_error = self._lost_link = None
             self._generation += 1
@@ -278,7 +292,7 @@ class WorkerGroup:
         self.wait(lambda: len(self._holders) == self.num_workers)
         with self.condition:
             opened = [self._holders[rank].opened for rank in range(self.num_workers)]
-            self._fingerprints = [rows.fingerprint for worker in opened for rows in worker.shards]
+            self._rows = [rows for worker in opened for rows in worker.shards]
         return opened
 
     def new_epoch(self) -> None:
@@ -360,7 +374,7 @@ class WorkerGroup:
             Superseded: It has.
         """
         for shard, rows in zip(self.shards_of(opened.rank), opened.shards, strict=True):
-            if rows.fingerprint != self._fingerprints[shard]:
+            if rows.fingerprint != self._rows[shard].fingerprint:
                 self.fail(
                     CorpusError(
                         f"other rows in shard {shard} than this run began with, after its workers were started again",

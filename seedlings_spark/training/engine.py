@@ -24,6 +24,7 @@ from seedlings_spark.training import rules
 from seedlings_spark.training.asynchronous import AsynchronousRun
 from seedlings_spark.training.checkpoint import RunIdentity
 from seedlings_spark.training.coordination import GRACE_SECONDS, RETRY_SECONDS, Size, WorkerGroup
+from seedlings_spark.training.dealing import Dealing
 from seedlings_spark.training.epochs import Epochs, Observers
 from seedlings_spark.training.launcher import Attempt, Ended, Launcher
 from seedlings_spark.training.master import Master, build_metrics, made_metrics
@@ -69,6 +70,8 @@ class RunOptions:
         exchange: One of `choices.EXCHANGES`: where the mean of each step is made.
         worker_ports: As `ports`, of each worker whose exchange is not the driver's alone.
         encrypt: Whether what travels is encrypted.
+        drop_slow: How much slower than the others a worker of a synchronous run may be before it loses shards to them,
+            as a factor above 1; 0 for any.
 
     Raises:
         OptionError: A value that cannot be.
@@ -90,6 +93,7 @@ class RunOptions:
     encrypt: bool = True
     exchange: str = "driver"
     worker_ports: Sequence[int] = (0,)
+    drop_slow: float = 0.0
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -122,6 +126,12 @@ class RunOptions:
         if not 0 <= self.elasticity <= 1:
             raise OptionError(
                 f"elasticity={self.elasticity!r}", "from 0 (for 0.9 / num_workers) to 1", "Correct elasticity"
+            )
+        if self.drop_slow and (self.drop_slow <= 1 or self.mode != "synchronous"):
+            raise OptionError(
+                f"drop_slow={self.drop_slow!r} with mode={self.mode!r}",
+                "a factor above 1, or 0, with mode 'synchronous': other workers do not wait for a slow one",
+                "Correct drop_slow, or leave it out",
             )
         if not 0 <= self.held_out_share < 1:
             raise OptionError(
@@ -267,7 +277,13 @@ class Engine:
             finally:
                 group.cancel()
         workers = sorted(map(dict, group.summaries), key=lambda each: int(each["rank"]))
-        return replace(record, updates=exchange.updates(), stage_failures=group.num_failures, workers=workers)
+        return replace(
+            record,
+            updates=exchange.updates(),
+            stage_failures=group.num_failures,
+            shards_moved=group.num_moved,
+            workers=workers,
+        )
 
     def _size(self) -> Size:
         options = self._options
@@ -277,7 +293,8 @@ class Engine:
         options = self._options
         if options.is_synchronous:
             exchange = options.exchange if options.may_be_among_workers else "driver"
-            return SynchronousRun(group, self.master, options.exchanged, exchange)
+            dealing = Dealing(options.drop_slow, self._recipe.row_bytes) if options.drop_slow else None
+            return SynchronousRun(group, self.master, options.exchanged, exchange, dealing)
         center = Center(
             self.master,
             rule=options.rule or rules.DEFAULT,
@@ -361,6 +378,12 @@ def check_shards(num_shards: int, options: RunOptions) -> None:
             f"{num_shards} shards for {options.num_workers} workers",
             "a shard for every worker, or more",
             "Give at least as many --shards, or fewer workers (--num-workers)",
+        )
+    if options.drop_slow and num_shards == (options.min_workers or options.num_workers) > 1:
+        raise OptionError(
+            f"drop_slow={options.drop_slow:g} with {num_shards} shards for as many workers",
+            "more shards than workers: each keeps one, so that none could be moved",
+            "Give two or four times as many --shards as workers, or leave out --drop-slow",
         )
     if num_shards != options.num_workers and not options.is_synchronous:
         raise OptionError(

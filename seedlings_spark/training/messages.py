@@ -250,6 +250,44 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Handing:
+    """What a worker does while shards change hands, in place of work; its answer has a header of the same kind.
+
+    Args:
+        sizes: The shards that each worker holds from now on; () while rows are on their way.
+        shard: Whose rows these are.
+        is_asked: Whether the worker is to give them; else they come with this.
+        held_out: Whether they are those that are held out.
+        first: Place of the first one among them.
+        last: The place after the last one.
+    """
+
+    sizes: Sequence[int] = ()
+    shard: int = 0
+    is_asked: bool = False
+    held_out: bool = False
+    first: int = 0
+    last: int = 0
+
+    def header(self) -> dict[str, Any]:
+        """As it travels."""
+        return {_HANDING: asdict(self)}
+
+    @staticmethod
+    def is_in(header: Mapping[str, Any]) -> bool:
+        """Whether a message has such a header, or is the answer to one."""
+        return _HANDING in header
+
+    @classmethod
+    def parse(cls, header: Mapping[str, Any]) -> "Handing | None":
+        """The counterpart of `header`; None of another message."""
+        return cls(**header[_HANDING]) if _HANDING in header else None
+
+
+_HANDING = "handing"
+
+
+@dataclass(frozen=True)
 class Part:
     """What has been made of one shard's part of a piece of work.
 
@@ -311,12 +349,14 @@ class Result:
         vectors: Means of gradients, weights or state, one of each node of `tree.nodes_within` its shards; none after an
             evaluation. They travel behind the header, one after the other.
         seconds: That the worker computed for it.
+        computed: Of these, seconds for the parts of its shards.
     """
 
     number: int | str
     parts: Sequence[Part]
     vectors: Sequence[Vector] = ()
     seconds: float = 0.0
+    computed: float = 0.0
 
     @property
     def samples(self) -> int:
@@ -326,7 +366,7 @@ class Result:
     def header(self) -> dict[str, Any]:
         """As it travels, without the vectors."""
         parts = [part.header() for part in self.parts]
-        return {"number": self.number, "parts": parts, "seconds": self.seconds}
+        return {"number": self.number, "parts": parts, "seconds": self.seconds, "computed": self.computed}
 
     def payload(self) -> Any:
         """The vectors as they travel."""
@@ -352,13 +392,15 @@ class Result:
         given = _known(cls, header)
         _check("number", isinstance(given["number"], int | str))
         _check("seconds", _is_number(given.get("seconds")))
+        _check("computed", _is_number(given.get("computed", 0.0)))
         _check("parts", isinstance(given["parts"], list | tuple) and len(given["parts"]) == num_parts)
         parts = tuple(map(Part.parse, given["parts"]))
         if len(payload) % max(1, layout.nbytes):
             raise Superseded(f"a result of {len(payload)} bytes, expected {layout.nbytes} for each vector")
         flat: Vector = np.frombuffer(payload, layout.dtype)
         vectors = tuple(flat.reshape(-1, layout.size)) if flat.size else ()
-        return cls(given["number"], parts, vectors, float(given["seconds"]))
+        seconds, computed = float(given["seconds"]), float(given.get("computed", 0.0))
+        return cls(given["number"], parts, vectors, seconds, computed)
 
 
 def _known(kind: type[_T], header: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from types import TracebackType
 from typing import Any
@@ -37,7 +37,7 @@ import numpy as np
 from seedlings_spark.training import wire
 from seedlings_spark.training.client import RefusedError, open_link
 from seedlings_spark.training.server import Door, Listener, Superseded
-from seedlings_spark.training.tree import Mean, mean_of, nodes_within, shards_of
+from seedlings_spark.training.tree import Mean, blocks, mean_of, nodes_within, sizes_of
 from seedlings_spark.training.weights import Layout, Vector
 from seedlings_spark.training.wire import Connection, Credentials, Kind, Message, ProtocolError
 
@@ -66,13 +66,18 @@ class Group:
 
     Args:
         rank: Of this one.
-        num_shards: Shards that they hold among them.
+        sizes: How many shards each of them holds.
         addresses: Of all of them, by rank.
     """
 
     rank: int
-    num_shards: int
+    sizes: Sequence[int]
     addresses: Sequence[Address]
+
+    @property
+    def num_shards(self) -> int:
+        """Shards that they hold among them."""
+        return sum(self.sizes)
 
     @property
     def num_workers(self) -> int:
@@ -86,7 +91,7 @@ class Group:
 
     def nodes(self, rank: int) -> list[range]:
         """Of the tree, whose vectors a worker hands in."""
-        return nodes_within(shards_of(rank, self.num_workers, self.num_shards), self.num_shards)
+        return nodes_within(blocks(self.sizes)[rank], self.num_shards)
 
     def slice_of(self, rank: int, vector: Vector) -> Vector:
         """What a worker owns of a vector."""
@@ -101,11 +106,15 @@ class Owner:
     """
 
     def __init__(self, group: Group) -> None:
-        self._group = group
-        self._nodes = [group.nodes(rank) for rank in range(group.num_workers)]
         self._number = 0
         self._known: dict[range, Mean] = {}
         self._notes: dict[int, Any] = {}
+        self.deal(group)
+
+    def deal(self, group: Group) -> None:
+        """The workers hold other shards from the next mean on."""
+        self._group = group
+        self._nodes = [group.nodes(rank) for rank in range(group.num_workers)]
 
     def hand_in(self, rank: int, header: Mapping[str, Any], flat: Vector) -> tuple[Mean, list[Any]] | None:
         """What a worker has for this slice.
@@ -157,6 +166,7 @@ class Peers:
         self._came: dict[int, Connection] = {}
         self._are_all_here = self._is_over = False
         self._group: Group | None = None
+        self._sizes: tuple[int, ...] = ()
         self._links: _Links | None = None
         self._number, self._waited = 0, 0.0
 
@@ -195,7 +205,8 @@ class Peers:
         """
         if self._group is not None:
             return
-        group = Group(self._rank, num_shards, [(str(host), int(port)) for host, port in addresses])
+        sizes = self._sizes or sizes_of(len(addresses), num_shards)
+        group = Group(self._rank, sizes, [(str(host), int(port)) for host, port in addresses])
         self._group = group
         opened = {"run": self._attempt[0], "generation": self._attempt[1], "rank": self._rank}
         connections: dict[int, Connection] = {}
@@ -212,6 +223,13 @@ class Peers:
         self._links = _Links(group, layout, connections)
         if self._is_over:
             self._links.close()
+
+    def deal(self, sizes: Sequence[int]) -> None:
+        """All workers hold so many shards each from now on: nobody makes a mean before all have been told."""
+        self._sizes = tuple(sizes)
+        if self._group is not None and self._links is not None:
+            self._group = replace(self._group, sizes=self._sizes)
+            self._links.deal(self._group)
 
     @property
     def has_joined(self) -> bool:
@@ -343,6 +361,13 @@ class _Links:
             raise found
         return self._mean, *found
 
+    def deal(self, group: Group) -> None:
+        """The workers hold other shards: while nothing is on its way, so that the thread only waits."""
+        self._group = group
+        self._owner.deal(group)
+        for rank, link in self._links.items():
+            link.expect(np.empty(len(group.nodes(rank)) * self._own.size, self._own.dtype))
+
     def close(self) -> None:
         """End all links soon."""
         self._is_closing = True
@@ -449,11 +474,16 @@ class _Link:
     """
 
     def __init__(self, rank: int, connection: Connection, part: Vector, mean: Vector) -> None:
-        self.rank, self.connection, self.part = rank, connection, part
+        self.rank, self.connection, self._mean = rank, connection, mean
         wire.side_by_side(connection)
         self._leaving: deque[memoryview] = deque()
         self.is_waiting = False  # for the network to take more
-        self._turns = cycle([(Kind.RESULT, _bytes(part)), (Kind.WORK, _bytes(mean))])
+        self.expect(part)
+
+    def expect(self, part: Vector) -> None:
+        """What takes what the other one has for this worker's slice, from the next mean on."""
+        self.part = part
+        self._turns = cycle([(Kind.RESULT, _bytes(part)), (Kind.WORK, _bytes(self._mean))])
         self._expected, self._room = next(self._turns)
         self._coming = wire.incoming(self._room)
         self.view = next(self._coming)

@@ -39,6 +39,7 @@ class TrainingRecord:
         updates: Updates of an asynchronous run.
         history: For each metric its values, one an epoch.
         stage_failures: How often the workers' stage was started again.
+        shards_moved: How many times a slow worker has lost a shard to another one, or got it back.
         workers: What each worker of the last generation has left behind, by rank.
     """
 
@@ -52,6 +53,7 @@ class TrainingRecord:
     updates: Updates | None = None
     history: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     stage_failures: int = 0
+    shards_moved: int = 0
     workers: Sequence[Mapping[str, Any]] = ()
 
     @classmethod

@@ -7,11 +7,12 @@ sorted by the hash of their content, that is in no order that means anything, an
 (64 MB) is permuted as a whole.
 """
 
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def packed(self) -> bytes:
+        """All of it, to be sent."""
+        return b"".join(each.tobytes() for each in (self.features, self.labels, self.weights))
 
 
 def batch_edges(num_rows: int, num_steps: int) -> NDArray[np.int64]:
@@ -115,6 +120,11 @@ class Shard:
         return self._num_rows
 
     @property
+    def bytes_in_memory(self) -> int:
+        """Memory that its features take."""
+        return 0 if self.is_spooled else self._num_rows * self.row_bytes
+
+    @property
     def is_spooled(self) -> bool:
         """Whether the features lie on disk."""
         return self._file is not None
@@ -142,6 +152,25 @@ class Shard:
         else:
             _write(self._file, flat)
         self._num_rows += count
+
+    def append_packed(self, payload: Any, count: int) -> None:
+        """Take so many rows, as `Batch.packed` has made them.
+
+        Raises:
+            ValueError: They are none.
+        """
+        width = int(np.prod(self._labels.shape[1:], dtype=np.int64)) * 8
+        edges = np.cumsum([0, count * self.row_bytes, count * width, count * 8])
+        if len(payload) != edges[-1]:
+            raise ValueError(f"{len(payload)} bytes for {count} rows, expected {edges[-1]}")
+        if not count:
+            return
+        features, labels, weights = (payload[a:b] for a, b in itertools.pairwise(edges.tolist()))
+        self.append(
+            np.frombuffer(features, self.dtype).reshape(count, *self.row_shape),
+            np.frombuffer(labels, np.float64).reshape(count, *self._labels.shape[1:]),
+            np.frombuffer(weights, np.float64),
+        )
 
     def labels(self) -> NDArray[np.float64]:
         """The labels of all rows, in order of arrival."""

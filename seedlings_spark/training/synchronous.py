@@ -21,14 +21,15 @@ import numpy as np
 from seedlings_spark.errors import ClusterError
 from seedlings_spark.training.capacity import ExchangeChoice, ExchangeWatch
 from seedlings_spark.training.coordination import Sums, WorkerGroup, check_finite
+from seedlings_spark.training.dealing import Dealing, Move, Paces, dealt, moves, slow_workers
 from seedlings_spark.training.epochs import Epochs, Observers
-from seedlings_spark.training.messages import Begin, Exchanged, Open, Part, Result, Steps, Work
+from seedlings_spark.training.messages import Begin, Exchanged, Handing, Open, Part, Result, Steps, Work
 from seedlings_spark.training.optimizer import has_dynamic_scale
 from seedlings_spark.training.owned import Slots
 from seedlings_spark.training.peers import slice_of
 from seedlings_spark.training.record import Updates
 from seedlings_spark.training.server import Superseded
-from seedlings_spark.training.tree import Mean, mean_of, most_nodes, nodes_within
+from seedlings_spark.training.tree import Mean, mean_of, most_nodes, most_nodes_of_any, nodes_within
 from seedlings_spark.training.weights import Layout, Vector
 from seedlings_spark.training.wire import Kind, Message
 
@@ -63,16 +64,25 @@ class Rendezvous:
         layout: Layout of a vector.
         state_layout: Layout of the state that workers which average among themselves hand in, each its slice.
         slots: Where each of them makes the optimizer's step on its slice only: where the slots lie in the state.
+        dealing: Where shards may change hands: what that takes.
 
     Attributes:
         watch: Told of every result, if there is one.
         seconds: That each worker has computed for the last round.
+        computed: Of these, seconds for the parts of its shards.
     """
 
     def __init__(
-        self, group: WorkerGroup, layout: Layout, state_layout: Layout, slots: Slots | None = None
+        self,
+        group: WorkerGroup,
+        layout: Layout,
+        state_layout: Layout,
+        slots: Slots | None = None,
+        dealing: Dealing | None = None,
     ) -> None:
         self._group, self._layout, self._state_layout, self._slots = group, layout, state_layout, slots
+        self._dealing = dealing
+        self._handed: dict[int, memoryview] | None = None  # by rank, while shards change hands
         self._are_ready: set[int] = set()
         self._is_among = False  # whether the work at hand is one in which workers average among themselves
         self._condition = group.condition
@@ -86,14 +96,17 @@ class Rendezvous:
         self._unreached = ""  # workers that have not found each other, until the master has heard of it
         self.watch: ExchangeWatch | None = None
         self.seconds: Sequence[float] = ()
+        self.computed: Sequence[float] = ()
         group.on_restart = self._forget
 
     @property
     def max_payload_bytes(self) -> int:
         """As many of the longest vectors as a worker sends at once, or its slice of the state."""
-        group = self._group
-        vectors = self._layout.nbytes * most_nodes(group.num_workers, group.num_shards)
-        return max(vectors, *(self._slice_layout(rank).nbytes for rank in range(group.num_workers)))
+        group, dealing = self._group, self._dealing
+        slices = [self._slice_layout(rank).nbytes for rank in range(group.num_workers)]
+        if dealing is None:
+            return max(self._layout.nbytes * most_nodes(group.num_workers, group.num_shards), *slices)
+        return max(self._layout.nbytes * most_nodes_of_any(group.num_shards), dealing.max_bytes, *slices)
 
     # What the server's threads call.
 
@@ -135,6 +148,12 @@ class Rendezvous:
             if self._is_leaving:
                 return self._left()
             rank = self._group.holder(ticket).rank
+            if self._handed is not None:
+                if not Handing.is_in(header):
+                    raise Superseded("a result while shards change hands")
+                self._handed[rank] = payload
+                self._condition.notify_all()
+                return self._answer(rank, None)
             result = self._parsed(rank, header, payload)
             self._results[rank] = result
             is_round = self._work is not None and self._work.steps is not None and not self._is_among
@@ -184,7 +203,6 @@ class Rendezvous:
             self._is_among = False
             self._tell_all(self._message)
         results = self._gathered()
-        self.seconds = [result.seconds for result in results]
         parts = [part for result in results for part in result.parts]
         return Round(parts, None if work.steps is None else self._mean(results, parts))
 
@@ -213,7 +231,6 @@ class Rendezvous:
                 # A worker that starts anew meanwhile is told the whole by `ready`.
                 self._tell_all(self._whole(b"" if is_known else None))
         results = self._gathered()
-        self.seconds = [result.seconds for result in results]
         if work.steps is None:
             return Round([part for result in results for part in result.parts], None)
         parts: list[Part] = []
@@ -234,7 +251,66 @@ class Rendezvous:
             unreached, self._unreached = self._unreached, ""
         if unreached:
             raise UnreachedError(unreached)
-        return [self._results[rank] for rank in range(self._group.num_workers)]
+        results = [self._results[rank] for rank in range(self._group.num_workers)]
+        self.seconds = [result.seconds for result in results]
+        self.computed = [result.computed for result in results]
+        return results
+
+    def deal(self, sizes: tuple[int, ...]) -> bool:
+        """Let shards change hands, through the driver, while there is no work.
+
+        Args:
+            sizes: How many each worker is to hold.
+
+        Returns:
+            Whether they have; not where a worker was lost, after which all begin anew with the blocks that they had.
+        """
+        group = self._group
+        generation, moved = group.generation, moves(group.sizes, sizes)
+        if not all(self._move(move, generation) for move in moved):
+            return False
+        told = dict.fromkeys(range(group.num_workers), (Handing(sizes=sizes), b""))
+        if self._hand(told, generation) is None:
+            return False
+        with self._condition:
+            if group.generation == generation:
+                group.deal(sizes, len(moved))
+            return group.generation == generation
+
+    def _move(self, move: Move, generation: int) -> bool:
+        """Take a shard from one worker to another, some rows at once; whether both were there to the end."""
+        if self._dealing is None:
+            raise RuntimeError("shards that change hands, which was not asked for")
+        rows, at_once = self._group.rows_of(move.shard), self._dealing.rows_at_once
+        for held_out, count in ((False, rows.train), (True, rows.held_out)):
+            for first in range(0, max(1, count), at_once):
+                last = min(first + at_once, count)
+                part = Handing(shard=move.shard, held_out=held_out, first=first, last=last)
+                given = self._hand({move.giver: (replace(part, is_asked=True), b"")}, generation)
+                # The payload lies in the giver's buffer, which nobody writes to until it is told something else.
+                if given is None or self._hand({move.taker: (part, given[move.giver])}, generation) is None:
+                    return False
+        return True
+
+    def _hand(self, told: Mapping[int, tuple[Handing, Any]], generation: int) -> dict[int, memoryview] | None:
+        """Tell some workers something of shards that change hands, and wait for their answers.
+
+        Returns:
+            What came with them, by rank; None where this generation of workers is over.
+        """
+        group = self._group
+        with self._condition:
+            if group.generation != generation or not told.keys() <= self._queues.keys():
+                return None
+            self._handed = {}
+            for rank, (handing, payload) in told.items():
+                self._queues.pop(rank).put(Message(Kind.WORK, handing.header(), payload))
+        try:
+            group.wait(lambda: group.generation != generation or told.keys() == (self._handed or {}).keys())
+        finally:
+            with self._condition:
+                handed, self._handed = self._handed, None
+        return handed if group.generation == generation else None
 
     def _parsed(self, rank: int, header: Mapping[str, Any], payload: memoryview) -> Result:
         """A worker's result of the work at hand.
@@ -331,6 +407,7 @@ class Rendezvous:
         self._results.clear()
         self._are_ready.clear()
         self._is_leaving = self._is_explained = False
+        self._handed = None
         if self.watch is not None:
             self.watch.pause()
 
@@ -347,10 +424,16 @@ class SynchronousRun:
         master: A `master.Master`.
         exchanged: Gradients, or state after local steps.
         exchange: One of `choices.EXCHANGES`; "driver" where steps are local.
+        dealing: When a slow worker loses shards to faster ones; None for never.
     """
 
     def __init__(
-        self, group: WorkerGroup, master: Any, exchanged: Exchanged, exchange: str = "driver"
+        self,
+        group: WorkerGroup,
+        master: Any,
+        exchanged: Exchanged,
+        exchange: str = "driver",
+        dealing: Dealing | None = None,
     ) -> None:
         self._group, self._master = group, master
         self._is_local = exchanged.is_local
@@ -358,13 +441,14 @@ class SynchronousRun:
         self._choice = ExchangeChoice() if exchange == "auto" else None
         self._may_be_driver, self._is_unreached = exchange != "workers", False
         self._pace = _Pace()
+        self._dealing, self._paces = dealing, Paces()
         # The state that the workers hold, and their generation.
         self._held: tuple[Vector, int] | None = None
         self._number = 0
         layout = master.state_layout if self._is_local else master.model_layout
         is_owned = exchange != "driver" and master.is_elementwise
         slots = Slots(master.vectors, master.optimizer) if is_owned else None
-        self.coordinator = Rendezvous(group, layout, master.state_layout, slots)
+        self.coordinator = Rendezvous(group, layout, master.state_layout, slots, dealing)
 
     def begin(self, begin: Begin, epochs: Epochs) -> None:
         """Tell all workers what holds for the whole run; `steps` are added."""
@@ -387,6 +471,7 @@ class SynchronousRun:
                 break
             if epoch + 1 < epochs.end:
                 self._group.grow()
+                self._deal()
         self._master.finalize()
 
     def updates(self) -> Updates | None:
@@ -409,6 +494,27 @@ class SynchronousRun:
         observers.callbacks.on_epoch_end(epoch, logs)
         observers.checkpoint(epoch, self._master.state(), ())
         observers.progress.epoch(epoch, seconds, epochs.num_rows, logs)
+
+    def _deal(self) -> None:
+        """Let workers that are slow, by the epoch that has ended, lose shards to faster ones."""
+        group, dealing = self._group, self._dealing
+        seconds = self._paces.of_epoch(group.generation)
+        if dealing is None or not seconds:
+            return
+        before = group.sizes
+        sizes = dealt(before, seconds, dealing.factor)
+        if sizes == before:
+            return
+        started = time.perf_counter()
+        if self.coordinator.deal(sizes):
+            _log.info(
+                "workers hold %s instead of %s shards from here on, since %s (seconds of a step and shard: %s);"
+                " moved in %.1f s",
+                *(list(sizes), list(before)),
+                _said_of(slow_workers(before, seconds, dealing.factor)),
+                ", ".join(f"{each:.3f}" for each in seconds),
+                time.perf_counter() - started,
+            )
 
     def _rounds(self, epoch: int, epochs: Epochs, sums: Sums) -> Iterator[None]:
         """Train an epoch; comes back now and then."""
@@ -461,6 +567,7 @@ class SynchronousRun:
         """Let the workers train some steps among themselves, and take over where that has led."""
         master, started = self._master, time.perf_counter()
         found = self._perform(steps, master.state())
+        self._note_paces(steps)
         if found.mean is None:
             raise RuntimeError("steps among workers without their state")
         may_overflow, num_shards = has_dynamic_scale(master.optimizer), self._group.num_shards
@@ -488,6 +595,7 @@ class SynchronousRun:
         master = self._master
         may_overflow = not self._is_local and has_dynamic_scale(master.optimizer)
         found = self._perform(steps, vector)
+        self._note_paces(steps)
         for shard, part in enumerate(found.parts):
             check_finite(part, steps, shard, may_overflow=may_overflow)
         if found.mean is None:
@@ -517,6 +625,19 @@ class SynchronousRun:
         if not is_held:
             self._held = None
         return self.coordinator.perform_among(work, vector, is_known=is_held)
+
+    def _note_paces(self, steps: Steps) -> None:
+        """Keep how long each worker has computed for these steps, which have just been done."""
+        group, computed = self._group, self.coordinator.computed
+        self._paces.took(group.generation, group.sizes, steps.last - steps.first, computed)
+
+
+def _said_of(slow: Sequence[int]) -> str:
+    if not slow:
+        return "none is slower than the others any more"
+    return (
+        f"worker{'s' * (len(slow) > 1)} {', '.join(map(str, slow))} {'are' if len(slow) > 1 else 'is'} slow"
+    )
 
 
 class _Pace:

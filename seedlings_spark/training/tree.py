@@ -2,7 +2,7 @@
 
 The rows of a run are dealt to shards, whose number belongs to the run. The order of batches, dropout, augmentation and
 statistics of batches follow from the shard; any number of workers hold the shards among them, in blocks of
-neighbours.
+neighbours: of the same size, but where `dealing` has found one that is slow.
 
 The shards are the leaves of one binary tree: a node covers neighbours, and is halved in the middle. At each node stands
 the mean of the vectors below it, weighted by samples, made from the means of its two halves. So the mean of all has the
@@ -10,8 +10,9 @@ same bits whoever has computed which part of it, and a worker sends one vector f
 block: one alone where 2, 4, 8, ... workers hold as many shards each.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -36,6 +37,17 @@ def shards_of(rank: int, num_workers: int, num_shards: int) -> range:
     return range(rank * num_shards // num_workers, (rank + 1) * num_shards // num_workers)
 
 
+def sizes_of(num_workers: int, num_shards: int) -> tuple[int, ...]:
+    """How many shards each worker holds as a run begins."""
+    return tuple(len(shards_of(rank, num_workers, num_shards)) for rank in range(num_workers))
+
+
+def blocks(sizes: Sequence[int]) -> list[range]:
+    """The shards of each worker, where they hold so many."""
+    ends = list(accumulate(sizes))
+    return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+
 def nodes_within(held: range, num_shards: int) -> list[range]:
     """The largest nodes of the tree that lie whole within a block of shards; each of its shards is in one of them."""
 
@@ -54,6 +66,11 @@ def most_nodes(num_workers: int, num_shards: int) -> int:
     return max(
         len(nodes_within(shards_of(rank, num_workers, num_shards), num_shards)) for rank in range(num_workers)
     )
+
+
+def most_nodes_of_any(num_shards: int) -> int:
+    """No block of neighbours needs more vectors: two of each level of the tree."""
+    return max(1, 2 * (num_shards - 1).bit_length())
 
 
 def mean_of(node: range, known: Callable[[range], Mean | None]) -> Mean:

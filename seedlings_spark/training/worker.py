@@ -25,14 +25,26 @@ from seedlings_spark.training import curriculum
 from seedlings_spark.training import network as carried
 from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training.client import ParameterClient, RefusedError
+from seedlings_spark.training.dealing import max_bytes
 from seedlings_spark.training.master import Master, Vectors, build_metrics, made_metrics
-from seedlings_spark.training.messages import Begin, Exchanged, Failure, Open, Part, Result, Rows, Steps, Work
+from seedlings_spark.training.messages import (
+    Begin,
+    Exchanged,
+    Failure,
+    Handing,
+    Open,
+    Part,
+    Result,
+    Rows,
+    Steps,
+    Work,
+)
 from seedlings_spark.training.mixing import Mixing
 from seedlings_spark.training.owned import OwnedStep, Slots
 from seedlings_spark.training.peers import LostPeerError, Peers
 from seedlings_spark.training.server import Listener
 from seedlings_spark.training.shard import Batch, Shard, batch_edges, epoch_order
-from seedlings_spark.training.tree import Mean, mean_of, nodes_within, shards_of
+from seedlings_spark.training.tree import Mean, blocks, mean_of, nodes_within, shards_of
 from seedlings_spark.training.weights import Vector
 from seedlings_spark.training.wire import Credentials, Kind, Message, ProtocolError
 
@@ -93,6 +105,12 @@ class Recipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     curriculum_epochs: int = 0
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row with its label and weight."""
+        features = int(np.prod(self.row_shape, dtype=np.int64)) * np.dtype(self.row_dtype).itemsize
+        return features + 8 * int(np.prod(self.label_shape, dtype=np.int64)) + 8
 
     def example_labels(self, dtype: str) -> NDArray[Any]:
         """Eight labels as the workers will give them, not all the same.
@@ -190,9 +208,9 @@ def work(
     """
     clock = _Clock()
     opened = Open(task.run, task.generation, rank, attempt)
-    with _empty_shards(task.recipe, task.shards_of(rank)) as shards:
+    with _empty_shards(task.recipe, task.shards_of(rank)) as held:
         try:
-            _read_shards(shards, task.recipe, batches)
+            _read_shards(held, task.recipe, batches)
         except (
             SeedlingsError
         ) as error:  # another one may be the machine's: Spark tries again, and tells of it
@@ -202,7 +220,7 @@ def work(
         clock.has_read()
         opened = replace(
             opened,
-            shards=[shard.rows(task.recipe.num_classes) for shard in shards],
+            shards=[shard.rows(task.recipe.num_classes) for shard in held],
             environment=reproducibility.environment(task.recipe.threads),
         )
         with connect(task.address, task.credentials) as client, _peers(task, rank, client) as peers:
@@ -210,7 +228,8 @@ def work(
             try:
                 begin = Begin.parse(client.open(opened.header()).header)
                 computation = _taken_over(task.run, begin) or (make or Computation)(task.recipe, begin, tf)
-                client.expect(computation.max_bytes)
+                client.expect(max(computation.max_bytes, max_bytes(task.recipe.row_bytes)))
+                shards = _Shards(rank, task.recipe, held)
                 message = _work_until_stopped(client, computation, shards, peers, clock)
             except (RefusedError, ProtocolError, OSError):
                 raise  # the connection's doing, not the computation's: the master decides whether to try again
@@ -225,7 +244,7 @@ def work(
 def _work_until_stopped(
     client: ParameterClient,
     computation: "Computation",
-    shards: Sequence["HeldShard"],
+    shards: "_Shards",
     peers: Peers | None,
     clock: "_Clock",
 ) -> Message:
@@ -233,15 +252,20 @@ def _work_until_stopped(
     clock.waits()
     message = client.ready()
     while message.kind == Kind.WORK:
+        handing = Handing.parse(message.header)
+        if handing is not None:
+            message = client.result(handing.header(), shards.hand_over(handing, message.payload, peers))
+            continue
         work = Work.parse(message.header)
         clock.begins(work)
         try:
-            result = computation.do(work, message.payload, shards, peers)
+            result = computation.do(work, message.payload, shards.held, peers)
         except LostPeerError as error:  # this worker itself may well go on in the next generation
             message = client.result({"lost": str(error), "unreached": not (peers and peers.has_joined)})
             continue
         seconds = clock.has_done(work, result.samples, peers.waited() if peers else 0.0)
-        message = client.result(replace(result, seconds=seconds).header(), result.payload())
+        result = replace(result, seconds=seconds, computed=computation.computed())
+        message = client.result(result.header(), result.payload())
     return message
 
 
@@ -399,6 +423,7 @@ class Computation:
         self.master = Master(self.network, recipe.layer_decay) if begin.among_workers else None
         self.vectors = self.master.vectors if self.master is not None else Vectors(self.network)
         self._owned: OwnedStep | None = None
+        self._computed = 0.0
         self._shares = optimizers.step_shares(self.vectors.trainable, recipe.layer_decay)
         is_mixed = recipe.mixup or recipe.cutmix
         self._mixing = Mixing(recipe.mixup, recipe.cutmix) if is_mixed else None
@@ -442,6 +467,11 @@ class Computation:
     def max_bytes(self) -> int:
         """The longest payload that the master may send."""
         return self.vectors.state_layout.nbytes
+
+    def computed(self) -> float:
+        """Seconds for the parts of shards, since this was asked the last time."""
+        computed, self._computed = self._computed, 0.0
+        return computed
 
     def do(self, work: Work, payload: Any, shards: Sequence[HeldShard], peers: Peers | None = None) -> Result:
         """Do one piece of work: the part of one shard after the other, each from the same start.
@@ -517,8 +547,9 @@ class Computation:
         def known(node: range) -> Mean | None:
             if len(node) > 1:
                 return None
-            is_first = not parts and not has_weights
+            is_first, started = not parts and not has_weights, time.perf_counter()
             part, vector = self._train(work, payload, held[node.start], is_first=is_first)
+            self._computed += time.perf_counter() - started
             parts.append(part)
             return Mean(vector, part.samples)
 
@@ -751,20 +782,68 @@ class _Sums:
 @contextlib.contextmanager
 def _empty_shards(recipe: Recipe, held: range) -> Iterator[list[HeldShard]]:
     """The shards that a worker holds, without their rows; what lies on disk is given up in the end."""
-
-    def empty(budget_bytes: int) -> Shard:
-        budget = budget_bytes // max(1, len(held))
-        return Shard(recipe.row_shape, recipe.row_dtype, budget_bytes=budget, label_shape=recipe.label_shape)
-
-    shards = [
-        HeldShard(number, empty(recipe.budget_bytes * 3 // 4), empty(recipe.budget_bytes // 4))
-        for number in held
-    ]
+    budgets = [budget // max(1, len(held)) for budget in _budgets(recipe)]
+    shards = [_empty_shard(recipe, number, budgets) for number in held]
     try:
         yield shards
     finally:
         for shard in shards:
             shard.close()
+
+
+def _budgets(recipe: Recipe) -> tuple[int, int]:
+    """Memory of a worker for the rows to train on, and for those that are held out."""
+    return recipe.budget_bytes * 3 // 4, recipe.budget_bytes // 4
+
+
+def _empty_shard(recipe: Recipe, number: int, budgets: Sequence[int]) -> HeldShard:
+    train, held_out = (
+        Shard(recipe.row_shape, recipe.row_dtype, budget_bytes=budget, label_shape=recipe.label_shape)
+        for budget in budgets
+    )
+    return HeldShard(number, train, held_out)
+
+
+class _Shards:
+    """The shards that a worker holds, some of which may change hands between two epochs.
+
+    Args:
+        rank: Of the worker.
+        recipe: Recipe of the run.
+        held: The shards; this list is kept up to date.
+    """
+
+    def __init__(self, rank: int, recipe: Recipe, held: list[HeldShard]) -> None:
+        self._rank, self._recipe, self.held = rank, recipe, held
+
+    def hand_over(self, handing: Handing, payload: Any, peers: Peers | None) -> bytes:
+        """Give rows away, take some, or give up what has been given away; the rows that were asked for, packed."""
+        if handing.sizes:
+            block = blocks(handing.sizes)[self._rank]
+            for shard in [each for each in self.held if each.number not in block]:
+                self.held.remove(shard)
+                shard.close()
+            self.held.sort(key=lambda shard: shard.number)
+            if peers is not None:
+                peers.deal(handing.sizes)
+            return b""
+        shard = self._of(handing.shard)
+        rows = shard.held_out if handing.held_out else shard.train
+        if handing.is_asked:
+            return rows.read(np.arange(handing.first, handing.last)).packed()
+        rows.append_packed(payload, handing.last - handing.first)
+        return b""
+
+    def _of(self, number: int) -> HeldShard:
+        """The shard of this number, which may be on its way here."""
+        found = next((shard for shard in self.held if shard.number == number), None)
+        if found is None:
+            of_train, of_held_out = _budgets(self._recipe)
+            of_train -= sum(shard.train.bytes_in_memory for shard in self.held)
+            of_held_out -= sum(shard.held_out.bytes_in_memory for shard in self.held)
+            found = _empty_shard(self._recipe, number, [max(0, of_train), max(0, of_held_out)])
+            self.held.append(found)
+        return found
 
 
 def _read_shards(shards: Sequence[HeldShard], recipe: Recipe, batches: Iterator[pa.RecordBatch]) -> None:

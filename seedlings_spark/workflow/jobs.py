@@ -50,7 +50,7 @@ _ESTIMATOR: tuple[str, ...] = (
     "batch_size",
 )
 _ESTIMATOR += ("precision", "memory_budget_mb", "server_port", "exchange", "worker_port", "encrypt", "seed")
-_ESTIMATOR += ("mixup", "cutmix", "curriculum_epochs")
+_ESTIMATOR += ("mixup", "cutmix", "curriculum_epochs", "drop_slow")
 
 
 def prepare(spark: SparkSession, options: PrepareOptions) -> Corpus:
@@ -290,7 +290,7 @@ def _with_head(
     shards, epochs = options.shards or options.num_workers, transfer.HEAD_EPOCHS
     steps = pipeline.num_steps(images, shards, options.batch_size, epochs)
     rate = pipeline.learning_rate(transfer.HEAD_RATE, "cosine", steps)
-    others = ("mode", "rule", "frequency", "epochs", "mixup", "cutmix", "curriculum_epochs")
+    others = ("mode", "rule", "frequency", "epochs", "mixup", "cutmix", "curriculum_epochs", "drop_slow")
     same = [name for name in _ESTIMATOR if name not in others]
     head = SeedlingsEstimator(
         **config.chosen(options, *same),

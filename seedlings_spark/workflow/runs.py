@@ -215,6 +215,7 @@ def _changed(record: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
 def _computed(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options that a result depends on: workers that meet may be others, as long as the shards are the same."""
     found = {**options, "shards": options.get("shards") or options.get("num_workers")}
+    found.pop("drop_slow", None)
     if options.get("mode") == "synchronous":
         for name in ("num_workers", "min_workers"):
             found.pop(name, None)

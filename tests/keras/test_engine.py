@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import json
+import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 
 from seedlings_spark import reproducibility
 from seedlings_spark.errors import ClusterError, CorpusError, OptionError, StorageError, TrainingError
-from seedlings_spark.training import worker
+from seedlings_spark.training import dealing, worker
 from seedlings_spark.training.engine import RunOptions, balanced_class_weights, uneven_shares
 from seedlings_spark.training.launcher import ThreadLauncher
 from seedlings_spark.training.progress import Silent
@@ -154,6 +156,54 @@ def test_workers_killed_and_added_at_any_instant_change_no_bit() -> None:
     assert len(moved.record.workers) == changes.rooms[-1]
 
 
+class KillAfter(Silent):
+    """A worker is killed as soon as the run is in an epoch."""
+
+    def __init__(self, workers: ThreadLauncher, epoch: int) -> None:
+        self._workers, self._epoch = workers, epoch
+
+    def step(
+        self, epoch: int, images: int, images_of_epoch: int, logs: Callable[[], Mapping[str, float]]
+    ) -> None:
+        if epoch == self._epoch:
+            self._epoch = -1
+            self._workers.kill(0)
+
+
+def test_a_slow_worker_loses_shards_and_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    calm, held = _of_shards("batch", 1), list[tuple[int, ...]]()
+    do, train_shard = worker.Computation.do, worker.Computation._train
+
+    def is_slow() -> bool:
+        return threading.current_thread().name == "seedlings-worker-1"
+
+    def told(self: Any, work: Any, payload: Any, shards: Any, peers: Any = None) -> Any:
+        if is_slow() and work.steps is not None:
+            held.append(tuple(shard.number for shard in shards))
+        return do(self, work, payload, shards, peers)
+
+    def slowly(self: Any, work: Any, *given: Any, **named: Any) -> Any:
+        if is_slow() and work.steps.epoch == 0:
+            time.sleep(0.15)
+        return train_shard(self, work, *given, **named)
+
+    monkeypatch.setattr(worker.Computation, "do", told)
+    monkeypatch.setattr(worker.Computation, "_train", slowly)
+    # One row a message: those of a shard come in many.
+    monkeypatch.setattr(dealing, "_MESSAGE_BYTES", 1)
+    for exchange in ("driver", "workers"):
+        held.clear()
+        workers = launcher(_sized_rows())
+        given: dict[str, Any] = {"launch": workers, "progress": KillAfter(workers, epoch=1)}
+        found = _of_shards("batch", 3, drop_slow=2.0, exchange=exchange, **given)
+        assert found.master.state().tobytes() == calm.master.state().tobytes()
+        assert found.history == calm.history
+        assert found.record.shards_moved > 0 and found.record.stage_failures == 1
+        # Workers that are started again begin with as many shards as the first ones.
+        lost = next(place for place, shards in enumerate(held) if len(shards) == 1)
+        assert held[0] == (2, 3, 4) in held[lost:]
+
+
 def test_a_step_takes_the_mean_of_the_shards_gradients_each_of_which_is_plain_keras() -> None:
     """With statistics of each shard's own batch, and with the seeds of its own number."""
     network, rows = _varied_network("float64"), _sized_rows()
@@ -198,6 +248,7 @@ def test_a_step_takes_the_mean_of_the_shards_gradients_each_of_which_is_plain_ke
     [
         ({"num_workers": 9}, "8 shards for 9 workers"),
         ({"num_workers": 4, "mode": "asynchronous"}, "8 shards for 4 workers in mode asynchronous"),
+        ({"num_workers": 8, "drop_slow": 2.0}, "drop_slow=2 with 8 shards for as many workers"),
     ],
 )
 def test_shards_that_the_workers_cannot_hold_are_refused(given: dict[str, Any], words: str) -> None:
@@ -398,6 +449,8 @@ def test_a_worker_that_fails_before_it_has_begun_leaves_no_rows_on_disk(what: st
         ({"rule": "upstream", "mode": "asynchronous"}, "rule='upstream'"),
         ({"rule": "adag"}, "rule='adag' with mode='synchronous'"),
         ({"elasticity": 1.5}, r"elasticity=1\.5"),
+        ({"drop_slow": 1.0}, r"drop_slow=1\.0"),
+        ({"drop_slow": 2.0, "mode": "asynchronous"}, "mode='asynchronous'"),
         ({"held_out_share": 1.0}, r"validation_split=1\.0"),
     ],
 )

@@ -129,6 +129,7 @@ def test_columns_are_found_by_their_exact_names_whatever_is_in_these(spark: Spar
         ({"class_weight": "unbalanced"}, OptionError, "unbalanced"),
         ({"server_port": "http"}, OptionError, "server_port='http'"),
         ({"worker_port": "http"}, OptionError, "worker_port='http'"),
+        ({"drop_slow": 0.5}, OptionError, "drop_slow=0\\.5"),
         ({"exchange": "ring"}, OptionError, "exchange='ring'"),
         ({"exchange": "workers", "frequency": "epoch"}, OptionError, "exchange='workers' with"),
         ({"server_port": "4110-4100"}, OptionError, "server_port='4110-4100'"),

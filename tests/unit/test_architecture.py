@@ -65,7 +65,7 @@ GROUPS = [
         "training.record",
     ],
     ["training.tree", "training.rules", "training.epochs", "training.curriculum"],
-    ["training.peers", "training.owned"],
+    ["training.peers", "training.owned", "training.dealing"],
     ["training.messages"],
     ["training.master", "training.mixing"],
     ["training.worker", "training.checkpoint"],

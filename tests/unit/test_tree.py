@@ -1,12 +1,20 @@
 """The tree of means, beside sums in exact arithmetic."""
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from seedlings_spark.training.tree import Mean, mean_of, most_nodes, nodes_within, shards_of
+from seedlings_spark.training.tree import (
+    Mean,
+    mean_of,
+    most_nodes,
+    most_nodes_of_any,
+    nodes_within,
+    shards_of,
+)
 
 
 def _mean(vectors: list[NDArray[np.floating]], samples: list[int], num_workers: int) -> Mean:
@@ -75,3 +83,11 @@ def test_workers_hold_all_shards_in_blocks_and_send_few_vectors() -> None:
             if num_workers & (num_workers - 1) == 0 and num_shards % num_workers == 0:
                 assert most_nodes(num_workers, num_shards) == 1
     assert most_nodes(3, 8) == 2
+
+
+def test_no_block_of_neighbours_needs_more_vectors_than_two_of_each_level() -> None:
+    for num_shards in range(1, 33):
+        edges = itertools.combinations(range(num_shards + 1), 2)
+        most = max(len(nodes_within(range(first, last), num_shards)) for first, last in edges)
+        assert most <= most_nodes_of_any(num_shards)
+    assert len(nodes_within(range(1, 15), 16)) == 6 <= most_nodes_of_any(16) == 8
