@@ -308,6 +308,6 @@ class AsynchronousRun:
         changed = master.shown(network)
         if not np.array_equal(changed, snapshot.weights):
             self._center.set_weights(changed)
-        observers.checkpoint(epoch, snapshot.state, snapshot.next_updates)
+        observers.checkpoint(epoch, lambda: snapshot.state, snapshot.next_updates)
         observers.progress.epoch(epoch, snapshot.seconds, epochs.num_rows, logs)
         return snapshot

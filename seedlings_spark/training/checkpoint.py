@@ -129,8 +129,10 @@ class Checkpoints:
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {f"array {name}": value for name, value in state.arrays.items()}
         np.savez(buffer, meta=np.frombuffer(text.encode(), np.uint8), state=state.state, **arrays)
-        content = buffer.getvalue()
-        files.write_bytes(self._path(state.epoch), content + _HASH_MARK + hashlib.sha256(content).digest())
+        with buffer.getbuffer() as content:
+            digest = hashlib.sha256(content).digest()
+        buffer.write(_HASH_MARK + digest)
+        files.write_bytes(self._path(state.epoch), buffer.getvalue())
         for epoch in self._epochs()[:-_KEPT]:
             files.delete(self._path(epoch))
 

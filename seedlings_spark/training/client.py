@@ -24,6 +24,7 @@ from seedlings_spark.training.wire import (
     ProtocolError,
     StrangeCertificateError,
     receive,
+    room,
     secured,
     send,
 )
@@ -50,7 +51,7 @@ class ParameterClient:
         self._address, self._credentials = address, credentials
         self._context = credentials.context(server=False)
         self._connection = _patiently(self._connect)
-        self._buffer = bytearray()
+        self._buffer = room(0)
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._to_cut: list[Callable[[], None]] = []
@@ -84,7 +85,7 @@ class ParameterClient:
 
     def expect(self, num_bytes: int) -> None:
         """Accept payloads of up to this many bytes from now on."""
-        self._buffer = bytearray(num_bytes)
+        self._buffer = room(num_bytes)
 
     def open(self, header: Mapping[str, Any]) -> Message:
         """Say who this worker is; returns what holds for the whole run."""

@@ -214,17 +214,19 @@ class Engine:
             CorpusError: There are too few rows.
             TrainingError: The run cannot go on.
         """
-        options, master = self._options, self.master
-        identity = self._identity
-        if options.has_given_weights:
-            identity = replace(identity, weights=master.all_weights())
-        checkpoints = RunCheckpoints(options.checkpoint_path, identity, master, self.network, self._callbacks)
-        self.network.stop_training = False
-        self._callbacks.on_train_begin()
-        checkpoints.take_up(with_slots=options.exchanged != Exchanged.WEIGHTS)
-        record = self._serve(checkpoints)
+        with self._checkpoints() as checkpoints:
+            self.network.stop_training = False
+            self._callbacks.on_train_begin()
+            checkpoints.take_up(with_slots=self._options.exchanged != Exchanged.WEIGHTS)
+            record = self._serve(checkpoints)
         self._callbacks.on_train_end()
         return replace(record, history=history(self._callbacks))
+
+    def _checkpoints(self) -> RunCheckpoints:
+        options, master, identity = self._options, self.master, self._identity
+        if options.has_given_weights:
+            identity = replace(identity, weights=master.all_weights())
+        return RunCheckpoints(options.checkpoint_path, identity, master, self.network, self._callbacks)
 
     def _network_of_master(self) -> Any:
         """The network that updates are applied to.

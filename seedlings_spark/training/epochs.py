@@ -54,13 +54,13 @@ class Observers:
     Args:
         callbacks: A `keras.callbacks.CallbackList`, told that training begins.
         progress: Hears of every round.
-        checkpoint: Called with an epoch that has ended, after its callbacks, with the master's state and, in
-            asynchronous modes, of each rank the first update that is not in it.
+        checkpoint: Called with an epoch that has ended, after its callbacks, with what gives a copy of the master's
+            state and, in asynchronous modes, of each rank the first update that is not in it.
     """
 
     callbacks: Any
     progress: Progress
-    checkpoint: Callable[[int, Vector, Sequence[int]], None]
+    checkpoint: Callable[[int, Callable[[], Vector], Sequence[int]], None]
 
 
 def steps_of_epoch(rows: Sequence[int], batch_size: int) -> int:

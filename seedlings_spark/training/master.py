@@ -5,8 +5,9 @@ weights, then the other floating-point weights (batch normalisation's moving sta
 """
 
 import copy
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -292,6 +293,20 @@ class Master:
         variables = vectors.trainable + vectors.other + vectors.slots
         for variable, value in zip(variables, vectors.state_layout.split(state), strict=True):
             variable.assign(value)
+
+    def set_arrays(self, arrays: Iterable[Vector]) -> None:
+        """Replace weights and optimizer slots by their new numbers, flat, one variable after the other."""
+        vectors = self.vectors
+        variables = vectors.trainable + vectors.other + vectors.slots
+        for variable, shape, value in zip(variables, vectors.state_layout.shapes, arrays, strict=True):
+            variable.assign(value.reshape(shape))
+
+    def digest(self) -> bytes:
+        """Tells this state, weights and optimizer slots, from any other."""
+        found, vectors = hashlib.blake2b(), self.vectors
+        for variable in vectors.trainable + vectors.other + vectors.slots:
+            found.update(np.ascontiguousarray(_numpy(variable)).view(np.uint8).data)
+        return found.digest()
 
     def set_weights(self, weights: Vector) -> None:
         """Replace the weights; optimizer slots stay."""

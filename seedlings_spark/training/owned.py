@@ -6,7 +6,8 @@ of its mean gradient the new weights, which it sends in place of the mean; it al
 hands in to the master is the slice of the weights, and then of each kind of slot.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -34,7 +35,13 @@ class Slots:
             [(places[id(slot)], size) for slot, size in zip(kind, sizes, strict=False)]
             for kind in optimizers.slots_by_kind(optimizer, len(vectors.trainable))
         ]
-        self._state_size = vectors.state_layout.size
+        # Of each array of the state, in its order: weights or kind, where it lies among those, and its size.
+        model = zip(accumulate(sizes, initial=0), sizes[: -len(places) or None], strict=False)
+        order = [(start, (0, start, size)) for start, size in model]
+        for number, kind in enumerate(self._places, 1):
+            at = accumulate((size for _, size in kind), initial=0)
+            order += [(start, (number, own, size)) for own, (start, size) in zip(at, kind, strict=False)]
+        self._order = [each for _, each in sorted(order)]
 
     def size_of(self, part: slice) -> int:
         """How many numbers the owner of this part of the weights hands in."""
@@ -50,22 +57,26 @@ class Slots:
         kinds = [np.concatenate([state[at : at + size] for at, size in kind]) for kind in self._places]
         return [state[part], *(kind[part.start : end] for kind in kinds)]
 
-    def assembled(self, handed_in: Sequence[Vector], parts: Sequence[slice]) -> Vector:
-        """A new state from what the owners of all parts have handed in."""
-        state = np.empty(self._state_size, handed_in[0].dtype)
-        kinds = [np.empty(self.num_trained, state.dtype) for _ in self._places]
+    def arrays(self, handed_in: Sequence[Vector], parts: Sequence[slice]) -> Iterator[Vector]:
+        """The arrays of a state, flat, from what the owners of all parts have handed in; each is a copy."""
+        kinds: list[list[Vector]] = [[] for _ in range(1 + len(self._places))]
         for vector, part in zip(handed_in, parts, strict=True):
-            at, count = part.stop - part.start, self.trained_of(part)
-            state[part] = vector[:at]
-            for kind in kinds:
-                kind[part.start : part.start + count] = vector[at : at + count]
-                at += count
-        for kind, places in zip(kinds, self._places, strict=True):
-            start = 0
-            for at, size in places:
-                state[at : at + size] = kind[start : start + size]
-                start += size
-        return state
+            count = self.trained_of(part)
+            ends = accumulate([count] * len(self._places), initial=part.stop - part.start)
+            edges = [0, *ends]
+            for kind, (start, stop) in zip(kinds, itertools.pairwise(edges), strict=True):
+                kind.append(vector[start:stop])
+        for number, start, size in self._order:
+            yield joined(kinds[number], start, size)
+
+
+def joined(pieces: Sequence[Vector], start: int, size: int) -> Vector:
+    """A copy of so many numbers from a place on of vectors that follow on each other."""
+    found, at = [], 0
+    for piece in pieces:
+        found.append(piece[max(0, start - at) : max(0, start + size - at)])
+        at += piece.size
+    return np.concatenate(found)
 
 
 class OwnedStep:

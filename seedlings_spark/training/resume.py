@@ -1,14 +1,20 @@
-"""A run's checkpoints: one is taken up at its beginning, and each epoch that ends leaves one."""
+"""A run's checkpoints: one is taken up at its beginning, and each epoch that ends leaves one.
+
+A checkpoint is written by another thread, while the next epoch is trained: what goes into it is copied before, so that
+the bits are those of the epoch's end. The next one waits for it: there are never two on their way.
+"""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
 from typing import Any
 
 import keras
 import numpy as np
 
 from seedlings_spark import reproducibility
-from seedlings_spark.errors import OptionError
+from seedlings_spark.errors import OptionError, in_brief
 from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training.checkpoint import (
     Checkpoints,
@@ -28,7 +34,7 @@ _COUNTERS = "optimizer counters"
 
 
 class RunCheckpoints:
-    """The checkpoints of a run that is under way.
+    """The checkpoints of a run that is under way; a context manager.
 
     Args:
         directory: On any file system; "" for none.
@@ -44,14 +50,14 @@ class RunCheckpoints:
     def __init__(
         self, directory: str, identity: RunIdentity, master: Master, network: Any, callbacks: Any
     ) -> None:
-        self._directory, self._identity = directory, identity
+        self._directory, self._identity = directory, (identity.text(), identity.shown())
         self._checkpoints = Checkpoints(directory) if directory else None
         self._master, self._network, self._optimizer = master, network, network.optimizer
         self._callbacks = callbacks
         self._data: Mapping[str, str] = {}
-        self._taken = (
-            self._checkpoints.latest(identity.text(), identity.shown()) if self._checkpoints else None
-        )
+        self._writer = ThreadPoolExecutor(1, "seedlings-checkpoint")
+        self._writing: Future[None] | None = None
+        self._taken = self._checkpoints.latest(*self._identity) if self._checkpoints else None
 
     def take_up(self, *, with_slots: bool) -> None:
         """Go on where the latest checkpoint stands, if there is one; after `on_train_begin`, where callbacks forget.
@@ -123,19 +129,32 @@ class RunCheckpoints:
             return 0
         return num_epochs if self._taken.stopped else self._taken.epoch
 
-    def save(self, epoch: int, state: Vector, next_updates: Sequence[int] = ()) -> None:
-        """Write a checkpoint of an epoch that has ended."""
+    def save(self, epoch: int, state: Callable[[], Vector], next_updates: Sequence[int] = ()) -> None:
+        """Begin to write a checkpoint of an epoch that has ended, while the next one is trained.
+
+        Args:
+            epoch: From 0.
+            state: Gives a copy of the master's state.
+            next_updates: Of each rank the next update, in asynchronous modes.
+
+        Raises:
+            Exception: The one before could not be written.
+        """
         if self._checkpoints is None:
             return
+        self.finish()
         values, arrays = callback_state(self._callbacks.callbacks)
         has_schedule = optimizers.has_schedule(self._optimizer)
-        arrays = {**arrays, _COUNTERS: np.asarray(self._master.held.counters())}
-        self._checkpoints.save(
+        # What a callback holds it may change in its place.
+        arrays = {name: np.array(value) for name, value in arrays.items()}
+        arrays[_COUNTERS] = np.asarray(self._master.held.counters())
+        self._writing = self._writer.submit(
+            self._checkpoints.save,
             TrainState(
                 epoch=epoch + 1,
-                identity=self._identity.text(),
+                identity=self._identity[0],
                 data=self._data,
-                parts=self._identity.shown(),
+                parts=self._identity[1],
                 versions=_versions(),
                 iterations=int(np.asarray(self._optimizer.iterations)),
                 learning_rate=None if has_schedule else float(np.asarray(self._optimizer.learning_rate)),
@@ -143,10 +162,36 @@ class RunCheckpoints:
                 history=history(self._callbacks),
                 callbacks=values,
                 next_updates=list(next_updates),
-                state=state,
+                state=state(),
                 arrays=arrays,
-            )
+            ),
         )
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is there.
+
+        Raises:
+            Exception: It could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def __enter__(self) -> "RunCheckpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """What a run leaves that has failed is the checkpoint of its last whole epoch, as of one that has ended."""
+        try:
+            self.finish()
+        except Exception as failure:
+            if error is None:
+                raise
+            _log.warning("the last checkpoint could not be written (%s)", in_brief(failure))
+        finally:
+            self._writer.shutdown()
 
 
 def _versions() -> dict[str, str]:

@@ -25,6 +25,7 @@ from seedlings_spark.training.wire import (
     Message,
     ProtocolError,
     receive,
+    room,
     secured,
     send,
 )
@@ -283,7 +284,7 @@ class ParameterServer:
 
     def _converse(self, connection: socket.socket, ticket: object) -> None:
         """Pass on what a worker says until it is done: told to stop, or failed in its own computation."""
-        buffer = bytearray(self._coordinator.max_payload_bytes)
+        buffer = room(self._coordinator.max_payload_bytes)
         while True:
             message = receive(connection, buffer)
             if message.kind == Kind.ALIVE:

@@ -12,8 +12,9 @@ worker has changed stay what they are, to the bit. Of what a layer counts in int
 import logging
 import queue
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from seedlings_spark.training.dealing import Dealing, Move, Paces, dealt, moves,
 from seedlings_spark.training.epochs import Epochs, Observers
 from seedlings_spark.training.messages import Begin, Exchanged, Handing, Open, Part, Result, Steps, Work
 from seedlings_spark.training.optimizer import has_dynamic_scale
-from seedlings_spark.training.owned import Slots
+from seedlings_spark.training.owned import Slots, joined
 from seedlings_spark.training.peers import slice_of
 from seedlings_spark.training.record import Updates
 from seedlings_spark.training.server import Superseded
@@ -49,11 +50,14 @@ class Round:
 
     Args:
         parts: One of each shard, in their order.
-        mean: Of the vectors of all shards, which is nobody else's; None after an evaluation.
+        mean: Of the vectors of all shards, which is nobody else's; None where there is none.
+        arrays: Where workers have averaged among themselves: the arrays of the new state, flat, from their buffers,
+            which hold them until the next piece of work.
     """
 
     parts: list[Part]
-    mean: Vector | None
+    mean: Vector | None = None
+    arrays: Iterable[Vector] = ()
 
 
 class Rendezvous:
@@ -85,6 +89,7 @@ class Rendezvous:
         self._handed: dict[int, memoryview] | None = None  # by rank, while shards change hands
         self._are_ready: set[int] = set()
         self._is_among = False  # whether the work at hand is one in which workers average among themselves
+        self._start: Callable[[], Vector] | None = None  # what such work starts from
         self._condition = group.condition
         self._queues: dict[int, queue.SimpleQueue[Message]] = {}
         self._results: dict[int, Result] = {}
@@ -206,16 +211,16 @@ class Rendezvous:
         parts = [part for result in results for part in result.parts]
         return Round(parts, None if work.steps is None else self._mean(results, parts))
 
-    def perform_among(self, work: Work, vector: Vector, *, is_known: bool) -> Round:
+    def perform_among(self, work: Work, start: Callable[[], Vector], *, is_known: bool) -> Round:
         """Let all workers do one piece of work in which they average among themselves.
 
         Args:
             work: What to do: steps of which the last one's state is handed in, or an evaluation.
-            vector: The state, or weights, to start from. It must not be changed afterwards.
+            start: Gives the state, or weights, to start from, for as long as this takes.
             is_known: Whether the workers have just handed it in.
 
         Returns:
-            Of each step the parts of all shards, and as `mean` the new state; none after an evaluation.
+            Of each step the parts of all shards, and the arrays of the new state; none after an evaluation.
 
         Raises:
             TrainingError: As of `perform`.
@@ -224,25 +229,27 @@ class Rendezvous:
         group = self._group
         with self._condition:
             self._results.clear()
-            self._work, self._message = work, Message(Kind.WORK, work.header(), vector)
-            self._is_among = True
+            self._work, self._message = work, Message(Kind.WORK, work.header())
+            self._is_among, self._start = True, start
             if len(self._are_ready) == group.num_workers:
                 self._introduce()
                 # A worker that starts anew meanwhile is told the whole by `ready`.
-                self._tell_all(self._whole(b"" if is_known else None))
+                self._tell_all(Message(Kind.WORK, self._work.header()) if is_known else self._whole())
         results = self._gathered()
         if work.steps is None:
-            return Round([part for result in results for part in result.parts], None)
+            return Round([part for result in results for part in result.parts])
         parts: list[Part] = []
         for step in range(work.steps.last - work.steps.first):
             for rank, result in enumerate(results):
                 held = len(group.shards_of(rank))
                 parts += result.parts[step * held : (step + 1) * held]
         handed_in = [result.vectors[0] for result in results]
-        if self._slots is None:
-            return Round(parts, np.concatenate(handed_in))
-        owned = [self._part(rank, self._layout.size) for rank in range(group.num_workers)]
-        return Round(parts, self._slots.assembled(handed_in, owned))
+        if self._slots is not None:
+            owned = [self._part(rank, self._layout.size) for rank in range(group.num_workers)]
+            return Round(parts, arrays=self._slots.arrays(handed_in, owned))
+        sizes = self._state_layout.sizes
+        places = zip(accumulate(sizes, initial=0), sizes, strict=False)
+        return Round(parts, arrays=(joined(handed_in, start, size) for start, size in places))
 
     def _gathered(self) -> list[Result]:
         self._group.wait(lambda: bool(self._unreached) or len(self._results) == self._group.num_workers)
@@ -349,11 +356,11 @@ class Rendezvous:
             opened = [self._group.opened(rank) for rank in range(self._group.num_workers)]
             self._work = replace(self._work, peers=[list(one.address) for one in opened])
 
-    def _whole(self, payload: Any = None) -> Message:
-        """The work at hand, with what it starts from or another payload."""
-        if self._work is None or self._message is None:
+    def _whole(self) -> Message:
+        """The work at hand, in which workers average among themselves, with what it starts from."""
+        if self._work is None or self._start is None:
             raise RuntimeError("there is no work")
-        return Message(Kind.WORK, self._work.header(), self._message.payload if payload is None else payload)
+        return Message(Kind.WORK, self._work.header(), self._start())
 
     def _mean(self, results: Sequence[Result], parts: Sequence[Part]) -> Vector:
         """The mean of all shards' vectors, from those of the workers' nodes."""
@@ -442,8 +449,9 @@ class SynchronousRun:
         self._may_be_driver, self._is_unreached = exchange != "workers", False
         self._pace = _Pace()
         self._dealing, self._paces = dealing, Paces()
-        # The state that the workers hold, and their generation.
-        self._held: tuple[Vector, int] | None = None
+        # The generation of workers that hold the master's state; its digest, since when others could change it.
+        self._held: int | None = None
+        self._digest: bytes | None = None
         self._number = 0
         layout = master.state_layout if self._is_local else master.model_layout
         is_owned = exchange != "driver" and master.is_elementwise
@@ -484,6 +492,8 @@ class SynchronousRun:
         sums = Sums()
         for _ in self._rounds(epoch, epochs, sums):
             observers.progress.step(epoch, sums.samples, epochs.num_rows, lambda: sums.logs(self._master))
+        if self._is_among and self._held is not None:  # callbacks may change it from here on
+            self._digest = self._master.digest()
         seconds = time.perf_counter() - started
         logs = sums.logs(self._master)
         if epochs.held_out_rows:
@@ -492,7 +502,7 @@ class SynchronousRun:
             observers.callbacks.on_test_end(found)
             logs.update({f"val_{name}": value for name, value in found.items()})
         observers.callbacks.on_epoch_end(epoch, logs)
-        observers.checkpoint(epoch, self._master.state(), ())
+        observers.checkpoint(epoch, self._master.state, ())
         observers.progress.epoch(epoch, seconds, epochs.num_rows, logs)
 
     def _deal(self) -> None:
@@ -519,7 +529,7 @@ class SynchronousRun:
     def _rounds(self, epoch: int, epochs: Epochs, sums: Sums) -> Iterator[None]:
         """Train an epoch; comes back now and then."""
         rounds, at = epochs.rounds(), 0
-        vector = self._master.state() if self._is_local else self._master.weights()
+        vector: Vector | None = None
         while at < len(rounds):
             if self._is_among:
                 most = _MOST_NUMBERS // (self._group.num_shards * (sum(self._master.metric_sizes) + 10))
@@ -528,11 +538,12 @@ class SynchronousRun:
                     self._piece(Steps(epoch, at, end), sums)
                 except UnreachedError as error:
                     self._without_links(error)
-                    vector = self._master.weights()
                     continue
                 at, self._is_unreached = end, False
             else:
                 started = time.perf_counter()
+                if vector is None:
+                    vector = self._master.state() if self._is_local else self._master.weights()
                 vector = self._round(Steps(epoch, *rounds[at]), vector, sums)
                 at += 1
                 self._choose(time.perf_counter() - started)
@@ -566,35 +577,33 @@ class SynchronousRun:
     def _piece(self, steps: Steps, sums: Sums) -> None:
         """Let the workers train some steps among themselves, and take over where that has led."""
         master, started = self._master, time.perf_counter()
-        found = self._perform(steps, master.state())
+        found = self._perform(steps, master.state)
         self._note_paces(steps)
-        if found.mean is None:
-            raise RuntimeError("steps among workers without their state")
         may_overflow, num_shards = has_dynamic_scale(master.optimizer), self._group.num_shards
         for number, part in enumerate(found.parts):
             step = steps.first + number // num_shards
             check_finite(
                 part, Steps(steps.epoch, step, step + 1), number % num_shards, may_overflow=may_overflow
             )
-        master.set_state(found.mean)
+        master.set_arrays(found.arrays)
         master.take_counters([found.parts[-1].counters])
         master.take_counts([found.parts[-1].counts])
-        self._held = found.mean, self._group.generation
+        self._held, self._digest = self._group.generation, None
         sums.add(found.parts)
         seconds = time.perf_counter() - started
         self._pace.has_taken(steps.last - steps.first, seconds, seconds - max(self.coordinator.seconds))
 
-    def _is_held(self, vector: Vector) -> bool:
-        """Whether the workers have this state, or these weights, by what they did last."""
-        if self._held is None or self._held[1] != self._group.generation:
+    def _is_held(self) -> bool:
+        """Whether the workers have the master's state by what they did last."""
+        if self._held != self._group.generation:
             return False
-        return np.array_equal(self._held[0][: vector.size].view(np.uint8), vector.view(np.uint8))
+        return self._digest is None or self._digest == self._master.digest()
 
     def _round(self, steps: Steps, vector: Vector, sums: Sums) -> Vector:
         """Let all workers train some steps, and take what they make of it; what the next round starts from."""
         master = self._master
         may_overflow = not self._is_local and has_dynamic_scale(master.optimizer)
-        found = self._perform(steps, vector)
+        found = self._perform(steps, lambda: vector)
         self._note_paces(steps)
         for shard, part in enumerate(found.parts):
             check_finite(part, steps, shard, may_overflow=may_overflow)
@@ -613,18 +622,18 @@ class SynchronousRun:
     def _evaluate(self) -> dict[str, float]:
         """Loss and metrics of the rows that are held out."""
         held_out = Sums()
-        held_out.add(self._perform(None, self._master.weights()).parts)
+        held_out.add(self._perform(None, self._master.weights).parts)
         return held_out.logs(self._master)
 
-    def _perform(self, steps: Steps | None, vector: Vector) -> Round:
+    def _perform(self, steps: Steps | None, start: Callable[[], Vector]) -> Round:
         self._number += 1
         work = self._master.work(self._number, steps)
         if not self._is_among:
-            return self.coordinator.perform(work, vector)
-        is_held = self._is_held(vector)
+            return self.coordinator.perform(work, start())
+        is_held = self._is_held()
         if not is_held:
             self._held = None
-        return self.coordinator.perform_among(work, vector, is_known=is_held)
+        return self.coordinator.perform_among(work, start, is_known=is_held)
 
     def _note_paces(self, steps: Steps) -> None:
         """Keep how long each worker has computed for these steps, which have just been done."""

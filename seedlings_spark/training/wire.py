@@ -22,6 +22,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -173,6 +174,11 @@ def secured(
     plain = connection.unwrap()
     became(plain)
     return plain
+
+
+def room(num_bytes: int) -> memoryview:
+    """A buffer for payloads of up to so many bytes, of which only what they fill takes memory."""
+    return np.empty(num_bytes, np.uint8).data
 
 
 def send(connection: socket.socket, message: Message) -> None:

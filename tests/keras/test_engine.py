@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 
-from seedlings_spark import reproducibility
+from seedlings_spark import files, reproducibility
 from seedlings_spark.errors import ClusterError, CorpusError, OptionError, StorageError, TrainingError
 from seedlings_spark.training import dealing, worker
 from seedlings_spark.training.engine import RunOptions, balanced_class_weights, uneven_shares
@@ -24,7 +24,7 @@ from seedlings_spark.training.server import Listener, ParameterServer
 from seedlings_spark.training.shard import epoch_order
 from seedlings_spark.training.wire import Credentials
 from seedlings_spark.training.worker import Recipe, TrainTask
-from tests.conftest import with_all
+from tests.conftest import HANG_SECONDS, with_all
 from tests.keras.test_synchronous import _noisy_network, _rows
 from tests.keras.training import Rows, launcher, train
 
@@ -333,6 +333,66 @@ def test_a_run_that_is_taken_up_ends_with_the_bits_of_one_that_was_not_interrupt
     assert taken_up.master.weights().tobytes() == whole.master.weights().tobytes()
     assert taken_up.record.history == whole.record.history
     assert [worker["images"] for worker in taken_up.record.workers] == [2 * 13, 2 * 10]
+
+
+class Hears(Silent):
+    """Says when the second epoch is under way."""
+
+    def __init__(self) -> None:
+        self.is_in_second = threading.Event()
+
+    def step(
+        self, epoch: int, images: int, images_of_epoch: int, logs: Callable[[], Mapping[str, float]]
+    ) -> None:
+        if epoch == 1:
+            self.is_in_second.set()
+
+
+def test_a_checkpoint_is_written_while_the_next_epoch_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, hears, waited = files.write_bytes, Hears(), []
+
+    def slowly(path: str, data: bytes) -> None:
+        if path.endswith("epoch-000001.npz"):
+            waited.append(hears.is_in_second.wait(HANG_SECONDS))
+        write(path, data)
+
+    monkeypatch.setattr(files, "write_bytes", slowly)
+
+    def run() -> bytes:
+        optimizer, folder = keras.optimizers.Adam(0.01), str(tmp_path)
+        found = train(
+            *(_noisy_network(), _rows([13, 10])),
+            optimizer=optimizer,
+            epochs=2,
+            checkpoint_path=folder,
+            progress=hears,
+        )
+        return found.master.state().tobytes()
+
+    whole = run()
+    assert waited == [True] and hears.is_in_second.is_set()
+    (tmp_path / "epoch-000002.npz").unlink()
+    assert run() == whole  # from what the first epoch has left, though it was written later
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: str, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    monkeypatch.setattr(files, "write_bytes", full)
+    for epochs in (1, 2):
+        with pytest.raises(OSError, match="No space left"):
+            train(
+                _noisy_network(),
+                _rows([9, 8]),
+                optimizer=keras.optimizers.SGD(0.1),
+                epochs=epochs,
+                checkpoint_path=str(tmp_path),
+            )
 
 
 def test_a_checkpoint_of_another_keras_is_taken_up_with_a_word(

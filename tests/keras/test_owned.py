@@ -78,7 +78,7 @@ def test_steps_on_slices_have_the_bits_of_a_step_on_all_weights(name: str) -> No
         assert found.tobytes() == expected.tobytes()
     handed_in = [step.handed_in(found[step.part]) for step in steps]
     assert [vector.size for vector in handed_in] == [slots.size_of(part) for part in parts]
-    assert slots.assembled(handed_in, parts).tobytes() == master.state().tobytes()
+    assert np.concatenate(list(slots.arrays(handed_in, parts))).tobytes() == master.state().tobytes()
     assert steps[0].held.counters() == master.held.counters()
 
 
