@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,7 @@ class Cell:
         model: Seconds of a step by the model.
         seconds: Median, least and most.
         processor: Seconds of a processor that a worker spends on one step beside its computing; None as `seconds`.
+        memory: MB of the `master` and of a `worker` at most, above what they had before they had a network; the same.
     """
 
     size: str
@@ -117,6 +119,7 @@ class Cell:
     model: float
     seconds: Mapping[str, float] | None
     processor: float | None = None
+    memory: Mapping[str, float] | None = None
 
 
 def measure(spark: SparkSession, setting: Setting, json_file: str = "") -> dict[str, Any]:
@@ -168,12 +171,12 @@ def _cell(cluster: "_Cluster", setting: Setting, costs: Costs, of: tuple[str, st
     size, bandwidth, count, exchange = of
     plan = Plan(count, bits_per_second(bandwidth) / 8, owners=exchange == "workers")
     model = step_on_one_machine(costs, plan, benchmark.cores())
-    seconds = processor = None
+    seconds = processor = memory = None
     if model <= LONGEST:
-        steps = cluster.run(size, count, exchange, setting.rounds, costs.compute)
+        steps, memory = cluster.run(size, count, exchange, setting.rounds, costs.compute)
         seconds = benchmark.spread([step for step, _ in steps])
         processor = statistics.median(each for _, each in steps)
-    cell = Cell(size, bandwidth, count, exchange, costs.compute, model, seconds, processor)
+    cell = Cell(size, bandwidth, count, exchange, costs.compute, model, seconds, processor, memory)
     _log.info("%s, %s, %d workers, %s: %s", size, bandwidth, count, exchange, _said(asdict(cell)))
     return cell
 
@@ -195,8 +198,8 @@ class _Cluster:
 
     def run(
         self, size: str, count: int, exchange: str, rounds: int, sleep: float
-    ) -> list[tuple[float, float]]:
-        """Of each step that counts its seconds, and those of a processor that one worker spends on it."""
+    ) -> tuple[list[tuple[float, float]], dict[str, float]]:
+        """Of each step that counts its seconds, and those of a processor that one worker spends on it; the memory."""
         warm = _WARM
         if exchange != "driver":
             # Workers that average among themselves hand in their state after 1 step, after 2 more, after 4 more:
@@ -219,9 +222,10 @@ class _Cluster:
                     process.kill()
                 raise min(errors, key=lambda error: "ConnectionError" in str(error))
             self._master.say()  # they have ended
-            heard[0].result()
-        slept: list[tuple[float, float]] = heard[1].result()
-        return [(then - now, later - before) for (now, before), (then, later) in pairwise(slept[warm:])]
+            memory = {"master": heard[0].result(), "worker": max(each.result()[1] for each in heard[1:])}
+        slept: list[tuple[float, float]] = heard[1].result()[0]
+        spent = [(then - now, later - before) for (now, before), (then, later) in pairwise(slept[warm:])]
+        return spent, memory
 
 
 # What is printed.
@@ -247,10 +251,11 @@ def report(found: Mapping[str, Any]) -> str:
         [name, SIZES[name].network, f"{costs['compute'] * 1e3:,.0f}"]
         for name, costs in found["costs"].items()
     ]
-    tables = [display.aligned(computed, "<<>"), display.aligned(_rows(found["cells"]), "<>><>>>>>")]
+    tables = [display.aligned(computed, "<<>"), display.aligned(_rows(found["cells"]), "<>><>>>>>>>")]
     closing = (
         "model: of machines that share these cores. ms of CPU: that one worker spends on a step"
-        " beside its computing. Workers that average among themselves also"
+        " beside its computing. MB: of the driver, and of a worker, at most, with the network and Adam's two slots for"
+        " each of its weights, above what the process takes without. Workers that average among themselves also"
         " hand in their state now and then, which is not in a step."
         f" Left out (-): where a step would take more than {LONGEST:.0f} s by the model."
     )
@@ -267,6 +272,8 @@ def _rows(cells: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         "model",
         "measured/model",
         "ms of CPU",
+        "driver MB",
+        "worker MB",
     ]
     rows = [[*heads, "times driver"]]
     of_driver = {
@@ -279,12 +286,14 @@ def _rows(cells: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         row = [place[0], place[1], str(place[2]), cell["exchange"]]
         seconds = cell["seconds"]
         if seconds is None:
-            rows.append([*row, "-", f"{cell['model']:,.2f}", "-", "-", "-"])
+            rows.append([*row, "-", f"{cell['model']:,.2f}", *"-----"])
             continue
         median, driver = seconds["median"], of_driver.get(place)
         numbers = [f"{median:,.2f}", f"{cell['model']:,.2f}", f"{median / cell['model']:.2f}"]
         times = "" if driver is None or cell["exchange"] == "driver" else f"{driver['median'] / median:.2f}"
-        rows.append([*row, *numbers, f"{cell['processor'] * 1e3:,.0f}", times])
+        numbers += [f"{cell['processor'] * 1e3:,.0f}"]
+        numbers += [f"{cell['memory'][name]:,.0f}" for name in ("master", "worker")]
+        rows.append([*row, *numbers, times])
     return rows
 
 
@@ -364,12 +373,37 @@ def _stand_in(size: str) -> Any:
     return network
 
 
+class _Memory:
+    """The memory of this process, in MB above what it has now."""
+
+    def __init__(self) -> None:
+        self._base = _kilobytes("VmRSS")
+
+    def forget(self) -> None:
+        """What counts begins now."""
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+    def most(self) -> float:
+        """That it has had at most since then."""
+        return (_kilobytes("VmHWM") - self._base) / 1024
+
+
+def _kilobytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
 def _be_master(request: Mapping[str, Any]) -> None:
     runtime.start(benchmark.cores())
-    remote = _Remote(str(request["host"]))
+    remote, memory = _Remote(str(request["host"])), _Memory()
     while line := benchmark.heard():
         asked = json.loads(line)
-        benchmark.said(_costs(asked["costs"]) if "costs" in asked else _train(remote, asked))
+        if "costs" in asked:
+            benchmark.said(_costs(asked["costs"]))
+            continue
+        memory.forget()
+        _train(remote, asked)
+        benchmark.said(memory.most())
 
 
 def _costs(size: str) -> dict[str, Any]:
@@ -383,7 +417,7 @@ def _costs(size: str) -> dict[str, Any]:
     return {**found, "take": take, "exchange": take + found["adopt"] / 3, "cores": benchmark.cores()}
 
 
-def _train(remote: _Remote, asked: Mapping[str, Any]) -> str:
+def _train(remote: _Remote, asked: Mapping[str, Any]) -> None:
     from seedlings_spark.training import network as carried
     from seedlings_spark.training import optimizer as optimizers
     from seedlings_spark.training.engine import Engine, RunOptions
@@ -416,12 +450,11 @@ def _train(remote: _Remote, asked: Mapping[str, Any]) -> str:
     )
     Engine(options, recipe, network, remote).run()
     gc.collect()  # networks refer to themselves: those of cells that are over would fill the memory
-    return "trained"
 
 
 def _be_worker(request: Mapping[str, Any]) -> None:
     tf = runtime.start(1)
-    rank = int(request["rank"])
+    rank, memory = int(request["rank"]), _Memory()
     while line := benchmark.heard():
         asked = json.loads(line)
         if "size" in asked:
@@ -432,9 +465,10 @@ def _be_worker(request: Mapping[str, Any]) -> None:
         task: worker.TrainTask = pickle.loads(base64.b64decode(asked["task"]))
         rows = _rows_of(rank, int(asked["steps"]), task.recipe.row_shape[0])
         slept: list[tuple[float, float]] = []
+        memory.forget()
         worker.work(task, rank, 0, rows, tf, make=partial(_Asleep, float(asked["sleep"]), slept))
         gc.collect()
-        benchmark.said(slept)
+        benchmark.said((slept, memory.most()))
 
 
 def _rows_of(rank: int, count: int, width: int) -> Iterator[pa.RecordBatch]:
