@@ -340,8 +340,7 @@ def _executors(
         f"Install {constraints} everywhere, or ship one environment: results depend on versions",
     )
     yield _processors(seen)
-    gpus = sorted({row["gpus"] for row in seen})
-    yield Check("GPUs assigned to tasks", ", ".join(each or "none" for each in gpus))
+    yield _gpus(seen)
     yield _reachability(seen, probe)
     if probe.shared:
         missing = sorted({f"{row['local']} on {row['host']}" for row in seen if row["local"]})
@@ -371,6 +370,30 @@ def _processors(seen: Sequence[Any]) -> Check:
         f" {'bfloat16' if has_bfloat16 else 'no bfloat16: precision auto is float32'}",
         FAIR if len(features) > 1 else GOOD,
         "Processors of several kinds: synchronous training gives the same bits only on one kind",
+    )
+
+
+def _gpus(seen: Sequence[Any]) -> Check:
+    """Which GPU Spark has assigned to each task: addresses, host by host."""
+    of_host: dict[str, list[str]] = {}
+    for row in seen:
+        of_host.setdefault(row["host"], []).append(row["gpus"])
+    is_any = any(row["gpus"] for row in seen)
+    said = [
+        f"{', '.join(each or 'none' for each in sorted(gpus))} on {host}"
+        for host, gpus in sorted(of_host.items())
+    ]
+    is_shared = any(
+        len(addresses) > len(set(addresses))
+        for gpus in of_host.values()
+        for addresses in [[address for each in gpus for address in each.split()]]
+    )
+    is_some = is_any and not all(row["gpus"] for row in seen)
+    return Check(
+        "GPUs assigned to tasks",
+        "; ".join(said) if is_any else "none",
+        FAIR if is_shared or is_some else GOOD,
+        "Give each task one GPU of its own: --conf spark.task.resource.gpu.amount=1, and executors as many as tasks",
     )
 
 

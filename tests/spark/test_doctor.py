@@ -110,7 +110,7 @@ def test_what_executors_see_is_compared_with_the_driver() -> None:
     probe = doctor.Probe("driver", 4100, "token", "/nfs/x")
     rows = by_name(list(doctor._executors([good], 1000.0, 1010.0, probe, "conf/c.txt")))
     assert {check.verdict for check in rows.values()} == {GOOD}
-    assert rows["GPUs assigned to tasks"].found == "0"
+    assert rows["GPUs assigned to tasks"].found == "0 on a"
     other = {
         "host": "b",
         "versions": versions.replace(f"pyspark {pyspark.__version__}", "pyspark 3.5.0"),
@@ -138,3 +138,14 @@ def test_what_executors_see_is_compared_with_the_driver() -> None:
     broken = {**good, "import_error": "No module named tensorflow"}
     rows = by_name(list(doctor._executors([broken], 1000.0, 1010.0, probe, "conf/c.txt")))
     assert rows["TensorFlow on the executors"].verdict == BAD
+
+
+def test_the_gpu_of_each_task_is_shown_and_one_that_tasks_share_or_lack_is_told() -> None:
+    def seen(*of_tasks: tuple[str, str]) -> tuple[str, str]:
+        check = doctor._gpus([{"host": host, "gpus": gpus} for host, gpus in of_tasks])
+        return check.found, check.verdict
+
+    assert seen(("b", "1"), ("b", "0"), ("a", "0")) == ("0 on a; 0, 1 on b", GOOD)
+    assert seen(("a", ""), ("b", "")) == ("none", GOOD)
+    assert seen(("a", "0"), ("a", "0")) == ("0, 0 on a", FAIR)
+    assert seen(("a", "0 1"), ("b", "")) == ("0 1 on a; none on b", FAIR)
