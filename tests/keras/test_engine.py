@@ -156,20 +156,6 @@ def test_workers_killed_and_added_at_any_instant_change_no_bit() -> None:
     assert len(moved.record.workers) == changes.rooms[-1]
 
 
-class KillAfter(Silent):
-    """A worker is killed as soon as the run is in an epoch."""
-
-    def __init__(self, workers: ThreadLauncher, epoch: int) -> None:
-        self._workers, self._epoch = workers, epoch
-
-    def step(
-        self, epoch: int, images: int, images_of_epoch: int, logs: Callable[[], Mapping[str, float]]
-    ) -> None:
-        if epoch == self._epoch:
-            self._epoch = -1
-            self._workers.kill(0)
-
-
 def test_a_slow_worker_loses_shards_and_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     calm, held = _of_shards("batch", 1), list[tuple[int, ...]]()
     do, train_shard = worker.Computation.do, worker.Computation._train
@@ -185,6 +171,8 @@ def test_a_slow_worker_loses_shards_and_changes_no_bit(monkeypatch: pytest.Monke
     def slowly(self: Any, work: Any, *given: Any, **named: Any) -> Any:
         if is_slow() and work.steps.epoch == 0:
             time.sleep(0.15)
+        elif is_slow() and to_kill:
+            workers.kill(to_kill.pop())
         return train_shard(self, work, *given, **named)
 
     monkeypatch.setattr(worker.Computation, "do", told)
@@ -193,9 +181,8 @@ def test_a_slow_worker_loses_shards_and_changes_no_bit(monkeypatch: pytest.Monke
     monkeypatch.setattr(dealing, "_MESSAGE_BYTES", 1)
     for exchange in ("driver", "workers"):
         held.clear()
-        workers = launcher(_sized_rows())
-        given: dict[str, Any] = {"launch": workers, "progress": KillAfter(workers, epoch=1)}
-        found = _of_shards("batch", 3, drop_slow=2.0, exchange=exchange, **given)
+        workers, to_kill = launcher(_sized_rows()), [0]
+        found = _of_shards("batch", 3, drop_slow=2.0, exchange=exchange, launch=workers)
         assert found.master.state().tobytes() == calm.master.state().tobytes()
         assert found.history == calm.history
         assert found.record.shards_moved > 0 and found.record.stage_failures == 1
