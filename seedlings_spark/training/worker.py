@@ -108,9 +108,9 @@ class Recipe:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row with its label and weight."""
+        """Bytes of a row with its label, weight and level."""
         features = int(np.prod(self.row_shape, dtype=np.int64)) * np.dtype(self.row_dtype).itemsize
-        return features + 8 * int(np.prod(self.label_shape, dtype=np.int64)) + 8
+        return features + 8 * int(np.prod(self.label_shape, dtype=np.int64)) + 9
 
     def example_labels(self, dtype: str) -> NDArray[Any]:
         """Eight labels as the workers will give them, not all the same.
@@ -829,9 +829,17 @@ class _Shards:
             return b""
         shard = self._of(handing.shard)
         rows = shard.held_out if handing.held_out else shard.train
+        has_levels = self._recipe.curriculum_epochs > 0 and not handing.held_out
         if handing.is_asked:
-            return rows.read(np.arange(handing.first, handing.last)).packed()
-        rows.append_packed(payload, handing.last - handing.first)
+            found = rows.read(np.arange(handing.first, handing.last)).packed()
+            if has_levels and shard.levels:
+                found += np.concatenate(shard.levels)[handing.first : handing.last].tobytes()
+            return found
+        count = handing.last - handing.first
+        if has_levels and count:
+            payload, levels = payload[:-count], payload[-count:]
+            shard.levels.append(np.frombuffer(levels, np.uint8).copy())
+        rows.append_packed(payload, count)
         return b""
 
     def _of(self, number: int) -> HeldShard:

@@ -75,7 +75,10 @@ def _sized_rows() -> list[Rows]:
     """Of eight shards, one of which has nothing to train on at most steps."""
     rng = np.random.default_rng(3)
     return [
-        Rows(one.features, one.labels, one.weights, rng.random(len(one.labels)) < 0.2)
+        Rows(
+            *(one.features, one.labels, one.weights, rng.random(len(one.labels)) < 0.2),
+            levels=np.arange(len(one.labels)) % 4,
+        )
         for one in _rows([13, 10, 11, 9, 3, 12, 8, 14])
     ]
 
@@ -157,7 +160,7 @@ def test_workers_killed_and_added_at_any_instant_change_no_bit() -> None:
 
 
 def test_a_slow_worker_loses_shards_and_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    calm, held = _of_shards("batch", 1), list[tuple[int, ...]]()
+    calm, held = _of_shards("batch", 1, curriculum_epochs=3), list[tuple[int, ...]]()
     do, train_shard = worker.Computation.do, worker.Computation._train
 
     def is_slow() -> bool:
@@ -182,7 +185,8 @@ def test_a_slow_worker_loses_shards_and_changes_no_bit(monkeypatch: pytest.Monke
     for exchange in ("driver", "workers"):
         held.clear()
         workers, to_kill = launcher(_sized_rows()), [0]
-        found = _of_shards("batch", 3, drop_slow=2.0, exchange=exchange, launch=workers)
+        options = {"drop_slow": 2.0, "exchange": exchange, "curriculum_epochs": 3}
+        found = _of_shards("batch", 3, launch=workers, **options)
         assert found.master.state().tobytes() == calm.master.state().tobytes()
         assert found.history == calm.history
         assert found.record.shards_moved > 0 and found.record.stage_failures == 1
