@@ -114,6 +114,7 @@ The map, room by room, in the order of imports: a module may import those of its
       prediction    the forward pass in a Spark task
       export        a Keras network as an ONNX file, compared with Keras
       saliency      where in a picture a network finds what it predicts
+      attacks       pictures that are changed by little so that a network errs
       decisions     sets that hold the true species, and when a picture is called unknown
       stages        which stages a saved pipeline may have, and which params each of them
       store         model versions: publish, list, resolve, promote, roll back

@@ -795,6 +795,12 @@ class EvaluateOptions(Options):
         " more than 5,000 pictures on 5,000",
         reason="it predicts each picture 46 times",
     )
+    adversarial: bool = option(
+        False,
+        "measure accuracy on pictures that FGSM and PGD have changed by up to 1, 2, 4, 8 and 16 of 255 so that the"
+        " network errs (the extra robustness); of more than 500 pictures on 500",
+        reason="it starts TensorFlow in the executors, and costs as much as 150 evaluations",
+    )
     projector: bool = option(
         False,
         "map pictures by the features that the classes are told by: on the page, and as files for TensorBoard's"

@@ -89,16 +89,27 @@ def _split(network: Any) -> tuple[Any, bool]:
     """A network of the features and the logits; or of the probabilities, where its logits cannot be told."""
     import keras
 
-    features, outputs = _features(network), network.outputs[0]
+    features = _features(network)
+    outputs, gives_logits = logits_of(network)
+    return keras.Model(network.inputs, [features, outputs]), gives_logits
+
+
+def logits_of(network: Any) -> tuple[Any, bool]:
+    """The tensor of a network's logits, and True; or of its probabilities, where its logits cannot be told, and False.
+
+    The network is changed: nothing else can be done with it.
+    """
+    import keras
+
+    outputs = network.outputs[0]
     operation, place, _ = outputs._keras_history
     activation = getattr(getattr(operation, "activation", None), "__name__", "")
     if type(operation).__name__ == "Dense" and activation == "softmax":
         operation.activation = keras.activations.linear
-        return keras.Model(network.inputs, [features, outputs]), True
+        return outputs, True
     if type(operation).__name__ == "Softmax" or activation == "softmax":
-        outputs = operation._inbound_nodes[place].input_tensors[0]
-        return keras.Model(network.inputs, [features, outputs]), True
-    return keras.Model(network.inputs, [features, outputs]), False
+        return operation._inbound_nodes[place].input_tensors[0], True
+    return outputs, False
 
 
 def _features(network: Any) -> Any:

@@ -21,6 +21,7 @@ class Findings:
         gallery: Pictures to look at.
         promised: What became of the version's promises; None of one that has made none.
         robustness: Accuracy on corrupted pictures.
+        adversarial: Accuracy on attacked pictures.
         projection: Pictures as points.
     """
 
@@ -30,6 +31,7 @@ class Findings:
     gallery: Gallery | None = None
     promised: Promised | None = None
     robustness: Robustness | None = None
+    adversarial: Robustness | None = None
     projection: Projection | None = None
 
     def to_dict(self) -> dict[str, object]:
@@ -44,6 +46,9 @@ class Findings:
             found["decisions"] = self.promised.to_dict()
         if self.robustness is not None:
             found["robustness"] = self.robustness.to_dict()
+        if self.adversarial is not None:
+            numbers = self.adversarial.to_dict()
+            found["adversarial"] = {name: numbers[name] for name in ("images", "accuracy", "kinds")}
         if self.comparison is not None:
             found["comparison"] = self.comparison.to_dict()
         elif self.not_compared:

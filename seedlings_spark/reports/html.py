@@ -148,7 +148,7 @@ def _data(
     kept_epoch: int | None,
 ) -> dict[str, object]:
     """What the script draws."""
-    certainty, robustness = findings.certainty, findings.robustness
+    certainty = findings.certainty
     curves = {
         name: [None if math.isnan(value) else value for value in values.tolist()]
         for name, values in curves_of(history).items()
@@ -165,15 +165,8 @@ def _data(
             for column, count in enumerate(counts)
             if count
         ]
-    if robustness is not None:
-        found["robustness"] = [
-            [
-                each.kind.name,
-                [count / robustness.num_images for count in (robustness.right, *each.right)],
-                each.breaks,
-            ]
-            for each in robustness.curves
-        ]
+    disturbed = {"robustness": findings.robustness, "adversarial": findings.adversarial}
+    found |= {name: each.to_page() for name, each in disturbed.items() if each is not None}
     if findings.projection is not None:
         found["map"] = findings.projection.to_page(evaluation.classes)
     if certainty is not None:

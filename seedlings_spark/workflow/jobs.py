@@ -352,11 +352,8 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
     precision = choices.INT8 if is_quantised else decisions.FLOAT32
     task = predicting.saliency_task(spark, version) if options.saliency else None
     featurizer = projecting.featurizer(version, options.engine) if options.projector else None
-    network = None
-    if options.robustness:
-        model = predicting.network_of(version, "--robustness")
-        predicting.compute_by(model, spark, version, **how, tta=options.tta)
-        network = model.forward_task(spark, are_pixels=True)
+    asked = [name for name in ("robustness", "adversarial") if getattr(options, name)]
+    disturbances = predicting.disturbances(spark, version, asked, **how, tta=options.tta)
     current, why_not = predicting.rival(store, version)
     report.clear(options.report)
     theirs = files.join(options.report, "predictions-of-current")
@@ -370,7 +367,7 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
     files.delete(theirs)
     numbers = predicting.evaluated(table, prepared, options.split, version.classes)
     pixels = prepared.images(spark, options.split)
-    findings = predicting.found(table, pixels, version, (current, why_not), task, precision, network)
+    findings = predicting.found(table, pixels, version, (current, why_not), task, precision, disturbances)
     if featurizer is not None:
         projection = projecting.projected(featurizer, table, pixels)
         findings = dataclasses.replace(findings, projection=projection)

@@ -1,8 +1,10 @@
 """A version's predictions of a corpus, and their numbers."""
 
+import dataclasses
 import datetime
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pyspark.ml import PipelineModel
 from pyspark.ml.functions import vector_to_array
@@ -16,7 +18,7 @@ from seedlings_spark.cluster import session
 from seedlings_spark.corpus import Corpus, look_alikes, tables
 from seedlings_spark.errors import CorpusError, NetworkError, SeedlingsError, StoreError
 from seedlings_spark.estimator import SeedlingsModel, elephas, features
-from seedlings_spark.models import prediction, saliency, stages
+from seedlings_spark.models import attacks, prediction, saliency, stages
 from seedlings_spark.models.decisions import FLOAT32, Decisions
 from seedlings_spark.models.store import INT8 as INT8_FILE
 from seedlings_spark.models.store import NETWORK, ONNX, ModelStore, ModelVersion
@@ -258,6 +260,35 @@ def saliency_task(spark: SparkSession, version: ModelVersion) -> saliency.Salien
     return saliency.SaliencyTask(content, threads, last._objects(content))
 
 
+def disturbances(
+    spark: SparkSession, version: ModelVersion, asked: Sequence[str], **how: Any
+) -> dict[str, robustness.Disturbance]:
+    """What is to be done to a version's pictures.
+
+    Args:
+        spark: The session.
+        version: The version.
+        asked: Any of "robustness" and "adversarial".
+        how: As `compute_by` takes it.
+
+    Raises:
+        NetworkError: It has no network of ours.
+        OptionError: Attacks need a package that is not installed.
+    """
+    if not asked:
+        return {}
+    model = network_of(version, f"--{asked[0]}")
+    compute_by(model, spark, version, **how)
+    forward = model.forward_task(spark, are_pixels=True)
+    made = {"robustness": robustness.Disturbance(forward)}
+    if "adversarial" in asked:
+        attacks.require()
+        content = model.network_bytes
+        gradients = saliency.SaliencyTask(content, forward.threads, model._objects(content))
+        made["adversarial"] = robustness.Disturbance(forward, gradients)
+    return {name: made[name] for name in asked}
+
+
 def found(
     table: DataFrame,
     pixels: DataFrame,
@@ -265,7 +296,7 @@ def found(
     rival: tuple[ModelVersion | None, str],
     task: saliency.SaliencyTask | None = None,
     precision: str = FLOAT32,
-    network: prediction.ForwardTask | None = None,
+    disturbances: Mapping[str, robustness.Disturbance] | None = None,
 ) -> findings.Findings:
     """What there is to say of predictions beside the numbers of their confusion matrix.
 
@@ -276,12 +307,12 @@ def found(
         rival: The version that it is compared with, or None and why there is none.
         task: To draw maps with; None for none.
         precision: "int8" of its quantised network.
-        network: To predict corrupted pictures with; None for none.
+        disturbances: What is done to pictures, by the name of the field of the findings that says what comes of it.
     """
     current, why_not = rival
     classes = version.classes
     has_probabilities = table.where(F.col(schema.PROBABILITIES).isNull()).isEmpty()
-    return findings.Findings(
+    made = findings.Findings(
         certainty.certainty(table, classes) if has_probabilities else None,
         None if current is None else paired.comparison(table, current.version, classes),
         why_not,
@@ -289,8 +320,12 @@ def found(
         promised.promised(table, Decisions.of(version.manifest, precision), classes)
         if has_probabilities
         else None,
-        None if network is None else robustness.robustness(table, pixels, classes, network),
     )
+    disturbed: dict[str, Any] = {
+        name: robustness.robustness(table, pixels, classes, each)
+        for name, each in (disturbances or {}).items()
+    }
+    return dataclasses.replace(made, **disturbed)
 
 
 def load(version: ModelVersion) -> PipelineModel:

@@ -30,6 +30,7 @@ from seedlings_spark.models import networks, saliency
 from seedlings_spark.models.store import RESERVED_KEYS, ModelStore
 from seedlings_spark.reports import certainty, fitting, paired, projector, robustness
 from seedlings_spark.workflow import calibration, jobs, predicting, publication
+from tests.conftest import with_all
 
 CLASSES = ['<b id="hostile">', "Fat Hen", "</script><script>document.title='run'</script>"]
 HUES = (80, 125, 170)
@@ -457,9 +458,45 @@ def test_copies_of_a_picture_count_as_in_all_other_numbers(
         for each in (table, pixels)
     )
     task = predicting.network_of(version, "").forward_task(spark, are_pixels=True)
-    found = robustness.robustness(predictions, more, version.classes, task)
+    found = robustness.robustness(predictions, more, version.classes, robustness.Disturbance(task))
     num, right = len(evaluated["rows"]), evaluated["numbers"].accuracy * len(evaluated["rows"])
     assert (found.num_images, found.right) == (num + 1, pytest.approx(right))
+
+
+@with_all
+def test_accuracy_under_attack_is_that_of_the_closed_form(
+    evaluated: dict[str, Any], spark: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("art")
+    store, report = evaluated["store"], tmp_path / "report"
+    options = {"store": store.directory, "report": str(report), "model_version": "v0001", "adversarial": True}
+    numbers = jobs.evaluate(spark, EvaluateOptions(evaluated["corpus"].path, **options))
+    rows = evaluated["corpus"].images(spark, "test").collect()
+    hues = np.array([HUES[CLASSES.index(name)] for name in numbers.classes])
+    pixels = np.stack([np.frombuffer(row.image, np.uint8) for row in rows]).astype(float)
+    truth = np.array([numbers.classes.index(row.species) for row in rows])
+
+    def slopes_of_loss(values: np.ndarray) -> np.ndarray:
+        """By a picture's mean, which is all that this network sees: all values go one way."""
+        probabilities = special.softmax((np.outer(values.mean(axis=1), hues) - hues**2 / 2) / 900, axis=1)
+        return np.sign(probabilities @ hues - hues[truth])[:, None]
+
+    told = json.loads((report / "metrics.json").read_text())["adversarial"]
+    assert (told["images"], told["accuracy"]) == (len(rows), numbers.accuracy)
+    for kind, steps in (("FGSM", 1), ("PGD", 10)):
+        expected = []
+        for bound in told["kinds"][kind]["levels"]:
+            values = pixels
+            for _ in range(steps):
+                step = bound if steps == 1 else 2.5 * bound / steps
+                values = values + step * slopes_of_loss(values)
+                values = values.clip(pixels - bound, pixels + bound).clip(0, 255)
+            means = np.rint(values).mean(axis=1)
+            expected.append((np.argmax(np.outer(means, hues) - hues**2 / 2, axis=1) == truth).mean())
+        assert told["kinds"][kind]["accuracy"] == pytest.approx(expected)
+        assert expected[-1] < numbers.accuracy - 0.1
+    page = (report / "index.html").read_text()
+    assert 'id="adversarial"' in page and "PGD" in page
 
 
 # --- Pictures as points

@@ -288,9 +288,10 @@ for (const name of names) {
 
 // --- Accuracy by strength of each corruption
 
-for (const [name, accuracies, breaks] of data.robustness || []) {
+const disturbed = ["robustness", "adversarial"].flatMap((part) => (data[part] || []).map((curve) => [part, ...curve]));
+for (const [part, name, accuracies, breaks] of disturbed) {
   const svg = drawn("svg", { role: "img", "aria-label": `Accuracy by strength of ${name}: ${accuracies.map(number).join(", ")}` });
-  byId("robustness-curves").append(svg);
+  byId(`${part}-curves`).append(svg);
   const on = chart(svg, { title: name, x: [0, accuracies.length - 1], y: [0, 1], xName: "strength", yName: "accuracy" });
   line(svg, on([[0, accuracies[0]], [accuracies.length - 1, accuracies[0]]]), "faint");
   line(svg, on(accuracies.map((accuracy, strength) => [strength, accuracy])));
