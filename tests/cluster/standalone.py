@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.java import QUICK_START
 from tests.sockets import ESTABLISHED, LISTENING, command_line, environment_of, sockets
 
 SCRIPT = Path(__file__).parents[2] / "spark-submit.sh"
@@ -39,8 +40,6 @@ _LOOK_SECONDS = 1.0
 POLITE_SECONDS = 20.0
 # Of the tests' own environment: neither Spark nor the package shall be found by them.
 _NOT_INHERITED = ("SPARK", "PYSPARK", "PYTHONPATH", "SEEDLINGS", "HADOOP", "YARN", "LOG4J")
-# Each JVM lives for half a minute, and seven of them share the machine.
-_QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 # As an administrator writes it. The event log, in a folder that each job is given, is where a test reads what Spark
 # has done.
@@ -299,7 +298,7 @@ class StandaloneCluster(Cluster):
         self._secret = secrets.token_hex(32)
         defaults = self.settings / "spark-defaults.conf"
         defaults.touch(0o600)
-        written = {"secret": self._secret, "java": _QUICK_START, "events": self.folder / "events"}
+        written = {"secret": self._secret, "java": QUICK_START, "events": self.folder / "events"}
         defaults.write_text(_SPARK_DEFAULTS.format(**written))
         home = spark_home()
         self._start_daemon(home, "master", HOSTS[0], "master.Master")
@@ -318,7 +317,7 @@ class StandaloneCluster(Cluster):
         program = [str(home / "bin" / "spark-class"), f"org.apache.spark.deploy.{kind}"]
         command = [*program, "--host", host, "--port", "0", "--webui-port", "0", *options]
         environment = {**self.environment(host), "SPARK_HOME": str(home)}
-        environment |= {"SPARK_DAEMON_MEMORY": "256m", "SPARK_DAEMON_JAVA_OPTS": _QUICK_START}
+        environment |= {"SPARK_DAEMON_MEMORY": "256m", "SPARK_DAEMON_JAVA_OPTS": QUICK_START}
         self._daemons[name] = Session(command, environment, self.folder, self.folder / f"{name}.log")
 
     def _await(self, pattern: str, times: int) -> None:

@@ -36,7 +36,7 @@ from tests.cluster.standalone import (
     spark_home,
     wait_until,
 )
-from tests.java import why_not_fetched
+from tests.java import QUICK_START, why_not_fetched
 from tests.sockets import command_line
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -46,8 +46,6 @@ _HERE = Path(__file__).parent
 _FETCH_SECONDS = 1200.0  # Maven says nothing that would tell how far it is
 # Where the node managers keep the logs of their containers: one folder an application, one in it a container.
 _LOGS = "target/test/data/yarn/*/*-logDir-*"
-# Each JVM lives for half a minute, and five of them share the machine.
-_QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 _APPLICATION_MASTER = b"org.apache.spark.deploy.yarn.ApplicationMaster"
 
 # As an administrator writes it. The nodes have Spark's jars, so that no job uploads them.
@@ -193,7 +191,7 @@ class YarnCluster(Cluster):
         for place in (self.settings, self.folder / "local", self.folder / "tmp"):
             place.mkdir(parents=True, mode=0o700)
         defaults = self.settings / "spark-defaults.conf"
-        defaults.write_text(_SPARK_DEFAULTS.format(jars=self._home / "jars", java=_QUICK_START))
+        defaults.write_text(_SPARK_DEFAULTS.format(jars=self._home / "jars", java=QUICK_START))
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
         java = str(Path(os.environ["JAVA_HOME"]) / "bin" / "java") if "JAVA_HOME" in os.environ else "java"
         options = [
@@ -202,7 +200,7 @@ class YarnCluster(Cluster):
             "-Djava.net.preferIPv4Stack=true",
             "-Xmx1g",
         ]
-        options += [*_QUICK_START.split(), "-cp", f"{jars}/*:{self._home / 'jars'}/*"]
+        options += [*QUICK_START.split(), "-cp", f"{jars}/*:{self._home / 'jars'}/*"]
         program = [str(_HERE / "MiniCluster.java"), str(self.settings)]
         environment = {**clean_environment(), "TMPDIR": str(self.folder / "tmp")}
         environment["LOG4J_CONFIGURATION_FILE"] = str(SCRIPT.parent / "conf" / "log4j2.properties")
