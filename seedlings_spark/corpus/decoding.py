@@ -287,7 +287,7 @@ def decode_listed(
     task: DecodeTask, batches: Iterator[pa.RecordBatch], stores: Sequence[files.Store] = ()
 ) -> Iterator[pa.RecordBatch]:
     """The function of a Spark task: listed files, with or without their content, to rows of `schema.DECODED`."""
-    runtime.forget_archives()
+    runtime.settle()
     height, width = task.size
     num_rows = max(1, min(_ROWS, _BATCH_BYTES // (height * width * 3)))
     for batch in batches:

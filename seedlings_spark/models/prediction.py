@@ -158,7 +158,7 @@ def check_views(count: int, row_shape: Sequence[int]) -> None:
 def forward(task: ForwardTask) -> Forward:
     """The network of a task, loaded once a process; the one that was used least recently gives way."""
     found = _kept.pop(task.key, None) or Forward(task)
-    runtime.forget_archives()
+    runtime.settle()
     while len(_kept) >= _MAX_KEPT:
         _kept.pop(next(iter(_kept)))
     _kept[task.key] = found
