@@ -5,20 +5,22 @@ another Java than it is of loads its classes as ever. `spark-submit.sh` makes it
 another one `python -m seedlings_spark.cli.classes` does.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from seedlings_spark.cli.installation import Installation
 
 _FOLDER = Path(sys.prefix) / "share" / "seedlings_spark"
-_SECONDS = 600.0  # against hangs
+_SECONDS = 120.0  # who sets up waits for it; where it takes longer, jobs do without
 # A path that needs no quotes where options stand in one text.
 _PLAIN = re.compile(r"[\w/.+@:,-]+")
 
@@ -75,15 +77,32 @@ def _make(archive: Path, scratch: Path, environment: Mapping[str, str]) -> None:
         "PYSPARK_PYTHON": sys.executable,
         "SPARK_SUBMIT_OPTS": f"-XX:TieredStopAtLevel=1 -XX:ArchiveClassesAtExit={made} -Xlog:disable",
     }
-    # Its pipes are closed when its JVM has ended, too.
-    command = [sys.executable, __file__, f"{scratch}/table"]
-    subprocess.run(command, env=told, capture_output=True, timeout=_SECONDS, check=False)
+    _run([sys.executable, __file__, f"{scratch}/table"], told)
     # One that was cut, as on a full disk, would end each JVM that looks at it.
     look = [str(_java(environment)), f"-XX:SharedArchiveFile={made}", "-XX:+VerifySharedSpaces", "-version"]
     if made.exists() and not subprocess.run(look, capture_output=True, check=False).returncode:
         for other in _FOLDER.glob("*.jsa"):
             other.unlink()
         made.rename(archive)
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Run a program with all that it starts, and end what is left of it when its time is over."""
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as program:
+        try:
+            program.communicate(timeout=_SECONDS)  # the pipe is closed when its JVM has ended, too
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(program.pid, signal.SIGKILL)
 
 
 def _java(environment: Mapping[str, str]) -> Path:
