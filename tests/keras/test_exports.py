@@ -197,6 +197,7 @@ def test_a_repository_for_triton_has_what_its_backend_reads(known, tmp_path):
     assert np.abs(found - expected).max() < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")  # of MLflow's own models
 def test_a_model_of_mlflow_takes_files(known, tmp_path):
     mlflow = pytest.importorskip("mlflow", reason="mlflow-skinny, which brings thirty packages, is not here")
     _, files, _, expected = known

@@ -245,6 +245,7 @@ def corpus(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Cor
 
 
 @with_all
+@pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")  # of MLflow's own models
 def test_mlflow_on_spark_gives_the_probabilities_of_score(
     spark: SparkSession, version: ModelVersion, folder: Path, tmp_path: Path
 ) -> None:
