@@ -142,14 +142,11 @@ def network_of(manifest: Mapping[str, Any], require_signature: str = "") -> Any:
         NetworkError: Weights that cannot be had.
         StoreError: Its version is gone, or not as it was published.
     """
-    of = manifest.get("version") or {name: manifest[name] for name in ("network", "weights")}
-    options = FeaturizeOptions(
-        images="-",
-        output="-",
-        require_signature=require_signature,
-        image_size=int(manifest["image_size"][0]),
-        **of,
-    )
+    of = manifest.get("version") or {
+        **{name: manifest[name] for name in ("network", "weights")},
+        "image_size": int(manifest["image_size"][0]),
+    }
+    options = FeaturizeOptions(images="-", output="-", require_signature=require_signature, **of)
     network, _ = _network(options, None)
     return networks.features_of(network, str(manifest["layer"]))
 
