@@ -176,6 +176,8 @@ def _refuse_missing(job: str, name: str, path: str, options: Any) -> None:
         raise InputError(f"no table {path}", "a .csv or .parquet table of labels", "Check --labels")
     elif name == "scores":
         raise InputError(f"no folder {path}", "the folder that score was given as --output", "Check --scores")
+    elif name == "features":
+        raise InputError(f"no folder {path}", "a folder that featurize has made", "Check --features")
     elif name == "store" and job == "serve":
         names(path)
     elif name == "store":
