@@ -3,9 +3,8 @@
 Who holds a shard changes no bit of what comes of it (`tree`). So a worker whose machine is slower than the others', by
 more than a factor, may hold fewer: all wait for the last one at each step. Judged is how long a worker computes for one
 step of one shard, the median of an epoch; neither counts what it waits for the network or for others, nor what it does
-once a step however many shards it holds. Blocks stay
-blocks of neighbours, and each worker keeps a shard, by which it is judged again: one that has become as fast as the
-others gets back what it has lost.
+once a step however many shards it holds. Blocks stay blocks of neighbours, and each worker keeps a shard, by which it
+is judged again: one that has become as fast as the others gets back what it has lost.
 """
 
 import math
