@@ -618,8 +618,8 @@ def test_a_table_that_holds_the_bytes_is_scored_without_its_files(
 @pytest.mark.parametrize(
     ("columns", "options", "message"),
     [
-        ("file string", {}, "a column path"),
-        ("path string, plot string", {"content_column": "bytes"}, "a column bytes"),
+        ("file string", {}, "Add path, or name"),
+        ("path string, plot string", {"content_column": "bytes"}, "Add bytes, or name"),
         ("path string, bytes string", {"content_column": "bytes"}, "of type string"),
         ("path string, confidence float", {}, "with a column confidence"),
         ("path string, Confidence float", {}, "with a column Confidence"),
