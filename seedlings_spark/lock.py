@@ -30,6 +30,8 @@ from seedlings_spark.progress import Repeated
 
 _log = logging.getLogger(__name__)
 NAME = ".lock"
+# Held by whoever takes a dead owner's lock away, for an instant.
+_TAKING_OVER = ".lock-taking-over"
 _RENEW_SECONDS = 10.0
 # An owner that is watched for so long without a sign of life is taken for dead.
 _EXPIRE_SECONDS = 180.0
@@ -46,13 +48,14 @@ class Lock:
     Args:
         folder: Any path; made if it is not there.
         owner: Who holds it, for the message that another one gets.
+        name: Of its file.
 
     Raises:
         OutputInUseError: Upon entry: another one holds it.
     """
 
-    def __init__(self, folder: str, owner: str) -> None:
-        self._folder, self._path = folder, files.join(folder, NAME)
+    def __init__(self, folder: str, owner: str, name: str = NAME) -> None:
+        self._folder, self._name, self._path = folder, name, files.join(folder, name)
         self._content = {
             "id": uuid.uuid4().hex,
             "owner": owner,
@@ -123,7 +126,21 @@ class Lock:
         return True
 
     def _remove(self, dead: "_Held") -> None:
-        """Take an expired lock away, but not one that has come in its place or was renewed meanwhile."""
+        """Take an expired lock away, but not one that has come in its place or was renewed meanwhile.
+
+        One at a time: of two, the slower one would find the lock that the other has taken by then, and while it puts
+        that back a third could take it, too.
+        """
+        if self._name == _TAKING_OVER:
+            self._put_away(dead)
+            return
+        try:
+            with Lock(self._folder, self._content["owner"], _TAKING_OVER):
+                self._put_away(dead)
+        except OutputInUseError:
+            time.sleep(_LOOK_SECONDS)  # another one does
+
+    def _put_away(self, dead: "_Held") -> None:
         now = _read(self._path)
         if now is None or now.text != dead.text:
             return

@@ -223,6 +223,10 @@ def test_a_lock_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.
 def _check_that_one_gets_it(folder: Path) -> None:
     folder.mkdir()
     (folder / lock.NAME).write_text(json.dumps({"id": "dead", "renewed": 0}))
+    _let_three_ask(folder)
+
+
+def _let_three_ask(folder: Path) -> None:
     got: list[bool] = []
     others, together = threading.Semaphore(0), threading.Barrier(3)
 
@@ -243,6 +247,27 @@ def _check_that_one_gets_it(folder: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(got) == [False, False, True]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_who_takes_a_dead_lock_away_slowly_never_moves_the_one_that_has_come_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = json.dumps({"id": "dead", "renewed": 0})
+    (tmp_path / lock.NAME).write_text(dead)
+    moved: list[str] = []
+    first, rename = threading.Lock(), files.rename
+
+    def rename_slowly(path: str, target: str) -> None:
+        if first.acquire(blocking=False):
+            time.sleep(1)  # others, who found the lock dead at the same time, go on
+        if path.endswith(lock.NAME):
+            moved.append((tmp_path / lock.NAME).read_text())
+        rename(path, target)
+
+    monkeypatch.setattr(files, "rename", rename_slowly)
+    _let_three_ask(tmp_path)
+    assert moved == [dead]
 
 
 def test_a_lock_of_an_earlier_attempt_at_a_yarn_application_is_taken_over_at_once(
