@@ -25,7 +25,7 @@ _USAGE = Path(__file__).with_name("usage.txt")
 _OF_CHECKOUT = (".venv", "pytest")
 # Jobs of this machine alone.
 _WITHOUT_SPARK = ("serve",)
-_TESTS = ("tests/unit", "tests/keras", "tests/spark")
+_TESTS = ("tests/unit", "tests/images", "tests/processes", "tests/keras", "tests/spark")
 
 
 def main(arguments: Sequence[str] | None = None, installation: Installation | None = None) -> int:

@@ -3,7 +3,7 @@
 import warnings
 
 from seedlings_spark import images
-from tests.unit.test_images import png, reason
+from tests.images.test_images import png, reason
 
 
 def test_the_limit_is_the_callers_and_pillow_has_none_of_its_own():

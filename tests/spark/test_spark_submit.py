@@ -807,6 +807,7 @@ def test_a_machine_without_a_python_that_will_do_is_told_what_to_do(
 # --- the tests
 
 
+TESTS = ["tests/unit", "tests/images", "tests/processes", "tests/keras", "tests/spark"]
 RECORDING_PYTHON = f"""#!/bin/sh
 case "$*" in
 *find_spec*) exit 0 ;;
@@ -821,9 +822,9 @@ exit 5
 @pytest.mark.parametrize(
     ("arguments", "passed"),
     [
-        ([], ["tests/unit", "tests/keras", "tests/spark"]),
-        (["--all"], ["tests/unit", "tests/keras", "tests/spark", "tests/cluster"]),
-        (["-k", "a or b"], ["tests/unit", "tests/keras", "tests/spark", "-k", "a or b"]),
+        ([], TESTS),
+        (["--all"], [*TESTS, "tests/cluster"]),
+        (["-k", "a or b"], [*TESTS, "-k", "a or b"]),
         (["tests/unit/test_cli.py::test_x", "-x"], ["tests/unit/test_cli.py::test_x", "-x"]),
         (["./tests/spark"], ["./tests/spark"]),
     ],
