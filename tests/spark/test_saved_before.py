@@ -98,5 +98,7 @@ def test_pipelines_load_and_checkpoints_go_on(
     of_model: Any = model.stages[-1]
     assert of_model.summary.as_dict() == of_model.record
     saved_model: Any = PipelineModel.load(f"file://{saved}/fitted").stages[-1]
-    assert saved_model.summary.as_dict() == saved_model.record and saved_model.hasSummary
+    # 0.1.0 did not count everything that is counted today; what it wrote stays as it is.
+    summary = saved_model.summary.as_dict()
+    assert summary == {**summary, **saved_model.record} and saved_model.hasSummary
     _check(model.transform(images), expected["fitted"])
