@@ -132,15 +132,14 @@ def _of_length_1(vector: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _manifest(folder: str) -> dict[str, Any]:
-    path = files.join(folder, _MANIFEST)
+    path, why = files.join(folder, _MANIFEST), "is that of something else"
     try:
-        return dict(json.loads(files.read_text(path)))
+        found = json.loads(files.read_text(path))
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}, which cannot be read ({getattr(error, 'strerror', None) or error})",
-            "a folder that featurize has made",
-            "Check --features",
-        ) from None
+        found, why = None, f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    if not isinstance(found, dict) or "network_sha256" not in found:
+        raise InputError(f"{path}, which {why}", "a folder that featurize has made", "Check --features")
+    return found
 
 
 def _computed(options: SimilarOptions, manifest: Mapping[str, Any], content: bytes) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 import seedlings_spark as ss
 from seedlings_spark import corpus, files, images, schema
 from seedlings_spark.corpus import decoding, synthetic
-from seedlings_spark.errors import CorpusError, NetworkError, OptionError
+from seedlings_spark.errors import CorpusError, InputError, NetworkError, OptionError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.workflow import folds, pipeline, predicting, transfer
 from tests import docs
@@ -200,6 +200,24 @@ def _check_similar(
         ss.similar(spark, replace(options, features=str(tmp_path / "others"), to=str(black), output=""))
     with pytest.raises(CorpusError, match="a new folder"):
         ss.similar(spark, options)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "why"),
+    [
+        ('{"images": 3}', "something else"),
+        ("[1]", "something else"),
+        ("{", "cannot be read"),
+        (None, "No such"),
+    ],
+)
+def test_a_folder_of_something_else_is_none_of_features(
+    spark: SparkSession, tmp_path: Path, manifest: str | None, why: str
+) -> None:
+    if manifest is not None:
+        (tmp_path / "manifest.json").write_text(manifest)
+    with pytest.raises(InputError, match=why):
+        ss.similar(spark, ss.SimilarOptions(features=str(tmp_path), to="photo.png"))
 
 
 def test_folds_hold_each_image_once_and_as_many_of_each_species(
