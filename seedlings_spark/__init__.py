@@ -71,6 +71,7 @@ The map, room by room, in the order of imports: a module may import those of its
       near_duplicates   pictures that are nearly the same
       comparison    what tells two corpora apart
       preparation   from image files to a corpus that appears whole
+      erasure       pictures that a corpus is to forget
       synthetic     draws a small corpus of species-like plants, from a seed
 
     problems        what kind of problem loss, label and outputs make; outputs -> probabilities
@@ -177,6 +178,7 @@ The map, room by room, in the order of imports: a module may import those of its
       tasks         what a scoring task does: from bytes to probabilities in one process
       profile       images and predictions as a whole, to compare with the training corpus
       sql           a model version as functions of Spark SQL
+      erasure       pictures that runs are to forget
       run           one run, from its listing to its publication
       printing      what a person and a scheduler are told of a run
 
@@ -203,6 +205,7 @@ The map, room by room, in the order of imports: a module may import those of its
       data_curve    growing parts of the training images, to see whether more would help
       search        many small trainings side by side, and what they find
       clean         what of an output, a run or a store is no longer needed
+      forgetting    pictures out of scores and a corpus, and the versions that were trained on them
       exporting     from a store to an export: which version, compared on which images
       serving       from a store to a server that answers
 

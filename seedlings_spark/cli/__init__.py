@@ -91,6 +91,7 @@ _EXAMPLES = {
     "models": "promote --store store --model-version v0002",
     "serve": "--store store --port 8501",
     "clean": "--output scores --older-than 30d --dry-run",
+    "forget": "--paths erasures.txt --output scores --corpus corpus --store store",
     "benchmark": "score --num-images 2000",
     "status": "runs/2026-11-21",
     "reproduce": "--run runs/2026-11-21",

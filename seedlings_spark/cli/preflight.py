@@ -36,6 +36,7 @@ _READ: dict[str, Sequence[str]] = {
     "similar": ("features",),
     "models": ("store", "corpus", "images"),
     "serve": ("store",),
+    "forget": ("paths", "output", "corpus", "store"),
     "benchmark": ("images",),
     "status": ("run",),
     "reproduce": ("run",),
@@ -54,6 +55,7 @@ _WRITTEN: dict[str, Sequence[str]] = {
     "similar": ("output",),
     "models": ("output",),
     "benchmark": ("output",),
+    "forget": ("output", "corpus", "store"),
     "reproduce": ("output",),
 }
 # Written and deleted again to see whether a place takes it.
@@ -129,7 +131,7 @@ def _check_read(job: str, name: str, path: str, options: Any) -> None:
         return
     except OSError as error:
         raise _told(said, error) from None
-    if name not in ("images", "labels") and not place.is_dir():
+    if name not in ("images", "labels", "paths") and not place.is_dir():
         raise StorageError(f"{said}, which is a file", "a folder", f"Correct {config.flag_of(name)}")
     if place.is_dir() and not os.access(place, os.R_OK | os.X_OK):
         raise _told(said, PermissionError(13, "Permission denied"))
@@ -144,6 +146,8 @@ def _check_read(job: str, name: str, path: str, options: Any) -> None:
     if name == "store":
         if job in ("models", "serve"):
             names(path)
+        elif job == "forget":
+            ModelStore(path, options.name).versions()
         else:
             ModelStore(path, options.name).resolve(options.model_version)
     if name == "run":
@@ -174,8 +178,11 @@ def _refuse_missing(job: str, name: str, path: str, options: Any) -> None:
         )
     elif name == "labels":
         raise InputError(f"no table {path}", "a .csv or .parquet table of labels", "Check --labels")
-    elif name == "scores":
-        raise InputError(f"no folder {path}", "the folder that score was given as --output", "Check --scores")
+    elif name == "paths":
+        raise InputError(f"no file {path}", "a text with a path on each line, or a table", "Check --paths")
+    elif name in ("scores", "output"):
+        check = f"Check {config.flag_of(name)}"
+        raise InputError(f"no folder {path}", "the folder that score was given as --output", check)
     elif name == "features":
         raise InputError(f"no folder {path}", "a folder that featurize has made", "Check --features")
     elif name == "store" and job == "serve":

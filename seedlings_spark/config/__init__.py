@@ -24,6 +24,7 @@ from seedlings_spark.config.jobs import (
     ExploreOptions,
     FeaturizeOptions,
     FeedbackOptions,
+    ForgetOptions,
     ModelsOptions,
     PrepareOptions,
     QuickstartOptions,
@@ -64,6 +65,7 @@ __all__ = [
     "ExploreOptions",
     "FeaturizeOptions",
     "FeedbackOptions",
+    "ForgetOptions",
     "ModelsOptions",
     "Options",
     "PrepareOptions",
@@ -96,7 +98,7 @@ _T = TypeVar("_T")
 _OptionsT = TypeVar("_OptionsT", bound="Options")
 # Options that are paths on a Hadoop file system, and those of them that a job may write to.
 OUTPUTS = ("corpus", "store", "run", "report", "output")
-PATHS = ("images", "parent", "other", "scores", "labels", "fixes", "features", "to", *OUTPUTS)
+PATHS = ("images", "parent", "other", "scores", "labels", "fixes", "features", "to", "paths", *OUTPUTS)
 
 
 def resolve(options: type[_T], job: str, flags: Mapping[str, Any], config_file: str = "") -> _T:

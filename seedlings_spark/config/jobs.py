@@ -1479,6 +1479,41 @@ class CleanOptions(Options):
 
 
 @dataclass(frozen=True)
+class ForgetOptions(Options):
+    """Remove pictures from scores and a corpus, on somebody's request, and name the versions trained on them."""
+
+    paths: str = required(
+        "file with a path on each line, or a .csv or .parquet table with a column path: paths as scores and corpora"
+        " have them, or relative ones beside the file"
+    )
+    output: str = option(
+        "",
+        "folder of scores: predictions, rejects, ledger and review of all of its runs",
+        reason="one of output, corpus and store at least is given",
+    )
+    corpus: str = option(
+        "",
+        "folder of a corpus: images, rejects, near duplicates; it gets another fingerprint",
+        reason="one of the three at least is given",
+    )
+    store: str = option(
+        "",
+        "folder of the model store: versions that were trained on the pictures are named; kept features of them go",
+        reason="one of the three at least is given",
+    )
+    name: str = option("seedlings", "with --store: name of the model", reason="the example's")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.output or self.corpus or self.store):
+            raise OptionError(
+                "forget with none of --output, --corpus and --store",
+                "the places that are to forget",
+                "Give all of them at once: copies of a picture are then found under other paths, too",
+            )
+
+
+@dataclass(frozen=True)
 class StatusOptions(Options):
     """Say how far a run of train is, from what it has written into its folder."""
 
@@ -1528,6 +1563,7 @@ JOBS: Mapping[str, type[Options]] = {
     "serve": ServeOptions,
     "benchmark": BenchmarkOptions,
     "clean": CleanOptions,
+    "forget": ForgetOptions,
     "status": StatusOptions,
     "reproduce": ReproduceOptions,
     "doctor": DoctorOptions,

@@ -33,7 +33,7 @@ _MANIFEST_KEYS: Mapping[str, type] = {
     "aspect": str,
 }
 # What corpora of earlier releases do not have.
-_LATER_KEYS: Mapping[str, type] = {"files": dict, "tables": str}
+_LATER_KEYS: Mapping[str, type] = {"files": dict, "tables": str, "forgotten": list}
 REJECTS = "rejects"
 NEAR_DUPLICATES = "near_duplicates"
 # The name of a folder of tables where they are not in that of the corpus itself.
@@ -55,7 +55,10 @@ class Corpus:
 
     @property
     def tables_path(self) -> str:
-        """The folder of its tables: on an object store one in that of the corpus, which the manifest names."""
+        """The folder of its tables: that of the corpus, or one in it, which the manifest names.
+
+        It names one on an object store, and wherever pictures were forgotten.
+        """
         return tables_path(self.path, self.manifest)
 
     @property

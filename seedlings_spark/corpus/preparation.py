@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 _FILE_BYTES = 128 * 1024 * 1024
 _ROW_GROUP_BYTES = 32 * 1024 * 1024
 _BUILDING = ".building-"
+# Where the manifest names no folder for them.
+_OWN_TABLES = ("images", REJECTS, NEAR_DUPLICATES)
 
 
 @dataclass(frozen=True)
@@ -145,10 +147,10 @@ def prepare(
                 "found": growth.with_parent(num_found),
                 **growth.about(written["accepted"]),
             }
-            (_publish if files.renames(corpus) else _publish_in_place)(building, corpus, manifest, overwrite)
+            (_publish if files.renames(corpus) else publish_in_place)(building, corpus, manifest, overwrite)
             _log_end(corpus, manifest)
     finally:
-        _clear(building, corpus if is_new else None)
+        clear(building, corpus if is_new else None)
     return load(corpus)
 
 
@@ -180,7 +182,7 @@ def _about_decoding(task: decoding.DecodeTask) -> dict[str, Any]:
 
 
 def left_behind(path: str) -> list[str]:
-    """The folders in which runs of `prepare` that are dead were building a corpus, and that nothing needs.
+    """What runs of `prepare` and `forget` that are dead have left in the folder of a corpus, and nothing needs.
 
     Raises:
         CorpusError: A run that died between two renames has left the tables of the former corpus in one of them.
@@ -190,6 +192,8 @@ def left_behind(path: str) -> list[str]:
     tables_of = [name for name in names if TABLES.fullmatch(name)]
     used = load(path).manifest.get("tables") if tables_of and "manifest.json" in names else None
     made += [name for name in tables_of if name != used]
+    # Those that the tables in use have come in the place of.
+    made += [name for name in _OWN_TABLES if used and name in names]
     found = [files.join(path, name) for name in made]
     found = [each for each in found if not is_held(each)]
     for each in [] if "manifest.json" in names else found:
@@ -251,7 +255,7 @@ def _check_target(images: str, corpus: str, overwrite: bool) -> None:
 def _is_our_table(corpus: str, name: str) -> bool:
     """Whether `images` or `rejects` holds nothing but what Spark has written, and may be replaced."""
     folder = files.join(corpus, name)
-    if name not in ("images", REJECTS, NEAR_DUPLICATES) or not files.is_directory(folder):
+    if name not in _OWN_TABLES or not files.is_directory(folder):
         return False
     kind = ("split=", "_", ".") if name == "images" else ("part-", "_", ".")
     return all(each.startswith(kind) for each in files.list_names(folder))
@@ -274,7 +278,7 @@ def _decode(
             if chosen is not listing:
                 contents = contents.join(chosen, schema.PATH, "left_semi")
             decoded = decoding.decode_contents(spark, contents, task)
-        decoded.write.options(**_parquet_options(task), **tables.write_options(target)).parquet(target)
+        decoded.write.options(**_parquet_options(task.size), **tables.write_options(target)).parquet(target)
         if chosen is not listing:
             chosen.unpersist()
     return tables.parquet(spark, target, schema.DECODED), num_chosen
@@ -314,9 +318,9 @@ def _hashed(spark: SparkSession, source: Source, task: decoding.DecodeTask) -> D
     return source.contents.select(*schema.LISTING.names, digest.alias(schema.CONTENT_HASH))
 
 
-def _parquet_options(task: decoding.DecodeTask) -> dict[str, str]:
+def _parquet_options(size: tuple[int, int]) -> dict[str, str]:
     """For tables of pixels: they do not repeat, and Parquet would look at memory after 100 rows at the earliest."""
-    height, width = task.size
+    height, width = size
     return {
         **session.PARQUET_CHECKSUMS,
         "parquet.block.size": str(_ROW_GROUP_BYTES),
@@ -594,13 +598,29 @@ def _write(
         laid_out = laid_out.union(growth.parent.images(rows.sparkSession))
         rejected = rejected.union(growth.parent.rejects(rows.sparkSession))
         count += int(growth.parent.manifest["accepted"])
-    num_files = max(1, -(-count * height * width * 3 // _FILE_BYTES), min(8, count // 200))
+    write_tables(laid_out, rejected, building, task.size, count)
+
+
+def write_tables(
+    images: DataFrame, rejected: DataFrame, building: str, size: tuple[int, int], num_images: int
+) -> None:
+    """Write the tables of a corpus.
+
+    Args:
+        images: As `schema.CORPUS`.
+        rejected: As `schema.REJECTS`.
+        building: Folder that they are written into.
+        size: (height, width) of the images in pixels.
+        num_images: How many these are.
+    """
+    height, width = size
+    num_files = max(1, -(-num_images * height * width * 3 // _FILE_BYTES), min(8, num_images // 200))
     (
         # The mark goes into the files: who reads them without us gets the same shards.
-        schema.with_content_hash(laid_out)
+        schema.with_content_hash(images)
         .repartition(num_files, schema.CONTENT_HASH)
         .sortWithinPartitions(schema.SPLIT, schema.CONTENT_HASH, schema.PATH)
-        .write.options(**_parquet_options(task), **tables.write_options(building))
+        .write.options(**_parquet_options(size), **tables.write_options(building))
         .partitionBy(schema.SPLIT)
         .parquet(files.join(building, "images"))
     )
@@ -616,7 +636,8 @@ def _publish(building: str, corpus: str, manifest: Mapping[str, Any], overwrite:
     files.write_bytes(files.join(building, "manifest.json"), _as_json(manifest))
     old = files.join(building, "old")
     files.make_directory(old)
-    names = ("manifest.json", "images", REJECTS, NEAR_DUPLICATES)
+    tables_of = [name for name in files.list_names(corpus) if TABLES.fullmatch(name)]
+    names = ("manifest.json", *_OWN_TABLES, *tables_of)
     moves = [(corpus, old, name) for name in names if files.exists(files.join(corpus, name))]
     moves += [
         (building, corpus, name) for name in reversed(names) if files.exists(files.join(building, name))
@@ -634,8 +655,18 @@ def _publish(building: str, corpus: str, manifest: Mapping[str, Any], overwrite:
         raise
 
 
-def _publish_in_place(building: str, corpus: str, manifest: Mapping[str, Any], overwrite: bool) -> None:
-    """Let the tables stay where they are, and the manifest name them: on an object store that is one request."""
+def publish_in_place(building: str, corpus: str, manifest: Mapping[str, Any], overwrite: bool) -> None:
+    """Let tables stay where they were made, and the manifest name them: one write, or on an object store one request.
+
+    Args:
+        building: Their folder, one in that of the corpus.
+        corpus: Path of the corpus.
+        manifest: That goes with them.
+        overwrite: Whether the manifest takes the place of one, whose tables are then deleted.
+
+    Raises:
+        OutputInUseError: Another run has written the corpus meanwhile.
+    """
     path = files.join(corpus, "manifest.json")
     before = _tables_in_use(corpus)
     content = _as_json({**manifest, "tables": files.name(building)})
@@ -648,7 +679,7 @@ def _publish_in_place(building: str, corpus: str, manifest: Mapping[str, Any], o
     files.write_bytes(path, content)
     if _tables_in_use(corpus) != files.name(building):
         raise _overtaken(corpus)
-    for name in [before] if before else ["images", REJECTS, NEAR_DUPLICATES]:
+    for name in [before] if before else _OWN_TABLES:
         files.delete(files.join(corpus, name))
 
 
@@ -673,7 +704,7 @@ def _as_json(manifest: Mapping[str, Any]) -> bytes:
     return (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
-def _clear(building: str, new_corpus: str | None) -> None:
+def clear(building: str, new_corpus: str | None) -> None:
     """Remove what a run leaves behind; a corpus' folder too if this run has made it for nothing."""
     try:
         is_used = _tables_in_use(files.parent(building)) == files.name(building)

@@ -5,9 +5,13 @@ and `prepare --fixes` corrects the labels of those that are in it. To label firs
 uncertainty sampling (Lewis and Gale 1994).
 """
 
+import base64
 import csv
 import io
-from collections.abc import Sequence
+import json
+import logging
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from pyspark.sql import DataFrame, SparkSession
@@ -20,12 +24,16 @@ from seedlings_spark.errors import ImageError
 from seedlings_spark.scoring import tasks
 from seedlings_spark.scoring.sources import Source
 
+_log = logging.getLogger(__name__)
 FOLDER = "review"
 TABLE, PAGE = "least_confident.csv", "index.html"
 # Height and width of a picture on the page, in pixels, and how many it carries at most: some eight megabytes.
 _SIDE, _MOST_PICTURES = 256, 500
 # Species that have a key.
 _NUM_KEYS = 9
+# Of a page: its pictures, in their order, and what its script is given.
+_THUMBNAIL = re.compile(r'<img src="data:image/jpeg;base64,([A-Za-z0-9+/=]*)"')
+_DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,76 @@ def write(
     least = _least(spark, folder, num_images, about)
     if not least:
         return
+    _write_table(folder, least)
+    if shown := _drawn(source, task, least[:_MOST_PICTURES]):
+        _write_page(folder, shown, about)
+
+
+def write_without(earlier: str, folder: str, gone: Collection[str], about: Reviewed) -> None:
+    """Write the review of a run anew, without pictures that are to be forgotten.
+
+    A page of another release that is not understood is left out, and said to be.
+
+    Args:
+        earlier: Folder of the run's tables up to now.
+        folder: Of the new ones.
+        gone: Paths of the pictures.
+        about: What is reviewed.
+    """
+    table, page = (files.join(earlier, FOLDER, name) for name in (TABLE, PAGE))
+    if not files.exists(table):
+        return
+    _, *rows = csv.reader(io.StringIO(files.read_text(table), newline=""))
+    named = {display.cell(path) for path in gone}
+    stay = [
+        _Picture(path, "", predicted, float(sure), ()) for path, predicted, sure in rows if path not in named
+    ]
+    if stay:
+        _write_table(folder, stay)
+    if not files.exists(page):
+        return
+    of_path = {each.path: each for each in stay}
+    try:
+        found = _pictures_of(files.read_text(page))
+        shown = [
+            replace(each, predicted=of.predicted, confidence=of.confidence)
+            for each in found
+            if each.path not in gone and (of := of_path.get(display.cell(each.path)))
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        _log.warning("%s is not understood (%s) and goes as a whole", page, error)
+        return
+    if shown:
+        _write_page(folder, shown, about)
+
+
+def _pictures_of(page: str) -> list[_Picture]:
+    """What a page shows, without what was predicted.
+
+    Raises:
+        ValueError: It is no page of ours, or of another release.
+    """
+    data = _DATA.search(page)
+    thumbnails = _THUMBNAIL.findall(page)
+    if data is None:
+        raise ValueError("it has no data")
+    pictures = json.loads(data[1])["pictures"]
+    if len(pictures) != len(thumbnails):
+        raise ValueError(f"{len(thumbnails)} pictures for {len(pictures)} paths")
+    return [
+        _Picture(
+            each[schema.PATH],
+            each[schema.CONTENT_HASH],
+            "",
+            0.0,
+            tuple(each["choices"]),
+            base64.b64decode(thumbnail, validate=True),
+        )
+        for each, thumbnail in zip(pictures, thumbnails, strict=True)
+    ]
+
+
+def _write_table(folder: str, least: Sequence[_Picture]) -> None:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow((schema.PATH, schema.PREDICTED_SPECIES, schema.CONFIDENCE))
@@ -84,9 +162,9 @@ def write(
         (display.cell(each.path), display.cell(each.predicted), f"{each.confidence:.4f}") for each in least
     )
     files.write_text(files.join(folder, FOLDER, TABLE), text.getvalue())
-    shown = _drawn(source, task, least[:_MOST_PICTURES])
-    if not shown:
-        return
+
+
+def _write_page(folder: str, shown: Sequence[_Picture], about: Reviewed) -> None:
     from seedlings_spark.reports import html  # which takes its time to import
 
     data = {

@@ -9,6 +9,9 @@ there is one. It names the folder that the tables were made in, and they stay th
     OUTPUT/runs/RUN/manifest.json
     OUTPUT/tables/RUN-.../  predictions/ rejects/ ledger/ review/
 
+So does, on any file system, a run whose tables were written anew without pictures that are to be forgotten (`erasure`):
+the write of its manifest takes it from its old tables to the new ones.
+
 The order of runs is that of the `sequence` in their manifests, not of clocks or names.
 """
 
@@ -115,9 +118,29 @@ class Runs:
             files.write_text(files.join(building, "manifest.json"), as_json(manifest))
             files.rename(building, self.path(run))
             return manifest
-        lengths = {each.path[len(building) + 1 :]: each.length for each in files.walk(building)}
-        content = {**manifest, _TABLES: files.name(building), "files": lengths}
+        content = _with_tables(manifest, building)
         files.create(files.join(self.path(run), "manifest.json"), as_json(content).encode("utf-8"))
+        return content
+
+    def replacement_path(self, run: str) -> str:
+        """Where the tables of a finished run are written anew; they stay there."""
+        self.path(run)
+        return files.join(self.output, _TABLES, f"{run}-{uuid.uuid4().hex[:8]}")
+
+    def replace(self, run: str, building: str, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Let a finished run have other tables, at once; what becomes of the old ones is for `clear` to remove.
+
+        Args:
+            run: Its name.
+            building: Where the new ones are, of `replacement_path`.
+            manifest: That goes with them.
+
+        Returns:
+            The manifest as it was written.
+        """
+        content = _with_tables(manifest, building)
+        files.write_text(files.join(self.path(run), "manifest.json"), as_json(content))
+        self._known[run] = dict(content)
         return content
 
     def is_finished(self, run: str) -> bool:
@@ -186,16 +209,21 @@ class Runs:
         files.write_text(files.join(self.output, "manifest.json"), as_json(content))
 
     def left_behind(self) -> list[str]:
-        """Folders that runs were made in, or that were deleted; with the lock of the output, all of these are dead."""
+        """What runs were made in, and what was deleted or replaced; with the lock of the output, all of it is dead."""
         found = [name for name in self._in("runs") if name.startswith(_BUILDING)]
         left = [files.join(self.output, "runs", name) for name in found]
         made = [(name, name.rpartition("-")[0]) for name in self._in(_TABLES)]
         finished, tried = set(self.names()), Counter(run for _, run in made)
+        renames = files.renames(self.output)
         for name, run in made:
             path = files.join(self.output, _TABLES, name)
-            # Of a finished run with one folder this is it, and its manifest need not be read.
-            if run not in finished or (tried[run] > 1 and self.tables_path(run) != path):
+            # Of a finished run with one folder on an object store this is it, and its manifest need not be read.
+            if run not in finished or ((renames or tried[run] > 1) and self.tables_path(run) != path):
                 left.append(path)
+        for run in sorted({run for _, run in made} & finished) if renames else ():
+            if self.tables_path(run) != self.path(run):
+                own = files.list_names(self.path(run))
+                left += [files.join(self.path(run), name) for name in own if name != "manifest.json"]
         return left
 
     def clear(self) -> None:
@@ -262,6 +290,12 @@ def tables_path(path: str, manifest: Mapping[str, Any]) -> str:
     if _TABLES not in manifest:
         return path
     return files.join(files.parent(files.parent(path)), _TABLES, str(manifest[_TABLES]))
+
+
+def _with_tables(manifest: Mapping[str, Any], building: str) -> dict[str, Any]:
+    """A manifest that names the folder of the tables, and their files."""
+    lengths = {each.path[len(building) + 1 :]: each.length for each in files.walk(building)}
+    return {**manifest, _TABLES: files.name(building), "files": lengths}
 
 
 def folder_of(table: str) -> Column:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from seedlings_spark.workflow.exploring import explore
     from seedlings_spark.workflow.featurizing import featurize
+    from seedlings_spark.workflow.forgetting import forget
     from seedlings_spark.workflow.jobs import Trained, evaluate, models, prepare, score, train
     from seedlings_spark.workflow.late_labels import feedback
     from seedlings_spark.workflow.neighbours import similar
@@ -23,6 +24,7 @@ __all__ = [
     "explore",
     "featurize",
     "feedback",
+    "forget",
     "models",
     "prepare",
     "reproduce",
@@ -52,6 +54,10 @@ def __getattr__(name: str) -> Any:
         from seedlings_spark.workflow.late_labels import feedback
 
         return feedback
+    if name == "forget":
+        from seedlings_spark.workflow.forgetting import forget
+
+        return forget
     if name == "reproduce":
         from seedlings_spark.workflow.reproduction import reproduce
 

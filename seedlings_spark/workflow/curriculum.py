@@ -22,7 +22,7 @@ from seedlings_spark.workflow import pipeline, runs
 
 _log = logging.getLogger(__name__)
 FOLDER, DIFFICULTY = "curriculum", "difficulty"
-_LOSSES, _WHOLE = "losses", "losses.txt"  # the latter comes last, and says that the table is whole
+LOSSES, _WHOLE = "losses", "losses.txt"  # the latter comes last, and says that the table is whole
 _LAYOUT = StructType([schema.EVALUATED[schema.CONTENT_HASH], StructField(DIFFICULTY, DoubleType(), False)])
 # A loss of more tells nothing more.
 _LEAST_PROBABILITY = 1e-12
@@ -61,7 +61,7 @@ def with_loss(images: DataFrame, run: str, fit: Callable[[str, DataFrame], Pipel
         OptionError: The network gives no probabilities.
     """
     path = files.join(run, FOLDER)
-    losses, whole = files.join(path, _LOSSES), files.join(path, _WHOLE)
+    losses, whole = files.join(path, LOSSES), files.join(path, _WHOLE)
     if not files.exists(whole):
         _log.info("a first pass, by whose loss the images are ordered")
         predicted = fit(path, images).transform(images.where(~F.col(pipeline.HELD_OUT)))

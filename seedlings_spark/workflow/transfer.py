@@ -28,7 +28,7 @@ with runtime.quiet_import():
 
 _log = logging.getLogger(__name__)
 FEATURES = "features"
-_NAMED = "table"  # the file that names the folder of a whole one
+NAMED = "table"  # the file that names the folder of a whole one
 # Of the head before all other layers are trained: what takes seconds, and leaves little to learn.
 HEAD_EPOCHS, HEAD_RATE = 20, 0.001
 
@@ -106,7 +106,7 @@ def _kept(spark: SparkSession, network: Any, corpus: Corpus, folder: str) -> Dat
     folder = place_of(network, corpus, folder)
     images = pipeline.training_images(spark, corpus)
     layout = StructType([*images.drop(schema.IMAGE).schema, StructField(FEATURES, ArrayType(FloatType()))])
-    named = files.join(folder, _NAMED)
+    named = files.join(folder, NAMED)
     if files.exists(named):
         _log.info("the features are those that an earlier run has left in %s", folder)
     else:

@@ -49,6 +49,7 @@ GROUPS = [
     ["corpus.layout", "corpus.splits", "corpus.manifest"],
     ["corpus.near_duplicates", "corpus.comparison", "corpus.fixes"],
     ["corpus.preparation"],
+    ["corpus.erasure"],
     ["corpus"],
     ["problems"],
     # training
@@ -114,7 +115,7 @@ GROUPS = [
     # scoring
     ["scoring.sources", "scoring.runs", "scoring.progress"],
     ["scoring.ledger", "scoring.review", "scoring.tasks"],
-    ["scoring.profile", "scoring.sql"],
+    ["scoring.profile", "scoring.sql", "scoring.erasure"],
     ["scoring.run"],
     ["scoring.printing"],
     ["scoring"],
@@ -130,7 +131,7 @@ GROUPS = [
         "workflow.curriculum",
     ],
     ["workflow.jobs", "workflow.late_labels", "workflow.exploring", "workflow.watching"],
-    ["workflow.search", "workflow.reproduction", "workflow.featurizing"],
+    ["workflow.search", "workflow.reproduction", "workflow.featurizing", "workflow.forgetting"],
     ["workflow.neighbours"],
     ["workflow"],
     # benchmark

@@ -29,11 +29,12 @@ GIVEN = {
     "labels": "l",
     "features": "f",
     "to": "p",
+    "paths": "p",
 }
 
 
 def required(options: Any) -> dict[str, Any]:
-    one_of_some = {"output": "o"} if options is config.CleanOptions else {}
+    one_of_some = {"output": "o"} if options in (config.CleanOptions, config.ForgetOptions) else {}
     one_of_some |= {"images": "i", "store": "s"} if options is config.FeaturizeOptions else {}
     return one_of_some | {
         field.name: GIVEN[field.name] for field in dataclasses.fields(options) if field.metadata["required"]
@@ -268,6 +269,7 @@ def test_an_unknown_choice_is_refused_with_the_nearest() -> None:
         ("models", {"action": "remove"}, "--action remove"),
         ("models", {"action": "delete"}, "models delete without --model-version"),
         ("clean", {"run": "r"}, "clean with --output and --run"),
+        ("forget", {"output": ""}, "forget with none of --output, --corpus and --store"),
         ("clean", {"older_than": "30"}, "--older-than 30"),
     ],
 )
