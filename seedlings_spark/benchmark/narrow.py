@@ -6,13 +6,13 @@ as one that had a core for itself was seen to compute for a step of a network of
 gradient. All that comes after it is real: TLS, sums, the optimizer, the weights on their way back.
 """
 
-import base64
 import gc
 import json
 import logging
 import math
 import pickle
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -153,7 +153,7 @@ def measure(spark: SparkSession, setting: Setting, json_file: str = "") -> dict[
 
         cluster = _Cluster(process(0, "master"), [process(number + 1, "worker") for number in range(most)])
         for size in setting.sizes:
-            costs[size] = cluster.costs(size, setting)
+            costs[size] = _costs_beside(spark, size, setting)
             for bandwidth, count in product(setting.bandwidth, setting.workers):
                 machines.limit(rates[bandwidth])
                 for exchange in setting.exchange:
@@ -181,20 +181,19 @@ def _cell(cluster: "_Cluster", setting: Setting, costs: Costs, of: tuple[str, st
     return cell
 
 
+def _costs_beside(spark: SparkSession, size: str, setting: Setting) -> Costs:
+    """What training costs with a network of this size: in a process of its own, which leaves no memory behind."""
+    computing = {"image_size": setting.image_size, "batch_size": setting.batch_size}
+    request = {"role": "costs", "size": size, **computing}
+    with benchmark.Beside(spark, __name__, request, "the measurement of costs") as beside:
+        return Costs(batch_size=setting.batch_size, **beside.hear())
+
+
 class _Cluster:
     """The processes on the machines."""
 
     def __init__(self, master: benchmark.Beside, workers: Sequence[benchmark.Beside]) -> None:
         self._master, self._workers = master, workers
-
-    def costs(self, size: str, setting: Setting) -> Costs:
-        """What training costs with a network of this size, one process after the other."""
-        self._workers[0].say(
-            json.dumps({"size": size, "image_size": setting.image_size, "batch_size": setting.batch_size})
-        )
-        compute = float(self._workers[0].hear())
-        self._master.say(json.dumps({"costs": size}))
-        return Costs(compute=compute, batch_size=setting.batch_size, **self._master.hear())
 
     def run(
         self, size: str, count: int, exchange: str, rounds: int, sleep: float
@@ -339,10 +338,16 @@ class _Asleep(worker.Computation):
 
 
 class _Remote:
-    """Workers that another process starts. A `launcher.Launcher`, and the attempt."""
+    """Workers that another process starts. A `launcher.Launcher`, and the attempt.
 
-    def __init__(self, host: str) -> None:
+    Args:
+        host: Address of the master.
+        folder: Where the task lies for them: as text it would take more memory than the training.
+    """
+
+    def __init__(self, host: str, folder: Path) -> None:
         self.addresses = (host, host)
+        self._path = folder / "task"
 
     def slots(self) -> int:
         """Not asked: the number of workers stays."""
@@ -350,7 +355,9 @@ class _Remote:
 
     def launch(self, task: worker.TrainTask, ended: Ended) -> Attempt:
         """Say what the workers are to do."""
-        benchmark.said(base64.b64encode(pickle.dumps(task)).decode())
+        with self._path.open("wb") as file:
+            pickle.dump(task, file)
+        benchmark.said(str(self._path))
         return self
 
     def cancel(self) -> None:
@@ -395,26 +402,26 @@ def _kilobytes(name: str) -> int:
 
 def _be_master(request: Mapping[str, Any]) -> None:
     runtime.start(benchmark.cores())
-    remote, memory = _Remote(str(request["host"])), _Memory()
-    while line := benchmark.heard():
-        asked = json.loads(line)
-        if "costs" in asked:
-            benchmark.said(_costs(asked["costs"]))
-            continue
-        memory.forget()
-        _train(remote, asked)
-        benchmark.said(memory.most())
+    with tempfile.TemporaryDirectory() as folder:
+        remote, memory = _Remote(str(request["host"]), Path(folder)), _Memory()
+        while line := benchmark.heard():
+            memory.forget()
+            _train(remote, json.loads(line))
+            benchmark.said(memory.most())
 
 
-def _costs(size: str) -> dict[str, Any]:
-    """The fields of `Costs` but for the computing and the batch: see `scale`."""
+def _say_costs(request: Mapping[str, Any]) -> None:
+    """The fields of `Costs` but for the batch: see `scale`."""
+    tf, size = runtime.start(benchmark.cores()), str(request["size"])
     from seedlings_spark.training.master import Master
 
+    compute = _seconds_of_step(SIZES[size], int(request["image_size"]), int(request["batch_size"]), tf)
     master = Master(_stand_in(size))
     found = scale.costs_of_master(master)
     # Both ends at once, in this process: either has half of it. A worker also takes the weights over.
     take = scale.seconds_of_exchange(master.weights()) / 2
-    return {**found, "take": take, "exchange": take + found["adopt"] / 3, "cores": benchmark.cores()}
+    exchange = {"take": take, "exchange": take + found["adopt"] / 3, "cores": benchmark.cores()}
+    benchmark.said({**found, **exchange, "compute": compute})
 
 
 def _train(remote: _Remote, asked: Mapping[str, Any]) -> None:
@@ -457,12 +464,7 @@ def _be_worker(request: Mapping[str, Any]) -> None:
     rank, memory = int(request["rank"]), _Memory()
     while line := benchmark.heard():
         asked = json.loads(line)
-        if "size" in asked:
-            benchmark.said(
-                _seconds_of_step(SIZES[asked["size"]], asked["image_size"], asked["batch_size"], tf)
-            )
-            continue
-        task: worker.TrainTask = pickle.loads(base64.b64decode(asked["task"]))
+        task: worker.TrainTask = pickle.loads(Path(asked["task"]).read_bytes())
         rows = _rows_of(rank, int(asked["steps"]), task.recipe.row_shape[0])
         slept: list[tuple[float, float]] = []
         memory.forget()
@@ -485,7 +487,7 @@ def _rows_of(rank: int, count: int, width: int) -> Iterator[pa.RecordBatch]:
 
 
 def _seconds_of_step(size: Size, image_size: int, batch_size: int, tf: Any) -> float:
-    """A gradient of a real network of that size, in this thread."""
+    """Of a processor, for a gradient of a real network of that size."""
     import keras
 
     shape = (image_size, image_size, 3)
@@ -509,7 +511,7 @@ def _seconds_of_step(size: Size, image_size: int, batch_size: int, tf: Any) -> f
     features = tf.constant(pictures, "float32")
     seconds = []
     for _ in range(5):
-        started = time.process_time()  # of one thread: as long as it takes with a core for itself
+        started = time.process_time()  # as long as it takes with one core for itself
         gradient(features, labels)[0].numpy()
         seconds.append(time.process_time() - started)
     return statistics.median(seconds[2:])
@@ -517,4 +519,4 @@ def _seconds_of_step(size: Size, image_size: int, batch_size: int, tf: Any) -> f
 
 if __name__ == "__main__":
     _request = json.loads(benchmark.heard())
-    {"master": _be_master, "worker": _be_worker}[_request["role"]](_request)
+    {"master": _be_master, "worker": _be_worker, "costs": _say_costs}[_request["role"]](_request)

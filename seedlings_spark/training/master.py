@@ -287,6 +287,15 @@ class Master:
             [_numpy(variable) for variable in vectors.trainable + vectors.other + vectors.slots]
         )
 
+    def state_arrays(self) -> list[Vector]:
+        """The current weights and optimizer slots, flat, one variable after the other: as they stay in memory.
+
+        A variable that changes leaves what is given here as it was.
+        """
+        vectors, dtype = self.vectors, self.state_layout.dtype
+        variables = vectors.trainable + vectors.other + vectors.slots
+        return [np.ascontiguousarray(_numpy(variable), dtype).ravel() for variable in variables]
+
     def set_state(self, state: Vector) -> None:
         """Replace weights and optimizer slots."""
         vectors = self.vectors
@@ -358,14 +367,9 @@ class Master:
         if self.vectors.counts:
             self.vectors.set_counts([np.max(each, axis=0).tolist() for each in zip(*counts, strict=True)])
 
-    def finalize(self) -> Vector:
-        """What Keras does with the weights when training is over (`use_ema`: the averages take their place).
-
-        Returns:
-            A new vector of the weights.
-        """
+    def finalize(self) -> None:
+        """What Keras does with the weights when training is over (`use_ema`: the averages take their place)."""
         self.optimizer.finalize_variable_values(self.vectors.trainable)
-        return self.weights()
 
     def apply_gradient(self, update: Vector) -> Vector:
         """One optimizer step.
@@ -439,4 +443,7 @@ class Master:
 
 
 def _numpy(variable: Any) -> NDArray[np.generic]:
-    return np.asarray(variable.value)
+    """What a variable holds now, without a copy: TensorFlow gives a variable that changes other memory."""
+    import tensorflow as tf
+
+    return np.asarray(tf.convert_to_tensor(variable.value))

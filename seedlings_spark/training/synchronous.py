@@ -89,7 +89,7 @@ class Rendezvous:
         self._handed: dict[int, memoryview] | None = None  # by rank, while shards change hands
         self._are_ready: set[int] = set()
         self._is_among = False  # whether the work at hand is one in which workers average among themselves
-        self._start: Callable[[], Vector] | None = None  # what such work starts from
+        self._start: Callable[[], list[Vector]] | None = None  # what such work starts from
         self._condition = group.condition
         self._queues: dict[int, queue.SimpleQueue[Message]] = {}
         self._results: dict[int, Result] = {}
@@ -190,12 +190,12 @@ class Rendezvous:
             self._group.has_begun = True
             self._tell_all(self._begin)
 
-    def perform(self, work: Work, vector: Vector) -> Round:
+    def perform(self, work: Work, start: list[Vector]) -> Round:
         """Let all workers do one piece of work.
 
         Args:
             work: What to do.
-            vector: The weights or state to start from. It must not be changed afterwards.
+            start: The weights or state to start from, as arrays one after the other, which stay as they are.
 
         Raises:
             TrainingError: A worker's own computation failed, or workers vanish again and again.
@@ -204,19 +204,19 @@ class Rendezvous:
             self._results.clear()
             if self.watch is not None and (work.steps is None or not work.steps.first):
                 self.watch.pause()  # between epochs the master has other things to do
-            self._work, self._message = work, Message(Kind.WORK, work.header(), vector)
+            self._work, self._message = work, Message(Kind.WORK, work.header(), start)
             self._is_among = False
             self._tell_all(self._message)
         results = self._gathered()
         parts = [part for result in results for part in result.parts]
         return Round(parts, None if work.steps is None else self._mean(results, parts))
 
-    def perform_among(self, work: Work, start: Callable[[], Vector], *, is_known: bool) -> Round:
+    def perform_among(self, work: Work, start: Callable[[], list[Vector]], *, is_known: bool) -> Round:
         """Let all workers do one piece of work in which they average among themselves.
 
         Args:
             work: What to do: steps of which the last one's state is handed in, or an evaluation.
-            start: Gives the state, or weights, to start from, for as long as this takes.
+            start: Gives the state, or weights, to start from, for as long as this takes, as arrays one after the other.
             is_known: Whether the workers have just handed it in.
 
         Returns:
@@ -577,7 +577,7 @@ class SynchronousRun:
     def _piece(self, steps: Steps, sums: Sums) -> None:
         """Let the workers train some steps among themselves, and take over where that has led."""
         master, started = self._master, time.perf_counter()
-        found = self._perform(steps, master.state)
+        found = self._perform(steps, master.state_arrays)
         self._note_paces(steps)
         may_overflow, num_shards = has_dynamic_scale(master.optimizer), self._group.num_shards
         for number, part in enumerate(found.parts):
@@ -603,7 +603,7 @@ class SynchronousRun:
         """Let all workers train some steps, and take what they make of it; what the next round starts from."""
         master = self._master
         may_overflow = not self._is_local and has_dynamic_scale(master.optimizer)
-        found = self._perform(steps, lambda: vector)
+        found = self._perform(steps, lambda: [vector])
         self._note_paces(steps)
         for shard, part in enumerate(found.parts):
             check_finite(part, steps, shard, may_overflow=may_overflow)
@@ -622,10 +622,10 @@ class SynchronousRun:
     def _evaluate(self) -> dict[str, float]:
         """Loss and metrics of the rows that are held out."""
         held_out = Sums()
-        held_out.add(self._perform(None, self._master.weights).parts)
+        held_out.add(self._perform(None, lambda: [self._master.weights()]).parts)
         return held_out.logs(self._master)
 
-    def _perform(self, steps: Steps | None, start: Callable[[], Vector]) -> Round:
+    def _perform(self, steps: Steps | None, start: Callable[[], list[Vector]]) -> Round:
         self._number += 1
         work = self._master.work(self._number, steps)
         if not self._is_among:

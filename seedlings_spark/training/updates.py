@@ -135,7 +135,8 @@ class Center:
         with self.lock:
             if state is not None:
                 self._master.set_state(state)
-            weights: Vector = self._master.finalize()
+            self._master.finalize()
+            weights: Vector = self._master.weights()
             return weights
 
 

@@ -73,7 +73,7 @@ class Message:
     Args:
         kind: What it is.
         header: Plain JSON values.
-        payload: Bytes of a vector, or nothing.
+        payload: Bytes of a vector, or nothing; or a list of arrays, whose bytes follow on each other.
     """
 
     kind: Kind
@@ -195,7 +195,7 @@ def outgoing(kind: Kind, header: bytes, payload: Any) -> list[memoryview]:
     Args:
         kind: What it is.
         header: As JSON.
-        payload: Bytes of a vector, or nothing.
+        payload: As of a message.
 
     Raises:
         ValueError: The header is too long.
@@ -207,12 +207,13 @@ def outgoing(kind: Kind, header: bytes, payload: Any) -> list[memoryview]:
             f"a header of {len(header):,} bytes, at most {MAX_HEADER_BYTES:,} are taken: use metrics that keep fewer"
             " numbers, or fewer shards for each worker"
         )
-    vector = memoryview(payload)
-    vector = vector.cast("B") if vector.nbytes else memoryview(b"")
-    start = _FRAME.pack(_MAGIC, kind, len(header), len(vector)) + header
-    if len(vector) <= _SHORT_BYTES:
-        return [memoryview(b"".join((start, vector)))]
-    return [memoryview(start), vector]
+    views = [memoryview(each) for each in (payload if isinstance(payload, list) else [payload])]
+    views = [view.cast("B") for view in views if view.nbytes]
+    length = sum(map(len, views))
+    start = _FRAME.pack(_MAGIC, kind, len(header), length) + header
+    if length <= _SHORT_BYTES:
+        return [memoryview(b"".join((start, *views)))]
+    return [memoryview(start), *views]
 
 
 def receive(connection: socket.socket, buffer: bytearray | memoryview) -> Message:
