@@ -16,12 +16,11 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import files, schema
+from seedlings_spark import files, lock, schema
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import near_duplicates, preparation, tables
 from seedlings_spark.corpus.manifest import EXAMPLES, NEAR_DUPLICATES, REJECTS, Corpus, load, numbers_on_disk
 from seedlings_spark.errors import OutputInUseError
-from seedlings_spark.lock import Lock
 
 _log = logging.getLogger(__name__)
 # In manifests: what was forgotten, one entry a call.
@@ -171,7 +170,7 @@ def erase(
         building = files.join(corpus.path, f"tables-{uuid.uuid4().hex[:12]}")
         try:
             # By its lock `clean` knows whether somebody is building here.
-            with Lock(building, "forget"):
+            with lock.Lock(building, "forget"):
                 written = _write(spark, erased, pictures, found, building)
                 before = corpus.manifest.get(FORGOTTEN, ())
                 manifest = {**corpus.manifest, **written, FORGOTTEN: [*before, _entry(erased, request)]}
@@ -190,7 +189,11 @@ def erase(
         )
     for path in preparation.left_behind(corpus.path):
         files.delete(path)
-    return replace(erased, corpus=load(corpus.path))
+    now = load(corpus.path)
+    if now.tables_path != now.path:
+        # Of a call that was killed when its tables were in use already.
+        files.delete(files.join(now.tables_path, lock.NAME))
+    return replace(erased, corpus=now)
 
 
 def _write(

@@ -5,9 +5,8 @@ import json
 import os
 import shutil
 import signal
-import time
-import traceback
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,15 @@ from seedlings_spark.config import ForgetOptions
 from seedlings_spark.corpus import SplitRule, decoding
 from seedlings_spark.errors import InputError, OptionError
 from seedlings_spark.estimator import SeedlingsModel
-from seedlings_spark.files.local import LocalPath
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.scoring.runs import Runs
 from seedlings_spark.workflow import forgetting, publication
 from tests.conftest import HANG_SECONDS, with_all
 from tests.pictures import png, write
+from tests.spark import killed
 from tests.spark.test_scoring import CLASSES, SIZE, picture, score, tiny_network
 
+ROOT = Path(__file__).parents[2]
 JANE, COPY, NEAR = (
     "Jane D\N{LATIN SMALL LETTER O WITH DIAERESIS}e 7.png",
     "from a phone.png",
@@ -37,7 +37,7 @@ JANE, COPY, NEAR = (
 BAD = "Jane's broken.png"
 MARKS = [name.removesuffix(".png").encode() for name in (JANE, COPY, BAD)]
 # Moments at which the job is killed, all of them with `test --all`: each before a write or the removal of something.
-MOMENTS = range(24) if os.environ.get("SEEDLINGS_TEST_ALL") else (8,)
+MOMENTS = range(36) if os.environ.get("SEEDLINGS_TEST_ALL") else (8,)
 
 
 def near(content: bytes) -> bytes:
@@ -233,62 +233,24 @@ def test_a_job_that_is_killed_leaves_the_old_or_the_new_state_and_the_next_one_e
     spark: SparkSession, place: Path, tmp_path: Path, moment: int
 ) -> None:
     where = copied(place, tmp_path)
-    if not killed_at(moment, lambda: forgetting.forget(spark, options(place, where))):
-        assert moment > 8, "it is killed before it has ended"
+    asked = options(place, where)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.spark.killed",
+        str(moment),
+        asked.paths,
+        asked.output,
+        asked.corpus,
+    ]
+    ran = subprocess.run(
+        command, cwd=ROOT, env=killed.environment(spark), capture_output=True, text=True, timeout=HANG_SECONDS
+    )
+    if ran.returncode != -signal.SIGKILL:
+        assert ran.returncode == 0 and moment > 8, ran.stderr
         assert_forgotten(spark, where)
         return
     scored, accepted = rows(spark, where)
     assert scored in (7, 8) and accepted in (7, 9)
     forgetting.forget(spark, options(place, where))
     assert_forgotten(spark, where)
-
-
-def killed_at(moment: int, call: Callable[[], object]) -> bool:
-    """Whether a process that does this is killed: before it writes or removes something for this time, counted from 0.
-
-    Of a folder that it removes then, one file is gone by that time.
-    """
-    child = os.fork()
-    if not child:
-        try:
-            _watch(moment)
-            call()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    deadline = time.monotonic() + HANG_SECONDS
-    while True:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            break
-        if time.monotonic() > deadline:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            pytest.fail("it hangs")
-        time.sleep(0.02)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
-
-
-def _watch(moment: int) -> None:
-    """Let this process be killed then."""
-    count = 0
-
-    def watched(name: str) -> None:
-        real = getattr(LocalPath, name)
-
-        def done(self: LocalPath, *arguments: Any) -> Any:
-            nonlocal count
-            if ".lock" not in str(self._path):
-                count += 1
-                if count > moment:
-                    if name == "delete" and self._path.is_dir():
-                        next(each for each in sorted(self._path.rglob("*")) if each.is_file()).unlink()
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return real(self, *arguments)
-
-        setattr(LocalPath, name, done)
-
-    for name in ("write_bytes", "create", "delete", "rename"):
-        watched(name)
