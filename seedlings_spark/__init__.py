@@ -127,6 +127,7 @@ The map, room by room, in the order of imports: a module may import those of its
       savedmodel    for TensorFlow Serving and what else takes SavedModels
       litert        for phones and small boards
       openvino      for Intel's processors
+      coreml        for iPhones
       web           a page that computes in the visitor's browser
       triton        a model repository of NVIDIA Triton
       mlflow        a model of MLflow

@@ -67,4 +67,4 @@ SCORING_PRECISIONS = ("auto", "float32", INT8 := "int8")
 ONNXRUNTIME, OPENVINO, TENSORFLOW = "onnxruntime", "openvino", "tensorflow"
 ENGINES = ("auto", ONNXRUNTIME, OPENVINO, TENSORFLOW)
 # Forms of a version for other places: see `exports`.
-EXPORTS = ("onnx", "savedmodel", "litert", "openvino", "web", "triton", "mlflow")
+EXPORTS = ("onnx", "savedmodel", "litert", "openvino", "coreml", "web", "triton", "mlflow")

@@ -27,6 +27,7 @@ _TITLES = {
     "onnx": "as ONNX",
     "litert": "for LiteRT",
     "openvino": "for OpenVINO",
+    "coreml": "for Core ML",
     "web": "as a page for browsers",
     "triton": "as a model repository of Triton",
     "mlflow": "as a model of MLflow",

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -21,7 +22,7 @@ from seedlings_spark import choices, exports, images
 from seedlings_spark.cluster import runtime
 from seedlings_spark.corpus import synthetic
 from seedlings_spark.errors import ClusterError, NetworkError, StorageError
-from seedlings_spark.exports import web
+from seedlings_spark.exports import coreml, web
 from seedlings_spark.models import export as onnx_form
 from seedlings_spark.models import networks
 from seedlings_spark.models.store import INT8, NETWORK, ONNX, ModelStore
@@ -183,6 +184,56 @@ def test_the_files_for_openvino_give_the_probabilities(known, tmp_path):
     assert {"network.xml", "network.bin", "MODEL_CARD.md"} <= {
         each.name for each in (tmp_path / "out").iterdir()
     }
+
+
+def weights_of(package):
+    """The arrays of float32 in a package for Core ML, by the layout of its file: blocks of 64 bytes."""
+    content = (package / "Data" / "com.apple.CoreML" / "weights" / "weight.bin").read_bytes()
+    place, found = 64, []
+    while place + 64 <= len(content):
+        sentinel, kind, size, offset = struct.unpack_from("<IIQQ", content, place)
+        assert (sentinel, kind) == (0xDEADBEEF, 2)
+        found.append(np.frombuffer(content, np.float32, size // 4, offset))
+        place = -(-(offset + size) // 64) * 64
+    return found
+
+
+@pytest.mark.parametrize("form", ["plain", "residual"])
+def test_a_package_for_core_ml_holds_the_weights_and_the_names(known, tmp_path, form):
+    coremltools = pytest.importorskip("coremltools")
+    keras.utils.set_random_seed(1)
+    network = getattr(networks, form)(SIZE, 5)
+    network = networks.fold_standardization(network, np.full(3, 120.0), np.full(3, 60.0))
+    drawn = np.random.default_rng(0)
+    network.set_weights([each + drawn.uniform(-0.1, 0.1, each.shape) for each in network.get_weights()])
+    version, samples = published(tmp_path, network, with_onnx=False), known[2]
+    made = exports.export(version, "coreml", str(tmp_path / "out"), samples=samples)
+    expected = network.predict(samples.pixels, verbose=0)
+    assert made.difference < 1e-5 < 1e-2 < expected.std(0).max()
+    package = tmp_path / "out" / "Classifier.mlpackage"
+    assert "no Apple device" in (tmp_path / "out" / "MODEL_CARD.md").read_text("utf-8")
+    about = coremltools.proto.Model_pb2.Model()
+    about.ParseFromString((package / "Data" / "com.apple.CoreML" / "model.mlmodel").read_bytes())
+    (image,) = about.description.input
+    assert (image.name, image.type.imageType.width, image.type.imageType.height) == ("image", *SIZE[::-1])
+    assert image.type.imageType.colorSpace == coremltools.proto.FeatureTypes_pb2.ImageFeatureType.RGB
+    assert about.description.predictedProbabilitiesName == "classLabel_probs"
+    last = about.mlProgram.functions["main"].block_specializations["CoreML5"].operations[-1]
+    (labels,) = last.inputs["classes"].arguments
+    named = [each.immediateValue.tensor.strings.values[0] for each in labels.value.immediateValue.list.values]
+    assert (last.type, named) == ("classify", CLASSES)
+    if form == "plain":  # of the other, normalisations are folded into kernels
+        held = {each.tobytes() for each in weights_of(package)}
+        kernels = [each for each in network.get_weights() if each.ndim == 4]
+        assert len(kernels) == 5
+        assert all(
+            np.ascontiguousarray(np.transpose(each, (3, 2, 0, 1))).tobytes() in held for each in kernels
+        )
+    weights = package / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
+    content = bytearray(weights.read_bytes())
+    content[128:132] = np.float32(9).tobytes()  # the first weight
+    weights.write_bytes(content)
+    assert np.abs(coreml.run(tmp_path / "out", samples.pixels) - expected).max() > 1e-4
 
 
 def test_a_repository_for_triton_has_what_its_backend_reads(known, tmp_path):

@@ -84,7 +84,14 @@ GROUPS = [
     # exports
     ["exports.source"],
     ["exports.card"],
-    ["exports.litert", "exports.onnx", "exports.openvino", "exports.savedmodel", "exports.web"],
+    [
+        "exports.litert",
+        "exports.onnx",
+        "exports.openvino",
+        "exports.coreml",
+        "exports.savedmodel",
+        "exports.web",
+    ],
     ["exports.mlflow", "exports.triton"],
     ["exports"],
     # serving
@@ -177,6 +184,7 @@ DOORS = {
     "onnxruntime": {"models.engines"},
     "openvino": {"models.engines"},
     "ai_edge_litert": {"exports.litert"},
+    "coremltools": {"exports.coreml"},
     "mlflow": {"exports.mlflow"},
     "onnx": {"models.export", "exports.onnx"},
     "tf2onnx": {"models.export"},
