@@ -180,6 +180,7 @@ The map, room by room, in the order of imports: a module may import those of its
       profile       images and predictions as a whole, to compare with the training corpus
       sql           a model version as functions of Spark SQL
       erasure       pictures that runs are to forget
+      shadow        a second version over the same pictures: where it says something else
       run           one run, from its listing to its publication
       printing      what a person and a scheduler are told of a run
 
@@ -196,6 +197,7 @@ The map, room by room, in the order of imports: a module may import those of its
       watching      from the runs of an output to a page of their drift
       exploring     from a corpus to a page that shows it, and labels to correct
       late_labels   from late labels to numbers, and the pictures that were wrong
+      promoting     whether a version may take the place of the current one
       projecting    features of a version's pictures, for such a map
       publication   from a fitted pipeline, or somebody's own network, to a published version
       quickstart    where the quickstart puts what it makes

@@ -57,6 +57,12 @@ class TrainingError(SeedlingsError):
     """Training cannot go on: the loss is not finite, workers fail again and again."""
 
 
+class WorseError(SeedlingsError):
+    """A version that was to be promoted only if it is better is worse than the current one."""
+
+    exit_code = 4
+
+
 class StoreError(SeedlingsError):
     """A model version is missing, damaged or cannot be published."""
 

@@ -48,6 +48,9 @@ MODEL = "model"
 TOP_SPECIES = "top_species"
 SPECIES_SET = "species_set"
 CURRENT_SPECIES = "current_species"
+SHADOW_SPECIES = "shadow_species"
+SHADOW_CONFIDENCE = "shadow_confidence"
+SHADOW_PROBABILITIES = "shadow_probabilities"
 FOLD = "fold"
 SIMILARITY = "similarity"
 
@@ -148,6 +151,16 @@ PREDICTIONS = StructType(
         StructField(CONFIDENCE, FloatType(), False),
         StructField(PROBABILITIES, ArrayType(FloatType(), False), False),
         StructField(MODEL_VERSION, StringType(), False),
+    ]
+)
+
+# A picture of which two versions say different things: what the second one, the shadow, says is in the last columns.
+SHADOWED = StructType(
+    [
+        *PREDICTIONS.fields[:-1],
+        StructField(SHADOW_SPECIES, StringType(), True),
+        StructField(SHADOW_CONFIDENCE, FloatType(), False),
+        StructField(SHADOW_PROBABILITIES, ArrayType(FloatType(), False), False),
     ]
 )
 

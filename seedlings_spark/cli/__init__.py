@@ -7,7 +7,7 @@ exit code of its class; a traceback is shown with `--debug` only:
     1    failed
     2    wrong arguments
     3    done, but with more rejects than --max-reject-fraction, or more drift than --max-drift
-    4    done, but accuracy on late labels is below --min-accuracy
+    4    done, but accuracy on late labels is below --min-accuracy; or not promoted, since it is worse
     73   the output is in use by another run
     130  interrupted from the keyboard
 

@@ -34,7 +34,7 @@ _READ: dict[str, Sequence[str]] = {
     "watch": ("scores",),
     "featurize": ("images", "corpus", "store"),
     "similar": ("features",),
-    "models": ("store", "corpus", "images"),
+    "models": ("store", "corpus", "images", "scores", "labels"),
     "serve": ("store",),
     "forget": ("paths", "output", "corpus", "store"),
     "benchmark": ("images",),

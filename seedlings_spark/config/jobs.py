@@ -915,6 +915,12 @@ class ScoreOptions(ScoringOptions):
     model_version: str = option(
         "current", "version of the model, such as v0001, or current", reason="the promoted one"
     )
+    shadow: str = option(
+        "",
+        "a second version, such as v0002, that is asked about the same pictures: where it says something else is"
+        " written beside the predictions, which are not changed",
+        reason="it costs a further forward pass for each picture",
+    )
     require_signature: str = _require_signature()
     max_drift: float = option(
         0.0,
@@ -1127,6 +1133,22 @@ class ModelsOptions(Options):
         "for import, upgrade and quantize: make the new version the current one",
         reason="nobody has compared it with the current one, and it has no profile of what it was trained on",
     )
+    if_better: bool = option(
+        False,
+        "for promote: only if it is not worse than the current version, by McNemar's exact test at 5 %, on the test"
+        " split of --corpus or on --scores and --labels; else the exit code is 4",
+        reason="a person who promotes has mostly looked",
+    )
+    scores: str = option(
+        "",
+        "for --if-better: folder of scores, with runs of one of the two versions and --shadow the other one",
+        reason="a test split says it, too",
+    )
+    labels: str = option(
+        "",
+        "for --if-better: table of the true species of pictures in --scores, as feedback takes it",
+        reason="as for scores",
+    )
     format: str = option(
         "onnx",
         "for export: the form of the version; docs/exports.md says what each is for",
@@ -1175,11 +1197,22 @@ class ModelsOptions(Options):
                 f"models {self.action} {' '.join(f'{flag_of(name)} ...' for name in needed)}",
                 "Add what is missing; models list shows the versions that there are",
             )
+        if self.if_better:
+            self._check_if_better()
         if self.action == "export" and self.corpus and self.images:
             raise OptionError(
                 "models export with --corpus and --images",
                 "one of them: the images that the export is compared with Keras on",
                 "Leave one out",
+            )
+
+    def _check_if_better(self) -> None:
+        given = [flag_of(name) for name in ("corpus", "scores", "labels") if getattr(self, name)]
+        if self.action != "promote" or given not in (["--corpus"], ["--scores", "--labels"]):
+            raise OptionError(
+                f"models {self.action} --if-better with {' and '.join(given) or 'nothing to compare on'}",
+                "models promote --if-better with --corpus, or with --scores and --labels",
+                "Give the pictures that both versions are compared on",
             )
 
 

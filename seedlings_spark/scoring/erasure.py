@@ -25,7 +25,7 @@ from seedlings_spark.corpus import tables
 from seedlings_spark.corpus.erasure import FORGOTTEN, Held, Pictures, Row
 from seedlings_spark.errors import InputError
 from seedlings_spark.reports import drift
-from seedlings_spark.scoring import ledger, review
+from seedlings_spark.scoring import ledger, review, shadow
 from seedlings_spark.scoring.runs import Runs
 
 _log = logging.getLogger(__name__)
@@ -176,6 +176,10 @@ def _numbers(spark: SparkSession, place: str, manifest: dict[str, Any]) -> dict[
         "images_of_species": dict(sorted(species.items())),
         "rejected_by_reason": dict(sorted(reasons.items())),
     }
+    if shadow.FOLDER in manifest:
+        rows = _read(spark, files.join(place, shadow.FOLDER)).groupBy(schema.PREDICTED_SPECIES).count()
+        differ = {row[0]: int(row[1]) for row in rows.collect()}
+        numbers[shadow.FOLDER] = {**manifest[shadow.FOLDER], **shadow.counts(differ, species, unknown)}
     if not numbers["scored"] and manifest.get("scored"):
         nothing: list[drift.Drift] = []
         numbers["profile"] = drift.Profile().to_json()

@@ -4,6 +4,7 @@ from typing import Any
 
 from seedlings_spark import display
 from seedlings_spark.reports import drift
+from seedlings_spark.scoring import shadow
 from seedlings_spark.scoring.ledger import ALREADY_REJECTED, ALREADY_SCORED
 from seedlings_spark.scoring.run import ScoreRun
 
@@ -40,6 +41,7 @@ def summary(run: ScoreRun) -> list[tuple[str, object]]:
             "species",
             ", ".join(f"{count:,} {name}" for name, count in most[:5]) + (" ..." if len(most) > 5 else ""),
         ),
+        *([("shadow", shadow.in_words(manifest[shadow.FOLDER]))] if shadow.FOLDER in manifest else []),
         (
             "drift",
             verdict if manifest["drift"]["of"] else "unknown: the version has no profile of its corpus",

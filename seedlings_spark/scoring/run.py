@@ -14,17 +14,18 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import StringType, StructField, StructType
 
-from seedlings_spark import choices, files, schema
+from seedlings_spark import files, schema
 from seedlings_spark.cluster import connect, runtime, session
 from seedlings_spark.config import ScoringOptions, chosen
 from seedlings_spark.corpus import decoding, tables
 from seedlings_spark.errors import InputError
 from seedlings_spark.lock import Lock
-from seedlings_spark.models import engines
+from seedlings_spark.models import engines, prediction
 from seedlings_spark.models.decisions import KEY, Decisions
 from seedlings_spark.models.store import ModelVersion
 from seedlings_spark.reports import drift
 from seedlings_spark.scoring import ledger, progress, review, sources, tasks
+from seedlings_spark.scoring import shadow as shadows
 from seedlings_spark.scoring.ledger import ALREADY_REJECTED, ALREADY_SCORED, NEW, Ledger
 from seedlings_spark.scoring.profile import profile_of, profile_of_corpus
 from seedlings_spark.scoring.runs import FORMAT, Runs, RunsState, tables_path, with_columns
@@ -55,23 +56,29 @@ class ScoreRun:
         return tables_path(self.path, self.manifest)
 
 
-def score(spark: SparkSession, version: ModelVersion, options: ScoringOptions) -> ScoreRun:
+def score(
+    spark: SparkSession, version: ModelVersion, options: ScoringOptions, shadow: ModelVersion | None = None
+) -> ScoreRun:
     """Score files.
 
     Args:
         spark: The session.
         version: Version of the model.
         options: What, and how; its paths are full URIs (`config.qualified`).
+        shadow: A second version, which is asked about the same pictures; see `shadow`.
 
     Returns:
         The run, published.
 
     Raises:
         InputError: Nothing to score, or the runs would lie among the images.
+        OptionError: The second version takes other pixels.
         OutputInUseError: Another run is writing to this output.
         StoreError: The version is damaged.
     """
     sources.check_output(options.images, options.output)
+    if shadow is not None:
+        shadows.check(version, shadow)
     runs = Runs(options.output)
     if options.run_id and runs.is_finished(options.run_id):
         path = runs.path(options.run_id)
@@ -81,7 +88,7 @@ def score(spark: SparkSession, version: ModelVersion, options: ScoringOptions) -
         runs.clear()
         if options.run_id and runs.is_finished(options.run_id):  # by another that held the lock until now
             return ScoreRun(runs.path(options.run_id), runs.manifest(options.run_id), is_new=False)
-        return _Scoring(spark, version, runs, options, lock).run()
+        return _Scoring(spark, (version, shadow), runs, options, lock).run()
 
 
 class _Scoring:
@@ -89,7 +96,7 @@ class _Scoring:
 
     Args:
         spark: The session.
-        version: Version of the model.
+        versions: Version of the model, and a second one in its shadow, or None.
         runs: Runs of the output.
         options: What to score, and how.
         lock: On the output.
@@ -98,11 +105,12 @@ class _Scoring:
     def __init__(
         self,
         spark: SparkSession,
-        version: ModelVersion,
+        versions: tuple[ModelVersion, ModelVersion | None],
         runs: Runs,
         options: ScoringOptions,
         lock: Lock,
     ) -> None:
+        version, self._shadow = versions
         self._spark, self._where, self._version = spark, options.images, version
         self._runs, self._options, self._lock = runs, options, lock
         self._model = f"{version.name} {version.version}"
@@ -117,14 +125,16 @@ class _Scoring:
                 max_pixels=options.max_pixels,
                 max_bytes=options.max_bytes,
             ),
-            forward_task(
-                spark, version, **chosen(options, "batch_size", "engine", "precision"), views=options.tta
-            ),
+            self._forward_of(version),
+            None if self._shadow is None else self._forward_of(self._shadow),
         )
         self._decisions = Decisions.of(version.manifest, self._task.forward.precision)
-
-        if self._task.forward.engine == choices.TENSORFLOW and not connect.is_connect(spark):
+        if not self._task.is_without_tensorflow and not connect.is_connect(spark):
             session.require_memory(spark)
+
+    def _forward_of(self, version: ModelVersion) -> prediction.ForwardTask:
+        how = chosen(self._options, "batch_size", "engine", "precision")
+        return forward_task(self._spark, version, **how, views=self._options.tta)
 
     def run(self) -> ScoreRun:
         state = self._runs.state()
@@ -256,8 +266,22 @@ class _Scoring:
             lambda: profile_of(rows.where(F.col(CELLS).isNotNull()), {}),
             lambda: predictions.write.options(**options).parquet(files.join(self._building, "predictions")),
             lambda: rejects.write.options(**options).parquet(files.join(self._building, "rejects")),
+            lambda: self._write_shadow(rows),
         )
         return profile
+
+    def _write_shadow(self, rows: DataFrame) -> None:
+        """Write where the second version says something else, if there is one."""
+        if self._shadow is None or self._task.shadow is None:
+            return
+        decisions = Decisions.of(self._shadow.manifest, self._task.shadow.precision)
+        voices = (
+            shadows.Voice(self._version.classes, self._decisions),
+            shadows.Voice(self._shadow.classes, decisions),
+        )
+        differ = shadows.differences(rows, *voices, probabilities=self._options.probabilities)
+        place = files.join(self._building, shadows.FOLDER)
+        differ.write.options(**tables.write_options(self._building)).parquet(place)
 
     def _scored(
         self, listing: DataFrame, source: sources.Source, work: decoding.Work, *, is_whole: bool
@@ -303,7 +327,8 @@ class _Scoring:
         for is_scored, key, rows, hashes in counted.collect():
             (species if is_scored else reasons)[key] = int(rows)
             found += _Count(int(rows), hashes)
-        numbers = _Numbers(species, reasons, species.pop(None, 0))  # type: ignore[call-overload]
+        unknown = species.pop(None, 0)  # type: ignore[call-overload]
+        numbers = _Numbers(species, reasons, unknown, self._differ())
         if found != new:
             raise InputError(
                 f"{numbers.scored:,} predictions and {numbers.rejected:,} rejects",
@@ -311,6 +336,13 @@ class _Scoring:
                 "This is a fault of the program or of the file system; nothing was published. Run score again",
             )
         return numbers
+
+    def _differ(self) -> dict[str | None, int]:
+        """What the version says -> pictures of which the second one says something else."""
+        if self._shadow is None:
+            return {}
+        rows = self._made(shadows.FOLDER, schema.PREDICTED_SPECIES)
+        return {row[0]: int(row[1]) for row in rows.groupBy(schema.PREDICTED_SPECIES).count().collect()}
 
     def _made(self, table: str, column: str) -> DataFrame:
         """The paths of a table of this run, and a text."""
@@ -381,6 +413,7 @@ class _Scoring:
             "scored": numbers.scored,
             "rejected": numbers.rejected,
             **self._decided(numbers.unknown),
+            **self._shadowed(numbers),
             **seen,
             "rejected_by_reason": dict(sorted(numbers.reasons.items())),
             "images_of_species": dict(sorted(numbers.species.items())),
@@ -398,14 +431,32 @@ class _Scoring:
         made = {KEY: self._decisions.to_dict()} if self._decisions.images else {}
         return {"unknown": num_unknown, **made}
 
+    def _shadowed(self, numbers: "_Numbers") -> dict[str, Any]:
+        """How often the second version agrees, if there is one."""
+        if self._shadow is None or self._task.shadow is None:
+            return {}
+        forward = self._task.shadow
+        about = {
+            "model_version": self._shadow.version,
+            "classes": list(self._shadow.classes),
+            "engine": {"name": forward.engine, "version": engines.version(forward.engine)},
+            "precision": forward.precision,
+        }
+        found = shadows.counts(numbers.differ, numbers.species, numbers.unknown)
+        return {shadows.FOLDER: {**about, **found}}
+
 
 @dataclass(frozen=True)
 class _Numbers:
-    """Of the files that were scored now: how many of each species, rejected for each reason, and called unknown."""
+    """Of the files that were scored now: how many of each species, rejected for each reason, and called unknown.
+
+    `differ`: what the version says of them -> of how many a second one says something else.
+    """
 
     species: Mapping[str, int]
     reasons: Mapping[str, int]
     unknown: int = 0
+    differ: Mapping[str | None, int] = dataclasses.field(default_factory=dict)
 
     @property
     def scored(self) -> int:

@@ -34,6 +34,8 @@ SCORED = StructType(
         StructField(schema.STAGE, StringType(), True),
         StructField(schema.DETAIL, StringType(), True),
         StructField(CELLS, ArrayType(IntegerType(), False), True),
+        # Of a second version, if there is one.
+        StructField(schema.SHADOW_PROBABILITIES, ArrayType(FloatType(), False), True),
     ]
 )
 # On a local master the driver itself scores files that cost no more to read, in bytes as `decoding.cost` has them: some
@@ -50,10 +52,17 @@ class ScoreTask:
     Args:
         decode: How files become pixels.
         forward: The network.
+        shadow: The network of a second version, for the same pixels; None for none.
     """
 
     decode: decoding.DecodeTask
     forward: prediction.ForwardTask
+    shadow: prediction.ForwardTask | None = None
+
+    @property
+    def is_without_tensorflow(self) -> bool:
+        """Whether other engines compute all of it."""
+        return all(each is None or each.engine != choices.TENSORFLOW for each in (self.forward, self.shadow))
 
 
 def with_species(rows: DataFrame, classes: Sequence[str]) -> DataFrame:
@@ -187,16 +196,21 @@ def score_listed(
     stores: Sequence[files.Store] = (),
 ) -> Iterator[pa.RecordBatch]:
     """The function of a Spark task: listed files, with or without content, to rows of `SCORED`."""
-    return score_decoded(task.forward, decoding.decode_listed(task.decode, batches, stores), tally)
+    decoded = decoding.decode_listed(task.decode, batches, stores)
+    return score_decoded(task.forward, decoded, tally, task.shadow)
 
 
 def score_decoded(
-    forward: prediction.ForwardTask, batches: Iterator[pa.RecordBatch], tally: "progress.Tally | None" = None
+    forward: prediction.ForwardTask,
+    batches: Iterator[pa.RecordBatch],
+    tally: "progress.Tally | None" = None,
+    shadow: prediction.ForwardTask | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The function of a Spark task: decoded files (`schema.DECODED`) to rows of `SCORED`."""
     network = prediction.forward(forward)
+    second = None if shadow is None else prediction.forward(shadow)
     for batch in _regrouped(batches, forward.batch_size):
-        scored = _predict(network, batch)
+        scored = _predict(network, batch, second)
         if tally is not None:
             tally.add(scored.num_rows, scored.num_rows - scored.column(schema.REASON).null_count)
         yield scored
@@ -218,27 +232,37 @@ def _regrouped(batches: Iterator[pa.RecordBatch], num_rows: int) -> Iterator[pa.
         yield from pa.Table.from_batches(waiting).combine_chunks().to_batches()
 
 
-def _predict(network: prediction.Forward, batch: pa.RecordBatch) -> pa.RecordBatch:
+def _predict(
+    network: prediction.Forward, batch: pa.RecordBatch, shadow: prediction.Forward | None = None
+) -> pa.RecordBatch:
     """Rows of `schema.DECODED` to rows of `SCORED`: probabilities where there is an image, else null."""
     contents = batch.column(schema.IMAGE)
     pixels = np.frombuffer(b"".join(contents.drop_null().to_pylist()), np.uint8)
-    outputs = network.predict(pixels.reshape(-1, *network.row_shape)).astype(np.float32)
-    prediction.check_finite(outputs)
-    # A null list has no values: its row begins and ends where the one before it ends.
-    offsets = np.zeros(len(contents) + 1, np.int32)
-    np.cumsum(np.asarray(contents.is_valid()) * outputs.shape[1], out=offsets[1:])
-    probabilities = pa.ListArray.from_arrays(
-        pa.array(offsets), pa.array(outputs.ravel()), mask=contents.is_null()
-    )
+    pixels = pixels.reshape(-1, *network.row_shape)
+    outputs = _outputs(network, pixels)
     columns = {name: batch.column(name) for name in SCORED.names if name in batch.schema.names}
-    columns[schema.PROBABILITIES] = probabilities
-    cells = _cells(pixels.reshape(-1, *network.row_shape), _lengths(batch, contents), outputs)
-    offsets = np.zeros(len(contents) + 1, np.int32)
-    np.cumsum(np.asarray(contents.is_valid()) * len(HISTOGRAMS), out=offsets[1:])
-    columns[CELLS] = pa.ListArray.from_arrays(
-        pa.array(offsets), pa.array(cells.ravel()), mask=contents.is_null()
+    columns[schema.PROBABILITIES] = _lists(outputs, contents)
+    columns[CELLS] = _lists(_cells(pixels, _lengths(batch, contents), outputs), contents)
+    nothing = pa.nulls(len(contents), pa.list_(pa.float32()))
+    columns[schema.SHADOW_PROBABILITIES] = (
+        nothing if shadow is None else _lists(_outputs(shadow, pixels), contents)
     )
     return pa.RecordBatch.from_pydict({name: columns[name] for name in SCORED.names})
+
+
+def _outputs(network: prediction.Forward, pixels: Any) -> Any:
+    """Probabilities, float32, shape (images, classes)."""
+    outputs = network.predict(pixels).astype(np.float32)
+    prediction.check_finite(outputs)
+    return outputs
+
+
+def _lists(values: Any, contents: Any) -> pa.ListArray:
+    """An array of lists, of shape (images, length), with null where there is no image."""
+    # A null list has no values: its row begins and ends where the one before it ends.
+    offsets = np.zeros(len(contents) + 1, np.int32)
+    np.cumsum(np.asarray(contents.is_valid()) * values.shape[1], out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()), mask=contents.is_null())
 
 
 def _lengths(batch: pa.RecordBatch, contents: Any) -> Any:
@@ -286,7 +310,7 @@ def score_files(
         return decoding.spread(spark, listing, work).mapInArrow(scores, SCORED)
     # On other file systems Spark itself reads, and a row of decoded pixels comes back into Python once more.
     decoded = decoding.decode_all(spark, listing, source.roots, task.decode)
-    return decoded.mapInArrow(partial(score_decoded, task.forward, tally=tally), SCORED)
+    return decoded.mapInArrow(partial(score_decoded, task.forward, tally=tally, shadow=task.shadow), SCORED)
 
 
 def are_few(spark: SparkSession, source: sources.Source, task: ScoreTask, work: decoding.Work) -> bool:
@@ -295,7 +319,7 @@ def are_few(spark: SparkSession, source: sources.Source, task: ScoreTask, work: 
     TensorFlow is left to processes that end with the job.
     """
     is_readable = source.contents is None and not decoding.DirectReading.of(source.roots).others
-    is_light = task.forward.engine != choices.TENSORFLOW
+    is_light = task.is_without_tensorflow
     return session.is_local(spark) and is_readable and is_light and work.num_bytes <= FEW_BYTES
 
 

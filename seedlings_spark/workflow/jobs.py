@@ -400,6 +400,7 @@ def score(spark: SparkSession, options: ScoreOptions) -> ScoreRun:
 
     Raises:
         InputError: There is nothing to score, or the runs would lie among the images.
+        OptionError: The version in the shadow is the same one, or takes other pixels.
         OutputInUseError: Another run is writing to this output.
         StoreError: There is no such version, it is not as it was published, or it has no profile of its training
             corpus though `max_drift` asks for one.
@@ -409,7 +410,8 @@ def score(spark: SparkSession, options: ScoreOptions) -> ScoreRun:
     version = store.verify(options.model_version, scoring.CONTENTS)
     if options.max_drift:
         scoring.require_profile(version)
-    return scoring.score(spark, version, options)
+    shadow = store.verify(options.shadow, scoring.CONTENTS) if options.shadow else None
+    return scoring.score(spark, version, options, shadow)
 
 
 def models(options: ModelsOptions) -> str:
@@ -425,6 +427,7 @@ def models(options: ModelsOptions) -> str:
         NetworkError: The file to import is no image classifier of so many classes; a network has no ONNX form, or
             differs from Keras in the form to export.
         StoreError: There is no such version, or what is asked for cannot be done with it.
+        WorseError: A version that was to be promoted only if it is better is worse.
     """
     options = config.qualified(options)
     store = ModelStore(options.store, options.name, options.require_signature)
@@ -434,7 +437,12 @@ def models(options: ModelsOptions) -> str:
 
         version = store.resolve(options.model_version or CURRENT)
         return card.of_version(version, store.evaluation(version.version))
-    if options.action == "promote":
+    if options.action == "promote" and options.if_better:
+        from seedlings_spark.workflow import promoting
+
+        spark = SparkSession.builder.getOrCreate()
+        done = promoting.promote_if_better(spark, store, options) + "\n\n"
+    elif options.action == "promote":
         store.promote(options.model_version)
     elif options.action == "rollback":
         store.rollback()

@@ -28,7 +28,7 @@ from seedlings_spark.scoring import runs
 
 _log = logging.getLogger(__name__)
 METRICS, PAGE, WRONG, WRONG_TABLE = "metrics.json", "index.html", "wrong", "wrong.csv"
-_GIVEN, _LABEL, _WEEK, _KNOWN = "given", "label", "week", "is_known"
+_GIVEN, LABEL, _WEEK, _KNOWN = "given", "label", "week", "is_known"
 _SPELLED = f"{_GIVEN} string, full string"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/(?:/[^/]*)?")
 # Of a file's name what the snapshot keeps.
@@ -62,12 +62,12 @@ def feedback(spark: SparkSession, options: FeedbackOptions) -> Told:
     """
     options = config.qualified(options)
     _check_report(options.report)
-    labels, rows = _labels(spark, options)
+    labels, rows = labels_of(spark, options)
     latest = scoring.latest(spark, options.scores, name="")
     about = _about_runs(spark, options.scores)
-    matched = _matched(labels, latest, options).join(F.broadcast(about), "run").persist()
+    joined = matched(labels, latest, options).join(F.broadcast(about), "run").persist()
     try:
-        counted, held = _counted(matched), _held(labels, rows, matched, options)
+        counted, held = _counted(joined), _held(labels, rows, joined, options)
         found = report.summarize(counted, held, _tests(options.store, counted))
         if not found.overall.num_images:
             raise InputError(
@@ -75,9 +75,9 @@ def feedback(spark: SparkSession, options: FeedbackOptions) -> Told:
                 "names as the version has them",
                 "Correct the table of labels; models list --store ... shows which versions there are",
             )
-        chosen = _wrong(matched, options.snapshot)
+        chosen = _wrong(joined, options.snapshot)
     finally:
-        matched.unpersist()
+        joined.unpersist()
     copied = _write(options, found, chosen)
     return Told(found, copied, found.overall.wrong - copied)
 
@@ -92,7 +92,7 @@ def _check_report(folder: str) -> None:
         )
 
 
-def _labels(spark: SparkSession, options: FeedbackOptions) -> tuple[DataFrame, int]:
+def labels_of(spark: SparkSession, options: FeedbackOptions) -> tuple[DataFrame, int]:
     """`given` and `label` of the rows that have one, and how many rows there are."""
     name = files.name(options.labels).lower()
     kind = options.table_format or ("csv" if name.endswith((".csv", ".csv.gz", ".txt")) else "parquet")
@@ -105,7 +105,7 @@ def _labels(spark: SparkSession, options: FeedbackOptions) -> tuple[DataFrame, i
     otherwise = ", or name others with --path-column and --label-column"
     tables.require_columns(table, options.labels, columns, otherwise)
     path, label = (schema.column(column).cast("string") for column in columns)
-    rows = table.select(path.alias(_GIVEN), F.nullif(F.trim(label), F.lit("")).alias(_LABEL))
+    rows = table.select(path.alias(_GIVEN), F.nullif(F.trim(label), F.lit("")).alias(LABEL))
     without = rows.where(F.coalesce(_GIVEN, F.lit("")) == "").count()
     if without:
         raise InputError(
@@ -113,7 +113,7 @@ def _labels(spark: SparkSession, options: FeedbackOptions) -> tuple[DataFrame, i
             "a path in every row",
             "Correct the table",
         )
-    return rows.where(F.col(_LABEL).isNotNull()), rows.count()
+    return rows.where(F.col(LABEL).isNotNull()), rows.count()
 
 
 def _spelled(base: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -146,20 +146,20 @@ def full_path(base: str, given: str) -> str:
         return full
 
 
-def _matched(labels: DataFrame, latest: DataFrame, options: FeedbackOptions) -> DataFrame:
+def matched(labels: DataFrame, latest: DataFrame, options: FeedbackOptions) -> DataFrame:
     """Predictions with their label; a path is looked up as it stands in the table, and as a full one.
 
     Raises:
         InputError: There is none, or a path has two labels.
     """
     spelled = labels.mapInArrow(
-        partial(_spelled, files.parent(options.labels)), f"{_GIVEN} string, {_LABEL} string, full string"
+        partial(_spelled, files.parent(options.labels)), f"{_GIVEN} string, {LABEL} string, full string"
     )
     spellings = F.explode(F.array_distinct(F.array(_GIVEN, "full"))).alias(schema.PATH)
-    named = spelled.select(_GIVEN, spellings, _LABEL)
+    named = spelled.select(_GIVEN, spellings, LABEL)
     wanted = [schema.CONTENT_HASH, schema.PREDICTED_SPECIES, schema.CONFIDENCE, "run"]
     of_path = named.join(latest.select(schema.PATH, *wanted), schema.PATH)
-    twice = of_path.groupBy(schema.PATH).agg(F.sort_array(F.collect_set(_LABEL)).alias("labels"))
+    twice = of_path.groupBy(schema.PATH).agg(F.sort_array(F.collect_set(LABEL)).alias("labels"))
     twice = twice.where(F.size("labels") > 1).orderBy(schema.PATH)
     if count := twice.count():
         (first,) = twice.limit(1).collect()
@@ -169,7 +169,7 @@ def _matched(labels: DataFrame, latest: DataFrame, options: FeedbackOptions) -> 
             "one label for each picture",
             "Correct the table; nothing was written",
         )
-    found = of_path.dropDuplicates([schema.PATH]).select(_GIVEN, schema.PATH, _LABEL, *wanted)
+    found = of_path.dropDuplicates([schema.PATH]).select(_GIVEN, schema.PATH, LABEL, *wanted)
     if found.isEmpty():
         (label, score) = (
             row[0] if row else "none"
@@ -205,8 +205,8 @@ def _week(started: str) -> str:
 
 
 def _counted(matched: DataFrame) -> list[report.Counted]:
-    is_known = F.array_contains("classes", F.col(_LABEL)).alias(_KNOWN)
-    columns = [F.col(name) for name in (_WEEK, "version", _LABEL, schema.PREDICTED_SPECIES)]
+    is_known = F.array_contains("classes", F.col(LABEL)).alias(_KNOWN)
+    columns = [F.col(name) for name in (_WEEK, "version", LABEL, schema.PREDICTED_SPECIES)]
     return [report.Counted(*row) for row in matched.groupBy(*columns, is_known).count().collect()]
 
 
@@ -247,9 +247,9 @@ def _tests(store: str, counted: list[report.Counted]) -> dict[str, report.TestSp
 
 def _wrong(matched: DataFrame, most: int) -> list[dict[str, Any]]:
     """Pictures whose label is not what was predicted, the most confident first; those called unknown are none."""
-    is_wrong = (F.col(schema.PREDICTED_SPECIES) != F.col(_LABEL)) & F.array_contains("classes", F.col(_LABEL))
+    is_wrong = (F.col(schema.PREDICTED_SPECIES) != F.col(LABEL)) & F.array_contains("classes", F.col(LABEL))
     rows = matched.where(is_wrong).orderBy(F.desc(schema.CONFIDENCE), schema.PATH).limit(most)
-    columns = [schema.PATH, schema.CONTENT_HASH, _LABEL, schema.PREDICTED_SPECIES, schema.CONFIDENCE]
+    columns = [schema.PATH, schema.CONTENT_HASH, LABEL, schema.PREDICTED_SPECIES, schema.CONFIDENCE]
     return [row.asDict() for row in rows.select(*columns, "version", "run").collect()] if most else []
 
 
@@ -267,7 +267,7 @@ def _write(options: FeedbackOptions, found: report.Feedback, wrong: list[dict[st
     copied = 0
     for row, snapshot in _snapshots(files.join(folder, WRONG), wrong):
         copied += bool(snapshot)
-        cells = (snapshot, row[schema.PATH], row[_LABEL], row[schema.PREDICTED_SPECIES])
+        cells = (snapshot, row[schema.PATH], row[LABEL], row[schema.PREDICTED_SPECIES])
         table.writerow((*map(display.cell, cells), f"{row[schema.CONFIDENCE]:.4f}", row["version"]))
     files.write_text(files.join(folder, WRONG_TABLE), text.getvalue())
     page = report.page(found, scores=options.scores, copied=copied, min_accuracy=options.min_accuracy)
@@ -282,7 +282,7 @@ def _snapshots(folder: str, wrong: list[dict[str, Any]]) -> Iterator[tuple[Mappi
     """Copy pictures into folders of their true species; each with the path of its copy, "" where there is none."""
     reasons = dict[str, int]()
     for row in wrong:
-        label, suffix = str(row[_LABEL]), _SUFFIX.search(files.name(row[schema.PATH]))
+        label, suffix = str(row[LABEL]), _SUFFIX.search(files.name(row[schema.PATH]))
         target = files.join(label, row[schema.CONTENT_HASH][:24] + (suffix.group() if suffix else ""))
         reason = ""
         # A label is somebody's text: a folder outside of ours, or a hidden one, is none of a species.
