@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -27,8 +28,8 @@ from seedlings_spark.models import export as onnx_form
 from seedlings_spark.models import networks
 from seedlings_spark.models.store import INT8, NETWORK, ONNX, ModelStore
 from seedlings_spark.training import network as carried
-from tests import browser
-from tests.conftest import HANG_SECONDS
+from tests import browser, triton
+from tests.conftest import HANG_SECONDS, with_all
 
 # In a process without TensorFlow.
 OPENVINO = """
@@ -246,6 +247,51 @@ def test_a_repository_for_triton_has_what_its_backend_reads(known, tmp_path):
     pixels = np.stack([rule_of(place / "1")(file) for file in files])
     (found,) = onnxruntime.InferenceSession(place / "1" / "network.onnx").run(None, {"features": pixels})[:1]
     assert np.abs(found - expected).max() < 1e-5
+
+
+@with_all
+@pytest.mark.filterwarnings(
+    "ignore:Protobuf gencode version:UserWarning"
+)  # Triton's client, of a newer protobuf
+def test_a_triton_server_answers_over_http_and_grpc_with_keras_probabilities(known, tmp_path, monkeypatch):
+    _, files, _, expected = known
+    exported(known, "triton", tmp_path / "out")
+    contents = [file.read_bytes() for file in files]
+    try:
+        monkeypatch.syspath_prepend(triton.client())
+        with triton.server(tmp_path / "out" / "models", tmp_path) as (http, address):
+            import tritonclient.grpc as over_grpc
+
+            given = over_grpc.InferInput("image_bytes", [len(contents), 1], "BYTES")
+            given.set_data_from_numpy(np.array(contents, object)[:, None])
+            no_picture = over_grpc.InferInput("image_bytes", [1, 1], "BYTES")
+            no_picture.set_data_from_numpy(np.array([[b"none"]], object))
+            with over_grpc.InferenceServerClient(address) as client:
+                found = client.infer("fields", [given])
+                with pytest.raises(
+                    over_grpc.InferenceServerException, match="an image that cannot be decoded"
+                ):
+                    client.infer("fields", [no_picture])
+                assert client.is_model_ready("fields", "1")
+            over_http = asked_over_http(http, contents)
+    except triton.NoServerError as error:
+        pytest.skip(str(error))
+    assert np.abs(found.as_numpy("probabilities") - expected).max() < 1e-5
+    assert [[name.decode() for name in row] for row in found.as_numpy("classes")] == [CLASSES] * len(files)
+    assert np.abs(over_http - expected).max() < 1e-5
+
+
+def asked_over_http(address, contents):
+    """Probabilities by KServe's protocol with binary tensors, as curl would ask."""
+    tensor = b"".join(struct.pack("<I", len(content)) + content for content in contents)
+    given = {"name": "image_bytes", "shape": [len(contents), 1], "datatype": "BYTES"}
+    head = json.dumps({"inputs": [{**given, "parameters": {"binary_data_size": len(tensor)}}]}).encode()
+    asked = urllib.request.Request(f"{address}/v2/models/fields/infer", head + tensor)
+    asked.add_header("Inference-Header-Content-Length", str(len(head)))
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked) as answer:
+        outputs = {each["name"]: each for each in json.load(answer)["outputs"]}
+    probabilities = outputs["probabilities"]
+    return np.reshape(probabilities["data"], probabilities["shape"])
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")  # of MLflow's own models
