@@ -2,6 +2,7 @@
 
 import logging
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,33 @@ from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import ClusterError, NetworkError
 from seedlings_spark.exports.source import Source
 from seedlings_spark.models import export
+from seedlings_spark.models.store import ModelVersion
 
 _log = logging.getLogger(__name__)
 
 _FILE, INT8_FILE = "network.tflite", "network.int8.tflite"
+_LABELS = "labels.txt"
+# The fields of the tables that are written here, in the order of `metadata_schema.fbs`, version 1.0.0, of TensorFlow
+# Lite Support; `_type` says which of a union's tables follows.
+_METADATA, _SCHEMA, _IDENTIFIER = "TFLITE_METADATA", "1.0.0", b"M001"
+_FIELDS = {
+    "ModelMetadata": (
+        *("name", "description", "version", "subgraph_metadata"),
+        *("author", "license", "associated_files", "min_parser_version"),
+    ),
+    "SubGraphMetadata": ("name", "description", "input_tensor_metadata", "output_tensor_metadata"),
+    "TensorMetadata": (
+        *("name", "description", "dimension_names", "content", "process_units", "stats", "associated_files"),
+    ),
+    "Content": ("content_properties_type", "content_properties"),
+    "FeatureProperties": (),
+    "ImageProperties": ("color_space", "default_size"),
+    "ImageSize": ("width", "height"),
+    "ProcessUnit": ("options_type", "options"),
+    "NormalizationOptions": ("mean", "std"),
+    "AssociatedFile": ("name", "description", "type"),
+}
+_FEATURE, _IMAGE, _RGB, _NORMALIZATION, _AXIS_LABELS = map(np.uint8, (1, 2, 1, 1, 2))
 
 TAKES = "uint8 pixels, `pixels`, shape (1, {height}, {width}, 3): one picture at a time"
 GIVES = "`probabilities`, float32, shape (1, {num_classes}), in the order of `labels.txt`"
@@ -28,9 +52,12 @@ USE = """\
     network = Interpreter("network.tflite").get_signature_runner()
     probabilities = network(pixels=pixels("leaf.jpg")[None])["probabilities"][0]
 
-The names of the classes are also in the file itself, as `labels.txt` in a zip archive. It needs built-in operations
-only. `network.int8.tflite`, if it is here, computes in whole numbers of 8 bits and is a quarter as long; its
-probabilities are others, in steps of 1/256: on the pictures named below it is about as often right.
+The file also has the metadata that Android's Task Library and MediaPipe read (an RGB picture goes in, a number for each
+label comes out), and the names of the classes as `labels.txt` in a zip archive at its end. These libraries bring a
+picture to the network's size by a rule of their own: hand them one that has it already, by the rule above. The file
+needs built-in operations only. `network.int8.tflite`, if it is here, computes in whole numbers of 8 bits and is a
+quarter as long; its probabilities are others, in steps of 1/256: on the pictures named below it is about as often
+right.
 """
 
 
@@ -42,7 +69,9 @@ def write(source: Source, folder: Path) -> None:
 
     Raises:
         NetworkError: An operation of the network is none of LiteRT's.
+        ClusterError: The extra `litert` is not installed.
     """
+    _litert()
     _put(source, folder / _FILE, _converted(source, None))
     samples = source.samples
     if not source.version.has_int8 or samples.species is None or samples.training is None:
@@ -96,9 +125,93 @@ def _converted(source: Source, training: NDArray[np.uint8] | None) -> bytes:
 
 
 def _put(source: Source, file: Path, content: bytes) -> None:
-    file.write_bytes(content)
+    file.write_bytes(_described(source, content))
     with zipfile.ZipFile(file, "a") as archive:
-        archive.writestr("labels.txt", "\n".join(map(display.shown, source.version.classes)) + "\n")
+        archive.writestr(_LABELS, "\n".join(map(display.shown, source.version.classes)) + "\n")
+
+
+def _described(source: Source, content: bytes) -> bytes:
+    """The file with metadata: that a picture goes in, and what the numbers that come out are of."""
+    _litert()
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    buffer, entry = schema.BufferT(), schema.MetadataT()
+    buffer.data = np.frombuffer(_metadata(source.version), np.uint8)
+    entry.name, entry.buffer = _METADATA, len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or ()), entry]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _metadata(version: ModelVersion) -> bytes:
+    """The metadata of a version's file, as a flatbuffer."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1024)
+
+    def table(kind: str, **values: Any) -> int:
+        return _table(builder, kind, values)
+
+    height, width = map(np.uint32, version.image_size)
+    size = table("ImageSize", width=width, height=height)
+    image = table("ImageProperties", color_space=_RGB, default_size=size)
+    as_they_are = table("NormalizationOptions", mean=np.zeros(1, np.float32), std=np.ones(1, np.float32))
+    picture = table(
+        "TensorMetadata",
+        name="pixels",
+        description="An upright picture, RGB, values 0 to 255: scaling and standardisation are in the network",
+        content=table("Content", content_properties_type=_IMAGE, content_properties=image),
+        process_units=[table("ProcessUnit", options_type=_NORMALIZATION, options=as_they_are)],
+    )
+    feature = table("FeatureProperties")
+    labels = table(
+        "AssociatedFile", name=_LABELS, description="Names of the classes, a line each", type=_AXIS_LABELS
+    )
+    answer = table(
+        "TensorMetadata",
+        name="probabilities",
+        description="The probability of each class",
+        content=table("Content", content_properties_type=_FEATURE, content_properties=feature),
+        associated_files=[labels],
+    )
+    network = table("SubGraphMetadata", input_tensor_metadata=[picture], output_tensor_metadata=[answer])
+    whole = table(
+        "ModelMetadata",
+        name=version.name,
+        description=f"Image classifier of {len(version.classes):,} classes",
+        version=version.version,
+        subgraph_metadata=[network],
+        min_parser_version=_SCHEMA,
+    )
+    builder.Finish(whole, file_identifier=_IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def _table(builder: Any, kind: str, values: Mapping[str, Any]) -> int:
+    """Write a table, whose values are texts, arrays, numbers of NumPy's, and tables written before; its offset."""
+    written = {}
+    for name, value in values.items():
+        if isinstance(value, str):
+            value = builder.CreateString(value)
+        elif isinstance(value, np.ndarray):
+            value = builder.CreateNumpyVector(value)
+        elif isinstance(value, list):
+            builder.StartVector(4, len(value), 4)
+            for each in reversed(value):
+                builder.PrependUOffsetTRelative(each)
+            value = builder.EndVector()
+        written[_FIELDS[kind].index(name)] = value
+    builder.StartObject(len(_FIELDS[kind]))
+    for place, value in written.items():
+        if isinstance(value, np.uint8):
+            builder.PrependUint8Slot(place, int(value), 0)
+        elif isinstance(value, np.uint32):
+            builder.PrependUint32Slot(place, int(value), 0)
+        else:
+            builder.PrependUOffsetTRelativeSlot(place, value, 0)
+    return int(builder.EndObject())
 
 
 def run(folder: Path, rows: NDArray[np.uint8], name: str = _FILE) -> NDArray[np.float32]:
@@ -107,13 +220,18 @@ def run(folder: Path, rows: NDArray[np.uint8], name: str = _FILE) -> NDArray[np.
     Raises:
         ClusterError: The extra `litert` is not installed.
     """
+    network = _litert().Interpreter(str(folder / name), num_threads=1).get_signature_runner()
+    return np.concatenate([network(pixels=row[None])["probabilities"] for row in rows])
+
+
+def _litert() -> Any:
+    """LiteRT's interpreter, or an error that says how to have it."""
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert import interpreter
     except ImportError as error:
         raise ClusterError(
             f"no ai-edge-litert in this Python ({error})",
             "the extra `litert` of this package",
             "Install seedlings-spark[litert]",
         ) from None
-    network = Interpreter(str(folder / name), num_threads=1).get_signature_runner()
-    return np.concatenate([network(pixels=row[None])["probabilities"] for row in rows])
+    return interpreter

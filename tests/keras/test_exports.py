@@ -154,6 +154,55 @@ def test_a_file_for_litert_holds_the_names_and_gives_the_probabilities(known, tm
     found = [network(pixels=pixels(each)[None])["probabilities"][0] for each in files]
     assert np.abs(found - expected).max() < 1e-5
     assert zipfile.ZipFile(file).read("labels.txt").decode().splitlines() == CLASSES
+    assert described(file) == ("fields", "v0001", "pixels", 2, 1, *SIZE, [0.0], [1.0], "labels.txt", 2)
+
+
+def described(file):
+    """What Android's libraries read in a file: places of fields are those of their `metadata_schema.fbs`."""
+    flatbuffers = pytest.importorskip("flatbuffers")
+    model = pytest.importorskip("ai_edge_litert.schema_py_generated").Model.GetRootAs(file.read_bytes())
+    entries = {model.Metadata(place).Name(): model.Metadata(place) for place in range(model.MetadataLength())}
+    content = model.Buffers(entries[b"TFLITE_METADATA"].Buffer()).DataAsNumpy().tobytes()
+    assert content[4:8] == b"M001"
+
+    def at(table, place):
+        return table.Pos + table.Offset(4 + 2 * place)
+
+    def inner(table, place, *, first_of_many=False):
+        where = table.Vector(table.Offset(4 + 2 * place)) if first_of_many else at(table, place)
+        return flatbuffers.table.Table(content, table.Indirect(where))
+
+    def text(table, place):
+        return table.String(at(table, place)).decode()
+
+    def number(table, place, kind):
+        return table.Get(kind, at(table, place))
+
+    numbers = flatbuffers.number_types
+    whole = flatbuffers.table.Table(content, int.from_bytes(content[:4], "little"))
+    subgraph = inner(whole, 3, first_of_many=True)
+    picture, answer = (inner(subgraph, place, first_of_many=True) for place in (2, 3))
+    image = inner(inner(picture, 3), 1)
+    unit = inner(picture, 4, first_of_many=True)
+    assert number(unit, 0, numbers.Uint8Flags) == 1
+    labels = inner(answer, 6, first_of_many=True)
+    options = inner(unit, 1)
+    mean, std = (
+        options.GetVectorAsNumpy(numbers.Float32Flags, options.Offset(4 + 2 * place)).tolist()
+        for place in (0, 1)
+    )
+    return (
+        text(whole, 0),
+        text(whole, 2),
+        text(picture, 0),
+        number(inner(picture, 3), 0, numbers.Uint8Flags),
+        number(image, 0, numbers.Int8Flags),
+        *(number(inner(image, 1), place, numbers.Uint32Flags) for place in (1, 0)),
+        mean,
+        std,
+        text(labels, 0),
+        number(labels, 2, numbers.Int8Flags),
+    )
 
 
 def test_a_version_in_int8_is_so_for_litert_too_if_it_is_as_often_right(known, tmp_path, monkeypatch, caplog):

@@ -187,6 +187,7 @@ DOORS = {
     "onnxruntime": {"models.engines"},
     "openvino": {"models.engines"},
     "ai_edge_litert": {"exports.litert"},
+    "flatbuffers": {"exports.litert"},
     "coremltools": {"exports.coreml"},
     "mlflow": {"exports.mlflow"},
     "onnx": {"models.export", "exports.onnx"},
