@@ -81,6 +81,10 @@ REJECT_REASONS = (
 # Why a prediction names no species.
 UNKNOWN = "unknown"
 
+# Between the names in a corpus' column `species`, where pictures show any number of them, each name once, in order.
+# Alone it says that a picture shows none of them: null would be a picture of which nobody has said anything.
+BETWEEN_SPECIES = "|"
+
 # In the metadata of our column of content hashes: another's column may have the same name, and be anything.
 _OURS = {"seedlings_spark": "sha256 of the bytes of a picture's file"}
 
@@ -200,6 +204,24 @@ EVALUATED = StructType(
 # The same of a network that has not seen the image, and the fold that it was held out with.
 OUT_OF_FOLD = StructType([*EVALUATED.fields[:-1], StructField(FOLD, IntegerType(), False)])
 
+_SPECIES_LISTS = ArrayType(StringType(), False)
+
+
+def _with_lists(layout: StructType, without: str = "") -> StructType:
+    """The same table of pictures that show any number of species."""
+    names = (SPECIES, PREDICTED_SPECIES)
+    return StructType(
+        [
+            StructField(field.name, _SPECIES_LISTS, field.nullable) if field.name in names else field
+            for field in layout
+            if field.name != without
+        ]
+    )
+
+
+PREDICTIONS_OF_LISTS = _with_lists(PREDICTIONS)
+EVALUATED_LISTS = _with_lists(EVALUATED, CURRENT_SPECIES)
+
 # What a scoring run has made of a file, for later runs: which file it was, by whom it was scored, or why not.
 LEDGER = StructType(
     [
@@ -215,6 +237,17 @@ LEDGER = StructType(
 def quoted(name: str) -> str:
     """A column's name as Spark's SQL takes it, whatever is in it: a dot would mean a field of a struct."""
     return "`" + name.replace("`", "``") + "`"
+
+
+def species_in(text: Column) -> Column:
+    """The names in a column `species` of a corpus whose pictures show any number of them, as an array."""
+    return F.filter(F.split(text, "[|]"), lambda name: name != "")
+
+
+def as_text(names: Column) -> Column:
+    """The counterpart: names in an array, each once and in order, as one text."""
+    text = F.when(F.size(names) == 0, F.lit(BETWEEN_SPECIES)).otherwise(F.concat_ws(BETWEEN_SPECIES, names))
+    return F.when(names.isNotNull(), text)
 
 
 def column(name: str) -> Column:

@@ -230,7 +230,7 @@ def _write_inputs(spark: SparkSession, task: Inference, place: Path) -> None:
 def _validation(
     spark: SparkSession, folder: str, size: tuple[int, int], classes: Sequence[str]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    prepared = corpus.load(files.qualify(folder))
+    prepared = corpus.load(files.qualify(folder)).require_one_species("benchmark inference")
     if prepared.image_size != size or not prepared.num_images(schema.VALIDATION):
         raise CorpusError(
             f"{folder} with {prepared.num_images(schema.VALIDATION)} validation images of {prepared.image_size}",

@@ -55,6 +55,8 @@ def diff(spark: SparkSession, one: Corpus, other: Corpus) -> Difference:
     Raises:
         CorpusError: The tables of one are not as its manifest says.
     """
+    for each in (one, other):
+        each.require_one_species("corpus diff")
     changes: Counter[tuple[str, str, str]] = Counter()
     examples: dict[str, list[str]] = {}
     if one.manifest != other.manifest:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
-from pyspark.sql.types import NumericType, StringType
+from pyspark.sql.types import ArrayType, NumericType, StringType
 
 from seedlings_spark import files, schema
+from seedlings_spark.choices import CLASSIFICATION, MULTILABEL
 from seedlings_spark.corpus import archives, contents, listings, references, tables
 from seedlings_spark.corpus.splits import GIVEN, GROUP, TIME, SplitRule
 from seedlings_spark.errors import CorpusError, InputError, OptionError
@@ -39,6 +40,8 @@ class Source:
         hidden: What is a system's or a program's own.
         split_of: Name of a folder of the root -> split, where these are splits.
         known: Path -> `GIVEN`, `GROUP` and `TIME`, as a table says; None where it says nothing.
+        contents: As `listing`, with the files' bytes, where the source holds them.
+        kind: `MULTILABEL` where its species are lists, as `schema.BETWEEN_SPECIES` has them.
     """
 
     listing: DataFrame
@@ -48,6 +51,7 @@ class Source:
     split_of: Mapping[str, str] = field(default_factory=dict)
     known: DataFrame | None = None
     contents: DataFrame | None = None
+    kind: str = CLASSIFICATION
 
     def num_found(self) -> int:
         """How many files there are, hidden ones too."""
@@ -91,10 +95,13 @@ class TableFormat:
         format: As Spark calls it; "" goes by the name.
         content_column: Name of the column of the files' bytes, or of images as Spark's source `image` reads them; ""
             where the table names files.
+        label_separator: What stands between the names of several species in one cell; "" where a cell is one name. A
+            column of lists needs none.
     """
 
     format: str = ""
     content_column: str = ""
+    label_separator: str = ""
 
 
 @contextlib.contextmanager
@@ -109,13 +116,20 @@ def found(
     """
     _check_expression(rule.group_from_path)
     with contextlib.ExitStack() as held:
+        is_table = bool(table.format or table.content_column) or _is_table(images)
+        if table.label_separator and (archives.is_archive(images) or not is_table):
+            raise OptionError(
+                f"--label-separator {table.label_separator} with {images}, where folders are the species",
+                "a table of images, whose column species may name several",
+                "Give the table as --images",
+            )
         if archives.is_archive(images):
             source = _of_archives(spark, images, rule, max_bytes, held)
-        elif table != TableFormat() or _is_table(images):
+        elif is_table:
             source = _of_table(spark, images, rule, table, held)
         else:
             source = _of_folder(spark, images, rule, held)
-        _refuse_look_alikes(source.listing, images)
+        _refuse_look_alikes(source, images)
         yield source
 
 
@@ -252,8 +266,11 @@ def _is_invisible(char: str) -> bool:
     return is_mark or (unicodedata.category(char) in ("Cf", "Cc") and not char.isspace())
 
 
-def _refuse_look_alikes(listing: DataFrame, images: str) -> None:
-    species = [row[0] for row in listing.select(schema.SPECIES).distinct().dropna().collect()]
+def _refuse_look_alikes(source: Source, images: str) -> None:
+    names = F.col(schema.SPECIES)
+    if source.kind == MULTILABEL:
+        names = F.explode(schema.species_in(names))
+    species = [row[0] for row in source.listing.select(names.alias("name")).distinct().dropna().collect()]
     if pair := look_alikes(species):
         raise CorpusError(
             f"{images} with two species that look alike, {pair[0]} and {pair[1]}",
@@ -294,8 +311,10 @@ def _of_table(
     tables.require_columns(
         rows, table, wanted, "; a relative path is looked up beside the table", CorpusError
     )
+    kind, species = _species(rows, table, its.label_separator)
     rows = rows.select(
-        *(F.col(name).cast("string").alias(name) for name in (schema.PATH, schema.SPECIES)),
+        F.col(schema.PATH).cast("string").alias(schema.PATH),
+        species.alias(schema.SPECIES),
         _given_split(rows, table) if rule.policy == "given" else F.lit(None).cast("string").alias(GIVEN),
         (schema.column(rule.group_column) if rule.group_column else F.lit(None)).cast("string").alias(GROUP),
         _time(rows, rule.time_column, table).alias(TIME),
@@ -310,7 +329,7 @@ def _of_table(
             "Correct the table",
         )
     if its.content_column:
-        return _of_contents(rows, table, rule, held)
+        return _of_contents(rows, table, rule, held, kind)
     try:
         named, roots = references.listing_of_given_paths(spark, rows, files.parent(table))
     except (InputError, OSError) as error:
@@ -318,12 +337,46 @@ def _of_table(
     named = _held(named, held)
     listing = named.select(*schema.LISTING.names).distinct()
     if not (rule.policy == "given" or rule.group_column or rule.time_column):
-        return Source(listing, roots, rule)
+        return Source(listing, roots, rule, kind=kind)
     said = rows.select(F.col(schema.PATH).alias("given"), GIVEN, GROUP, TIME).distinct()
     known = said.join(named.select(schema.PATH, "given").distinct(), "given").drop("given").distinct()
     known = _held(known, held)
     _refuse_two_rows(known, table)
-    return Source(listing, roots, rule, known=known)
+    return Source(listing, roots, rule, known=known, kind=kind)
+
+
+def _species(rows: DataFrame, table: str, separator: str) -> tuple[str, Column]:
+    """What the labels of a table are, and its column `species` as a corpus has it.
+
+    Raises:
+        CorpusError: Lists of something else than names, or names that cannot be told apart from a list.
+    """
+    kind, value = rows.schema[schema.SPECIES].dataType, F.col(schema.SPECIES)
+    if isinstance(kind, ArrayType) and isinstance(kind.elementType, StringType):
+        listed = value
+    elif isinstance(kind, ArrayType):
+        raise CorpusError(
+            f"{table} with a column species of type {kind.simpleString()}",
+            "a species' name in each row, or a list of names",
+            "Correct the table",
+        )
+    elif separator:
+        listed = F.split(value.cast("string"), f"\\Q{separator}\\E")
+    else:
+        return CLASSIFICATION, value.cast("string")
+    wrong = F.exists(listed, lambda name: name.isNull() | name.contains(schema.BETWEEN_SPECIES))
+    bad = rows.where(wrong).select(F.to_json(F.struct(listed.alias(schema.SPECIES))))
+    if count := bad.count():
+        (first,) = bad.limit(1).collect()
+        raise CorpusError(
+            f"{table} with {count:,} rows whose species cannot be told, such as {first[0]}",
+            f"lists of names, none of which is NULL or has a {schema.BETWEEN_SPECIES} in it",
+            "Correct the table",
+        )
+    # Given `trim` itself, Spark would hand it each name's place in the list as what is to be trimmed.
+    trimmed = F.transform(listed, lambda name: F.trim(name))
+    names = F.filter(trimmed, lambda name: name != "")
+    return MULTILABEL, schema.as_text(F.array_sort(F.array_distinct(names)))
 
 
 def _of_archives(
@@ -379,7 +432,9 @@ def _content(rows: DataFrame, table: str, column: str) -> list[Column]:
         raise CorpusError(error.found, error.expected, error.remedy) from None
 
 
-def _of_contents(rows: DataFrame, table: str, rule: SplitRule, held: contextlib.ExitStack) -> Source:
+def _of_contents(
+    rows: DataFrame, table: str, rule: SplitRule, held: contextlib.ExitStack, kind: str
+) -> Source:
     """What is to be prepared of a table that holds the files' bytes."""
     _refuse_twice(rows, table)
     rows = rows.withColumns(
@@ -393,7 +448,7 @@ def _of_contents(rows: DataFrame, table: str, rule: SplitRule, held: contextlib.
     missing = F.when(F.col(schema.CONTENT).isNull(), F.lit(contents.MISSING))
     whole = rows.withColumn(schema.DETAIL, missing).select(*schema.LISTING.names, schema.CONTENT)
     known = rows.select(schema.PATH, GIVEN, GROUP, TIME)
-    return Source(_held(unread, held), (), rule, known=known, contents=whole)
+    return Source(_held(unread, held), (), rule, known=known, contents=whole, kind=kind)
 
 
 def _given_split(rows: DataFrame, table: str) -> Column:

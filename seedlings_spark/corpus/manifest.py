@@ -14,10 +14,13 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import display, files, fingerprint, schema
+from seedlings_spark.choices import CLASSIFICATION, MULTILABEL
 from seedlings_spark.corpus import tables
 from seedlings_spark.errors import CorpusError
 
 FORMAT = 1
+# Of pictures that show any number of species: an earlier release would take each list for a species of its own.
+FORMAT_OF_LISTS = 2
 EXAMPLES = 3
 # What every reader of a manifest may rely on.
 _MANIFEST_KEYS: Mapping[str, type] = {
@@ -83,6 +86,31 @@ class Corpus:
         return int(height), int(width)
 
     @property
+    def kind(self) -> str:
+        """`MULTILABEL` where pictures show any number of species, else `CLASSIFICATION`.
+
+        The column `species` of the former holds lists as text, which `schema.species_in` takes apart.
+        """
+        return str(self.manifest.get("kind", CLASSIFICATION))
+
+    def require_one_species(self, what: str) -> "Corpus":
+        """The corpus, if its pictures show one species each.
+
+        Args:
+            what: What relies on that, as a person has asked for it.
+
+        Raises:
+            CorpusError: They show any number of species.
+        """
+        if self.kind != CLASSIFICATION:
+            raise CorpusError(
+                f"{what} with {self.path}, whose pictures show any number of species",
+                "pictures of one species each",
+                "Give another corpus; prepare, train and evaluate take this one",
+            )
+        return self
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the species, sorted."""
         return tuple(sorted(self.manifest["images_of_species"]))
@@ -142,7 +170,8 @@ class Corpus:
             self._compare_files(folder)
         self._compare_files("images", strangers_only=True)
         with self._refusing_damage():
-            found = _numbers_of_images(images_of(spark, self.tables_path, *wanted), self.image_size)
+            images = images_of(spark, self.tables_path, *wanted)
+            found = _numbers_of_images(images, self.image_size, self.kind)
         for split, folder in zip(wanted, folders, strict=True):
             self._compare_checksums(folder, found.checksums)
             self._compare_numbers(split, found)
@@ -160,11 +189,11 @@ class Corpus:
         names = sorted(
             name for name in {*of_species, *there_are} if of_species.get(name, 0) != there_are.get(name, 0)
         )
-        if names or sum(there_are.values()) != self.num_images(split):
+        if names or found.of_split.get(split, 0) != self.num_images(split):
             shown = ", ".join(f"{there_are.get(name, 0):,} of {name}" for name in names[:EXAMPLES])
             wanted = ", ".join(f"{of_species.get(name, 0):,} of {name}" for name in names[:EXAMPLES])
             raise self._not_as_written(
-                f"its split {split} has {sum(there_are.values()):,} images ({shown})",
+                f"its split {split} has {found.of_split.get(split, 0):,} images ({shown})",
                 f"{self.num_images(split):,} ({wanted})",
             )
         if found.misfits.get(split):
@@ -246,11 +275,12 @@ def load(path: str) -> Corpus:
             "the manifest that `prepare` wrote",
             "Run prepare again",
         ) from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    known = {format_of(kind): kind for kind in (CLASSIFICATION, MULTILABEL)}
+    if not isinstance(manifest, dict) or manifest.get("format") not in known:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise CorpusError(
             f"{manifest_path} of format {found!r}",
-            f"format {FORMAT}",
+            f"format {' or '.join(map(str, known))}",
             "Use the version of seedlings_spark that wrote it, or run prepare again",
         )
     damage = _damage(path, manifest)
@@ -272,11 +302,19 @@ def _damage(path: str, manifest: Mapping[str, Any]) -> str:
     listed, accepted, rejected = (manifest[key] for key in ("listed", "accepted", "rejected"))
     if listed != accepted + rejected or accepted != sum(manifest["images_of_split"].values()):
         return f"in which {accepted:,} accepted and {rejected:,} rejected files do not make {listed:,} listed"
+    kind = manifest.get("kind", CLASSIFICATION)
+    if kind not in (CLASSIFICATION, MULTILABEL) or manifest["format"] != format_of(kind):
+        return f"of format {manifest['format']}, whose kind is {kind!r}"
     if not TABLES.fullmatch(manifest.get("tables", "tables-")):
         return f"whose tables are {manifest['tables']!r}"
     place = tables_path(path, manifest)
     missing = [name for name in ("images", REJECTS) if not files.is_directory(files.join(place, name))]
     return f"beside which there is no {' and no '.join(missing)} folder" if missing else ""
+
+
+def format_of(kind: str) -> int:
+    """The format of the manifest of a corpus with such labels."""
+    return FORMAT_OF_LISTS if kind == MULTILABEL else FORMAT
 
 
 def tables_path(path: str, manifest: Mapping[str, Any]) -> str:
@@ -304,11 +342,12 @@ def summary(corpus: Corpus) -> list[tuple[str, object]]:
     manifest = corpus.manifest
     reasons = ", ".join(f"{count} {reason}" for reason, count in manifest["rejected_by_reason"].items())
     splits = ", ".join(f"{count:,} {split}" for split, count in manifest["images_of_split"].items())
+    none = f", {manifest['without_species']:,} show none" if corpus.kind == MULTILABEL else ""
     sampled = f" (a sample of {manifest['found']:,})" if manifest.get("sample", 1) < 1 else ""
     return [
         ("corpus", display.Whole(corpus.path)),
         ("listed", f"{manifest['listed']:,}{sampled}"),
-        ("accepted", f"{manifest['accepted']:,} of {len(corpus.classes)} species ({splits})"),
+        ("accepted", f"{manifest['accepted']:,} of {len(corpus.classes)} species{none} ({splits})"),
         ("rejected", f"{manifest['rejected']:,}" + (f" ({reasons})" if reasons else "")),
         ("duplicates", f"{manifest['duplicates']:,}"),
         *_near_duplicates_in_words(manifest),
@@ -336,11 +375,16 @@ def _near_duplicates_in_words(manifest: Mapping[str, Any]) -> list[tuple[str, ob
 
 
 def numbers_on_disk(
-    spark: SparkSession, building: str, num_listed: int, splits: Sequence[str], size: tuple[int, int]
+    spark: SparkSession,
+    building: str,
+    num_listed: int,
+    splits: Sequence[str],
+    size: tuple[int, int],
+    kind: str = CLASSIFICATION,
 ) -> dict[str, Any]:
     """The numbers of what lies on disk now, checked against what was listed."""
     accepted = images_of(spark, building)
-    found = _numbers_of_images(accepted, size)
+    found = _numbers_of_images(accepted, size, kind)
     reasons, checksums_of_rejects = _numbers_of_rejects(spark, building)
     checksums = {**found.checksums, **checksums_of_rejects}
     lengths = {
@@ -352,7 +396,7 @@ def numbers_on_disk(
         name: {split: found.images_of_species(split).get(name, 0) for split in splits}
         for name in sorted({name for name, _ in found.counts})
     }
-    of_split = {name: sum(split[name] for split in of_species.values()) for name in splits}
+    of_split = {name: found.of_split.get(name, 0) for name in splits}
     num_accepted, num_rejected = sum(of_split.values()), sum(reasons.values())
     if num_accepted + num_rejected != num_listed:
         raise CorpusError(
@@ -360,7 +404,13 @@ def numbers_on_disk(
             f"the {num_listed:,} that were listed, each exactly once",
             "This is a fault of the program or of the file system; nothing was published. Run prepare again",
         )
+    about_lists: dict[str, Any] = {}
+    if kind == MULTILABEL:
+        shows_none = F.col(schema.SPECIES) == schema.BETWEEN_SPECIES
+        about_lists = {"kind": kind, "without_species": accepted.where(shows_none).count()}
     return {
+        "format": format_of(kind),
+        **about_lists,
         "listed": num_listed,
         "accepted": num_accepted,
         "rejected": num_rejected,
@@ -381,13 +431,15 @@ class _Numbers:
     """What one pass over images has counted.
 
     Args:
-        counts: (species, split) -> images.
+        counts: (species, split) -> images that show it.
+        of_split: Split -> images.
         misfits: Split -> images that are not of the corpus' size.
         checksums: Path below the corpus -> `_checksum` of a file's rows.
         fingerprint: Fingerprint of all these images.
     """
 
     counts: Mapping[tuple[str, str], int]
+    of_split: Mapping[str, int]
     misfits: Mapping[str, int]
     checksums: Mapping[str, str]
     fingerprint: str
@@ -396,12 +448,15 @@ class _Numbers:
         return {name: count for (name, of), count in self.counts.items() if of == split}
 
 
-def _numbers_of_images(images: DataFrame, size: tuple[int, int]) -> _Numbers:
+def _numbers_of_images(images: DataFrame, size: tuple[int, int], kind: str) -> _Numbers:
+    # There may be as many lists of species as images: these are counted name by name, apart from the rest.
+    has_lists = kind == MULTILABEL
+    whole = F.lit("") if has_lists else F.col(schema.SPECIES)
     height, width = size
     fits = (F.col(schema.HEIGHT) == height) & (F.col(schema.WIDTH) == width)
     fits &= F.length(schema.IMAGE) == height * width * 3
     rows = (
-        images.groupBy(schema.SPECIES, schema.SPLIT, F.col("_metadata.file_name"))
+        images.groupBy(whole, schema.SPLIT, F.col("_metadata.file_name"))
         .agg(
             F.count("*"),
             F.sum(F.when(F.coalesce(fits, F.lit(False)), 0).otherwise(1)),
@@ -411,15 +466,22 @@ def _numbers_of_images(images: DataFrame, size: tuple[int, int]) -> _Numbers:
         .collect()
     )
     counts: Counter[tuple[str, str]] = Counter()
+    of_split: Counter[str] = Counter()
     misfits: Counter[str] = Counter()
     sums: Counter[str] = Counter()
     words = [0] * fingerprint.FINGERPRINT_WORDS
     for species, split, file, count, num_misfits, total, *of_words in rows:
         counts[str(species), split] += int(count)
+        of_split[split] += int(count)
         misfits[split] += int(num_misfits)
         sums[f"images/{schema.SPLIT}={split}/{file}"] += int(total)
         words = [word + int(value or 0) for word, value in zip(words, of_words, strict=True)]
-    return _Numbers(counts, misfits, _checksums(sums), fingerprint.combine(sum(counts.values()), words))
+    if has_lists:
+        name = F.explode(schema.species_in(F.col(schema.SPECIES))).alias(schema.SPECIES)
+        named = images.select(name, schema.SPLIT).groupBy(schema.SPECIES, schema.SPLIT).count().collect()
+        counts = Counter({(str(species), split): int(count) for species, split, count in named})
+    total = fingerprint.combine(sum(of_split.values()), words)
+    return _Numbers(counts, of_split, misfits, _checksums(sums), total)
 
 
 def _numbers_of_rejects(spark: SparkSession, path: str) -> tuple[dict[str, int], dict[str, str]]:

@@ -11,13 +11,12 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import files, schema
-from seedlings_spark.choices import CONFLICT_POLICIES
+from seedlings_spark.choices import CONFLICT_POLICIES, MULTILABEL
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import decoding, fixes, near_duplicates, tables
 from seedlings_spark.corpus.layout import Source, TableFormat, found, look_alikes, rejects_of_hidden
 from seedlings_spark.corpus.manifest import (
     EXAMPLES,
-    FORMAT,
     NEAR_DUPLICATES,
     REJECTS,
     TABLES,
@@ -96,7 +95,8 @@ def prepare(
     Args:
         spark: The session.
         images: A folder with one folder a species, or a table with the columns `path` and `species`, whose relative
-            paths are looked up beside the table if it does not hold the files' bytes itself.
+            paths are looked up beside the table if it does not hold the files' bytes itself. Where `species` is a
+            column of lists, or `table` has a separator, pictures show any number of species.
         corpus: The folder to write.
         task: How to decode.
         split: Which image goes into which split; of a corpus that grows `SplitRule.of_parent`.
@@ -123,6 +123,7 @@ def prepare(
             found(spark, images, split, table or TableFormat(), task.max_bytes) as source,
             Lock(building, "prepare"),
         ):
+            _check_selection(source, selection)
             _log.info("listed %d files of %s", num_found := source.num_found(), images)
             decoded, num_listed = _decode(spark, source, task, selection.sample, building)
             if selection.sample == 1:  # of which only what can be read is chosen
@@ -131,18 +132,17 @@ def prepare(
             _log.info("read and decoded %d of %d files", num_listed, num_found)
             labelled, about_fixes = _fixed(spark, decoded, selection.fixes)
             growth = _Growth.of(spark, _with_reasons(labelled, selection.conflicts), selection)
-            _check_species(growth.rows, images, growth.parent)
+            _check_species(growth.rows, images, growth.parent, source.kind)
             rows, about_splits, pairs = _with_units(growth, source, task, building)
             _write(rows, building, source.rule, task, growth)
             about_splits |= _write_near_duplicates(pairs, building, source.rule) | about_fixes
             num_listed = growth.with_parent(num_listed)
-            written = numbers_on_disk(spark, building, num_listed, list(source.rule.shares), task.size)
+            splits = list(source.rule.shares)
+            written = numbers_on_disk(spark, building, num_listed, splits, task.size, source.kind)
             manifest = {
-                "format": FORMAT,
                 **written,
                 **_about_decoding(task),
                 **about_splits,
-                "seed": None,  # nothing is drawn: splits and samples follow from the content
                 "sample": selection.sample,
                 "found": growth.with_parent(num_found),
                 **growth.about(written["accepted"]),
@@ -157,6 +157,22 @@ def prepare(
 def _place_to_build(corpus: str) -> str:
     """A new folder in a corpus: tables stay in it where there is no renaming."""
     return files.join(corpus, f"{_BUILDING if files.renames(corpus) else 'tables-'}{uuid.uuid4().hex[:12]}")
+
+
+def _check_selection(source: Source, selection: Selection) -> None:
+    """Refuse what is not for pictures that show any number of species.
+
+    Raises:
+        CorpusError: It is so.
+    """
+    chosen = {"--parent": selection.parent, "--fixes": selection.fixes}
+    asked = [flag for flag, value in chosen.items() if value]
+    if source.kind == MULTILABEL and asked:
+        raise CorpusError(
+            f"{asked[0]} with pictures that show any number of species",
+            "pictures of one species each",
+            f"Leave out {asked[0]}: correct or extend the table, and prepare all of it anew",
+        )
 
 
 def _log_end(corpus: str, manifest: Mapping[str, Any]) -> None:
@@ -178,6 +194,7 @@ def _about_decoding(task: decoding.DecodeTask) -> dict[str, Any]:
         "formats": list(task.formats),
         "max_pixels": task.max_pixels,
         "max_bytes": task.max_bytes,
+        "seed": None,  # nothing is drawn: splits and samples follow from the content
     }
 
 
@@ -562,25 +579,24 @@ class _Growth:
         }
 
 
-def _check_species(rows: DataFrame, images: str, parent: Corpus | None) -> None:
+def _check_species(rows: DataFrame, images: str, parent: Corpus | None, kind: str) -> None:
     if parent is not None:  # which has two
         return
-    species = [
-        row[0]
-        for row in rows.where(F.col(schema.REASON).isNull())
-        .select(schema.SPECIES)
-        .distinct()
-        .limit(EXAMPLES)
-        .collect()
-    ]
+    name = F.col(schema.SPECIES)
+    name = F.explode(schema.species_in(name)) if kind == MULTILABEL else name
+    accepted = rows.where(F.col(schema.REASON).isNull())
+    some = accepted.select(name.alias(schema.SPECIES)).distinct().limit(EXAMPLES)
+    species = [row[0] for row in some.collect()]
     if len(species) < 2:
         reasons = rows.where(F.col(schema.REASON).isNotNull()).groupBy(schema.REASON).count().collect()
         found = ", ".join(f"{row['count']} {row[schema.REASON]}" for row in sorted(reasons))
         raise CorpusError(
             f"{images} with usable images of {len(species)} species{f' ({species[0]})' if species else ''}"
             + (f"; rejected: {found}" if found else ""),
-            "at least two species, each with a folder",
-            "Check that --images is the folder above the species' folders",
+            "at least two species" + (", each with a folder" if kind != MULTILABEL else ""),
+            "Check the column species, and what separates its names"
+            if kind == MULTILABEL
+            else "Check that --images is the folder above the species' folders",
         )
 
 

@@ -46,10 +46,11 @@ def explore(spark: SparkSession, options: ExploreOptions) -> Exploration:
         StoreError: There is no such version.
     """
     options = config.qualified(options)
-    prepared, report = corpus.load(options.corpus), options.report
+    prepared, report = corpus.load(options.corpus).require_one_species("explore"), options.report
     version, splits = None, tuple[str, ...]()
     if options.store:
         version = ModelStore(options.store, options.name).verify(options.model_version)
+        version.require_one_species("explore")
         splits = _unseen(version, prepared)
         for split in splits:
             predicting.check_fits(version, prepared, split)

@@ -50,7 +50,7 @@ def _most(version: ModelVersion) -> int:
 
 
 def _of_corpus(version: ModelVersion, path: str) -> exports.Samples:
-    prepared = corpus.load(path)
+    prepared = corpus.load(path).require_one_species("models export")
     if prepared.image_size != version.image_size:
         found, expected = ("x".join(map(str, size)) for size in (prepared.image_size, version.image_size))
         raise CorpusError(

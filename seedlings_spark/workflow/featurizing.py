@@ -75,7 +75,7 @@ def featurize(spark: SparkSession, options: FeaturizeOptions) -> Featurized:
             "a new folder",
             "Give another --output, or delete it",
         )
-    prepared = corpus.load(options.corpus) if options.corpus else None
+    prepared = corpus.load(options.corpus).require_one_species("featurize") if options.corpus else None
     network, about = _network(options, prepared)
     about["network_sha256"] = digest(networks.features_of(network, options.layer))
     model = SeedlingsModel.featurizer(network, options.layer, output_col=FEATURES)

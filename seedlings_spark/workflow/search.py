@@ -35,6 +35,7 @@ from seedlings_spark.errors import ClusterError, CorpusError, NetworkError, Opti
 from seedlings_spark.estimator import SeedlingsModel
 from seedlings_spark.lock import Lock
 from seedlings_spark.reports import search as report
+from seedlings_spark.reports.evaluation import Evaluation
 from seedlings_spark.reproducibility import seed_for
 from seedlings_spark.workflow import data_curve, jobs, pipeline, runs
 from seedlings_spark.workflow.space import Space
@@ -175,7 +176,7 @@ def tune(spark: SparkSession, options: TuneOptions) -> Found:
     space = read_space(options.space)
     base = _base(options, space)
     session.require_slots(spark, base.num_workers, options.wait_executors, base.min_workers)
-    prepared = corpus.load(options.corpus)
+    prepared = corpus.load(options.corpus).require_one_species("tune")
     if not prepared.num_images(schema.VALIDATION):
         raise CorpusError(
             f"no validation images in {prepared.path}",
@@ -207,7 +208,8 @@ def _finished(spark: SparkSession, found: Found) -> Found:
     tested = EvaluateOptions(
         **places, model_version=trained.version, report=files.join(run, "report", "test images")
     )
-    return replace(found, version=trained.version, test_accuracy=jobs.evaluate(spark, tested).accuracy)
+    numbers = cast(Evaluation, jobs.evaluate(spark, tested))
+    return replace(found, version=trained.version, test_accuracy=numbers.accuracy)
 
 
 def _as_text(space: Space) -> dict[str, str]:
