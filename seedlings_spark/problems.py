@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from seedlings_spark import choices
 from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import NetworkError, OptionError, first_line
 
@@ -28,7 +29,8 @@ with runtime.quiet_import():
 
 _log = logging.getLogger(__name__)
 
-CLASSIFICATION, BINARY, MULTILABEL, REGRESSION = "classification", "binary", "multilabel", "regression"
+CLASSIFICATION, MULTILABEL = choices.CLASSIFICATION, choices.MULTILABEL
+BINARY, REGRESSION = "binary", "regression"
 KINDS = (CLASSIFICATION, BINARY, MULTILABEL, REGRESSION)
 
 # What is known of a loss. "own" is a function or class that Keras does not have.
@@ -274,13 +276,24 @@ def _misfit(kind: str, family: str, outputs: int, label: str) -> tuple[str, str]
     return None
 
 
-def check_species_loss(loss: Any) -> None:
-    """Refuse a loss that does not fit classes which exclude each other.
+def check_species_loss(loss: Any, kind: str = CLASSIFICATION) -> None:
+    """Refuse a loss that does not fit the species of a corpus.
+
+    Args:
+        loss: As an estimator takes it.
+        kind: "classification", whose classes exclude each other, or "multilabel".
 
     Raises:
         OptionError: Such a loss, or none that Keras knows.
     """
-    if family_of(resolve_loss(loss)) not in ("sparse", "categorical"):
+    family = family_of(resolve_loss(loss))
+    if kind == MULTILABEL and family != "binary":
+        raise OptionError(
+            f"--loss {loss}",
+            "a loss for pictures that show any number of species",
+            "Use --loss binary_crossentropy or binary_focal_crossentropy, or leave --loss out",
+        )
+    if kind == CLASSIFICATION and family not in ("sparse", "categorical"):
         raise OptionError(
             f"--loss {loss}",
             "a loss for species, of which each image shows one",

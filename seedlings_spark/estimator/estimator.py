@@ -384,7 +384,8 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             has_names=bool(names),
             nb_classes=self.get_nb_classes() or 0,
         )
-        if names and problem.num_classes and len(names) != problem.num_classes:
+        num_classes = problem.num_outputs if problem.kind == problems.MULTILABEL else problem.num_classes
+        if names and num_classes and len(names) != num_classes:
             raise NetworkError(
                 f"a network of {problem.num_outputs} outputs for {len(names)} classes",
                 f"{len(names)} outputs",

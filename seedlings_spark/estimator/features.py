@@ -1,4 +1,4 @@
-"""Spark ML stages over a prepared corpus: class indices, and the mean and std of its pixels.
+"""Spark ML stages over a prepared corpus: class indices or vectors of 0 and 1, and the mean and std of its pixels.
 
 `ImageStandardizer` is fitted by Spark ML's own `StandardScaler` over vectors of pixels, but its model scales
 nothing: it leaves mean and std in the image column's metadata. The estimator behind it folds them into the
@@ -21,7 +21,7 @@ from pyspark.ml.param.shared import HasInputCol, HasOutputCol
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
-from pyspark.sql.types import BinaryType
+from pyspark.sql.types import ArrayType, BinaryType, StringType
 
 from seedlings_spark import schema
 from seedlings_spark.cluster import session
@@ -42,6 +42,106 @@ def species_indexer() -> StringIndexer:
         stringOrderType="alphabetAsc",
         handleInvalid="error",
     )
+
+
+class _BinarizerParams(HasInputCol, HasOutputCol):
+    def _names(self, dataset: DataFrame) -> Column:
+        """The names of each row, as an array."""
+        column = self.getOrDefault("inputCol")
+        kind = dataset.schema[column].dataType if column in dataset.columns else None
+        if isinstance(kind, StringType):
+            return schema.species_in(schema.column(column))
+        if isinstance(kind, ArrayType) and isinstance(kind.elementType, StringType):
+            return schema.column(column)
+        raise CorpusError(
+            f"a column {column!r} of type {kind.simpleString()}" if kind else f"no column {column!r}",
+            f"lists of names, or names with {schema.BETWEEN_SPECIES} between them, as `prepare` writes them",
+            "Give another inputCol",
+        )
+
+
+class MultiLabelBinarizer(
+    _BinarizerParams,
+    Estimator["MultiLabelBinarizerModel"],
+    DefaultParamsReadable["MultiLabelBinarizer"],
+    DefaultParamsWritable,
+):
+    """Finds the names of classes in lists of them; its model makes of each list a label with 0 or 1 for each class.
+
+    Classes are in the order of their names, as scikit-learn's stage of that name has them.
+
+    Args:
+        inputCol: Lists of names, or texts with `|` between names, as the column `species` of a corpus has them.
+        outputCol: Arrays of doubles, an element for each class; the names are in the column's metadata.
+    """
+
+    __module__ = "seedlings_spark.features"  # as saved pipelines name it
+
+    _input_kwargs: dict[str, Any]  # left by `keyword_only`
+
+    @keyword_only
+    def __init__(self, *, inputCol: str = schema.SPECIES, outputCol: str = schema.LABEL) -> None:
+        super().__init__()
+        self._setDefault(inputCol=schema.SPECIES, outputCol=schema.LABEL)
+        self._set(**self._input_kwargs)
+
+    def _fit(self, dataset: DataFrame) -> "MultiLabelBinarizerModel":
+        rows = dataset.select(F.explode(self._names(dataset)).alias("name")).distinct().dropna()
+        names = sorted(str(row[0]) for row in rows.collect())
+        if not names:
+            raise CorpusError(
+                f"a column {self.getOrDefault('inputCol')!r} without a name",
+                "some names of classes",
+                "Give another inputCol",
+            )
+        inputs, outputs = (self.getOrDefault(name) for name in ("inputCol", "outputCol"))
+        return MultiLabelBinarizerModel(inputCol=inputs, outputCol=outputs, labels=names)._resetUid(self.uid)
+
+
+class MultiLabelBinarizerModel(
+    _BinarizerParams, Model, DefaultParamsReadable["MultiLabelBinarizerModel"], DefaultParamsWritable
+):
+    """Makes of each list of names a label with 0 or 1 for each class; a name that is none of them is an error.
+
+    Args:
+        inputCol: As for `MultiLabelBinarizer`.
+        outputCol: As for `MultiLabelBinarizer`.
+        labels: Names of the classes, in the order of the label's elements.
+    """
+
+    __module__ = "seedlings_spark.features"  # as saved pipelines name it
+
+    labels: Param[list[str]] = Param(
+        Params._dummy(), "labels", "names of the classes, in order", TypeConverters.toListString
+    )
+
+    _input_kwargs: dict[str, Any]  # left by `keyword_only`
+
+    @keyword_only
+    def __init__(
+        self,
+        *,
+        inputCol: str = schema.SPECIES,
+        outputCol: str = schema.LABEL,
+        labels: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self._setDefault(inputCol=schema.SPECIES, outputCol=schema.LABEL, labels=[])
+        kwargs = self._input_kwargs
+        self._set(**{name: value for name, value in kwargs.items() if value is not None})
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        labels, names = self.getOrDefault("labels"), self._names(dataset)
+        classes = F.array(*map(F.lit, labels))
+        label = F.transform(classes, lambda name: F.array_contains(names, name).cast("double"))
+        strangers = F.array_except(names, classes)
+        error = F.concat(
+            F.lit(f"a label in {self.getOrDefault('inputCol')!r} is none of the {len(labels)} classes: "),
+            F.array_join(strangers, ", ", "NULL"),
+        )
+        checked = F.when(F.size(strangers) > 0, F.raise_error(error)).otherwise(label)
+        metadata = {"ml_attr": {"vals": labels}}
+        return dataset.select("*", checked.alias(self.getOrDefault("outputCol"), metadata=metadata))
 
 
 class _StandardizerParams(HasInputCol, HasOutputCol):

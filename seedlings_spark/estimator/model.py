@@ -25,10 +25,10 @@ from pyspark.sql.types import BinaryType
 from seedlings_spark import files, fingerprint, schema
 from seedlings_spark.choices import ONNXRUNTIME, TENSORFLOW
 from seedlings_spark.cluster import runtime, session
-from seedlings_spark.errors import NetworkError
-from seedlings_spark.estimator.columns import feature_column
+from seedlings_spark.errors import CorpusError, NetworkError, OptionError
+from seedlings_spark.estimator.columns import VECTOR, feature_column, label_column, label_type
 from seedlings_spark.estimator.params import SeedlingsParams, SparkColumns, plain
-from seedlings_spark.models import engines, export, prediction
+from seedlings_spark.models import decisions, engines, export, prediction
 from seedlings_spark.training import network as carried
 from seedlings_spark.training.record import TrainingRecord
 
@@ -46,6 +46,8 @@ _LOGITS = {
 }
 # In the metadata of a stage: the SHA-256 of its network, and of its ONNX form if it has one.
 NETWORK_HASH, ONNX_HASH = "network_sha256", "onnx_sha256"
+# Probabilities that thresholds are fitted on, at most, which the driver takes.
+_MOST_VALUES = 4_000_000
 
 
 class SeedlingsModel(
@@ -57,11 +59,13 @@ class SeedlingsModel(
     `probability` (vector, in the order of the classes), `predicted_species` (the class' name) and `rawPrediction`
     (vector: logits, of which `probability` is the softmax). A column whose name is "" is not added.
 
-    Of more than one value (a regression of several outputs, the classes that a row has at 0.5 or more in a problem of
-    "multilabel") `prediction` and `predicted_species` are arrays.
+    Of more than one value (a regression of several outputs, the classes that a row has in a problem of "multilabel")
+    `prediction` and `predicted_species` are arrays.
 
     Params as for `SeedlingsEstimator`; `labels` are the classes' names in order, `kind` is the kind of problem:
     "classification", "binary" (one output, the probability of class 1), "multilabel" or "regression".
+    `label_thresholds` are the probabilities from which a row has each class of a problem of "multilabel":
+    `fit_thresholds` chooses them, without it they are 0.5.
     """
 
     __module__ = "seedlings_spark.estimator"  # as saved pipelines name it
@@ -71,6 +75,13 @@ class SeedlingsModel(
     )
     kind: Param[str] = Param(
         Params._dummy(), "kind", "classification, binary, multilabel or regression", TypeConverters.toString
+    )
+
+    label_thresholds: Param[list[float]] = Param(
+        Params._dummy(),
+        "label_thresholds",
+        "of a problem of multilabel: from which probability a row has each class; [] for 0.5 each",
+        TypeConverters.toListFloat,
     )
 
     num_outputs: Param[int] = Param(
@@ -104,6 +115,7 @@ class SeedlingsModel(
             labels=[],
             kind="classification",
             num_outputs=1,
+            label_thresholds=[],
             precision="float32",
             threads=0,
             inference_batch_size=64,
@@ -158,6 +170,57 @@ class SeedlingsModel(
         model._set(kind=problems.REGRESSION, num_outputs=int(features.output_shape[-1]))
         model._take(networks.to_bytes(features), {}, {})
         return model
+
+    def setLabelThresholds(self, value: list[float]) -> "SeedlingsModel":
+        """Set `label_thresholds`, from which probability a row has each class."""
+        return self._set(label_thresholds=value)
+
+    def fit_thresholds(self, dataset: DataFrame) -> decisions.Thresholds:
+        """Choose `label_thresholds` so that each class has its highest F1 on rows that the network was not trained on.
+
+        Args:
+            dataset: With features and labels as `fit` takes them. Of more than 4,000,000 probabilities a part is looked
+                at, chosen by the features' hashes.
+
+        Raises:
+            OptionError: The model is of another kind.
+            CorpusError: There are no rows, or their labels are no vectors of 0 and 1 for each class.
+        """
+        if self.getOrDefault("kind") != problems.MULTILABEL:
+            raise OptionError(
+                f"thresholds of a model of {self.getOrDefault('kind')}",
+                "one of multilabel, whose rows have any number of classes",
+                "Use its predictions as they are",
+            )
+        spark, name = dataset.sparkSession, self.getLabelCol()
+        if name not in dataset.columns or label_type(dataset, name) != VECTOR:
+            raise CorpusError(
+                f"no label {name!r} of vectors among {', '.join(dataset.columns)}",
+                "the label that the model was trained on",
+                "Give a table that the stages before the model have transformed",
+            )
+        column, num_outputs = feature_column(dataset, self.getFeaturesCol()), self.getOrDefault("num_outputs")
+        share = min(1.0, _MOST_VALUES / num_outputs / max(1, dataset.count()))
+        chosen = dataset.where(
+            F.pmod(F.xxhash64(column), F.lit(1 << 20)) < F.lit(max(1, int(share * (1 << 20))))
+        )
+        are_pixels = isinstance(dataset.schema[self.getFeaturesCol()].dataType, BinaryType)
+        outputs = network_outputs(spark, self.forward_task(spark, are_pixels=are_pixels), column)
+        found = chosen.select(label_column(dataset, name).alias("label"), outputs.alias("outputs")).toArrow()
+        truth, probabilities = (
+            each.combine_chunks().flatten().to_numpy(zero_copy_only=False) for each in found.columns
+        )
+        if not found.num_rows or truth.shape != probabilities.shape or truth.size % num_outputs:
+            raise CorpusError(
+                f"{found.num_rows:,} rows with {truth.size:,} labels",
+                f"some rows, each with {num_outputs} labels",
+                "Give rows with labels, such as the validation images",
+            )
+        made = decisions.fit_thresholds(
+            probabilities.reshape(-1, num_outputs), truth.reshape(-1, num_outputs)
+        )
+        self._set(label_thresholds=list(made.values))
+        return made
 
     def setTta(self, value: int) -> "SeedlingsModel":
         """Set `tta`, the number of views of each image whose probabilities are averaged."""
@@ -291,6 +354,7 @@ class SeedlingsModel(
             batch_size=self.get_inference_batch_size(),
             threads=self.getOrDefault("threads") or session.task_cpus(spark),
             views=self.getOrDefault("tta"),
+            thresholds=self._thresholds(),
         )
         chosen = self.getOrDefault("engine")
         if chosen == "auto" and self._onnx and not are_pixels and engines.takes_pixels(self._onnx):
@@ -300,6 +364,24 @@ class SeedlingsModel(
             return replace(task, custom_objects=self._objects(self._content))
         precision = "float32" if engine == ONNXRUNTIME else task.precision
         return replace(task, network=self._onnx, engine=engine, precision=precision)
+
+    def _thresholds(self) -> tuple[float, ...]:
+        """From which probability a row has each class; empty where it has one of them.
+
+        Raises:
+            OptionError: There are others than one for each class.
+        """
+        if self.getOrDefault("kind") != problems.MULTILABEL:
+            return ()
+        num_outputs = self.getOrDefault("num_outputs")
+        values = self.getOrDefault("label_thresholds") or [0.5] * num_outputs
+        if len(values) != num_outputs or not all(0 <= value <= 1 for value in values):
+            raise OptionError(
+                f"label_thresholds={values}",
+                f"a probability for each of {num_outputs} classes",
+                "Correct it, or leave it to fit_thresholds",
+            )
+        return tuple(values)
 
     def _columns(self, outputs: Column, kind: str) -> dict[str, Column]:
         """The columns that are added, of an array of the network's outputs and, for a classifier, their logits."""
@@ -322,8 +404,12 @@ class SeedlingsModel(
             return number.cast("string") if classes is None else F.element_at(classes, number + 1)
 
         if kind == problems.MULTILABEL:
+            thresholds = F.array(*map(F.lit, self._thresholds()))
             places = F.transform(
-                probabilities, lambda value, place: F.when(value >= 0.5, place.cast("double"))
+                probabilities,
+                lambda value, place: F.when(
+                    value >= F.element_at(thresholds, place + 1), place.cast("double")
+                ),
             )
             chosen = F.array_compact(places)
             found = [chosen, vectors[0], F.transform(chosen, name_of), vectors[1]]

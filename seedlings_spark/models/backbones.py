@@ -41,15 +41,22 @@ _LITE_SCALES = {
 }
 
 
-def build(name: str, image_size: tuple[int, int], num_classes: int, weights: str = NO_WEIGHTS) -> Any:
+def build(
+    name: str,
+    image_size: tuple[int, int],
+    num_classes: int,
+    weights: str = NO_WEIGHTS,
+    activation: str = "softmax",
+) -> Any:
     """A network of `choices.BACKBONES`.
 
     Args:
         name: Its name.
         image_size: (height, width) in pixels, at least what `choices` says.
-        num_classes: Outputs, a softmax.
+        num_classes: Outputs.
         weights: "none", or "imagenet" for one of Keras' applications: the backbone's are fetched, or taken from Keras'
             cache. All others are drawn from Keras' current seed.
+        activation: Of the outputs.
 
     Raises:
         NetworkError: The weights cannot be fetched.
@@ -60,7 +67,7 @@ def build(name: str, image_size: tuple[int, int], num_classes: int, weights: str
     else:
         x = _lite(name, layers.Rescaling(1 / 128, -127 / 128, name="rescaling")(inputs))
     x = layers.Dropout(_DROPOUT, name="dropout_of_features")(x)
-    outputs = layers.Dense(num_classes, activation="softmax", name=HEAD)(x)
+    outputs = layers.Dense(num_classes, activation=activation, name=HEAD)(x)
     return keras.Model(inputs, outputs, name=name.replace("-", "_"))
 
 

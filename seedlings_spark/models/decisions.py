@@ -1,5 +1,7 @@
 """What a version promises of its answers: sets that hold the true species, and when it says that it knows none.
 
+And where pictures show any number of species, from which probability each of them is named.
+
 Both are split conformal prediction (Vovk, Gammerman and Shafer 2005; sets by a probability's size as Sadinle, Lei and
 Wasserman 2019): a threshold is the k-th lowest of the validation images' own probabilities. Of new images that are
 drawn as those were the promise holds, whatever the network is; how good that is shows in the sets' sizes.
@@ -72,6 +74,67 @@ class Decisions:
                 f"unknown below a confidence of {self.unknown_below:.4g}, up to {self.max_unknown:.4g} of known species"
             )
         return "; ".join(told)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From which probability each class is named, where a row may have any number of them.
+
+    Args:
+        values: One for each class, in their order.
+        f1: That each class has with it on the rows that it was fitted on; 0 of a class that none of them has.
+        support: How many of these rows have each class.
+        images: Number of these rows.
+    """
+
+    values: tuple[float, ...]
+    f1: tuple[float, ...]
+    support: tuple[int, ...]
+    images: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for a manifest."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
+        }
+
+
+def fit_thresholds(
+    probabilities: npt.NDArray[np.floating], truth: npt.NDArray[np.floating | np.integer]
+) -> Thresholds:
+    """For each class the threshold with the highest F1; 0.5 for a class that no row has.
+
+    A threshold lies half-way between two probabilities, so that no engine's rounding moves a row to its other side. Of
+    several with the same F1 the highest is taken, which names the class least often.
+
+    Args:
+        probabilities: Shape (rows, classes).
+        truth: The same shape: 1 where a row has a class.
+    """
+    found = [
+        _best_threshold(probabilities[:, place], truth[:, place] > 0.5) for place in range(truth.shape[1])
+    ]
+    return Thresholds(
+        tuple(threshold for threshold, _ in found),
+        tuple(f1 for _, f1 in found),
+        tuple(int(count) for count in (truth > 0.5).sum(axis=0)),
+        len(truth),
+    )
+
+
+def _best_threshold(values: npt.NDArray[np.floating], has: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    if not has.any():
+        return 0.5, 0.0
+    order = np.argsort(-values, kind="stable")
+    falling = values[order].astype(np.float64)
+    hits = np.cumsum(has[order])
+    f1 = 2 * hits / (np.arange(1, len(falling) + 1) + hits[-1])
+    below = np.append(falling[1:], 0.0)
+    f1[falling == below] = -1.0  # no threshold parts equal probabilities
+    best = int(np.argmax(f1))
+    if f1[best] < 0:  # all probabilities are 0
+        return 0.5, 0.0
+    return float((falling[best] + below[best]) / 2), float(f1[best])
 
 
 def fit(

@@ -33,7 +33,7 @@ MAX_NETWORK_BYTES = 2 * 1024**3
 _CONSTANT_STD = 1e15
 
 
-def plain(image_size: tuple[int, int], num_classes: int) -> Any:
+def plain(image_size: tuple[int, int], num_classes: int, activation: str = "softmax") -> Any:
     """A VGG-like network: four blocks of 3x3 convolutions, global average, one hidden layer, dropout.
 
     About 0.5 million parameters, whatever the image size (Simonyan and Zisserman 2015, arXiv:1409.1556, in
@@ -41,7 +41,8 @@ def plain(image_size: tuple[int, int], num_classes: int) -> Any:
 
     Args:
         image_size: (height, width) in pixels, each at least 32.
-        num_classes: Outputs, a softmax.
+        num_classes: Outputs.
+        activation: Of the outputs.
     """
     inputs = x = keras.Input((*image_size, 3), name="pixels")
     for depth, (filters, convolutions) in enumerate([(32, 1), (64, 1), (128, 2), (192, 1)]):
@@ -56,18 +57,19 @@ def plain(image_size: tuple[int, int], num_classes: int) -> Any:
     x = layers.Dense(256, activation="relu", kernel_initializer="he_normal")(x)
     x = layers.Dropout(0.4)(x)
     return keras.Model(
-        inputs, layers.Dense(num_classes, activation="softmax", name="probabilities")(x), name="plain"
+        inputs, layers.Dense(num_classes, activation=activation, name="probabilities")(x), name="plain"
     )
 
 
-def residual(image_size: tuple[int, int], num_classes: int) -> Any:
+def residual(image_size: tuple[int, int], num_classes: int, activation: str = "softmax") -> Any:
     """A batch-normalised residual network: three stages of two blocks each (He et al. 2016, arXiv:1512.03385).
 
     About 0.7 million parameters, whatever the image size.
 
     Args:
         image_size: (height, width) in pixels, each at least 32.
-        num_classes: Outputs, a softmax.
+        num_classes: Outputs.
+        activation: Of the outputs.
     """
 
     def convolution(x: Any, filters: int, stride: int = 1, kernel: int = 3) -> Any:
@@ -89,21 +91,28 @@ def residual(image_size: tuple[int, int], num_classes: int) -> Any:
         x = block(x, filters, stride)
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(
-        inputs, layers.Dense(num_classes, activation="softmax", name="probabilities")(x), name="residual"
+        inputs, layers.Dense(num_classes, activation=activation, name="probabilities")(x), name="residual"
     )
 
 
-BY_NAME: dict[str, Callable[[tuple[int, int], int], Any]] = {"plain": plain, "residual": residual}
+BY_NAME: dict[str, Callable[[tuple[int, int], int, str], Any]] = {"plain": plain, "residual": residual}
 
 
-def build(name: str, image_size: tuple[int, int], num_classes: int, weights: str = choices.NO_WEIGHTS) -> Any:
+def build(
+    name: str,
+    image_size: tuple[int, int],
+    num_classes: int,
+    weights: str = choices.NO_WEIGHTS,
+    activation: str = "softmax",
+) -> Any:
     """A network of `choices.NETWORKS`, with weights drawn from Keras' current seed where none are given.
 
     Args:
         name: Its name.
         image_size: (height, width) in pixels.
-        num_classes: Outputs, a softmax.
+        num_classes: Outputs.
         weights: "none", "imagenet", or the path of a file on this machine, for all but the layer of the classes.
+        activation: Of the outputs: "softmax", or "sigmoid" for classes that do not exclude each other.
 
     Raises:
         OptionError: No network of this name, or the images are too small for it.
@@ -111,9 +120,9 @@ def build(name: str, image_size: tuple[int, int], num_classes: int, weights: str
     """
     check_named(name, image_size)
     if name in BY_NAME:
-        network = BY_NAME[name](image_size, num_classes)
+        network = BY_NAME[name](image_size, num_classes, activation)
     else:
-        network = backbones.build(name, image_size, num_classes, weights)
+        network = backbones.build(name, image_size, num_classes, weights, activation)
     if weights == choices.IMAGENET and name in choices.LITE_NETWORKS:
         pretrained.take(network, pretrained.published_file(name))
     elif weights not in (choices.NO_WEIGHTS, choices.IMAGENET):

@@ -41,6 +41,8 @@ class ForwardTask:
             or the "sigmoid" of.
         engine: `choices.ONNXRUNTIME`, `OPENVINO` or `TENSORFLOW`.
         views: One of `choices.VIEWS`: of how many views of an image the outputs are averaged.
+        thresholds: From which probability each class is named, where an image may show any number of them; empty where
+            it shows the most probable one.
     """
 
     network: bytes
@@ -51,6 +53,7 @@ class ForwardTask:
     logits: str = ""
     engine: str = TENSORFLOW
     views: int = 1
+    thresholds: tuple[float, ...] = ()
 
     @cached_property
     def key(self) -> tuple[str, str]:

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn import metrics
 
 from seedlings_spark.errors import CorpusError
 from seedlings_spark.models import decisions
@@ -52,3 +53,21 @@ def test_too_few_images_promise_nothing_and_enough_do(asked: dict[str, float], l
     assert max(found.set_from, found.unknown_below) == pytest.approx(0.1)
     with pytest.raises(CorpusError, match=re.escape(f"at least {least}")):
         decisions.fit(values[1:], values[1:], **settings)
+
+
+def test_thresholds_have_the_best_f1_that_there_is_and_part_no_equal_probabilities() -> None:
+    draw = np.random.default_rng(3)
+    truth = (draw.random((200, 5)) < (0.5, 0.3, 0.05, 0.0, 0.5)).astype(np.float32)
+    values = np.clip(truth * 0.25 + draw.random((200, 5)) * 0.75, 0, 1).astype(np.float32)
+    values[:, 1] = np.round(values[:, 1], 1)  # many are equal
+    values[:, 4] = 0
+    found = decisions.fit_thresholds(values, truth)
+    for place in range(3):
+        own, wanted = values[:, place], truth[:, place]
+        best = max(metrics.f1_score(wanted, own >= each) for each in own)
+        assert metrics.f1_score(wanted, own >= found.values[place]) == pytest.approx(best)
+        assert found.f1[place] == pytest.approx(best)
+        # Half-way between two probabilities, where no engine's rounding matters.
+        assert np.abs(own - found.values[place]).min() > 1e-4
+    assert found.values[3:] == (0.5, 0.5) and found.f1[3:] == (0, 0)
+    assert found.support == tuple(truth.sum(axis=0)) and found.images == 200
