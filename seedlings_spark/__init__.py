@@ -141,7 +141,7 @@ The map, room by room, in the order of imports: a module may import those of its
     estimator       Spark ML's face of training
       stock         Elephas' own classes, which ours extend: Elephas' only door
       columns       what the columns of a table to train on must hold
-      features      Spark ML stages: class indices, mean and std of pixels
+      features      Spark ML stages: class indices, or 0 and 1 for each class; mean and std of pixels
       params        the params of our stages, and their values as JSON
       rows          which columns are trained on, and which worker gets which rows
       model         SeedlingsModel: a trained network as a transformer
@@ -152,6 +152,7 @@ The map, room by room, in the order of imports: a module may import those of its
 
     reports         what a model is worth
       evaluation    predictions -> numbers
+      multilabel    the same where pictures show any number of species
       certainty     probabilities -> how sure a model is, and how often it is right then
       paired        two versions on the same pictures
       promised      whether sets hold the true species as often as promised

@@ -116,6 +116,12 @@ class PrepareOptions(DecodeOptions):
     corpus: str = required("folder that the corpus is written to")
     content_column: str = option("", _CONTENT_COLUMN, reason="most do not")
     table_format: str = option("", _TABLE_FORMAT, reason="names usually tell")
+    label_separator: str = option(
+        "",
+        "what stands between names in a table's column species, such as | in Maize|Charlock: a picture then shows any"
+        " number of species, and none where it stands alone. A column of lists needs no such thing",
+        reason="most pictures have one species",
+    )
     image_size: int = option(
         64,
         "height and width of the prepared images",
@@ -316,8 +322,9 @@ class TrainOptions(Options):
         reason="they are another's work, and have to be asked for",
     )
     loss: str = option(
-        "sparse_categorical_crossentropy",
-        "name of a Keras loss; categorical_focal_crossentropy counts images the more, the less sure the network is",
+        choices.DEFAULT_LOSS,
+        "name of a Keras loss; categorical_focal_crossentropy counts images the more, the less sure the network is. For"
+        " a corpus whose pictures show any number of species the default stands for binary_crossentropy",
         reason="species exclude each other",
     )
     fine_tune: str = option(
@@ -600,7 +607,7 @@ class TrainOptions(Options):
                 "none, or the changes that are wanted",
                 "Remove none, or all others",
             )
-        if self.label_smoothing and self.loss != "sparse_categorical_crossentropy":
+        if self.label_smoothing and self.loss != choices.DEFAULT_LOSS:
             raise OptionError(
                 f"--label-smoothing {self.label_smoothing:g} with --loss {self.loss}",
                 "the default loss, sparse_categorical_crossentropy",

@@ -72,7 +72,9 @@ def export(
         NetworkError: The format cannot hold the network, or its probabilities differ by more than the tolerance.
         ClusterError: A package that the format needs is missing.
         StorageError: There is something at `output`. Nothing is left behind then, nor in the other cases.
+        StoreError: The version names any number of species, which no export says of its outputs.
     """
+    version.require_one_species("models export")
     if files.exists(output):
         raise StorageError(
             f"{output}, which exists", "a folder that is not there yet", "Give another --output"

@@ -41,9 +41,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from seedlings_spark import display, files, lock
+from seedlings_spark.choices import CLASSIFICATION, MULTILABEL
 from seedlings_spark.errors import StoreError
 
 FORMAT = 1
+# Of versions that name any number of species: an earlier release would take the most probable one for the only one.
+_FORMATS = {CLASSIFICATION: FORMAT, MULTILABEL: 2}
 CURRENT = "current"
 
 MANIFEST = "manifest.json"
@@ -57,6 +60,8 @@ PROFILE = "profile.json"
 DELETED = "deleted"
 EVALUATIONS = "evaluations"
 CLAIM = ".claim"
+# Of a manifest: from which probability a version names each of any number of species.
+THRESHOLDS = "thresholds"
 # What `publish` writes into a manifest itself.
 RESERVED_KEYS = ("format", "name", "version", "created", "files")
 
@@ -202,6 +207,47 @@ class ModelVersion:
         if not isinstance(classes, list) or not classes or not all(isinstance(each, str) for each in classes):
             raise self._damaged("classes", classes, "a list of the classes' names")
         return tuple(classes)
+
+    @property
+    def kind(self) -> str:
+        """`MULTILABEL` of a version that names any number of species of a picture, else `CLASSIFICATION`."""
+        return str(self.manifest.get("kind", CLASSIFICATION))
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """From which probability each class is named, in their order; empty of a version that names one of them.
+
+        Raises:
+            StoreError: The manifest has others than one for each class.
+        """
+        if self.kind != MULTILABEL:
+            return ()
+        found = self.manifest.get(THRESHOLDS)
+        values = found.get("values") if isinstance(found, dict) else None
+        if (
+            not isinstance(values, list)
+            or len(values) != len(self.classes)
+            or not all(isinstance(each, float) and 0 <= each <= 1 for each in values)
+        ):
+            raise self._damaged("thresholds", found, "a probability for each class")
+        return tuple(values)
+
+    def require_one_species(self, what: str) -> "ModelVersion":
+        """The version, if it names one species of each picture.
+
+        Args:
+            what: What relies on that, as a person has asked for it.
+
+        Raises:
+            StoreError: It names any number of them.
+        """
+        if self.kind != CLASSIFICATION:
+            raise StoreError(
+                f"{what} with {self.name} {self.version}, which names any number of species of a picture",
+                "a version that names one",
+                "Choose another version; evaluate and score take this one",
+            )
+        return self
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -583,7 +629,7 @@ class ModelStore:
             numbers = [int(each[1:]) for each in files.list_names(self.path) if _VERSION.fullmatch(each)]
             version = f"v{max(numbers, default=0) + 1:04d}"
             whole = {
-                "format": FORMAT,
+                "format": _FORMATS.get(manifest.get("kind", CLASSIFICATION), FORMAT),
                 "name": self.name,
                 "version": version,
                 "created": created,
@@ -639,10 +685,12 @@ class ModelStore:
             raise StoreError(f"{manifest_path} is damaged: {error}", "a JSON object", restore) from error
         if not isinstance(manifest, dict):
             raise StoreError(f"{manifest_path} holds {type(manifest).__name__}", "a JSON object", restore)
-        if manifest.get("format") != FORMAT:
+        kind = manifest.get("kind", CLASSIFICATION)
+        if kind not in _FORMATS or manifest.get("format") != _FORMATS[kind]:
             raise StoreError(
-                found=f"{manifest_path} has format {manifest.get('format')!r}",
-                expected=f"format {FORMAT}",
+                found=f"{manifest_path} has format {manifest.get('format')!r}"
+                + (f" of kind {kind!r}" if kind != CLASSIFICATION else ""),
+                expected=f"format {_FORMATS.get(kind, FORMAT)}",
                 remedy="Use the release of this software that published it, or a newer one",
             )
         listed = manifest.get("files")

@@ -9,9 +9,9 @@ which the split has no image costs nothing until an image is mistaken for it.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -277,13 +277,32 @@ def evaluate(confusion: npt.NDArray[np.integer[Any]], classes: Sequence[str]) ->
     )
 
 
-def worst_species(evaluation: Evaluation, n: int) -> tuple[SpeciesScores, ...]:
+class _Scored(Protocol):
+    """What the scores of a species have, whether pictures show one or any number of them."""
+
+    @property
+    def support(self) -> int: ...
+    @property
+    def predicted(self) -> int: ...
+    @property
+    def f1(self) -> float: ...
+
+
+_Scores = TypeVar("_Scores", bound=_Scored)
+
+
+def worst(per_species: Iterable[_Scores], n: int) -> list[_Scores]:
     """Of the species that occur, as true or as predicted ones, up to `n` with the lowest F1, the lowest first.
 
-    Of two with the same the one with more images comes first, then the order of the classes decides.
+    Of two with the same the one with more images comes first, then their order decides.
     """
-    found = [scores for scores in evaluation.per_species if scores.support or scores.predicted]
-    return tuple(sorted(found, key=lambda scores: (scores.f1, -scores.support))[: max(n, 0)])
+    found = [scores for scores in per_species if scores.support or scores.predicted]
+    return sorted(found, key=lambda scores: (scores.f1, -scores.support))[: max(n, 0)]
+
+
+def worst_species(evaluation: Evaluation, n: int) -> tuple[SpeciesScores, ...]:
+    """`worst` of an evaluation's species."""
+    return tuple(worst(evaluation.per_species, n))
 
 
 def worst_confusions(evaluation: Evaluation, n: int) -> tuple[Confusion, ...]:

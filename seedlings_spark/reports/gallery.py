@@ -84,6 +84,47 @@ def gallery(
     return Gallery(*(tuple(_picture(row, drawn, classes) for row in rows) for rows in chosen))
 
 
+@dataclass(frozen=True)
+class ListPicture:
+    """A picture that shows any number of species, of which too many or too few are named.
+
+    Attributes:
+        path: Of its file.
+        shown: The species that it shows.
+        named: Those that are named.
+        confidence: As `score` has it.
+        thumbnail: A JPEG.
+    """
+
+    path: str
+    shown: tuple[str, ...]
+    named: tuple[str, ...]
+    confidence: float
+    thumbnail: bytes
+
+
+def wrong_lists(predictions: DataFrame, pixels: DataFrame) -> tuple[ListPicture, ...]:
+    """Of the pictures whose species are not named exactly those that the model was least sure of.
+
+    Args:
+        predictions: As `schema.EVALUATED_LISTS`.
+        pixels: The same pictures, as `schema.CORPUS`.
+    """
+    is_exact = F.array_sort(schema.SPECIES) == F.array_sort(schema.PREDICTED_SPECIES)
+    rows = predictions.where(~is_exact).orderBy(schema.CONFIDENCE, schema.PATH).limit(NUM_UNSURE).collect()
+    drawn = thumbnails(pixels, [row[schema.CONTENT_HASH] for row in rows])
+    return tuple(
+        ListPicture(
+            row[schema.PATH],
+            tuple(row[schema.SPECIES]),
+            tuple(row[schema.PREDICTED_SPECIES]),
+            float(row[schema.CONFIDENCE]),
+            drawn[row[schema.CONTENT_HASH]],
+        )
+        for row in rows
+    )
+
+
 def thumbnails(pixels: DataFrame, content_hashes: Iterable[str]) -> dict[str, bytes]:
     """Of each of these pictures, by its content, a thumbnail as a JPEG, drawn by executors.
 

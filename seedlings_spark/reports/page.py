@@ -23,10 +23,13 @@ from seedlings_spark.reports.evaluation import (
     NUM_WORST,
     Evaluation,
     SpeciesScores,
+    worst,
     worst_confusions,
     worst_species,
 )
 from seedlings_spark.reports.findings import Findings
+from seedlings_spark.reports.gallery import ListPicture
+from seedlings_spark.reports.multilabel import LabelScores, MultiLabelEvaluation
 from seedlings_spark.reports.plots import (
     NAME_WIDTH,
     confusion_matrix,
@@ -52,14 +55,16 @@ _NUM_WORST = 15
 _HEADS = ("images", "predicted", "precision", "recall", "F1", "FPR", "FNR")
 
 
-def table(evaluation: Evaluation) -> str:
+def table(evaluation: Evaluation | MultiLabelEvaluation) -> str:
     """The numbers as plain text, without a newline at the end.
 
     First a line for each species (of more than `evaluation.MAX_SHOWN` the worst ones, the lowest F1 first), then
     the averages, then the confusion matrix; where that is wider than `TABLE_WIDTH`, the worst confusions instead.
     Columns of the matrix carry the short names that stand before the species in its rows, or in a list below it.
-    "-" is what is undefined.
+    "-" is what is undefined. Where pictures show any number of species there is neither matrix nor confusion.
     """
+    if isinstance(evaluation, MultiLabelEvaluation):
+        return _multilabel_table(evaluation)
     images = max(6, len(str(evaluation.num_images)))
     widths = (images, max(9, images), 9, 6, 6, 6, 6)
     room = TABLE_WIDTH - sum(widths) - len(widths)
@@ -156,11 +161,95 @@ def write(
     return [*plots, *tables, PAGE, METRICS]
 
 
+def write_multilabel(
+    directory: str,
+    evaluation: MultiLabelEvaluation,
+    *,
+    history: Mapping[str, Sequence[float]] | None,
+    kept_epoch: int | None = None,
+    about: Mapping[str, object],
+    wrong: Sequence[ListPicture] = (),
+) -> None:
+    """As `write`, where pictures show any number of species: metrics.json, index.html and plots.
+
+    Args:
+        directory: As for `write`.
+        evaluation: The numbers.
+        history: As for `write`.
+        kept_epoch: As for `write`.
+        about: As for `write`.
+        wrong: Pictures to look at.
+    """
+    about_values = {str(name): _jsonable(value) for name, value in about.items()}
+    for name in (METRICS, CONFUSION_MATRIX, LEARNING_CURVES, ALL_SPECIES):
+        files.delete(files.join(directory, name))
+    plots = {PER_SPECIES: per_species(evaluation)}
+    if history is not None and curves_of(history):
+        plots[LEARNING_CURVES] = learning_curves(history, kept_epoch)
+    for name, png in plots.items():
+        files.write_bytes(files.join(directory, name), png)
+    files.write_text(files.join(directory, ALL_SPECIES), _multilabel_csv(evaluation))
+    page = html.sheet(
+        "multilabel.html",
+        evaluation=evaluation,
+        about={
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in about_values.items()
+        },
+        plots=list(plots.items()),
+        wrong=wrong,
+        left_files=[METRICS, *plots, ALL_SPECIES, PREDICTIONS],
+    )
+    files.write_text(files.join(directory, PAGE), page)
+    metrics = {"format": FORMAT, "about": about_values, **evaluation.to_dict()}
+    files.write_text(files.join(directory, METRICS), json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+
+
 def clear(directory: str) -> None:
     """Make the folder of a report, and delete what an earlier one says is whole."""
     files.make_directory(directory)
     for name in (METRICS, PREDICTIONS, projector.FOLDER):
         files.delete(files.join(directory, name))
+
+
+_MULTILABEL_HEADS = ("images", "named", "threshold", "precision", "recall", "F1", "AP")
+
+
+def _multilabel_cells(scores: LabelScores) -> tuple[str, ...]:
+    numbers = (scores.precision, scores.recall, scores.f1, scores.average_precision)
+    return (str(scores.support), str(scores.predicted), f"{scores.threshold:.3f}", *map(in_digits, numbers))
+
+
+def _multilabel_table(evaluation: MultiLabelEvaluation) -> str:
+    listed: Sequence[LabelScores] = evaluation.per_species
+    if len(listed) > MAX_SHOWN:
+        listed = worst(listed, NUM_WORST)
+    rows = [
+        (display.abridged(display.shown(each.species), NAME_WIDTH), *_multilabel_cells(each))
+        for each in listed
+    ]
+    lines = [display.aligned([("species", *_MULTILABEL_HEADS), *rows], "<>>>>>>>", columns=TABLE_WIDTH)]
+    if len(listed) < len(evaluation.per_species):
+        lines.append(
+            f"the {len(listed)} lowest F1 of {len(evaluation.classes):,} species ({ALL_SPECIES} has all)"
+        )
+    lines += ["", *(f"{name} {in_digits(value)}" for name, value in evaluation.in_words.items())]
+    interval = " to ".join(map(in_digits, evaluation.exact_match_interval))
+    lines.append(
+        f"exact match {in_digits(evaluation.exact_match)} on {evaluation.num_images} images: all of their species"
+        f" named, and no others; 95 % interval {interval}"
+    )
+    return "\n".join(lines)
+
+
+def _multilabel_csv(evaluation: MultiLabelEvaluation) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("species", *_MULTILABEL_HEADS))
+    writer.writerows(
+        (display.cell(each.species), *_multilabel_cells(each)) for each in evaluation.per_species
+    )
+    return text.getvalue()
 
 
 def _listed(evaluation: Evaluation) -> tuple[Sequence[SpeciesScores], str]:

@@ -22,9 +22,10 @@ from seedlings_spark.reports.evaluation import (
     NUM_WORST,
     Evaluation,
     SpeciesScores,
+    worst,
     worst_classes,
-    worst_species,
 )
+from seedlings_spark.reports.multilabel import LabelScores, MultiLabelEvaluation
 
 NAME_WIDTH = 28
 _DPI = 150
@@ -98,14 +99,15 @@ def _shown_matrix(evaluation: Evaluation) -> tuple[list[str], list[str], npt.NDA
     return shown, [*shown, f"{len(names) - len(chosen):,} others"], np.column_stack([rows[:, chosen], others])
 
 
-def per_species(evaluation: Evaluation) -> bytes:
+def per_species(evaluation: Evaluation | MultiLabelEvaluation) -> bytes:
     """A PNG with a bar for precision and one for recall of each species, the lowest F1 on top.
 
     Of more than `evaluation.MAX_SHOWN` species it shows the `evaluation.NUM_WORST` with the lowest F1.
     """
-    ordered = sorted(evaluation.per_species, key=lambda scores: scores.f1)
+    scored: Sequence[SpeciesScores | LabelScores] = evaluation.per_species
+    ordered = sorted(scored, key=lambda scores: scores.f1)
     if len(ordered) > MAX_SHOWN:
-        ordered = list(worst_species(evaluation, NUM_WORST))
+        ordered = worst(ordered, NUM_WORST)
     places = np.arange(len(ordered))
     inches = 0.4 if len(ordered) <= 20 else 0.3
     height, font = max(1.2, inches * len(ordered)), 9 if len(ordered) <= 20 else 8
@@ -433,7 +435,7 @@ def headline_of(evaluation: Evaluation) -> str:
     )
 
 
-def _supported(scores: SpeciesScores) -> str:
+def _supported(scores: SpeciesScores | LabelScores) -> str:
     return f"{display.abridged(display.shown(scores.species), NAME_WIDTH)} ({scores.support})"
 
 

@@ -16,11 +16,12 @@ from seedlings_spark.scoring.profile import (
 from seedlings_spark.scoring.run import ScoreRun, score
 from seedlings_spark.scoring.runs import latest
 from seedlings_spark.scoring.sql import register
-from seedlings_spark.scoring.tasks import CONTENTS, takes_int8
+from seedlings_spark.scoring.tasks import CONTENTS, confidence, takes_int8
 
 __all__ = [
     "CONTENTS",
     "ScoreRun",
+    "confidence",
     "drift_table",
     "latest",
     "predicted_species",

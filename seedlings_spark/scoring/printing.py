@@ -26,6 +26,9 @@ def summary(run: ScoreRun) -> list[tuple[str, object]]:
         for name in (ALREADY_SCORED, ALREADY_REJECTED)
         if manifest[name]
     ]
+    if manifest.get("without_species"):
+        most.append(("without any", manifest["without_species"]))
+        most.sort(key=lambda item: -item[1])
     verdict = manifest["drift"]["verdict"]
     # Runs of earlier releases know of none.
     unknown = f" ({manifest['unknown']:,} of them unknown)" if manifest.get("unknown") else ""

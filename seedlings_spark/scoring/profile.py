@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+from pyspark.sql.types import ArrayType
 
 from seedlings_spark import files, schema
 from seedlings_spark.cluster import runtime, session
@@ -15,6 +16,9 @@ from seedlings_spark.models import prediction
 from seedlings_spark.models.store import ModelVersion
 from seedlings_spark.reports import drift
 from seedlings_spark.scoring.tasks import CELLS, HISTOGRAMS, SCORED, score_decoded, with_species
+
+# In a profile's species: images of which no species was named, where any number of them may be.
+NO_SPECIES = "(none)"
 
 
 def profile_of_corpus(version: ModelVersion) -> drift.Profile | None:
@@ -59,8 +63,7 @@ def profile_of(predictions: DataFrame, species: Mapping[str, int] | None = None)
         species: How many rows have each of them, where that is known; then the first column is not needed.
     """
     if species is None:
-        counts = predictions.groupBy(schema.PREDICTED_SPECIES).count().collect()
-        species = {row[0]: int(row[1]) for row in counts}
+        species = count_species(predictions)
     cells = predictions.select(F.posexplode(CELLS).alias("place", "cell")).groupBy("place", "cell").count()
     histograms = {name: np.zeros(drift.NUM_BINS, np.int64) for name in HISTOGRAMS}
     for place, cell, count in cells.collect():
@@ -68,6 +71,15 @@ def profile_of(predictions: DataFrame, species: Mapping[str, int] | None = None)
     return drift.Profile(
         dict(species), {name: tuple(map(int, counts)) for name, counts in histograms.items()}
     )
+
+
+def count_species(predictions: DataFrame) -> dict[str, int]:
+    """How many rows of a table have each `predicted_species`; where that is a list, each name in it counts."""
+    name = F.col(schema.PREDICTED_SPECIES)
+    if isinstance(predictions.schema[schema.PREDICTED_SPECIES].dataType, ArrayType):
+        name = F.explode(F.when(F.size(name) == 0, F.array(F.lit(NO_SPECIES))).otherwise(name))
+    counts = predictions.select(name.alias("name")).groupBy("name").count().collect()
+    return {row[0]: int(row[1]) for row in counts}
 
 
 def profile_of_images(
@@ -88,7 +100,8 @@ def profile_of_images(
     """
     with session.arrow_batches(spark, image_size[0] * image_size[1] * 3):
         scored = probabilities(spark, prepared, forward)
-        rows = with_species(scored, classes).select(schema.PREDICTED_SPECIES, CELLS).persist()
+        rows = with_species(scored, classes, forward.thresholds)
+        rows = rows.select(schema.PREDICTED_SPECIES, CELLS).persist()
         try:
             return profile_of(rows)
         finally:

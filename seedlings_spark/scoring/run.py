@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
-from pyspark.sql.types import StringType, StructField, StructType
+from pyspark.sql.types import DataType, StringType, StructField, StructType
 
 from seedlings_spark import files, schema
 from seedlings_spark.cluster import connect, runtime, session
@@ -27,7 +27,7 @@ from seedlings_spark.reports import drift
 from seedlings_spark.scoring import ledger, progress, review, sources, tasks
 from seedlings_spark.scoring import shadow as shadows
 from seedlings_spark.scoring.ledger import ALREADY_REJECTED, ALREADY_SCORED, NEW, Ledger
-from seedlings_spark.scoring.profile import profile_of, profile_of_corpus
+from seedlings_spark.scoring.profile import NO_SPECIES, count_species, profile_of, profile_of_corpus
 from seedlings_spark.scoring.runs import FORMAT, Runs, RunsState, tables_path, with_columns
 from seedlings_spark.scoring.tasks import CELLS, SCORED, ScoreTask, forward_task, with_species
 
@@ -129,6 +129,7 @@ class _Scoring:
             None if self._shadow is None else self._forward_of(self._shadow),
         )
         self._decisions = Decisions.of(version.manifest, self._task.forward.precision)
+        self._layout = schema.PREDICTIONS_OF_LISTS if version.thresholds else schema.PREDICTIONS
         if not self._task.is_without_tensorflow and not connect.is_connect(spark):
             session.require_memory(spark)
 
@@ -219,7 +220,7 @@ class _Scoring:
     def _nothing_new(self, state: RunsState, num_listed: int, counts: Mapping[str, "_Listed"]) -> ScoreRun:
         nothing = drift.Profile()
         drifts = self._drifts(nothing)
-        manifest = self._manifest(state, num_listed, counts, _Numbers({}, {}), nothing, drifts)
+        manifest = self._manifest(state, num_listed, counts, _Numbers({}, {}, 0), nothing, drifts)
         _log.info("nothing is new: no run is added to %s", self._runs.output)
         return ScoreRun("", manifest, drifts)
 
@@ -305,13 +306,13 @@ class _Scoring:
     def _predictions(self, rows: DataFrame) -> DataFrame:
         columns = list(schema.PREDICTIONS.names)
         added = {
-            schema.CONFIDENCE: F.array_max(schema.PROBABILITIES),
+            schema.CONFIDENCE: tasks.confidence(self._version.thresholds),
             schema.MODEL_VERSION: F.lit(self._version.version),
         }
         if self._options.top_k:
             first = F.slice(tasks.ranked(self._version.classes), 1, self._options.top_k)
             added[schema.TOP_SPECIES] = first
-        named = with_species(rows, self._version.classes)
+        named = with_species(rows, self._version.classes, self._version.thresholds)
         decided = tasks.decided(self._decisions, self._version.classes)
         columns += [name for name in (*added, *decided) if name not in columns]
         if not self._options.probabilities:
@@ -320,7 +321,11 @@ class _Scoring:
 
     def _check(self, new: "_Count") -> "_Numbers":
         """What lies on disk now, checked against what was to be scored."""
-        predictions = self._made("predictions", schema.PREDICTED_SPECIES).withColumn(_IS_SCORED, F.lit(True))
+        made = self._made("predictions", schema.PREDICTED_SPECIES)
+        predictions = made.withColumn(_IS_SCORED, F.lit(True))
+        has_lists = bool(self._version.thresholds)
+        if has_lists:  # of which there may be as many as files: their names are counted apart
+            predictions = predictions.withColumn(schema.PREDICTED_SPECIES, F.lit(""))
         rejects = self._made("rejects", schema.REASON).withColumn(_IS_SCORED, F.lit(False))
         counted = predictions.union(rejects).groupBy(_IS_SCORED, schema.PREDICTED_SPECIES).agg(*_count())
         species, reasons, found = dict[str, int](), dict[str, int](), _NOTHING.count
@@ -328,7 +333,9 @@ class _Scoring:
             (species if is_scored else reasons)[key] = int(rows)
             found += _Count(int(rows), hashes)
         unknown = species.pop(None, 0)  # type: ignore[call-overload]
-        numbers = _Numbers(species, reasons, unknown, self._differ())
+        scored = sum(species.values()) + unknown
+        named = count_species(made) if has_lists else species
+        numbers = _Numbers(named, reasons, scored, unknown, self._differ())
         if found != new:
             raise InputError(
                 f"{numbers.scored:,} predictions and {numbers.rejected:,} rejects",
@@ -346,7 +353,8 @@ class _Scoring:
 
     def _made(self, table: str, column: str) -> DataFrame:
         """The paths of a table of this run, and a text."""
-        layout = StructType([StructField(name, StringType()) for name in (schema.PATH, column)])
+        kind: DataType = self._layout[column].dataType if column in self._layout.names else StringType()
+        layout = StructType([StructField(schema.PATH, StringType()), StructField(column, kind)])
         return tables.parquet(self._spark, files.join(self._building, table), layout)
 
     def _drifts(self, profile: drift.Profile) -> list[drift.Drift]:
@@ -367,7 +375,12 @@ class _Scoring:
         part.write.options(**options).parquet(files.join(self._building, ledger.FOLDER))
 
     def _review(self, source: sources.Source) -> None:
-        if self._options.review:
+        if self._options.review and self._version.thresholds:
+            _log.info(
+                "no review: its page asks for one species of each picture, and %s names any number",
+                self._model,
+            )
+        elif self._options.review:
             about = review.Reviewed(
                 self._name,
                 f"{self._version.name} {self._version.version}",
@@ -416,7 +429,7 @@ class _Scoring:
             **self._shadowed(numbers),
             **seen,
             "rejected_by_reason": dict(sorted(numbers.reasons.items())),
-            "images_of_species": dict(sorted(numbers.species.items())),
+            **self._named(numbers),
             "profile": profile.to_json(),
             "drift": {
                 "verdict": drift.verdict(drifts),
@@ -425,6 +438,14 @@ class _Scoring:
             },
             "ledger": [self._name] if is_whole else [*state.ledger, self._name],
         }
+
+    def _named(self, numbers: "_Numbers") -> dict[str, Any]:
+        """How many images of each species there are, and of lists how many of none."""
+        species = dict(sorted(numbers.species.items()))
+        if not self._version.thresholds:
+            return {"images_of_species": species}
+        none = species.pop(NO_SPECIES, 0)
+        return {"images_of_species": species, "without_species": none}
 
     def _decided(self, num_unknown: int) -> dict[str, Any]:
         """How many of those that are scored are unknown, and what the version has decided by."""
@@ -448,19 +469,16 @@ class _Scoring:
 
 @dataclass(frozen=True)
 class _Numbers:
-    """Of the files that were scored now: how many of each species, rejected for each reason, and called unknown.
+    """Of the files: how many of each species, rejected for each reason, scored at all, and called unknown.
 
     `differ`: what the version says of them -> of how many a second one says something else.
     """
 
     species: Mapping[str, int]
     reasons: Mapping[str, int]
+    scored: int
     unknown: int = 0
     differ: Mapping[str | None, int] = dataclasses.field(default_factory=dict)
-
-    @property
-    def scored(self) -> int:
-        return sum(self.species.values()) + self.unknown
 
     @property
     def rejected(self) -> int:

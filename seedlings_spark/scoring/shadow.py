@@ -47,7 +47,10 @@ def check(version: ModelVersion, shadow: ModelVersion) -> None:
 
     Raises:
         OptionError: It is so.
+        StoreError: One of them names any number of species.
     """
+    for each in (version, shadow):
+        each.require_one_species("--shadow")
     if shadow.version == version.version:
         raise OptionError(
             f"--shadow {shadow.version}, which is the version that scores",

@@ -79,6 +79,7 @@ def register_functions(
         forward: Its network.
         decode: How bytes become pixels.
     """
+    version.require_one_species("a function of Spark SQL")
     if not name.isidentifier():
         raise OptionError(f"the function's name {name!r}", "letters, digits and _", "Choose another name")
     classes = version.classes

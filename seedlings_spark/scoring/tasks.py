@@ -65,11 +65,41 @@ class ScoreTask:
         return all(each is None or each.engine != choices.TENSORFLOW for each in (self.forward, self.shadow))
 
 
-def with_species(rows: DataFrame, classes: Sequence[str]) -> DataFrame:
-    """Rows of `SCORED` with the class of the highest probability, the first of several."""
+def with_species(rows: DataFrame, classes: Sequence[str], thresholds: Sequence[float] = ()) -> DataFrame:
+    """Rows of `SCORED` with the class of the highest probability, the first of several.
+
+    Args:
+        rows: The rows.
+        classes: Their names, in the order of the network's outputs.
+        thresholds: As `ForwardTask` has them: with some, the species are an array of the classes that reach theirs.
+    """
     names = F.array(*[F.lit(name) for name in classes])
+    if thresholds:
+        least = F.array(*map(F.lit, thresholds))
+        is_named = F.zip_with(schema.PROBABILITIES, least, lambda value, threshold: value >= threshold)
+        named = F.filter(names, lambda _, place: F.element_at(is_named, place + 1))
+        return rows.withColumn(
+            schema.PREDICTED_SPECIES, F.when(F.col(schema.PROBABILITIES).isNotNull(), named)
+        )
     place = F.array_position(F.col(schema.PROBABILITIES), F.array_max(schema.PROBABILITIES)).cast("int")
     return rows.withColumn(schema.PREDICTED_SPECIES, F.element_at(names, place))
+
+
+def confidence(thresholds: Sequence[float] = ()) -> Column:
+    """How sure a network is of what `with_species` says, of rows of `SCORED`.
+
+    With thresholds it is that of the class of which it is least sure: its probability where it is named, else one less
+    that.
+    """
+    if not thresholds:
+        return F.array_max(schema.PROBABILITIES)
+    least = F.array(*map(F.lit, thresholds))
+    sure = F.zip_with(
+        schema.PROBABILITIES,
+        least,
+        lambda value, threshold: F.when(value >= threshold, value).otherwise(1 - value),
+    )
+    return F.array_min(sure).cast("float")
 
 
 def ranked(classes: Sequence[str]) -> Column:
@@ -145,6 +175,7 @@ def forward_task(
         threads=session.task_cpus(spark),
         engine=chosen,
         views=views,
+        thresholds=version.thresholds,
     )
 
 
@@ -210,7 +241,7 @@ def score_decoded(
     network = prediction.forward(forward)
     second = None if shadow is None else prediction.forward(shadow)
     for batch in _regrouped(batches, forward.batch_size):
-        scored = _predict(network, batch, second)
+        scored = _predict(network, batch, forward.thresholds, second)
         if tally is not None:
             tally.add(scored.num_rows, scored.num_rows - scored.column(schema.REASON).null_count)
         yield scored
@@ -233,7 +264,10 @@ def _regrouped(batches: Iterator[pa.RecordBatch], num_rows: int) -> Iterator[pa.
 
 
 def _predict(
-    network: prediction.Forward, batch: pa.RecordBatch, shadow: prediction.Forward | None = None
+    network: prediction.Forward,
+    batch: pa.RecordBatch,
+    thresholds: Sequence[float],
+    shadow: prediction.Forward | None = None,
 ) -> pa.RecordBatch:
     """Rows of `schema.DECODED` to rows of `SCORED`: probabilities where there is an image, else null."""
     contents = batch.column(schema.IMAGE)
@@ -242,7 +276,8 @@ def _predict(
     outputs = _outputs(network, pixels)
     columns = {name: batch.column(name) for name in SCORED.names if name in batch.schema.names}
     columns[schema.PROBABILITIES] = _lists(outputs, contents)
-    columns[CELLS] = _lists(_cells(pixels, _lengths(batch, contents), outputs), contents)
+    cells = _cells(pixels, _lengths(batch, contents), _confidences(outputs, thresholds))
+    columns[CELLS] = _lists(cells, contents)
     nothing = pa.nulls(len(contents), pa.list_(pa.float32()))
     columns[schema.SHADOW_PROBABILITIES] = (
         nothing if shadow is None else _lists(_outputs(shadow, pixels), contents)
@@ -270,9 +305,18 @@ def _lengths(batch: pa.RecordBatch, contents: Any) -> Any:
     return batch.column(schema.LENGTH).filter(contents.is_valid()).fill_null(0).to_numpy(zero_copy_only=False)
 
 
-def _cells(pixels: Any, lengths: Any, outputs: Any) -> Any:
+def _confidences(outputs: Any, thresholds: Sequence[float]) -> Any:
+    """What `confidence` is of each image."""
+    if not len(outputs):
+        return np.zeros(0)
+    if not thresholds:
+        return outputs.max(axis=1)
+    return np.where(outputs >= np.array(thresholds), outputs, 1 - outputs).min(axis=1)
+
+
+def _cells(pixels: Any, lengths: Any, confidences: Any) -> Any:
     """For each image its places in the histograms: int32, shape (images, len(HISTOGRAMS))."""
-    values = {drift.CONFIDENCE: outputs.max(axis=1) if len(outputs) else np.zeros(0)}
+    values = {drift.CONFIDENCE: confidences}
     values |= drift.statistics(pixels, lengths)
     return np.stack([drift.bins(name, values[name]) for name in HISTOGRAMS], axis=1).astype(np.int32)
 

@@ -79,6 +79,7 @@ def load(directory: str, asked: Sequence[str], threads: int, require_signature: 
     for each in asked:
         name, _, number = each.partition("/")
         version = ModelStore(directory, name, require_signature).verify(number or CURRENT)
+        version.require_one_species("serve")
         if any(version == known.version for known in served):
             raise OptionError(
                 f"--models with {display.shown(each)} twice", "each version once", "Leave one out"

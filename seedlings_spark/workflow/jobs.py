@@ -27,6 +27,7 @@ from seedlings_spark.lock import Lock
 from seedlings_spark.models import decisions
 from seedlings_spark.models.store import CURRENT, ModelStore, ModelVersion, table
 from seedlings_spark.reports.evaluation import Evaluation
+from seedlings_spark.reports.multilabel import MultiLabelEvaluation
 from seedlings_spark.scoring import ScoreRun
 from seedlings_spark.workflow import runs
 
@@ -78,13 +79,15 @@ def prepare(spark: SparkSession, options: PrepareOptions) -> Corpus:
         time_column=options.split_time,
         **config.chosen(options, "leaks", "group_column", "group_from_path", "near_duplicates"),
     )
-    parent = corpus.load(options.parent) if options.parent else None
+    parent = corpus.load(options.parent).require_one_species("--parent") if options.parent else None
     if parent is not None:
         _refuse_other_choices(options, parent)
         task = decoding.DecodeTask.of_corpus(parent.manifest)
         split = corpus.SplitRule.of_parent(parent.manifest, options.leaks, options.near_duplicates)
     selection = corpus.Selection(options.conflicts, options.sample, parent, options.fixes)
-    table = corpus.TableFormat(options.table_format, options.content_column)
+    table = corpus.TableFormat(
+        **config.chosen(options, "content_column", "label_separator"), format=options.table_format
+    )
     return corpus.prepare(
         spark,
         options.images,
@@ -227,6 +230,7 @@ def _check_promises(options: TrainOptions, prepared: Corpus) -> None:
     """Refuse at once what a whole training would end with: nothing to fit on, or folds that there cannot be."""
     from seedlings_spark.workflow import folds
 
+    _check_kind(options, prepared)
     if options.folds:
         folds.check(prepared, options.folds)
     num = prepared.num_images(schema.VALIDATION)
@@ -239,6 +243,28 @@ def _check_promises(options: TrainOptions, prepared: Corpus) -> None:
         )
     nothing = np.zeros(num)
     decisions.fit(nothing, nothing, **config.chosen(options, "coverage", "max_unknown"))
+
+
+def _check_kind(options: TrainOptions, prepared: Corpus) -> None:
+    """Refuse what is not for pictures that show any number of species."""
+    if prepared.kind == choices.CLASSIFICATION:
+        return
+    asked = {
+        "--folds": options.folds,
+        "--curriculum": options.curriculum != "none",
+        "--class-weight": options.class_weight != "none",
+        "--calibrate": options.calibrate,
+        "--coverage": options.coverage,
+        "--max-unknown": options.max_unknown,
+        "--quantize": options.quantize,
+        "--promote better": options.promote == "better",
+    }
+    if refused := [flag for flag, value in asked.items() if value]:
+        raise OptionError(
+            f"{refused[0]} with {options.corpus}, whose pictures show any number of species",
+            "pictures of one species each",
+            f"Leave out {refused[0]}",
+        )
 
 
 def estimator(
@@ -267,7 +293,8 @@ def estimator(
             pipeline.learning_rate(options.learning_rate, options.schedule, steps, options.warm_up),
             **config.chosen(options, "momentum", "weight_decay", "ema", "clip_norm"),
         ),
-        loss=pipeline.loss(options.loss, options.label_smoothing),
+        loss=pipeline.loss(options.loss, options.label_smoothing, prepared.kind),
+        metrics=pipeline.metrics(prepared),
         class_weight="" if options.class_weight == "none" else options.class_weight,
         augmentation=networks.augmentation(options.augment, prepared.image_size),
         layer_decay=options.decay_of_layers,
@@ -296,7 +323,8 @@ def _with_head(
         **config.chosen(options, *same),
         epochs=epochs,
         optimizer_config=pipeline.optimizer("adam", rate),
-        loss=pipeline.loss(options.loss, options.label_smoothing),
+        loss=pipeline.loss(options.loss, options.label_smoothing, prepared.kind),
+        metrics=pipeline.metrics(prepared),
         class_weight="" if options.class_weight == "none" else options.class_weight,
         checkpoint_path=files.join(run, runs.CHECKPOINTS, "head"),
         verbose=1,
@@ -327,7 +355,7 @@ def _fitted(
     return stages.fit(images)
 
 
-def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
+def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation | MultiLabelEvaluation:
     """Evaluate a model version on a split of a corpus, and write numbers, plots and a page that shows them.
 
     Args:
@@ -345,6 +373,8 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
     prepared = corpus.load(options.corpus)
     store = ModelStore(options.store, options.name, options.require_signature)
     version = store.verify(options.model_version)
+    if choices.MULTILABEL in (prepared.kind, version.kind):
+        return _evaluated_lists(spark, options, prepared, version)
     of = (prepared, options.split)
     how = config.chosen(options, "engine", "precision")
     predictions = predicting.predictions(spark, version, *of, **how, tta=options.tta)
@@ -385,6 +415,38 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation:
     # What the store says of a version is what `score` has of it, unless told otherwise.
     if options.split == schema.TEST and options.tta == 1 and is_quantised == version.has_int8:
         predicting.record(store, version, prepared, numbers, findings)
+    return numbers
+
+
+def _evaluated_lists(
+    spark: SparkSession, options: EvaluateOptions, prepared: Corpus, version: ModelVersion
+) -> MultiLabelEvaluation:
+    """As `evaluate`, of pictures that show any number of species."""
+    from seedlings_spark.reports import gallery
+    from seedlings_spark.reports import page as report
+    from seedlings_spark.workflow import predicting
+
+    asked = ("saliency", "robustness", "adversarial", "projector")
+    if refused := [config.flag_of(name) for name in asked if getattr(options, name)]:
+        raise OptionError(
+            f"{refused[0]} with {options.corpus}, whose pictures show any number of species",
+            "pictures of one species each",
+            f"Leave out {refused[0]}",
+        )
+    how = config.chosen(options, "engine", "precision")
+    predicted = predicting.predictions(spark, version, prepared, options.split, **how, tta=options.tta)
+    report.clear(options.report)
+    table = predicting.kept_lists(predicted, version, files.join(options.report, report.PREDICTIONS))
+    numbers = predicting.evaluated_lists(table, prepared, options.split, version)
+    kept: Mapping[str, Any] = version.manifest.get("kept") or {}
+    report.write_multilabel(
+        options.report,
+        numbers,
+        history=version.manifest.get("history"),
+        kept_epoch=kept.get("epoch"),
+        about=predicting.about_evaluation(version, prepared, options.split, options.tta),
+        wrong=gallery.wrong_lists(table, prepared.images(spark, options.split)),
+    )
     return numbers
 
 
@@ -435,7 +497,7 @@ def models(options: ModelsOptions) -> str:
     if options.action == "card":
         from seedlings_spark.exports import card
 
-        version = store.resolve(options.model_version or CURRENT)
+        version = store.resolve(options.model_version or CURRENT).require_one_species("models card")
         return card.of_version(version, store.evaluation(version.version))
     if options.action == "promote" and options.if_better:
         from seedlings_spark.workflow import promoting
@@ -468,7 +530,7 @@ def models(options: ModelsOptions) -> str:
     elif options.action == "quantize":
         from seedlings_spark.workflow import publication
 
-        prepared = corpus.load(options.corpus)
+        prepared = corpus.load(options.corpus).require_one_species("models quantize")
         made = publication.quantize(store, options.model_version, prepared, promote=options.promote)
         done = f"{store.name} {made.version} is {options.model_version} in int8, too\n\n"
     return done + table(store)

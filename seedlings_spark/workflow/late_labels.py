@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+from pyspark.sql.types import ArrayType
 
 from seedlings_spark import config, display, files, fingerprint, schema, scoring
 from seedlings_spark.config import FeedbackOptions
@@ -64,6 +65,12 @@ def feedback(spark: SparkSession, options: FeedbackOptions) -> Told:
     _check_report(options.report)
     labels, rows = labels_of(spark, options)
     latest = scoring.latest(spark, options.scores, name="")
+    if isinstance(latest.schema[schema.PREDICTED_SPECIES].dataType, ArrayType):
+        raise InputError(
+            f"{options.scores}, whose predictions name any number of species of a picture",
+            "predictions of one species each, which labels can be compared with",
+            "Prepare the labelled pictures, and call evaluate on them",
+        )
     about = _about_runs(spark, options.scores)
     joined = matched(labels, latest, options).join(F.broadcast(about), "run").persist()
     try:

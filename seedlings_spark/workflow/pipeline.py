@@ -16,7 +16,15 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import files, fingerprint, problems, reproducibility, schema
-from seedlings_spark.choices import BACKBONES, IMAGENET, NETWORK_FILES, NO_WEIGHTS, OWN_NETWORKS, SCHEDULES
+from seedlings_spark.choices import (
+    BACKBONES,
+    DEFAULT_LOSS,
+    IMAGENET,
+    NETWORK_FILES,
+    NO_WEIGHTS,
+    OWN_NETWORKS,
+    SCHEDULES,
+)
 from seedlings_spark.cluster import runtime
 from seedlings_spark.corpus import Corpus
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
@@ -67,7 +75,8 @@ def named_network(name: str, corpus: Corpus, weights: str, seed: int) -> Any:
         local_file(weights) as local,
         reproducibility.seeded_initializers(reproducibility.seed_for(seed, "init")),
     ):
-        return networks.build(name, corpus.image_size, len(corpus.classes), local)
+        activation = "sigmoid" if corpus.kind == problems.MULTILABEL else "softmax"
+        return networks.build(name, corpus.image_size, len(corpus.classes), local, activation)
 
 
 def set_network(
@@ -95,7 +104,7 @@ def set_network(
             another network, or cannot be had.
     """
     if estimator.isDefined("loss"):
-        problems.check_species_loss(estimator.get_loss())
+        problems.check_species_loss(estimator.get_loss(), corpus.kind)
     if not name.endswith(NETWORK_FILES):
         network = named_network(name, corpus, weights, estimator.getOrDefault("seed"))
         networks.freeze(network, fine_tune or "all")
@@ -112,6 +121,12 @@ def set_network(
             f"a network that takes {expected} and gives {len(corpus.classes)} outputs, as this corpus has",
             "Give another --network, or prepare the corpus with another --image-size",
         )
+    if corpus.kind == problems.MULTILABEL and problems.last_activation(loaded) == "softmax":
+        raise NetworkError(
+            f"{name}, which ends with a softmax, for pictures that show any number of species",
+            "a network that ends with activation='sigmoid'",
+            "Give another --network: the probabilities of a softmax are those of species that exclude each other",
+        )
     if fine_tune:
         networks.freeze(loaded, fine_tune)
     if name.endswith(".keras"):
@@ -120,8 +135,20 @@ def set_network(
         estimator.set_keras_model_config(loaded.to_json())
 
 
-def loss(name: str, label_smoothing: float) -> Any:
-    """A loss as the estimator takes it: its name, or with smoothed labels its configuration."""
+def loss(name: str, label_smoothing: float, kind: str = problems.CLASSIFICATION) -> Any:
+    """A loss as the estimator takes it: its name, or with smoothed labels its configuration.
+
+    Args:
+        name: Its name; the default of `train` is that of species which exclude each other, and for others stands for
+            the binary crossentropy.
+        label_smoothing: Share of each label that goes to all species alike; where these do not exclude each other, to
+            both 0 and 1.
+        kind: Of the corpus.
+    """
+    if kind == problems.MULTILABEL and name == DEFAULT_LOSS:
+        if not label_smoothing:
+            return "binary_crossentropy"
+        return keras.losses.serialize(keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing))
     if not label_smoothing:
         return name
     return keras.losses.serialize(keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing))
@@ -249,8 +276,9 @@ def training_images(spark: SparkSession, corpus: Corpus) -> DataFrame:
 
 
 def pipeline(corpus: Corpus, estimator: SeedlingsEstimator, *, scaler: str, scaler_images: int) -> Pipeline:
-    """`StringIndexer`, the standardiser (unless scaler is "none") and the estimator."""
-    stages: list[Any] = [features.species_indexer()]
+    """`StringIndexer` or `MultiLabelBinarizer`, the standardiser (unless scaler is "none") and the estimator."""
+    has_lists = corpus.kind == problems.MULTILABEL
+    stages: list[Any] = [features.MultiLabelBinarizer() if has_lists else features.species_indexer()]
     column = schema.IMAGE
     if scaler != "none":
         standardizer = features.ImageStandardizer(
@@ -363,6 +391,14 @@ def plateau(schedule: str) -> list[Any]:
     if schedule != "plateau":
         return []
     return [keras.callbacks.ReduceLROnPlateau("val_loss", factor=_PLATEAU_FACTOR, patience=PLATEAU_EPOCHS)]
+
+
+def metrics(corpus: Corpus) -> list[str]:
+    """The metrics that a run measures beside its loss.
+
+    Keras' "accuracy" of lists of species would compare the most probable one only.
+    """
+    return ["binary_accuracy" if corpus.kind == problems.MULTILABEL else "accuracy"]
 
 
 def about(corpus: Corpus, options: Mapping[str, Any], run: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from pyspark.sql.types import StructType
 
 from seedlings_spark import errors, files, schema, scoring
-from seedlings_spark.choices import INT8
+from seedlings_spark.choices import CLASSIFICATION, INT8, MULTILABEL
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import Corpus, look_alikes, tables
 from seedlings_spark.errors import CorpusError, NetworkError, SeedlingsError, StoreError
@@ -22,7 +22,16 @@ from seedlings_spark.models import attacks, prediction, saliency, stages
 from seedlings_spark.models.decisions import FLOAT32, Decisions
 from seedlings_spark.models.store import INT8 as INT8_FILE
 from seedlings_spark.models.store import NETWORK, ONNX, ModelStore, ModelVersion
-from seedlings_spark.reports import certainty, evaluation, findings, gallery, paired, promised, robustness
+from seedlings_spark.reports import (
+    certainty,
+    evaluation,
+    findings,
+    gallery,
+    multilabel,
+    paired,
+    promised,
+    robustness,
+)
 from seedlings_spark.workflow import calibration
 
 _log = logging.getLogger(__name__)
@@ -86,12 +95,62 @@ def is_quantised(spark: SparkSession, version: ModelVersion, engine: str, precis
     return scoring.takes_int8(version, chosen, precision)
 
 
+def kept_lists(predicted: DataFrame, version: ModelVersion, path: str) -> DataFrame:
+    """As `kept`, of pictures that show any number of species: a table of `schema.EVALUATED_LISTS`.
+
+    Args:
+        predicted: As `predictions` gives it.
+        version: Whose predictions they are.
+        path: Folder of the table, which is replaced.
+    """
+    values = vector_to_array(F.col(schema.PROBABILITY)).cast("array<float>")
+    table = predicted.select(
+        schema.PATH,
+        schema.CONTENT_HASH,
+        schema.species_in(F.col(schema.SPECIES)).alias(schema.SPECIES),
+        schema.PREDICTED_SPECIES,
+        values.alias(schema.PROBABILITIES),
+    ).withColumn(schema.CONFIDENCE, scoring.confidence(version.thresholds))
+    typed = [F.col(field.name).cast(field.dataType).alias(field.name) for field in schema.EVALUATED_LISTS]
+    options = {**session.PARQUET_CHECKSUMS, **tables.write_options(path)}
+    table.select(*typed).write.mode("overwrite").options(**options).parquet(path)
+    return tables.parquet(predicted.sparkSession, path, schema.EVALUATED_LISTS)
+
+
+def evaluated_lists(
+    table: DataFrame, corpus: Corpus, split: str, version: ModelVersion
+) -> multilabel.MultiLabelEvaluation:
+    """The numbers of a version on a split of a corpus whose pictures show any number of species.
+
+    Args:
+        table: As `kept_lists` gives it.
+        corpus: That the images are of.
+        split: Split of the corpus.
+        version: Whose predictions they are.
+
+    Raises:
+        SeedlingsError: The model leaves out images, or gives probabilities that are not numbers.
+    """
+    found = multilabel.evaluate(table, version.classes, version.thresholds)
+    _check_number(found.num_images, corpus, split)
+    return found
+
+
 def check_fits(version: ModelVersion, corpus: Corpus, split: str) -> None:
     """Refuse a split of a corpus that a version cannot be compared on.
 
     Raises:
-        CorpusError: There are none, or they have another size than the model takes, or species that it does not know.
+        CorpusError: There are none, or they have another size than the model takes, or species that it does not know;
+            or their labels are of another kind.
     """
+    if corpus.kind != version.kind:
+        words = {MULTILABEL: "any number of species", CLASSIFICATION: "one species each"}
+        raise CorpusError(
+            f"{corpus.path}, whose pictures show {words[corpus.kind]}, for {version.name} {version.version}, which"
+            f" names {words[version.kind].replace(' each', '')}",
+            "labels of the kind that the version was trained on",
+            "Choose another --model-version or --corpus",
+        )
     if corpus.image_size != version.image_size:
         found, expected = ("x".join(map(str, size)) for size in (corpus.image_size, version.image_size))
         raise CorpusError(
@@ -135,14 +194,18 @@ def evaluated(
     names = (schema.PROBABILITY, schema.PROBABILITIES)
     probability = next((name for name in names if name in predicted.columns), "")
     matrix = evaluation.confusion_matrix(predicted, classes, probability=probability)
-    if int(matrix.sum()) != corpus.num_images(split):
+    _check_number(int(matrix.sum()), corpus, split)
+    return evaluation.evaluate(matrix, classes)
+
+
+def _check_number(found: int, corpus: Corpus, split: str) -> None:
+    if found != corpus.num_images(split):
         raise SeedlingsError(
-            f"predictions for {matrix.sum():,} images",
+            f"predictions for {found:,} images",
             f"one for each of the {corpus.num_images(split):,} in the split {split!r} of {corpus.path}",
             "A stage of the model's pipeline leaves rows out or doubles them (see its handleInvalid): publish one that"
             " does not",
         )
-    return evaluation.evaluate(matrix, classes)
 
 
 def keep_species(
@@ -222,6 +285,8 @@ def rival(store: ModelStore, version: ModelVersion) -> tuple[ModelVersion | None
         return None, f"The current version cannot be compared with: {error}"
     if current.version == version.version:
         return None, f"{version.version} is the current version"
+    if current.kind != version.kind:
+        return None, f"The current version, {current.version}, is of another kind and cannot be compared with"
     if set(current.classes) != set(version.classes):
         return None, f"The current version, {current.version}, has other species and cannot be compared with"
     if current.image_size != version.image_size:
@@ -343,7 +408,12 @@ def load(version: ModelVersion) -> PipelineModel:
 
 def check_stages(folder: str) -> None:
     """Refuse a saved pipeline with other stages than those that are published here."""
-    own = (SeedlingsModel, elephas.ElephasTransformer, features.ImageStandardizerModel)
+    own = (
+        SeedlingsModel,
+        elephas.ElephasTransformer,
+        features.ImageStandardizerModel,
+        features.MultiLabelBinarizerModel,
+    )
     names = {f"{each.__module__}.{each.__name__}": each for each in own}
     networks_of = [name for name, each in names.items() if issubclass(each, SeedlingsModel)]
     stages.check(folder, names, dict.fromkeys(networks_of, (NETWORK, ONNX)))
@@ -389,7 +459,7 @@ def about_evaluation(
         "training_images": ((manifest.get("corpus") or {}).get("images_of_split") or {}).get(schema.TRAIN),
         "run": manifest.get("run_path"),
         "tta": tta if tta > 1 else None,
-        "calibration": calibration.words(manifest.get("calibration") or {}),
+        "calibration": None if version.thresholds else calibration.words(manifest.get("calibration") or {}),
         "precision": told if version.has_int8 else None,
     }
     return {

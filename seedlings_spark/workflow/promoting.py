@@ -52,6 +52,7 @@ def promote_if_better(spark: SparkSession, store: ModelStore, options: ModelsOpt
             "two versions of the same species and size of images",
             "Look at its report of evaluate, and promote it without --if-better",
         )
+    version.require_one_species("models promote --if-better")
     found = _compared(spark, version, current, options)
     if found.overall.verdict == paired.WORSE:
         raise WorseError(

@@ -21,7 +21,7 @@ from seedlings_spark.errors import NetworkError, OptionError, SeedlingsError, St
 from seedlings_spark.estimator import SeedlingsModel, keep_network_once
 from seedlings_spark.models import decisions, export, prediction
 from seedlings_spark.models.store import INT8 as INT8_FILE
-from seedlings_spark.models.store import ONNX, PROFILE, RESERVED_KEYS, ModelStore, ModelVersion
+from seedlings_spark.models.store import ONNX, PROFILE, RESERVED_KEYS, THRESHOLDS, ModelStore, ModelVersion
 from seedlings_spark.reports import drift, plots
 from seedlings_spark.workflow import calibration, runs
 from seedlings_spark.workflow.pipeline import finite, load_network
@@ -54,6 +54,7 @@ def summary(version: ModelVersion, run: str, promotion: Promotion) -> list[tuple
     """What `train` prints at its end."""
     metrics, kept = version.manifest["metrics"], version.manifest["kept"]
     calibrated = version.manifest.get("calibration")
+    thresholds = version.manifest.get(THRESHOLDS)
     promoted = "now current" if promotion.is_due else "not promoted"
     return [
         ("version", f"{version.name} {version.version} ({promoted})"),
@@ -62,9 +63,20 @@ def summary(version: ModelVersion, run: str, promotion: Promotion) -> list[tuple
         ("stored in", display.Whole(version.path)),
         ("run", display.Whole(run)),
         ("precision", version.manifest["precision"]),
+        *([("thresholds", _thresholds_in_words(version))] if thresholds else []),
         *([("probabilities", calibration.words(calibrated))] if calibrated else []),
         *[(name, _shown(value)) for name, value in metrics.items()],
     ]
+
+
+def _thresholds_in_words(version: ModelVersion) -> str:
+    """From which probabilities species are named, and by how many pictures that was chosen."""
+    values, images = version.thresholds, version.manifest[THRESHOLDS].get("images", 0)
+    if not images:
+        return "0.5 for each species"
+    return (
+        f"{min(values):.2f} to {max(values):.2f}, by the F1 of each species on {images:,} validation images"
+    )
 
 
 def _shown(value: object) -> str:
@@ -271,7 +283,7 @@ def publish(
         int8: The content of the quantised network's ONNX file; empty for none.
     """
     last = _network_of(model)
-    _check_kind(last.getOrDefault("kind"))
+    about = _with_kind(about, last)
     about = {"onnx": use_onnx(model), **about} if "onnx" not in about else about
     history = last.history
     # JSON has no NaN; what is not finite is null there.
@@ -316,13 +328,23 @@ def publish(
     return version
 
 
-def _check_kind(kind: str) -> None:
-    if kind in (problems.BINARY, problems.MULTILABEL, problems.REGRESSION):
+def _with_kind(about: Mapping[str, Any], model: SeedlingsModel) -> Mapping[str, Any]:
+    """What a manifest says, and of a model of lists that it is one, with its thresholds.
+
+    Raises:
+        StoreError: The model names no species.
+    """
+    kind = model.getOrDefault("kind")
+    if kind in (problems.BINARY, problems.REGRESSION):
         raise StoreError(
             f"a model of kind {kind!r}",
-            "one of classification: scoring gives each image one species",
-            "Train a network with an output for each species and a categorical loss",
+            "one of classification or multilabel: scoring names species",
+            "Train a network with an output for each species, and a categorical loss or a binary one",
         )
+    if kind != problems.MULTILABEL:
+        return about
+    fitted = {**about.get(THRESHOLDS, {}), "values": list(model._thresholds())}
+    return {**about, "kind": kind, THRESHOLDS: fitted}
 
 
 def publish_trained(
@@ -349,6 +371,8 @@ def publish_trained(
     if about["options"].get("calibrate"):
         known["calibration"] = calibration.calibrate(spark, model, corpus)
     onnx = use_onnx(model, spark, corpus)
+    if corpus.kind == problems.MULTILABEL:
+        known[THRESHOLDS] = _thresholds(spark, model, corpus)
     int8, told_of_int8 = b"", dict[str, object]()
     if about["options"].get("quantize"):
         int8, told_of_int8 = _quantized_if_allowed(spark, _network_of(model), corpus)
@@ -368,6 +392,18 @@ def publish_trained(
     }
     version = publish(store, model, about=told, promote=decided.is_due, profile=made, int8=int8)
     return version, decided
+
+
+def _thresholds(spark: SparkSession, model: PipelineModel, corpus: Corpus) -> dict[str, Any]:
+    """Fit the thresholds of a pipeline's network on the validation images; what the manifest says of them."""
+    last = _network_of(model)
+    if not corpus.num_images(schema.VALIDATION):
+        _log.warning("there are no validation images: each species is named from a probability of 0.5")
+        return {"images": 0}
+    images = PipelineModel(model.stages[:-1]).transform(corpus.images(spark, schema.VALIDATION))
+    with session.arrow_batches(spark, math.prod(corpus.image_size) * 3):
+        found = last.fit_thresholds(images)
+    return found.to_dict()
 
 
 def _decisions(
@@ -466,7 +502,7 @@ def upgrade(store: ModelStore, version: str, *, promote: bool) -> ModelVersion:
         StoreError: It is damaged, or has one.
         NetworkError: Its network has no ONNX form. Nothing is published.
     """
-    old = store.verify(version)
+    old = store.verify(version).require_one_species("models upgrade")
     if old.has_onnx:
         raise StoreError(
             f"{old.name} {old.version}, which has {ONNX}",
@@ -493,7 +529,7 @@ def quantize(store: ModelStore, version: str, corpus: Corpus, *, promote: bool) 
         NetworkError: It loses too much accuracy by that. Nothing is published.
         StoreError: It is damaged, or has no ONNX file.
     """
-    old = store.verify(version)
+    old = store.verify(version).require_one_species("models quantize")
     if not old.has_onnx or old.has_int8:
         raise StoreError(
             f"{old.name} {old.version} {'with' if old.has_int8 else 'without'} {INT8_FILE if old.has_int8 else ONNX}",

@@ -106,6 +106,7 @@ GROUPS = [
     ["elephas", "features"],
     # reports
     ["reports", "reports.drift", "reports.evaluation"],
+    ["reports.multilabel"],
     [
         "reports.certainty",
         "reports.paired",
