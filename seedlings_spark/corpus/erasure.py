@@ -209,7 +209,7 @@ def _write(
     splits, num_listed = list(before.manifest["images_of_split"]), int(before.manifest["listed"]) - num_gone
     if "found" in before.manifest:
         about["found"] = int(before.manifest["found"]) - num_gone
-    return {**numbers_on_disk(spark, building, num_listed, splits, size), **about}
+    return {**numbers_on_disk(spark, building, num_listed, splits, size, before.kind), **about}
 
 
 def _entry(erased: Erased, request: str) -> dict[str, Any]:

@@ -380,7 +380,7 @@ def numbers_on_disk(
     num_listed: int,
     splits: Sequence[str],
     size: tuple[int, int],
-    kind: str = CLASSIFICATION,
+    kind: str,
 ) -> dict[str, Any]:
     """The numbers of what lies on disk now, checked against what was listed."""
     accepted = images_of(spark, building)

@@ -26,6 +26,7 @@ from seedlings_spark.corpus.erasure import FORGOTTEN, Held, Pictures, Row
 from seedlings_spark.errors import InputError
 from seedlings_spark.reports import drift
 from seedlings_spark.scoring import ledger, review, shadow
+from seedlings_spark.scoring.profile import NO_SPECIES, count_species
 from seedlings_spark.scoring.runs import Runs
 
 _log = logging.getLogger(__name__)
@@ -161,19 +162,18 @@ def _read(spark: SparkSession, folder: str) -> DataFrame:
 
 def _numbers(spark: SparkSession, place: str, manifest: dict[str, Any]) -> dict[str, Any]:
     """What a manifest says of tables, counted."""
-    species, reasons = (
-        {
-            row[0]: int(row[1])
-            for row in _read(spark, files.join(place, name)).groupBy(column).count().collect()
-        }
-        for name, column in ((PREDICTIONS, schema.PREDICTED_SPECIES), (_REJECTS, schema.REASON))
-    )
-    unknown = species.pop(None, 0)
+    predictions, rejects = (_read(spark, files.join(place, name)) for name in (PREDICTIONS, _REJECTS))
+    reasons = {row[0]: int(row[1]) for row in rejects.groupBy(schema.REASON).count().collect()}
+    species = count_species(predictions)
+    unknown = species.pop(None, 0)  # type: ignore[call-overload]
+    # Of lists a picture counts for each name in them.
+    without = {"without_species": species.pop(NO_SPECIES, 0)} if "without_species" in manifest else {}
     numbers: dict[str, Any] = {
-        "scored": sum(species.values()) + unknown,
+        "scored": predictions.count(),
         "rejected": sum(reasons.values()),
         "unknown": unknown,
         "images_of_species": dict(sorted(species.items())),
+        **without,
         "rejected_by_reason": dict(sorted(reasons.items())),
     }
     if shadow.FOLDER in manifest:

@@ -34,7 +34,15 @@ from seedlings_spark.errors import (
 from seedlings_spark.models.store import ModelStore, ModelVersion
 from seedlings_spark.reports import multilabel
 from seedlings_spark.serving import versions
-from seedlings_spark.workflow import exploring, featurizing, late_labels, pipeline, predicting, search
+from seedlings_spark.workflow import (
+    exploring,
+    featurizing,
+    forgetting,
+    late_labels,
+    pipeline,
+    predicting,
+    search,
+)
 from tests import docs
 from tests.conftest import with_all
 
@@ -327,6 +335,7 @@ def test_scores_name_lists(spark: SparkSession, place: Place, tmp_path: Path) ->
     assert manifest["without_species"] == sum(not row.predicted_species for row in rows)
     assert {each.name: each.verdict for each in run.drifts}["species"] == "stable"
     assert not (Path(run.path.removeprefix("file://")) / "review").exists()
+    _forget(spark, place, tmp_path, rows)
     labels = tmp_path / "labels.csv"
     labels.write_text(f"path,species\n{rows[0].path},Maize\n")
     late = config.FeedbackOptions(
@@ -334,6 +343,26 @@ def test_scores_name_lists(spark: SparkSession, place: Place, tmp_path: Path) ->
     )
     with pytest.raises(InputError, match="predictions name any number of species"):
         late_labels.feedback(spark, late)
+
+
+def _forget(spark: SparkSession, place: Place, folder: Path, rows: list[Any]) -> None:
+    """Pictures that are forgotten go from scores and corpus, which are of lists then as before."""
+    shutil.copytree(place.folder / "corpus", folder / "corpus")
+    gone = next(row for row in rows if row.predicted_species and Path(row.path).name in place.shown)
+    (folder / "forget.csv").write_text(f"path\n{gone.path}\n{place.folder}/pictures/{Path(gone.path).name}\n")
+    asked = {"paths": str(folder / "forget.csv"), "output": str(folder / "scores")}
+    forgetting.forget(spark, config.ForgetOptions(**asked, corpus=str(folder / "corpus")))
+    after = corpus.load(str(folder / "corpus"))
+    names = Counter(name for names in place.shown.values() for name in names)
+    names.subtract(place.shown[Path(gone.path).name])
+    assert {name: sum(of.values()) for name, of in after.manifest["images_of_species"].items()} == names
+    assert after.images(spark).count() == len(place.shown) - 1 and after.manifest["format"] == 2
+    left = [row for row in rows if row.path != gone.path]
+    manifest = json.loads(next((folder / "scores" / "runs").glob("*/manifest.json")).read_text())
+    assert manifest["scored"] == len(left) == scoring.latest(spark, str(folder / "scores")).count()
+    counts = Counter(name for row in left for name in row.predicted_species)
+    assert manifest["images_of_species"] == dict(sorted(counts.items()))
+    assert manifest["without_species"] == sum(not row.predicted_species for row in left)
 
 
 @with_all
