@@ -33,6 +33,7 @@ from seedlings_spark.errors import (
 )
 from seedlings_spark.models.store import ModelStore, ModelVersion
 from seedlings_spark.reports import multilabel
+from seedlings_spark.scoring import shadow
 from seedlings_spark.serving import versions
 from seedlings_spark.workflow import (
     exploring,
@@ -455,6 +456,7 @@ JOBS: dict[str, Callable[[SparkSession, Place, str], object]] = {
     "models upgrade": lambda spark, place, folder: workflow.models(
         config.ModelsOptions(action="upgrade", store=str(place.folder / "store"), model_version="v0001")
     ),
+    "--shadow": lambda spark, place, folder: shadow.check(place.version, place.version),
     "serve": lambda spark, place, folder: versions.load(str(place.folder / "store"), ["seedlings"], 1),
     "a function of Spark SQL": lambda spark, place, folder: scoring.register(
         spark, "species", str(place.folder / "store")
