@@ -29,8 +29,8 @@ from seedlings_spark.corpus.systems import by_system, system_of
 from seedlings_spark.corpus.tables import arrow_schema
 from seedlings_spark.errors import ImageError
 
-# Bytes of files that one task reads: some seconds of decoding.
-_TASK_BYTES = 32 * 1024 * 1024
+# Bytes of files that one task reads: seconds of decoding, beside which the tenth of one that a task costs is little.
+_TASK_BYTES = 128 * 1024 * 1024
 # What to open a file and to look at what is in it costs, in bytes; and the most that a file is taken to cost, since a
 # longer one is not read.
 _FILE_BYTES, _MOST_BYTES = 16 * 1024, choices.MAX_BYTES

@@ -322,10 +322,10 @@ def test_files_are_dealt_to_a_number_of_tasks_that_goes_by_their_bytes(spark: Sp
     assert len(_tasks(spark, [100])) == 1
     assert len(_tasks(spark, [100] * 3)) == 3
     assert len(_tasks(spark, [100] * 50)) == 4  # twice the two slots of this session
-    # At most 32 MB each, and as many for one slot as for the other.
-    assert len(_tasks(spark, [10 * MEGA] * 32)) == 12
+    # At most 128 MB each, and as many for one slot as for the other.
+    assert len(_tasks(spark, [10 * MEGA] * 128)) == 12
     # 128 kB where the length is not known, and 16 kB to open it
-    assert len(_tasks(spark, [-1] * 2_560)) == 12
+    assert len(_tasks(spark, [-1] * 10_240)) == 12
 
 
 def test_a_hundred_thousand_small_files_are_at_most_64_tasks(spark: SparkSession) -> None:
