@@ -336,7 +336,7 @@ def test_a_hundred_thousand_small_files_are_at_most_64_tasks(spark: SparkSession
 
 
 def test_no_task_gets_more_bytes_than_its_share_and_one_file(spark: SparkSession) -> None:
-    lengths = [30 * MEGA] * 8 + [64 * 1024] * 4_000  # 240 MB in a few files, 250 MB in many
+    lengths = [30 * MEGA] * 32 + [64 * 1024] * 16_000  # 1 GB in a few files, 1 GB in many
     tasks = _tasks(spark, lengths)
     assert sorted(length for task in tasks for length in task) == sorted(lengths)
     sizes = [sum(task) for task in tasks]
