@@ -251,6 +251,14 @@ class ExploreOptions(Options):
     )
 
 
+def _mlflow() -> Any:
+    return option(
+        "",
+        "address of an MLflow tracking server, such as http://mlflow.example:5000, which is told of what the job does",
+        reason="a server of one's own is needed, and the extra mlflow",
+    )
+
+
 @dataclass(frozen=True)
 class TrainOptions(Options):
     """Train a network on a corpus and publish it to the model store as a new version."""
@@ -263,6 +271,7 @@ class TrainOptions(Options):
         "folder for what the run leaves behind; without it STORE/NAME/runs/APPLICATION",
         reason="each run gets a folder of its own",
     )
+    mlflow: str = _mlflow()
     mode: str = option(
         "synchronous",
         "how the workers and the master model work together",
@@ -814,6 +823,7 @@ class EvaluateOptions(Options):
         " projector; of more than 2,000 pictures 2,000",
         reason="features are computed apart from predictions",
     )
+    mlflow: str = _mlflow()
     engine: str = _engine()
     precision: str = _precision()
     tta: int = _tta()

@@ -1,6 +1,7 @@
 """A version as a model of MLflow: its flavour `python_function`, for a registry, a server or Spark."""
 
 import json
+import os
 import string
 import tempfile
 from pathlib import Path
@@ -41,7 +42,7 @@ def write(source: Source, folder: Path) -> None:
     Raises:
         ClusterError: MLflow is not installed.
     """
-    mlflow = _imported()
+    mlflow = imported()
     import pandas as pd
 
     version = source.version
@@ -77,12 +78,19 @@ def run(folder: Path, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The probabilities of what was written, loaded by MLflow."""
     import pandas as pd
 
-    loaded = _imported().pyfunc.load_model(str(folder / _FOLDER))
+    loaded = imported().pyfunc.load_model(str(folder / _FOLDER))
     found = loaded.predict(pd.DataFrame({"image_bytes": [images.encode_png(row) for row in rows]}))
     return np.array(found["probabilities"].tolist(), np.float32)
 
 
-def _imported() -> Any:
+def imported() -> Any:
+    """MLflow, or an error that says how to have it.
+
+    Raises:
+        ClusterError: It is not installed.
+    """
+    # It would report how it is used to its makers.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         import mlflow
         import mlflow.pyfunc
@@ -90,7 +98,7 @@ def _imported() -> Any:
     except ImportError as error:
         raise ClusterError(
             f"no mlflow in this Python ({error})",
-            "the package mlflow-skinny, or mlflow, of version 3",
-            "Install it with pip install 'mlflow-skinny>=3' into the Python of this job",
+            "the extra `mlflow` of this package",
+            "Install seedlings-spark[mlflow]",
         ) from None
     return mlflow

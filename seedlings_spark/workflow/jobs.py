@@ -166,9 +166,10 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
         OutputInUseError: Another process is at work on the same run.
         TrainingError: Workers have failed too often.
     """
-    from seedlings_spark.workflow import curriculum, folds, pipeline, publication
+    from seedlings_spark.workflow import curriculum, folds, pipeline, publication, tracking
 
     options = config.qualified(options)
+    client = tracking.connect(options.mlflow)
     # At once: the estimator asks only when it is its turn.
     session.require_slots(spark, options.num_workers, options.wait_executors, options.min_workers)
     prepared, store = corpus.load(options.corpus), ModelStore(options.store, options.name)
@@ -180,7 +181,8 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
     with Lock(run, application) as lock:
         if published := runs.begin(run, about, application):
             return Trained(run, options.name, published)
-        with runs.recorded(run):
+        with runs.recorded(run), tracking.tracked(client, run, options.name, about) as tracked:
+            about |= tracked.about
             images = pipeline.training_images(spark, prepared)
 
             def fit(place: str, images: DataFrame, callbacks: Sequence[Any] = ()) -> "PipelineModel":
@@ -193,11 +195,13 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
             if options.folds:
                 about["folds"] = folds.cross_validate(spark, images, prepared, run, options.folds, fit)
             kept = config.chosen(options, "keep", "patience", "epochs", "schedule")
-            model = fit(run, images, pipeline.callbacks(run, prepared, **kept, check=lock.check))
+            watching = pipeline.callbacks(run, prepared, **kept, check=lock.check, report=tracked.report)
+            model = fit(run, images, watching)
             version, promotion = publication.publish_trained(
                 spark, store, model, prepared, about=about, check=lock.check
             )
             runs.end(run, version.version)
+            tracked.publish(version)
     return Trained(run, options.name, version.version, version, promotion)
 
 
@@ -366,15 +370,29 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation | Mult
         CorpusError: The corpus is damaged, has images of another size, or species that the version does not know.
         StoreError: There is no such version, or it is not as it was published.
     """
-    from seedlings_spark.reports import page as report
-    from seedlings_spark.workflow import predicting, projecting
+    from seedlings_spark.workflow import tracking
 
     options = config.qualified(options)
+    client = tracking.connect(options.mlflow)
     prepared = corpus.load(options.corpus)
     store = ModelStore(options.store, options.name, options.require_signature)
     version = store.verify(options.model_version)
+    numbers: Evaluation | MultiLabelEvaluation
     if choices.MULTILABEL in (prepared.kind, version.kind):
-        return _evaluated_lists(spark, options, prepared, version)
+        numbers = _evaluated_lists(spark, options, prepared, version)
+    else:
+        numbers = _evaluated(spark, options, prepared, store, version)
+    tracking.evaluated(client, version, options.split, numbers.to_dict(), options.report)
+    return numbers
+
+
+def _evaluated(
+    spark: SparkSession, options: EvaluateOptions, prepared: Corpus, store: ModelStore, version: ModelVersion
+) -> Evaluation:
+    """As `evaluate`, of pictures that show one species each."""
+    from seedlings_spark.reports import page as report
+    from seedlings_spark.workflow import predicting, projecting
+
     of = (prepared, options.split)
     how = config.chosen(options, "engine", "precision")
     predictions = predicting.predictions(spark, version, *of, **how, tta=options.tta)

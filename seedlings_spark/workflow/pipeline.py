@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -300,13 +300,19 @@ class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
     Args:
         path: Path of `metrics.jsonl`, on any file system.
         check: Called before anything is written; raises if the folder is not this run's any more.
+        report: Called after each epoch with all lines of the file.
     """
 
     checkpointed = ()  # what it holds stands in the file
 
-    def __init__(self, path: str, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        path: str,
+        check: Callable[[], None] = lambda: None,
+        report: Callable[[Sequence[str]], None] = lambda lines: None,
+    ) -> None:
         super().__init__()
-        self._path, self._check = path, check
+        self._path, self._check, self._report = path, check, report
         self._lines: list[str] = []
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
@@ -321,6 +327,7 @@ class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
         self._lines[epoch:] = [line]  # an epoch that is trained again after a crash replaces its line
         files.write_text(self._path, "\n".join(self._lines) + "\n")
         events.write(files.join(files.parent(self._path), runs.EVENTS), epoch + 1, logs or {})
+        self._report(self._lines)
 
 
 class EpochEnds(keras.callbacks.Callback):  # type: ignore[misc]
@@ -364,6 +371,7 @@ def callbacks(
     epochs: int,
     schedule: str = "",
     check: Callable[[], None] = lambda: None,
+    report: Callable[[Sequence[str]], None] = lambda lines: None,
 ) -> list[Any]:
     """The callbacks of a run.
 
@@ -375,8 +383,9 @@ def callbacks(
         epochs: Epochs of the whole run.
         schedule: One of `choices.SCHEDULES`, of which "plateau" is a callback.
         check: As for `RunRecord`.
+        report: Likewise.
     """
-    made: list[Any] = [RunRecord(files.join(run, runs.METRICS), check)]
+    made: list[Any] = [RunRecord(files.join(run, runs.METRICS), check, report)]
     if not corpus.num_images(schema.VALIDATION):
         if patience or keep == "best":
             _log.warning("there are no validation images: training goes on to the last epoch, which is kept")

@@ -73,7 +73,12 @@ def reproduce(spark: SparkSession, options: ReproduceOptions) -> Reproduced:
     application = str(spark.sparkContext.applicationId)
     place = options.output or files.join(options.run, "reproduced", application)
     again = replace(
-        given, store=files.join(place, "store"), run=files.join(place, "run"), promote="never", folds=0
+        given,
+        store=files.join(place, "store"),
+        run=files.join(place, "run"),
+        promote="never",
+        folds=0,
+        mlflow="",
     )
     differences = _differences(record)
     for each in differences:

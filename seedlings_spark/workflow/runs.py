@@ -86,6 +86,11 @@ def fail(run: str, exit_code: int, error: str) -> None:
         _write(run, _ended(record, exit_code, error))
 
 
+def note(run: str, key: str, value: object) -> None:
+    """Write something into a run's record, where a later attempt finds it."""
+    _write(run, {**_read(run), key: value})
+
+
 @contextlib.contextmanager
 def recorded(run: str) -> Iterator[None]:
     """Let what ends the work inside be written down: the exit code of its job, and the error in one line."""
@@ -215,7 +220,8 @@ def _changed(record: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
 def _computed(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options that a result depends on: workers that meet may be others, as long as the shards are the same."""
     found = {**options, "shards": options.get("shards") or options.get("num_workers")}
-    found.pop("drop_slow", None)
+    for name in ("drop_slow", "mlflow"):
+        found.pop(name, None)
     if options.get("mode") == "synchronous":
         for name in ("num_workers", "min_workers"):
             found.pop(name, None)

@@ -312,7 +312,9 @@ MEGA = 1024 * 1024
 
 def _tasks(spark: SparkSession, lengths: list[int]) -> list[list[int]]:
     """The lengths of each task's files."""
-    listing = [listings.Listed(f"file:///{at:06}", length, -1, None, None) for at, length in enumerate(lengths)]
+    listing = [
+        listings.Listed(f"file:///{at:06}", length, -1, None, None) for at, length in enumerate(lengths)
+    ]
     table = decoding.spread(spark, listings.listing_table(spark, listing))
     return [[row[schema.LENGTH] for row in rows] for rows in table.rdd.glom().collect()]
 

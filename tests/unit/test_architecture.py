@@ -130,6 +130,7 @@ GROUPS = [
     ["scoring"],
     # workflow
     ["workflow.runs", "workflow.events", "workflow.quickstart", "workflow.calibration", "workflow.space"],
+    ["workflow.tracking"],
     ["workflow.pipeline", "workflow.predicting", "workflow.clean", "workflow.exporting", "workflow.serving"],
     [
         "workflow.publication",
