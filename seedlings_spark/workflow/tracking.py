@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from seedlings_spark import errors, files
+from seedlings_spark.choices import CLASSIFICATION
 from seedlings_spark.errors import ClusterError, OptionError, first_line
 from seedlings_spark.exports import mlflow as of_mlflow
 from seedlings_spark.exports.source import Source
@@ -116,6 +117,13 @@ class Tracked:
         self._flush()
         try:
             self._client.set_tag(self._run_id, "seedlings.version", f"{version.name} {version.version}")
+            if version.kind != CLASSIFICATION:
+                _log.info(
+                    "%s %s is not registered in MLflow, whose model would name one species of each picture",
+                    version.name,
+                    version.version,
+                )
+                return
             with tempfile.TemporaryDirectory(prefix="seedlings-mlflow-") as scratch:
                 # Its `network.onnx` was compared with Keras when it was published.
                 of_mlflow.write(Source(version, None), Path(scratch))
