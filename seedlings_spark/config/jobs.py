@@ -1158,12 +1158,12 @@ class ModelsOptions(Options):
     )
     scores: str = option(
         "",
-        "for --if-better: folder of scores, with runs of one of the two versions and --shadow the other one",
+        "folder of scores for --if-better, with runs of one of the two versions and --shadow the other one",
         reason="a test split says it, too",
     )
     labels: str = option(
         "",
-        "for --if-better: table of the true species of pictures in --scores, as feedback takes it",
+        "table (Parquet, CSV) of the true species of pictures in --scores for --if-better, as feedback takes it",
         reason="as for scores",
     )
     format: str = option(

@@ -246,7 +246,7 @@ def test_every_error_of_a_user_has_a_code_of_the_contract() -> None:
     classes = [
         kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SeedlingsError)
     ]
-    assert {kind.exit_code for kind in classes} == {1, 2, 73}
+    assert {kind.exit_code for kind in classes} == {1, 2, 4, 73}
 
 
 def test_an_interrupt_ends_with_130_and_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
@@ -465,7 +465,7 @@ def test_every_path_becomes_a_full_uri_and_nothing_else_changes(
     assert dataclasses.replace(qualified, corpus=options.corpus, store=options.store) == options
 
 
-_OF_PATHS = ("folder", "table (", "picture ")
+_OF_PATHS = ("folder", "table (", "picture ", "file with a path")
 
 
 def test_every_folder_among_the_options_is_qualified() -> None:
