@@ -1,7 +1,5 @@
 """What a version promises of its answers: sets that hold the true species, and when it says that it knows none.
 
-And where pictures show any number of species, from which probability each of them is named.
-
 Both are split conformal prediction (Vovk, Gammerman and Shafer 2005; sets by a probability's size as Sadinle, Lei and
 Wasserman 2019): a threshold is the k-th lowest of the validation images' own probabilities. Of new images that are
 drawn as those were the promise holds, whatever the network is; how good that is shows in the sets' sizes.
@@ -10,6 +8,9 @@ The highest probability says which images are unknown. The energy of the logits 
 of linear heads that were trained on 9 of 12 species of seedlings it told the other three apart with an area under the
 ROC curve of 0.62 in the mean of four such choices, the highest probability with 0.67, and it cannot be had of
 probabilities.
+
+Where pictures show any number of species, nothing is promised: a threshold for each of them says from which probability
+it is named.
 """
 
 import math

@@ -263,9 +263,22 @@ def _check_kind(options: TrainOptions, prepared: Corpus) -> None:
         "--quantize": options.quantize,
         "--promote better": options.promote == "better",
     }
+    _refuse_for_lists(asked, options.corpus)
+
+
+def _refuse_for_lists(asked: Mapping[str, object], path: str) -> None:
+    """Refuse options that are for one species a picture, of a corpus with any number of them.
+
+    Args:
+        asked: Flag -> what was given; what is empty was not.
+        path: Of the corpus.
+
+    Raises:
+        OptionError: One was given.
+    """
     if refused := [flag for flag, value in asked.items() if value]:
         raise OptionError(
-            f"{refused[0]} with {options.corpus}, whose pictures show any number of species",
+            f"{refused[0]} with {path}, whose pictures show any number of species",
             "pictures of one species each",
             f"Leave out {refused[0]}",
         )
@@ -445,12 +458,7 @@ def _evaluated_lists(
     from seedlings_spark.workflow import predicting
 
     asked = ("saliency", "robustness", "adversarial", "projector")
-    if refused := [config.flag_of(name) for name in asked if getattr(options, name)]:
-        raise OptionError(
-            f"{refused[0]} with {options.corpus}, whose pictures show any number of species",
-            "pictures of one species each",
-            f"Leave out {refused[0]}",
-        )
+    _refuse_for_lists({config.flag_of(name): getattr(options, name) for name in asked}, options.corpus)
     how = config.chosen(options, "engine", "precision")
     predicted = predicting.predictions(spark, version, prepared, options.split, **how, tta=options.tta)
     report.clear(options.report)

@@ -15,6 +15,7 @@ from PIL import Image, ImageFile
 
 from seedlings_spark import images, schema
 from seedlings_spark.errors import ImageError
+from tests.hostile import STORED_FOR
 
 # pytest undoes the filter that importing `images` sets.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -24,17 +25,6 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 # Upright, 2 high and 3 wide, without any symmetry.
 SIX = np.array([[RED, GREEN, BLUE], [WHITE, BLACK, (90, 60, 30)]], np.uint8)
-# What a camera stores for each EXIF orientation, so that turning it as told shows the upright picture.
-STORED_FOR = {
-    1: lambda upright: upright,
-    2: lambda upright: upright[:, ::-1],
-    3: lambda upright: upright[::-1, ::-1],
-    4: lambda upright: upright[::-1],
-    5: lambda upright: upright.swapaxes(0, 1),
-    6: lambda upright: np.rot90(upright, 1),
-    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
-    8: lambda upright: np.rot90(upright, -1),
-}
 
 
 def encoded(pixels, format_, mode=None, **options):
