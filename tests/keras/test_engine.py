@@ -281,10 +281,10 @@ def test_after_killed_workers_each_asynchronous_update_has_been_applied_once(
     expected = steps if frequency == "batch" else [3, 3]
     assert updates.updates_of_rank == {str(rank): EPOCHS * count for rank, count in enumerate(expected)}
     assert record.stage_failures == (0 if retries else 2)
-    # A summary is the last attempt's: the killed ones had trained on some rows before.
-    assert all(
-        worker["images"] < EPOCHS * len(one.labels) for worker, one in zip(record.workers, rows, strict=True)
-    )
+    # A summary is the last attempt's. The first worker had trained on rows before it was killed, as three
+    # epochs have more of them than the second one has at all; that one may not have begun when it was.
+    first, second = (worker["images"] for worker in record.workers)
+    assert first < EPOCHS * 22 and second <= EPOCHS * 17
 
 
 def test_callbacks_hear_once_that_training_begins_and_ends_with_its_last_weights() -> None:
