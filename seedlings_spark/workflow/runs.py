@@ -20,6 +20,8 @@ from seedlings_spark.errors import InputError, OptionError
 
 METRICS, CHECKPOINTS, LOG, EVENTS = "metrics.jsonl", "checkpoints", "train.log", "events"
 _RECORD = "run.json"
+# Options that change no bit of a result.
+_OF_CLUSTER = ("server_port", "worker_port", "exchange", "encrypt", "wait_executors", "memory_budget_mb")
 RUNNING, DONE, FAILED, GONE = "running", "done", "failed", "gone"
 
 
@@ -218,9 +220,12 @@ def _changed(record: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
 
 
 def _computed(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that a result depends on: workers that meet may be others, as long as the shards are the same."""
+    """Options that a result depends on: workers that meet may be others, as long as the shards are the same.
+
+    What belongs to a cluster may be that of another one.
+    """
     found = {**options, "shards": options.get("shards") or options.get("num_workers")}
-    for name in ("drop_slow", "mlflow"):
+    for name in ("drop_slow", "mlflow", *_OF_CLUSTER):
         found.pop(name, None)
     if options.get("mode") == "synchronous":
         for name in ("num_workers", "min_workers"):

@@ -57,6 +57,7 @@ def test_a_run_goes_on_with_other_workers_and_the_same_shards(run: str) -> None:
     begin(num_workers=4)  # as recorded before there were shards
     begin(num_workers=4, shards=0)
     begin(num_workers=2, shards=4)
+    begin(num_workers=2, shards=4, server_port="4100-4110", exchange="workers")  # on another cluster
     with pytest.raises(OptionError, match=r"has been recorded \(shards\)"):
         begin(num_workers=2, shards=0)
     with pytest.raises(OptionError, match=r"has been recorded \(mode, num_workers\)"):
