@@ -47,6 +47,7 @@ _FETCH_SECONDS = 1200.0  # Maven says nothing that would tell how far it is
 # Where the node managers keep the logs of their containers: one folder an application, one in it a container.
 _LOGS = "target/test/data/yarn/*/*-logDir-*"
 _APPLICATION_MASTER = b"org.apache.spark.deploy.yarn.ApplicationMaster"
+_EXECUTOR = b"org.apache.spark.executor.YarnCoarseGrainedExecutorBackend"
 
 # As an administrator writes it. The nodes have Spark's jars, so that no job uploads them.
 _SPARK_DEFAULTS = """\
@@ -174,16 +175,23 @@ class YarnCluster(Cluster):
 
     def application_master(self, application: str) -> int | None:
         """The process of an application's master in cluster mode, with the driver in it; None if it has none."""
-        for pid in self.processes(application):
-            program, *arguments = command_line(pid).split(b"\0")
-            if program.endswith(b"java") and _APPLICATION_MASTER in arguments:
-                return pid
-        return None
+        return next(self._javas(application, _APPLICATION_MASTER), None)
+
+    def executors(self, application: str) -> list[int]:
+        """The JVMs of an application's executors, each in a container of its own."""
+        return sorted(self._javas(application, _EXECUTOR))
 
     def said(self, application: str) -> str:
         """What an application's containers have printed on stderr, the ends of it."""
         files = sorted(self.folder.glob(f"{_LOGS}/{application}/container_*/stderr"))
         return "\n".join(f"{file.parent.name}:\n{file.read_text(errors='replace')[-4000:]}" for file in files)
+
+    def _javas(self, application: str, program: bytes) -> Iterator[int]:
+        """The JVMs in an application's containers that run a program."""
+        for pid in self.processes(application):
+            java, *arguments = command_line(pid).split(b"\0")
+            if java.endswith(b"java") and program in arguments:
+                yield pid
 
     def _start(self) -> None:
         jars = fetch_jars()

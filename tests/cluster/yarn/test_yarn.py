@@ -246,6 +246,27 @@ def test_a_killed_application_master_is_followed_by_one_that_ends_with_the_same_
 
 
 @with_all
+def test_a_run_whose_executor_is_killed_goes_on_with_fewer_workers_to_the_same_bits(
+    place: Place, store: str
+) -> None:
+    """YARN brings another executor, which takes longer than to go on without."""
+    fewer = "store of the fewer"
+    before = len(place.cluster.applications())
+    size = ("--num-workers", "auto", "--shards", "2")
+    with place.start("fewer", *place.train(fewer), *size) as job:
+        job.wait_for(lambda: len(place.lines(f"run of {fewer}/metrics.jsonl")) >= 2, "two epochs")
+        executors = place.cluster.executors(place.cluster.applications()[before])
+        assert len(executors) == 2
+        os.kill(executors[0], signal.SIGKILL)
+        said = place.finish(job)
+    assert "training with 2 of at most 2 workers" in said and "training with 1 of at most 2 workers" in said
+    manifest = place.manifest(fewer)
+    assert manifest["training"]["stage_failures"] == 1
+    assert manifest["history"] == place.manifest(store)["history"]
+    assert place.weights(fewer) == place.weights(store)
+
+
+@with_all
 def test_the_exit_code_of_the_script_is_that_of_the_job_in_the_cluster(place: Place, store: str) -> None:
     before = len(place.cluster.applications())
     options = ("--max-reject-fraction", "0")
