@@ -53,7 +53,9 @@ WEIGHT_FILES = (".keras", ".h5", ".safetensors")  # .weights.h5 and the older .h
 
 # Where the mean of a synchronous step is made.
 EXCHANGES = ("driver", "workers", "auto")
-MODES = ("synchronous", "asynchronous", "hogwild")
+MODES = (SYNCHRONOUS := "synchronous", "asynchronous", "hogwild")
+# Of workers: as many as there is room for, up to the number of shards.
+AUTO = "auto"
 RULES = ("downpour", "adag", "dynsgd", "aeasgd", "eamsgd")
 # Of `train`; the loss of pictures that show any number of species follows from these.
 DEFAULT_LOSS = "sparse_categorical_crossentropy"

@@ -7,7 +7,6 @@ import atexit
 import contextlib
 import logging
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from pyspark import InheritableThread, SparkConf, SparkContext
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
-from seedlings_spark import display
+from seedlings_spark import config, display
 from seedlings_spark.cluster import connect
 from seedlings_spark.errors import ClusterError, OptionError, in_brief, recognized
 
@@ -325,15 +324,14 @@ def ports(text: str, name: str = "server_port") -> range:
     Raises:
         OptionError: It is none of these.
     """
-    match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text)
-    first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-    if not first <= last <= 65535:
+    found = config.ports_of(text)
+    if found is None:
         raise OptionError(
             f"{name}={text!r}",
             "'0', a port such as '4100' or a range such as '4100-4110'",
             f"Correct {name}",
         )
-    return range(first, last + 1)
+    return found
 
 
 def driver_addresses(spark: SparkSession) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seedlings_spark import choices
-from seedlings_spark.config.options import Options, flag_of, option, required
+from seedlings_spark.config.options import Options, flag_of, option, ports_of, required
 from seedlings_spark.config.suggestions import nearest
 from seedlings_spark.errors import OptionError
 
@@ -292,10 +292,12 @@ class TrainOptions(Options):
     )
     num_workers: int = option(
         2,
-        "tasks that train at once, each of which needs a free slot; or a range such as 2-8, whose least is min-workers",
+        "tasks that train at once, each of which needs a free slot; or a range such as 2-8, whose least is min-workers;"
+        " or auto: as many as there is room for, from 1 to shards",
         reason="works on any machine",
         least=1,
         least_in="min_workers",
+        most_in="shards",
     )
     min_workers: int = option(
         0,
@@ -604,12 +606,7 @@ class TrainOptions(Options):
             raise OptionError(
                 f"--frequency {self.frequency}", "batch, epoch or a number of batches", "Correct --frequency"
             )
-        if 0 < self.shards < self.num_workers or self.min_workers > self.num_workers:
-            raise OptionError(
-                f"--min-workers {self.min_workers}, --num-workers {self.num_workers} and --shards {self.shards}",
-                "no fewer workers at most than at least, and no fewer shards than workers",
-                "Correct one of them; --min-workers and --shards of 0 are as many as --num-workers",
-            )
+        self._check_workers()
         if "none" in self.augment and len(self.augment) > 1:
             raise OptionError(
                 f"--augment {' '.join(self.augment)}",
@@ -637,6 +634,55 @@ class TrainOptions(Options):
         _check_fine_tuning(self.fine_tune, self.network, self.weights)
         self._check_rates()
         _check_network(self.network, self.weights, self.scaler)
+
+    def _check_workers(self) -> None:
+        """Refuse workers, shards and exchanges that do not go together."""
+        least, most, shards = self.min_workers, self.num_workers, self.shards
+        numbers = f"--min-workers {least}, --num-workers {most} and --shards {shards}"
+        if 0 < shards < most or least > most:
+            raise OptionError(
+                numbers,
+                "no fewer workers at most than at least, and no fewer shards than workers",
+                "Correct one of them; --min-workers and --shards of 0 are as many as --num-workers",
+            )
+        is_synchronous = self.mode == choices.SYNCHRONOUS
+        if not is_synchronous and {least or most, shards or most} != {most}:
+            raise OptionError(
+                f"--mode {self.mode} with {numbers}",
+                "one number for all of them: each worker makes updates of its own, and a lost one is started again",
+                f"Give one number of workers and no --shards, or use --mode {choices.SYNCHRONOUS}",
+            )
+        if self.rule and is_synchronous:
+            raise OptionError(
+                f"--rule {self.rule} with --mode {self.mode}",
+                "another mode: what synchronous workers make is averaged",
+                "Leave out --rule, or use --mode asynchronous",
+            )
+        if self.exchange == "workers" and not (is_synchronous and self.frequency == "batch"):
+            raise OptionError(
+                f"--exchange workers with --mode {self.mode} and --frequency {self.frequency}",
+                f"--mode {choices.SYNCHRONOUS} and --frequency batch: each step ends with the mean of all workers",
+                "Use --exchange driver, or that mode and frequency",
+            )
+        if 0 < self.drop_slow <= 1 or (self.drop_slow and not is_synchronous):
+            raise OptionError(
+                f"--drop-slow {self.drop_slow:g} with --mode {self.mode}",
+                f"a factor above 1, or 0, with --mode {choices.SYNCHRONOUS}: other workers do not wait for a slow one",
+                "Correct --drop-slow, or leave it out",
+            )
+        if self.drop_slow and (shards or most) == (least or most) > 1:
+            raise OptionError(
+                f"--drop-slow {self.drop_slow:g} with {numbers}",
+                "more shards than workers: each keeps one, so that none could be moved",
+                "Give two or four times as many --shards as workers, or leave out --drop-slow",
+            )
+        for name in ("server_port", "worker_port"):
+            if ports_of(getattr(self, name)) is None:
+                raise OptionError(
+                    f"{flag_of(name)} {getattr(self, name)}",
+                    "0, a port such as 4100, or a range such as 4100-4110",
+                    f"Correct {flag_of(name)}",
+                )
 
     def _check_rates(self) -> None:
         """Refuse rates and averages that do not go together."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack, cast
 
+from seedlings_spark.choices import AUTO
 from seedlings_spark.config.suggestions import did_you_mean
 from seedlings_spark.errors import OptionError
 
@@ -29,6 +30,7 @@ class About(TypedDict, total=False):
         above: Lower limit, itself not allowed.
         most: Upper limit, itself allowed.
         least_in: Name of the option that takes N where this whole number is given as a range N-M.
+        most_in: Name of the option whose value is M where it is given as `choices.AUTO`, which is 1-M.
         group: Heading in `--help` of this option and of those behind it.
     """
 
@@ -40,6 +42,7 @@ class About(TypedDict, total=False):
     above: float
     most: float
     least_in: str
+    most_in: str
     group: str
 
 
@@ -53,7 +56,7 @@ def option(default: Any, text: str, **about: Unpack[About]) -> Any:
     """
     metadata = {
         "text": text,
-        **dict.fromkeys(("unit", "reason", "least_in", "group"), ""),
+        **dict.fromkeys(("unit", "reason", "least_in", "most_in", "group"), ""),
         **dict.fromkeys(("switch", "least", "above", "most")),
         **about,
         "choices": tuple(about.get("choices", ())),
@@ -81,12 +84,34 @@ class Options:
                 "Add what is missing, or give it as a key of a file for --config",
             )
         for field in fields:
+            if field.metadata["most_in"] and getattr(self, field.name) == AUTO:
+                self._take_most(field)
             _check(field, getattr(self, field.name), COMMAND_LINE)
+
+    def _take_most(self, field: "dataclasses.Field[Any]") -> None:
+        """Put the range that it stands for in the place of `AUTO`."""
+        least, most = field.metadata["least_in"], field.metadata["most_in"]
+        if not getattr(self, most):
+            given = f"{flag_of(field.name)} {AUTO}"
+            raise OptionError(
+                f"{given} without {flag_of(most)}",
+                f"{flag_of(most)}, which says how many there may be, and which the result depends on",
+                f"Give it, as in {given} {flag_of(most)} 8",
+            )
+        object.__setattr__(self, least, getattr(self, least) or 1)
+        object.__setattr__(self, field.name, getattr(self, most))
 
 
 def flag_of(name: str) -> str:
     """The command-line flag of an option."""
     return "--" + name.replace("_", "-")
+
+
+def ports_of(text: str) -> range | None:
+    """Candidate ports of a server: "0" for any, "N", or "N-M"; None where it is none of these."""
+    match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+    return range(first, last + 1) if first <= last <= 65535 else None
 
 
 def range_of(limits: Mapping[str, Any]) -> str:
@@ -112,6 +137,9 @@ def checked(options: Any, values: Mapping[str, Any], source: str) -> dict[str, A
                 f"one of {', '.join(fields)}",
                 did_you_mean(name, fields) or "Remove it",
             )
+        if value == AUTO and fields[name].metadata["most_in"]:
+            checked[name] = value
+            continue
         checked[name] = _converted(fields[name], value, source)
         _check(fields[name], checked[name], source)
     return checked
@@ -160,6 +188,8 @@ def _scalar(field: "dataclasses.Field[Any]", kind: type, value: object, source: 
         pass
     limits = range_of(field.metadata)
     expected = _KINDS[kind] + (f", {limits}" if limits else "")
+    if field.metadata["most_in"]:
+        expected += f", a range such as 2-8, or {AUTO}"
     raise OptionError(_said(field, value, source), expected, _correct(field, source))
 
 

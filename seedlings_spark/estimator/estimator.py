@@ -16,7 +16,7 @@ from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable
 from pyspark.sql import DataFrame
 from pyspark.sql.types import BinaryType
 
-from seedlings_spark import files, reproducibility, schema
+from seedlings_spark import choices, files, reproducibility, schema
 from seedlings_spark.cluster import connect, runtime, session
 from seedlings_spark.errors import NetworkError, OptionError
 from seedlings_spark.estimator import columns, features
@@ -78,7 +78,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
         frequency: "batch" (every step is one step of the master's optimizer on the gradient's mean over all
             workers), "epoch" or a number of steps that workers take on their own before they exchange weights.
         rule: How the work of an asynchronous worker enters the model; see `training.rules`.
-        num_workers: Tasks that train at once.
+        num_workers: Tasks that train at once; "auto" for as many as there is room for, from 1 to `shards`.
         min_workers: The fewest of them with which a synchronous run begins and goes on; 0 for all of them.
         shards: Parts that the rows are dealt to; 0 for as many as workers. See the params.
         epochs: Times that all rows are trained on.
@@ -270,6 +270,8 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
 
     def _options(self, dataset: DataFrame) -> RunOptions:
         """The options of the run, all of which are looked at before anything is done."""
+        if self.get_num_workers() == choices.AUTO:
+            return self._between_one_and_shards()._options(dataset)
         for name, least in (
             ("epochs", 1),
             ("batch_size", 1),
@@ -306,6 +308,18 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
         feature_column(dataset, self.getFeaturesCol())
         label_names(dataset, self.getLabelCol())
         return replace(options, held_out_share=0.0) if self._has_column("validationIndicatorCol") else options
+
+    def _between_one_and_shards(self) -> "SeedlingsEstimator":
+        """A copy with numbers in the place of `num_workers="auto"`."""
+        shards, least = self.getOrDefault("shards"), self.getOrDefault("min_workers")
+        if not shards:
+            raise OptionError(
+                "num_workers='auto' without shards",
+                "shards, which says how many there may be, and which the result depends on",
+                "Set it, as in num_workers='auto', shards=8",
+            )
+        numbers = {"num_workers": shards, "min_workers": least or 1}
+        return self.copy({self.getParam(name): value for name, value in numbers.items()})
 
     def _frequency(self) -> str | int:
         frequency = self.get_frequency()

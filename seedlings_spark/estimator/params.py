@@ -99,7 +99,7 @@ class SeedlingsParams(
         Params._dummy(),
         "min_workers",
         "the fewest workers with which a synchronous run begins and goes on; 0 for num_workers, of which it then never"
-        " has more",
+        " has more, and for 1 where that is 'auto'",
         TypeConverters.toInt,
     )
     threads: Param[int] = Param(

@@ -22,7 +22,7 @@ from seedlings_spark.config import (
     TrainOptions,
 )
 from seedlings_spark.corpus import Corpus, decoding
-from seedlings_spark.errors import OptionError
+from seedlings_spark.errors import CorpusError, OptionError
 from seedlings_spark.lock import Lock
 from seedlings_spark.models import decisions
 from seedlings_spark.models.store import CURRENT, ModelStore, ModelVersion, table
@@ -235,6 +235,13 @@ def _check_promises(options: TrainOptions, prepared: Corpus) -> None:
     from seedlings_spark.workflow import folds
 
     _check_kind(options, prepared)
+    images, shards = prepared.num_images(schema.TRAIN), options.shards or options.num_workers
+    if images < shards:
+        raise CorpusError(
+            f"{images} images to train on in {prepared.path} for {shards} shards",
+            "at least one image for each shard; without --shards there are as many as workers",
+            "Prepare a corpus of more images, or give fewer --shards or --num-workers",
+        )
     if options.folds:
         folds.check(prepared, options.folds)
     num = prepared.num_images(schema.VALIDATION)

@@ -203,6 +203,12 @@ def _dimension(name: str, value: Any, place: str) -> Range | tuple[Any, ...]:
 def _value(name: str, value: Any, place: str) -> Any:
     """A value that the option can have."""
     found = config.checked(TrainOptions, {name: value}, place)
+    if value == choices.AUTO and name == "num_workers":
+        raise OptionError(
+            f"{name} = {value!r} in {place}",
+            "a number: trials that run side by side share the slots, and their results do not depend on it",
+            "Put it into [train], or give whole numbers",
+        )
     if len(found) > 1:
         others = ", ".join(sorted(set(found) - {name}))
         raise OptionError(

@@ -132,6 +132,7 @@ def test_columns_are_found_by_their_exact_names_whatever_is_in_these(spark: Spar
         ({"drop_slow": 0.5}, OptionError, "drop_slow=0\\.5"),
         ({"exchange": "ring"}, OptionError, "exchange='ring'"),
         ({"exchange": "workers", "frequency": "epoch"}, OptionError, "exchange='workers' with"),
+        ({"num_workers": "auto"}, OptionError, "num_workers='auto' without shards"),
         ({"server_port": "4110-4100"}, OptionError, "server_port='4110-4100'"),
         ({"server_port": "70000"}, OptionError, "server_port='70000'"),
         ({"num_workers": 3}, ClusterError, "2 free slots .* for 3 workers"),
@@ -922,12 +923,12 @@ def test_workers_are_fed_by_megabytes_whatever_number_of_rows_that_is(
 def test_any_number_of_workers_trains_the_same_bits_and_takes_up_what_others_left(
     table: DataFrame, tmp_path: Path
 ) -> None:
-    def fit(num_workers: int, epochs: int, folder: str, **given: Any) -> Any:
+    def fit(num_workers: int | str, epochs: int, folder: str, **given: Any) -> Any:
         given = {"shards": 3, "validation_split": 0.2, "checkpoint_path": folder, **given}
         return _estimator(num_workers=num_workers, epochs=epochs, **given).fit(table)
 
     folder = str(tmp_path / "checkpoints")
-    whole = fit(2, 3, "")
+    whole = fit("auto", 3, "")  # there is room for two
     fit(1, 2, folder)
     with pytest.raises(OptionError, match=r"other options: shards 3 instead of 2\. "):
         fit(2, 3, folder, shards=2)

@@ -333,12 +333,14 @@ def test_a_store_without_a_version_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "o").exists()
 
 
-def test_fewer_cores_than_workers_are_told_at_once_and_leave_nothing(
+def test_fewer_cores_than_workers_and_images_than_shards_are_told_at_once_and_leave_nothing(
     place: Path, corpus: Path, here: Here
 ) -> None:
     folders = ("--corpus", CORPUS, "--store", "other store", "--run", "other run")
     said = here.refused(1, "train", *folders, "--num-workers", "3")
     assert "2 free slots (local[2], spark.task.cpus=1) for 3 workers" in said
+    said = here.refused(1, "train", *folders, "--num-workers", "auto", "--shards", "49")
+    assert f"48 images to train on in file://{corpus} for 49 shards" in said
     assert not (place / "other run").exists() and not (place / "other store").exists()
 
 

@@ -209,6 +209,44 @@ def test_workers_may_be_a_range(tmp_path: Path) -> None:
     assert found == "--num-workers 2-8 with --min-workers 5"
 
 
+def test_workers_may_be_as_many_as_there_is_room_for(tmp_path: Path) -> None:
+    file = toml(tmp_path, '[train]\nnum_workers = "auto"\nshards = 9\n')
+    for flags, expected in (
+        ({}, (1, 9)),
+        ({"shards": "4"}, (1, 4)),
+        ({"min_workers": "3"}, (3, 9)),
+        ({"num_workers": "2"}, (0, 2)),
+    ):
+        options = train(flags, file)
+        assert (options.min_workers, options.num_workers) == expected
+    error = refused("train", {"num_workers": "auto"})
+    assert error.found == "--num-workers auto without --shards"
+    assert "--num-workers auto --shards 8" in error.remedy
+    assert refused("train", {"epochs": "auto"}).found == "--epochs auto"
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        (
+            {"num_workers": "auto", "shards": "4", "mode": "asynchronous"},
+            "--mode asynchronous with --min-workers 1",
+        ),
+        ({"num_workers": "2", "shards": "4", "mode": "hogwild"}, "--mode hogwild with --min-workers 0"),
+        ({"rule": "adag"}, "--rule adag with --mode synchronous"),
+        ({"exchange": "workers", "frequency": "epoch"}, "--exchange workers with --mode synchronous"),
+        ({"drop_slow": "1", "shards": "8"}, "--drop-slow 1 with --mode synchronous"),
+        ({"drop_slow": "3"}, "--drop-slow 3 with --min-workers 0, --num-workers 2 and --shards 0"),
+        ({"server_port": "4110-4100"}, "--server-port 4110-4100"),
+        ({"worker_port": "http"}, "--worker-port http"),
+    ],
+)
+def test_workers_and_exchanges_that_cannot_be_are_refused_without_spark(
+    flags: dict[str, str], found: str
+) -> None:
+    assert refused("train", flags).found.startswith(found)
+
+
 def test_a_number_out_of_range_in_a_file_is_named_with_the_file(tmp_path: Path) -> None:
     file = toml(tmp_path, "[train]\nepochs = 0\n")
     assert refused("train", {}, file).found == f"epochs = 0 in [train] of {file}"

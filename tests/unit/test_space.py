@@ -67,6 +67,7 @@ def test_the_documented_file_is_a_space(tmp_path: Path) -> None:
         ("[space]\nema = [0.99, 0.999]", ("line 2", "ema", "give --ema to train")),
         ('[train]\nkeep = "last"\nema = 0.99', ("line 3", "ema", "give --ema to train")),
         ('[space]\nnum_workers = ["1-2", "2-4"]', ("line 2", "'1-2'", "min_workers in a line")),
+        ('[space]\nnum_workers = ["auto", 2]\nshards = [4]', ("line 2", "'auto'", "into [train]")),
         ('[train]\ncorpus = "c"', ("line 2", "corpus", "tune itself")),
         ("[train]\nepochs = 3\n[space]\nepochs = [3]", ("epochs in both tables",)),
         ('[space]\nfine_tune = ["all", "staged"]', ("line 2", "staged", "side by side")),
