@@ -24,6 +24,7 @@ from pyspark.sql import SparkSession
 from seedlings_spark import benchmark, corpus, display, files, schema
 from seedlings_spark.choices import INT8, ONNXRUNTIME, OPENVINO, TENSORFLOW
 from seedlings_spark.errors import CorpusError, NetworkError
+from seedlings_spark.exports import litert
 from seedlings_spark.models import engines
 from seedlings_spark.models import store as stores
 
@@ -35,6 +36,8 @@ _CALIBRATION = 256
 # What an accuracy may be lower by for an engine to be recommended.
 _MOST_LOST = 0.005
 _FLOAT32, _BFLOAT16 = "float32", "mixed_bfloat16"
+# The engine of phones, which nothing is scored with here; it takes one picture after the other.
+_LITERT, _LITERT_FILE, _LITERT_INT8 = "litert", "network.tflite", "network.int8.tflite"
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Measurement:
     """What was measured of one engine in one precision, with one number of threads and of images in a call.
 
     Args:
-        engine: One of `choices.ENGINES` but auto.
+        engine: One of `choices.ENGINES` but auto, or "litert".
         precision: "float32", "mixed_bfloat16" or "int8".
         threads: Threads of a call.
         batch: Images of a call.
@@ -167,11 +170,16 @@ def report(found: Mapping[str, Any]) -> str:
 def recommendation(measurements: Sequence[Measurement]) -> str:
     """What to take for many images, and what for one at a time, in words.
 
-    Engines whose accuracy is more than half a point below the best one's are left out. In bulk each core has a process
+    Engines whose accuracy is more than half a point below the best one's are left out, and so is LiteRT, which neither
+    `score` nor `serve` computes with. In bulk each core has a process
     of its own, with one thread.
     """
     best = max((each.accuracy for each in measurements if each.accuracy is not None), default=0.0)
-    good = [each for each in measurements if each.accuracy is None or each.accuracy >= best - _MOST_LOST]
+    good = [
+        each
+        for each in measurements
+        if each.engine != _LITERT and (each.accuracy is None or each.accuracy >= best - _MOST_LOST)
+    ]
     bulk = max((each for each in good if each.threads == 1), key=lambda each: each.images_per_second)
     online = min((each for each in good if each.batch == 1), key=lambda each: each.p99)
     return (
@@ -198,6 +206,7 @@ def _curves(measurements: Sequence[Measurement]) -> dict[str, list[tuple[int, fl
 def _write_inputs(spark: SparkSession, task: Inference, place: Path) -> None:
     """The network's files, images, and of validation images the classes."""
     from seedlings_spark.models import export, networks
+    from seedlings_spark.training import network as carried
 
     validation, wanted = None, None
     version = (
@@ -216,11 +225,20 @@ def _write_inputs(spark: SparkSession, task: Inference, place: Path) -> None:
         onnx, _ = export.to_onnx(keras)
     drawn = [benchmark.draw(number, max(size))[0][: size[0], : size[1]] for number in range(_CALIBRATION)]
     rows = np.stack(drawn) if validation is None else validation
+    ranges = rows[:_CALIBRATION] if validation is None else _training(spark, task.corpus, size)
     if version is not None and version.has_int8:
         int8 = files.read_bytes(files.join(version.path, stores.INT8))
     else:
-        int8 = export.to_int8(onnx, rows[:_CALIBRATION])
-    for name, content in ((stores.NETWORK, keras), (stores.ONNX, onnx), (stores.INT8, int8)):
+        int8 = export.to_int8(onnx, ranges)
+    made = {stores.NETWORK: keras, stores.ONNX: onnx, stores.INT8: int8}
+    if find_spec("ai_edge_litert") is not None:
+        try:
+            for name, images in ((_LITERT_FILE, None), (_LITERT_INT8, ranges)):
+                network = export.with_plain_names(carried.from_bytes(keras))
+                made[name] = litert.converted(network, size, images)
+        except NetworkError as error:
+            _log.warning("%s: %s", _LITERT, error)
+    for name, content in made.items():
         (place / name).write_bytes(content)
     np.save(place / "rows.npy", np.resize(rows, (max(task.batches), *size, 3)))
     if validation is not None and wanted is not None:
@@ -242,14 +260,24 @@ def _validation(
     return pixels.reshape(-1, *size, 3), np.array([classes.index(row[1]) for row in chosen])
 
 
+def _training(spark: SparkSession, folder: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Some images of training, for a quantised network's ranges: validation is what it is judged on."""
+    images = corpus.load(files.qualify(folder)).images(spark, schema.TRAIN)
+    chosen = images.orderBy(schema.CONTENT_HASH).limit(_CALIBRATION).select(schema.IMAGE).collect()
+    return np.frombuffer(b"".join(bytes(row[0]) for row in chosen), np.uint8).reshape(-1, *size, 3)
+
+
 def _requests(task: Inference, place: Path) -> Iterator[dict[str, Any]]:
     """What each process is told."""
     kinds = [(ONNXRUNTIME, _FLOAT32), (ONNXRUNTIME, INT8)]
     if find_spec("openvino") is not None:
         kinds += [(OPENVINO, _FLOAT32), (OPENVINO, _BFLOAT16), (OPENVINO, INT8)]
     kinds += [(TENSORFLOW, _FLOAT32), (TENSORFLOW, _BFLOAT16)]
+    if (place / _LITERT_INT8).exists():
+        kinds += [(_LITERT, _FLOAT32), (_LITERT, INT8)]
+    cores = benchmark.cores()
     for engine, precision in kinds:
-        for threads in dict.fromkeys((1, benchmark.cores())):
+        for threads in dict.fromkeys([*(2**power for power in range(cores.bit_length() - 1)), cores]):
             yield {
                 "engine": engine,
                 "precision": precision,
@@ -267,6 +295,8 @@ def _engine(request: Mapping[str, Any], content: bytes, batch: int) -> engines.E
     engine, precision, threads = request["engine"], request["precision"], request["threads"]
     if engine == ONNXRUNTIME:
         return engines.OnnxRuntime(content, threads)
+    if engine == _LITERT:
+        return litert.LiteRt(content, threads)
     if engine == OPENVINO:
         return engines.OpenVino(content, threads, precision=precision, rows=batch)
     return engines.TensorFlow(content, threads, precision=precision, custom_objects={})
@@ -287,7 +317,11 @@ def _accuracy(request: Mapping[str, Any], content: bytes, place: Path) -> float 
 def _measure(request: Mapping[str, Any]) -> list[Measurement]:
     place = Path(request["place"])
     int8 = request["precision"] == INT8
-    name = stores.NETWORK if request["engine"] == TENSORFLOW else stores.INT8 if int8 else stores.ONNX
+    names = {
+        TENSORFLOW: (stores.NETWORK, stores.NETWORK),
+        _LITERT: (_LITERT_FILE, _LITERT_INT8),
+    }
+    name = names.get(request["engine"], (stores.ONNX, stores.INT8))[int8]
     content, rows = (place / name).read_bytes(), np.load(place / "rows.npy")
     began = time.perf_counter()
     loaded = _engine(request, content, request["batches"][0])

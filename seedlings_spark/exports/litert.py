@@ -72,11 +72,12 @@ def write(source: Source, folder: Path) -> None:
         ClusterError: The extra `litert` is not installed.
     """
     _litert()
-    _put(source, folder / _FILE, _converted(source, None))
+    size = source.version.image_size
+    _put(source, folder / _FILE, converted(source.network(), size))
     samples = source.samples
     if not source.version.has_int8 or samples.species is None or samples.training is None:
         return
-    _put(source, folder / INT8_FILE, _converted(source, samples.training))
+    _put(source, folder / INT8_FILE, converted(source.network(), size, samples.training))
     accuracies = [
         float((found.argmax(-1) == samples.species).mean())
         for found in (source.expected, run(folder, samples.pixels, INT8_FILE))
@@ -91,10 +92,33 @@ def write(source: Source, folder: Path) -> None:
         )
 
 
-def _converted(source: Source, training: NDArray[np.uint8] | None) -> bytes:
-    """The content of a file; quantised if there are images that tell the ranges of numbers."""
+def converted(network: Any, image_size: tuple[int, int], training: NDArray[np.uint8] | None = None) -> bytes:
+    """The content of a LiteRT file of a Keras network that takes images.
+
+    Args:
+        network: With names that TensorFlow takes: see `models.export.with_plain_names`.
+        image_size: Height and width in pixels.
+        training: Images that tell a quantised network the ranges of its numbers; None for one in float32.
+
+    Raises:
+        NetworkError: An operation of the network is none of LiteRT's.
+    """
+    taken = ((1, *image_size, 3), "uint8")
+    try:
+        return _file(network, taken, training)
+    except Exception as error:  # of no common base
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        said = next((line for line in lines if "error:" in line), lines[0] if lines else type(error).__name__)
+        where = export.failing_layer(network, lambda layer, taken: _file(layer, taken, None))
+        raise NetworkError(
+            f"a network that has no LiteRT form{where} ({said.strip()[:300]})",
+            "built-in operations of LiteRT",
+            "Use --format onnx or savedmodel",
+        ) from error
+
+
+def _file(network: Any, taken: tuple[Any, str], training: NDArray[np.uint8] | None) -> bytes:
     tf = runtime.start(1)
-    network = source.network()
     module = tf.Module()
     module.held = [variable.value for variable in network.variables]
 
@@ -102,25 +126,15 @@ def _converted(source: Source, training: NDArray[np.uint8] | None) -> bytes:
         found = network(tf.cast(pixels, network.inputs[0].dtype), training=False)
         return {"probabilities": tf.identity(found)}
 
-    taken = tf.TensorSpec((1, *source.version.image_size, 3), tf.uint8, name="pixels")
-    module.outputs = tf.function(outputs, [taken], autograph=False)
-    try:
-        # What it says goes to stderr, from C++; its exceptions say the same.
-        with runtime.quiet_import():
-            function = module.outputs.get_concrete_function()
-            converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
-            if training is not None:
-                converter.optimizations = [tf.lite.Optimize.DEFAULT]
-                converter.representative_dataset = lambda: ([row[None]] for row in training)
-            content: bytes = converter.convert()
-    except Exception as error:  # of no common base
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        said = next((line for line in lines if "error:" in line), lines[0] if lines else type(error).__name__)
-        raise NetworkError(
-            f"a network that has no LiteRT form ({said.strip()[:300]})",
-            "built-in operations of LiteRT",
-            "Use --format onnx or savedmodel",
-        ) from error
+    module.outputs = tf.function(outputs, [tf.TensorSpec(*taken, name="pixels")], autograph=False)
+    # What it says goes to stderr, from C++; its exceptions say the same.
+    with runtime.quiet_import():
+        function = module.outputs.get_concrete_function()
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+        if training is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: ([row[None]] for row in training)
+        content: bytes = converter.convert()
     return content
 
 
@@ -214,14 +228,33 @@ def _table(builder: Any, kind: str, values: Mapping[str, Any]) -> int:
     return int(builder.EndObject())
 
 
+class LiteRt:
+    """A network in LiteRT, one picture after the other.
+
+    Args:
+        content: What `write` has written, or `converted` has made.
+        threads: Threads of a forward pass.
+
+    Raises:
+        ClusterError: The extra `litert` is not installed.
+    """
+
+    def __init__(self, content: bytes, threads: int) -> None:
+        interpreter = _litert().Interpreter(model_content=content, num_threads=threads)
+        self._network = interpreter.get_signature_runner()
+
+    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The probabilities of pictures, shape (rows, classes)."""
+        return np.concatenate([self._network(pixels=row[None])["probabilities"] for row in batch])
+
+
 def run(folder: Path, rows: NDArray[np.uint8], name: str = _FILE) -> NDArray[np.float32]:
     """The probabilities of what was written, by LiteRT.
 
     Raises:
         ClusterError: The extra `litert` is not installed.
     """
-    network = _litert().Interpreter(str(folder / name), num_threads=1).get_signature_runner()
-    return np.concatenate([network(pixels=row[None])["probabilities"] for row in rows])
+    return LiteRt((folder / name).read_bytes(), threads=1).run(rows)
 
 
 def _litert() -> Any:

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,13 @@ def to_onnx(
         np.asarray(network(_as_input(network, rows[start : start + _KERAS_ROWS]), training=False))
         for start in range(0, len(rows), _KERAS_ROWS)
     ]
-    exported = _export(network)
-    difference = _compare(exported, rows, np.concatenate(expected))
+
+    def where() -> str:
+        """The layer, in a copy that has not been changed."""
+        return failing_layer(with_plain_names(carried.from_bytes(content, custom_objects)), _check_layer)
+
+    exported = _export(network, where)
+    difference = _compare(exported, rows, np.concatenate(expected), where)
     about = {
         "opset": OPSET,
         "tf2onnx": engines.version("tf2onnx"),
@@ -68,6 +73,30 @@ def to_onnx(
         "largest_difference": difference,
     }
     return exported, about
+
+
+def failing_layer(network: Any, convert: Callable[[Any, tuple[tuple[int, ...], str]], object]) -> str:
+    """Where a network fails to be converted, for an error's text: " at its layer ...", or "" if no layer alone does.
+
+    Args:
+        network: That has failed.
+        convert: Converts a network of one layer, given the shape of one row and the type of what it takes, or raises.
+    """
+    import keras
+
+    for layer in network._flatten_layers(include_self=False):
+        if isinstance(layer, keras.layers.InputLayer | keras.Model):
+            continue
+        taken = layer.input
+        if not isinstance(taken, keras.KerasTensor) or None in taken.shape[1:]:
+            continue  # sums and products of several: they have every form
+        shape, dtype = (1, *taken.shape[1:]), taken.dtype
+        try:
+            alone = keras.Sequential([keras.Input(shape[1:], dtype=dtype), layer])
+            convert(alone, (shape, dtype))
+        except Exception:  # of no common base
+            return f" at its layer {layer.name!r} ({type(layer).__name__})"
+    return ""
 
 
 def with_plain_names(network: Any) -> Any:
@@ -156,10 +185,9 @@ def _as_input(network: Any, rows: NDArray[Any]) -> NDArray[Any]:
     return rows.astype(network.inputs[0].dtype)
 
 
-def _export(network: Any) -> bytes:
+def _export(network: Any, where: Callable[[], str]) -> bytes:
     with runtime.quiet_import():
         import tensorflow as tf
-        import tf2onnx
 
         from seedlings_spark import problems
 
@@ -180,21 +208,45 @@ def _export(network: Any) -> bytes:
     taken = "uint8" if takes_images(network) else dtype
     signature = [tf.TensorSpec((None, *network.input_shape[1:]), taken, name=engines.FEATURES)]
     try:
-        # What it says goes to stderr, from C++ too; its exceptions say the same.
-        with _silent("tf2onnx"), runtime.quiet_import():
-            function = tf.function(forward, autograph=False)
-            model, _ = tf2onnx.convert.from_function(
-                function,
-                input_signature=signature,
-                opset=OPSET,
-                custom_op_handlers={"Erfc": (_complement_of_erf, [])},
-            )
+        model = _written(forward, signature)
         exported: bytes = model.SerializeToString()  # of at most 2 GB
     except Exception as error:  # of no common base
-        raise _no_form(f"tf2onnx cannot write ({first_line(error)})", "operations that ONNX has") from error
+        what = f"tf2onnx cannot write ({first_line(error)})"
+        raise _no_form(what, "operations that ONNX has", where()) from error
     if further := [each.name for each in model.graph.input if each.name != engines.FEATURES]:
         raise _no_form(f"would need {', '.join(further)} besides", "one input")
     return exported
+
+
+def _written(forward: Callable[[Any], dict[str, Any]], signature: list[Any]) -> Any:
+    """The ONNX model of a function of TensorFlow."""
+    # What it says goes to stderr, from C++ too; its exceptions say the same.
+    with _silent("tf2onnx"), runtime.quiet_import():
+        import tensorflow as tf
+        import tf2onnx
+
+        model, _ = tf2onnx.convert.from_function(
+            tf.function(forward, autograph=False),
+            input_signature=signature,
+            opset=OPSET,
+            custom_op_handlers={"Erfc": (_complement_of_erf, [])},
+        )
+    return model
+
+
+def _check_layer(layer: Any, taken: tuple[tuple[int, ...], str]) -> None:
+    """Raise if a network of one layer cannot be written in operations that ONNX has."""
+    import onnx
+    import tensorflow as tf
+
+    def forward(features: Any) -> dict[str, Any]:
+        return {"found": tf.identity(layer(features, training=False), "found")}
+
+    shape, dtype = taken
+    _fold_constants(layer, tf)
+    model = _written(forward, [tf.TensorSpec((None, *shape[1:]), dtype, name=engines.FEATURES)])
+    if any(not onnx.defs.has(node.op_type, node.domain) for node in model.graph.node):
+        raise _no_form("uses what ONNX does not have", "operations that ONNX has")
 
 
 def _complement_of_erf(graph: Any, node: Any, name: str, _: Any) -> None:
@@ -230,7 +282,7 @@ def _silent(name: str) -> Iterator[None]:
         logger.disabled, logger.level = before
 
 
-def _compare(exported: bytes, rows: NDArray[Any], expected: NDArray[Any]) -> float:
+def _compare(exported: bytes, rows: NDArray[Any], expected: NDArray[Any], where: Callable[[], str]) -> float:
     """The largest difference of a probability from Keras'.
 
     Raises:
@@ -241,7 +293,7 @@ def _compare(exported: bytes, rows: NDArray[Any], expected: NDArray[Any]) -> flo
     except NetworkError as error:
         unknown = re.search(r"No Op registered for (\w+)", error.found)
         what = f"uses {unknown[1]}, which ONNX does not have" if unknown else f"becomes {error.found}"
-        raise _no_form(what, "operations that ONNX has") from error
+        raise _no_form(what, "operations that ONNX has", where()) from error
     size = engine.steady_rows(len(rows))
     try:
         parts = [engine.run(rows[start : start + size]) for start in range(0, len(rows), size)]
@@ -256,9 +308,9 @@ def _compare(exported: bytes, rows: NDArray[Any], expected: NDArray[Any]) -> flo
     return difference
 
 
-def _no_form(what: str, expected: str) -> NetworkError:
+def _no_form(what: str, expected: str, where: str = "") -> NetworkError:
     return NetworkError(
-        f"a network that has no ONNX form: it {what}",
+        f"a network that has no ONNX form{where}: it {what}",
         expected,
         "Score it with --engine tensorflow, which auto chooses for it",
     )

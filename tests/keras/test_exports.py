@@ -384,10 +384,18 @@ class Outside(layers.Layer):
 
 def test_a_network_that_a_format_cannot_hold_is_refused_by_name(tmp_path):
     network = keras.Sequential(
-        [keras.Input((8, 8, 3)), Outside(), layers.Flatten(), layers.Dense(2, activation="softmax")]
+        [
+            keras.Input((8, 8, 3)),
+            layers.Rescaling(0.5),
+            Outside(name="mine"),
+            layers.Flatten(),
+            layers.Dense(2, activation="softmax"),
+        ]
     )
     version = published(tmp_path, network, with_onnx=False)
-    for form, said in (("onnx", "PyFunc"), ("savedmodel", "fresh TensorFlow")):
+    layer = r"form at its layer 'mine' \(Outside\)"
+    refused = {"onnx": f"{layer}: it uses PyFunc", "litert": layer, "savedmodel": "fresh TensorFlow"}
+    for form, said in refused.items():
         with pytest.raises(NetworkError, match=said):
             exports.export(version, form, str(tmp_path / form))
         assert not (tmp_path / form).exists()
