@@ -135,7 +135,7 @@ def test_each_engine_gives_keras_predictions_and_says_who_it_is(
     spark: SparkSession, version: ModelVersion, folder: Path, tmp_path: Path
 ) -> None:
     expected = tiny_network(3).predict(PIXELS.astype("float32"), verbose=0)
-    for engine, name in (("auto", "onnxruntime"), ("tensorflow", "tensorflow")):
+    for engine, name in (("auto", "onnxruntime"), ("tensorflow", "tensorflow"), ("openvino", "openvino")):
         manifest, found = score(spark, version, folder, tmp_path / engine, engine)
         assert manifest["engine"]["name"] == name and manifest["engine"]["version"][0].isdigit()
         assert manifest["precision"] == "float32"
