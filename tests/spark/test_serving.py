@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from seedlings_spark import images
 from seedlings_spark.models.store import NETWORK, ONNX, ModelStore
 from tests import browser
-from tests.conftest import HANG_SECONDS
+from tests.conftest import HANG_SECONDS, with_all
 
 ROOT = Path(__file__).parents[2]
 HERE = {**os.environ, "SEEDLINGS_PYTHON": sys.executable}
@@ -225,6 +226,43 @@ def test_a_crowd_loses_nothing_and_is_computed_together(server: Running) -> None
     (passes,) = re.findall(r'batch_images_count\{model="fields",version="v0001"\} (\S+)', metrics)
     (computed,) = re.findall(r'batch_images_sum\{model="fields",version="v0001"\} (\S+)', metrics)
     assert float(computed) > float(passes)
+
+
+@with_all
+def test_five_hundred_clients_lose_nothing_in_half_a_minute(store: Path, tmp_path: Path) -> None:
+    """With `-s` it says how fast that was."""
+    bodies = [json.dumps({"instances": coded(PICTURES[[place]])}) for place in range(len(PICTURES))]
+    wanted = expected(PICTURES)
+
+    options = ("--models", "fields/v0001")
+    with (
+        running(store, tmp_path / "log", *options) as server,
+        concurrent.futures.ThreadPoolExecutor(500) as clients,
+    ):
+        end = time.monotonic() + 30
+
+        def ask(number: int) -> list[float]:
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=HANG_SECONDS)
+            seconds = list[float]()
+            with contextlib.closing(connection):
+                while time.monotonic() < end:
+                    place, began = (number + len(seconds)) % len(bodies), time.monotonic()
+                    connection.request("POST", PREDICT, bodies[place])
+                    answer = connection.getresponse()
+                    content = json.loads(answer.read())
+                    seconds.append(time.monotonic() - began)
+                    assert answer.status == 200
+                    (found,) = content["predictions"]
+                    assert np.abs(found["probabilities"] - wanted[place]).max() < 1e-6
+            return seconds
+
+        taken = [each for of_one in clients.map(ask, range(500)) for each in of_one]
+        computed = re.search(
+            r'batch_images_sum\{model="fields",version="v0001"\} (\S+)', server.ask("/metrics")[1]
+        )
+        assert computed and float(computed[1]) == len(taken) >= 500
+    p50, p99 = np.quantile(taken, [0.5, 0.99])
+    print(f"{len(taken) / 30:.0f} answers a second, p50 {p50:.2f} s, p99 {p99:.2f} s")
 
 
 def test_more_than_it_can_take_at_once_are_told_to_come_again(store: Path, tmp_path: Path) -> None:
