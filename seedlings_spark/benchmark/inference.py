@@ -291,7 +291,7 @@ def _requests(task: Inference, place: Path) -> Iterator[dict[str, Any]]:
 # In a process beside the driver.
 
 
-def _engine(request: Mapping[str, Any], content: bytes, batch: int) -> engines.Engine:
+def _engine(request: Mapping[str, Any], content: bytes, batch: int) -> engines.Engine | litert.LiteRt:
     engine, precision, threads = request["engine"], request["precision"], request["threads"]
     if engine == ONNXRUNTIME:
         return engines.OnnxRuntime(content, threads)
