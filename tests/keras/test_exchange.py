@@ -65,7 +65,9 @@ def by_the_driver() -> Outcome:
     return _run("driver", 2)
 
 
-@pytest.mark.parametrize("num_workers", [3, 8, *(pytest.param(each, marks=with_all) for each in (1, 2))])
+@pytest.mark.parametrize(
+    "num_workers", [3, 8, *(pytest.param(each, marks=with_all) for each in (1, 2, 4, 5, 6, 7))]
+)
 def test_averages_among_workers_have_the_bits_of_the_drivers(
     num_workers: int, by_the_driver: Outcome
 ) -> None:
