@@ -61,7 +61,7 @@ RULES = ("downpour", "adag", "dynsgd", "aeasgd", "eamsgd")
 DEFAULT_LOSS = "sparse_categorical_crossentropy"
 SCHEDULES = ("constant", "cosine", "one-cycle", "step", "plateau")
 # Random changes to training images, in the order in which they are applied.
-AUGMENTATIONS = ("flip", "turn", "rotate", "shift", "zoom", "brightness", "contrast", "cutout")
+AUGMENTATIONS = ("mirror", "flip", "turn", "rotate", "shift", "zoom", "brightness", "contrast", "cutout")
 # By which images are ordered that come in by rising difficulty: their network's loss, or the length of their files.
 CURRICULA = ("none", BY_LOSS := "loss", "length")
 PRECISIONS = ("float32", "mixed_bfloat16", "auto")

@@ -401,11 +401,11 @@ def augmentation(names: Sequence[str], image_size: tuple[int, int]) -> str:
     """The layers that change training images, as the JSON of a Keras network over raw pixels.
 
     Args:
-        names: Some of `choices.AUGMENTATIONS`: "flip" (both ways), "turn" (quarter turns), "rotate" (by any angle),
-            "shift" (up to 10 % of the image), "zoom" (up to 10 % in or out), "brightness" (up to 10 % of white),
-            "contrast" (up to 20 % less or more), "cutout" (a rectangle of up to a fifth of the image becomes black,
-            in every second image; DeVries and Taylor 2017, arXiv:1708.04552); "none" stands for no change. What is
-            moved beyond a border is filled by reflection.
+        names: Some of `choices.AUGMENTATIONS`: "mirror" (left and right), "flip" (also upside down), "turn" (quarter
+            turns), "rotate" (by any angle), "shift" (up to 10 % of the image), "zoom" (up to 10 % in or out),
+            "brightness" (up to 10 % of white), "contrast" (up to 20 % less or more), "cutout" (a rectangle of up to a
+            fifth of the image becomes black, in every second image; DeVries and Taylor 2017, arXiv:1708.04552); "none"
+            stands for no change. What is moved beyond a border is filled by reflection.
         image_size: (height, width) in pixels.
 
     Returns:
@@ -422,6 +422,7 @@ def augmentation(names: Sequence[str], image_size: tuple[int, int]) -> str:
     if not names:
         return ""
     makers: dict[str, Callable[[], list[Any]]] = {
+        "mirror": lambda: [layers.RandomFlip("horizontal", seed=0)],
         # Two layers: RandomFlip("horizontal_and_vertical") of Keras 3.15 draws once for both, and so only ever
         # turns an image by 180 degrees.
         "flip": lambda: [layers.RandomFlip("horizontal", seed=0), layers.RandomFlip("vertical", seed=0)],

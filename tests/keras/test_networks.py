@@ -439,6 +439,12 @@ def test_a_turn_is_one_of_numpys_and_all_occur_equally_often(size, turns):
         assert abs(seen.count(turn) / 400 - 1 / len(turns)) < 0.1  # more than 3 sigma
 
 
+def test_a_mirrored_image_stays_upright():
+    image = pixels(1, (5, 5))[0]
+    outputs = np.asarray(augmenter("mirror", size=(5, 5))(np.repeat(image[None], 50, axis=0), training=True))
+    assert {output.tobytes() for output in outputs} == {image.tobytes(), np.fliplr(image).tobytes()}
+
+
 def test_flips_and_turns_together_give_all_eight_symmetries():
     image = pixels(1, (5, 5))[0]
     outputs = np.asarray(
@@ -454,7 +460,7 @@ def test_flips_and_turns_together_give_all_eight_symmetries():
 def test_every_image_of_a_batch_draws_for_itself(name):
     images = np.repeat(pixels(1, (6, 6)), 60, axis=0)
     outputs = np.asarray(augmenter(name)(images, training=True))
-    assert len({output.tobytes() for output in outputs}) >= 4
+    assert len({output.tobytes() for output in outputs}) >= (2 if name == "mirror" else 4)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -498,7 +504,7 @@ def test_no_augmentation_is_no_network():
 def test_an_unknown_augmentation_is_refused_by_name():
     with pytest.raises(OptionError, match="'spin', 'Flip'") as caught:
         networks.augmentation(["flip", "spin", "Flip"], (32, 32))
-    assert "flip, turn, rotate, shift, zoom" in caught.value.expected
+    assert "mirror, flip, turn, rotate, shift, zoom" in caught.value.expected
 
 
 def test_augmentations_are_applied_in_their_own_order_whatever_was_asked_for():
