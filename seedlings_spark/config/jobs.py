@@ -432,9 +432,9 @@ class TrainOptions(Options):
     )
     augment: tuple[str, ...] = option(
         ("flip", "turn"),
-        "random changes to training images: mirror, left and right; flip, also upside down; quarter turns, rotation by any"
-        " angle, shift, zoom, brightness, contrast, a part blacked out; or none",
-        reason="a plant from above has no up, and pictures that have one take mirror; more changes want more epochs",
+        "random changes to training images: mirror, left and right; flip, also upside down; quarter turns, rotation by"
+        " any angle, shift, zoom, brightness, contrast, a part blacked out; or none",
+        reason="a plant from above has no up (pictures that have one take mirror); more changes want more epochs",
         choices=(*choices.AUGMENTATIONS, "none"),
     )
     mixup: float = option(

@@ -102,6 +102,7 @@ def write(
     *,
     history: Mapping[str, Sequence[float]] | None,
     kept_epoch: int | None = None,
+    rows_of_quarter: Sequence[Sequence[int]] = (),
     about: Mapping[str, object],
     findings: Findings | None = None,
 ) -> list[str]:
@@ -118,6 +119,7 @@ def write(
         history: Metric -> a value an epoch, as Keras gives it, or None. Without an epoch there is no
             learning_curves.png.
         kept_epoch: The epoch, from 1, whose weights were kept, or None.
+        rows_of_quarter: As for `plots.learning_curves`.
         about: What else is known, such as the model's version, the corpus' fingerprint and the split. What
             JSON cannot hold is written as text; numbers that are not finite as null.
         findings: What else was found.
@@ -128,7 +130,7 @@ def write(
     about_values = {str(name): _jsonable(value) for name, value in about.items()}
     plots = {CONFUSION_MATRIX: confusion_matrix(evaluation), PER_SPECIES: per_species(evaluation)}
     if history is not None and curves_of(history):
-        plots[LEARNING_CURVES] = learning_curves(history, kept_epoch)
+        plots[LEARNING_CURVES] = learning_curves(history, kept_epoch, rows_of_quarter)
     findings = findings or Findings()
     found = _jsonable(findings.to_dict())
     metrics = {"format": FORMAT, "about": about_values, **evaluation.to_dict(), **found}  # type: ignore[dict-item]
@@ -167,6 +169,7 @@ def write_multilabel(
     *,
     history: Mapping[str, Sequence[float]] | None,
     kept_epoch: int | None = None,
+    rows_of_quarter: Sequence[Sequence[int]] = (),
     about: Mapping[str, object],
     wrong: Sequence[ListPicture] = (),
 ) -> None:
@@ -177,6 +180,7 @@ def write_multilabel(
         evaluation: The numbers.
         history: As for `write`.
         kept_epoch: As for `write`.
+        rows_of_quarter: As for `write`.
         about: As for `write`.
         wrong: Pictures to look at.
     """
@@ -185,7 +189,7 @@ def write_multilabel(
         files.delete(files.join(directory, name))
     plots = {PER_SPECIES: per_species(evaluation)}
     if history is not None and curves_of(history):
-        plots[LEARNING_CURVES] = learning_curves(history, kept_epoch)
+        plots[LEARNING_CURVES] = learning_curves(history, kept_epoch, rows_of_quarter)
     for name, png in plots.items():
         files.write_bytes(files.join(directory, name), png)
     files.write_text(files.join(directory, ALL_SPECIES), _multilabel_csv(evaluation))

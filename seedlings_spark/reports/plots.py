@@ -150,7 +150,11 @@ def per_species(evaluation: Evaluation | MultiLabelEvaluation) -> bytes:
     return _png(figure)
 
 
-def learning_curves(history: Mapping[str, Sequence[float]], kept_epoch: int | None = None) -> bytes:
+def learning_curves(
+    history: Mapping[str, Sequence[float]],
+    kept_epoch: int | None = None,
+    rows_of_quarter: Sequence[Sequence[int]] = (),
+) -> bytes:
     """A PNG of how training went: loss, every other metric, and the learning rate if it is known.
 
     A metric and its `val_` twin share a panel, whose title names the best value of the validation: the lowest
@@ -160,13 +164,16 @@ def learning_curves(history: Mapping[str, Sequence[float]], kept_epoch: int | No
     Args:
         history: Metric -> a value an epoch, as Keras gives it. With no epochs the picture says so.
         kept_epoch: The epoch, from 1, whose weights were kept; it is marked.
+        rows_of_quarter: With a curriculum, of each epoch how many images of each quarter of difficulty it went through,
+            the easiest first; they have a panel of their own.
     """
     curves = curves_of(history)
     panels = list(dict.fromkeys(name.removeprefix("val_") for name in curves))
     # Loss first, learning rate last, the others in the order of the history.
     panels.sort(key=lambda name: (name in _LEARNING_RATE) - (name == _LOSS))
-    num_columns = min(3, max(1, len(panels)))
-    num_rows = max(1, math.ceil(len(panels) / num_columns))
+    num_panels = len(panels) + bool(rows_of_quarter)
+    num_columns = min(3, max(1, num_panels))
+    num_rows = max(1, math.ceil(num_panels / num_columns))
     figure = Figure(figsize=(4.4 * num_columns, 3.2 * num_rows), layout="constrained")
     if not panels:
         axes = figure.subplots()
@@ -184,7 +191,9 @@ def learning_curves(history: Mapping[str, Sequence[float]], kept_epoch: int | No
             axes.text(
                 kept_epoch, 0.98, " kept ", ha=side, va="top", color=_FAINT, fontsize=8, transform=place
             )
-    for axes in grid[len(panels) :]:
+    if rows_of_quarter:
+        _quarters_panel(grid[len(panels)], np.array(rows_of_quarter).T)
+    for axes in grid[num_panels:]:
         axes.set_axis_off()
     return _png(figure)
 
@@ -289,6 +298,27 @@ def _curve_panel(
     ):
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())
+    _frame_of_epochs(axes, title, num_epochs)
+    if validation is not None and training is not None:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _quarters_panel(axes: Axes, counts: npt.NDArray[np.int64]) -> None:
+    """Bars of what each epoch went through; counts of shape (quarters, epochs)."""
+    num_quarters, num_epochs = counts.shape
+    bottoms = np.cumsum(counts, axis=0) - counts
+    shades = matplotlib.colormaps["Blues"](np.linspace(0.25, 0.9, num_quarters))
+    labels = ["easiest quarter", *[""] * (num_quarters - 2), "hardest quarter"]
+    for values, bottom, shade, label in zip(counts, bottoms, shades, labels, strict=True):
+        axes.bar(
+            np.arange(1, num_epochs + 1), values, width=1, bottom=bottom, color=shade, label=label or None
+        )
+    _frame_of_epochs(axes, "images by difficulty", num_epochs)
+    axes.set_axisbelow(True)
+    axes.legend(fontsize=8, loc="lower right", reverse=True)
+
+
+def _frame_of_epochs(axes: Axes, title: str, num_epochs: int) -> None:
     axes.set_title(title, loc="left", fontsize=10, color=_INK, parse_math=False)
     axes.set_xlabel("epoch", color=_FAINT, fontsize=9)
     axes.set_xlim(0.5, num_epochs + 0.5)
@@ -296,8 +326,6 @@ def _curve_panel(
     axes.grid(True, color="#e4e4e4", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8, labelcolor=_INK, color="#b0b0b0")
-    if validation is not None and training is not None:
-        axes.legend(frameon=False, fontsize=8)
 
 
 def curves_of(history: Mapping[str, Sequence[float]]) -> dict[str, npt.NDArray[np.float64]]:

@@ -52,3 +52,22 @@ def order(
         passes.append(whole[levels[whole] < highest])
         found += len(passes[-1])
     return np.concatenate(passes)[:rows]
+
+
+def rows_of_quarter(
+    seed: int, shard: int, levels: NDArray[np.uint8], row_bytes: int, num_epochs: int
+) -> list[list[int]]:
+    """How many rows of each quarter the epochs of a shard go through, by their orders.
+
+    Args:
+        seed: As for `order`, and so are the others.
+        shard: Number of the shard.
+        levels: Of the shard's rows.
+        row_bytes: Bytes of one row's features.
+        num_epochs: Epochs before all rows are in.
+
+    Returns:
+        Of each epoch until all rows are in the number of each quarter, the easiest first. Later epochs are as the last.
+    """
+    orders = (order(seed, epoch, shard, levels, row_bytes, num_epochs) for epoch in range(num_epochs + 1))
+    return [np.bincount(levels[each], minlength=LEVELS).tolist() for each in orders]

@@ -220,7 +220,11 @@ class Engine:
             checkpoints.take_up(with_slots=self._options.exchanged != Exchanged.WEIGHTS)
             record = self._serve(checkpoints)
         self._callbacks.on_train_end()
-        return replace(record, history=history(self._callbacks))
+        kept = history(self._callbacks)
+        of_quarter = record.rows_of_quarter
+        num_epochs = max(map(len, kept.values()), default=0) if of_quarter else 0
+        shown = [of_quarter[min(epoch, len(of_quarter) - 1)] for epoch in range(num_epochs)]
+        return replace(record, history=kept, rows_of_quarter=shown)
 
     def _checkpoints(self) -> RunCheckpoints:
         options, master, identity = self._options, self.master, self._identity
@@ -366,6 +370,10 @@ class Engine:
             precision=precisions.pop() if len(precisions) == 1 else "float32",
             environment=environments[0],
             environment_differences=differences,
+            rows_of_quarter=[
+                [sum(counts) for counts in zip(*of_shards, strict=True)]
+                for of_shards in zip(*(shard.of_quarter for shard in shards), strict=True)
+            ],
         )
 
 

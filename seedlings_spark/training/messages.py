@@ -90,12 +90,14 @@ class Rows:
         held_out: Held out.
         fingerprint: Of all of them, with labels, weights and marks.
         of_class: Rows to train on of each class, by its number; empty without classes.
+        of_quarter: With a curriculum, as `curriculum.rows_of_quarter` gives it.
     """
 
     train: int
     held_out: int
     fingerprint: str
     of_class: Mapping[str, int] = field(default_factory=dict)
+    of_quarter: Sequence[Sequence[int]] = ()
 
     @classmethod
     def parse(cls, header: Any) -> "Rows":
@@ -111,6 +113,8 @@ class Rows:
         _check("fingerprint", isinstance(found.fingerprint, str))
         _check("of_class", isinstance(found.of_class, Mapping))
         _check("of_class", all(_is_whole(count) for count in found.of_class.values()))
+        _check("of_quarter", isinstance(found.of_quarter, list | tuple))
+        _check("of_quarter", all(_are_whole(counts) for counts in found.of_quarter))
         return found
 
 
@@ -424,6 +428,10 @@ def _check(name: str, is_right: bool) -> None:
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_whole(values: object) -> bool:
+    return isinstance(values, list) and all(_is_whole(value) for value in values)
 
 
 def _is_number(value: object) -> bool:

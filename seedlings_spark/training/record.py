@@ -38,6 +38,8 @@ class TrainingRecord:
         environment_differences: In what the others differ.
         updates: Updates of an asynchronous run.
         history: For each metric its values, one an epoch.
+        rows_of_quarter: With a curriculum, of each epoch how many rows of each quarter of difficulty it went through,
+            the easiest first.
         stage_failures: How often the workers' stage was started again.
         shards_moved: How many times a slow worker has lost a shard to another one, or got it back.
         workers: What each worker of the last generation has left behind, by rank.
@@ -52,6 +54,7 @@ class TrainingRecord:
     environment_differences: Sequence[str]
     updates: Updates | None = None
     history: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    rows_of_quarter: Sequence[Sequence[int]] = ()
     stage_failures: int = 0
     shards_moved: int = 0
     workers: Sequence[Mapping[str, Any]] = ()

@@ -220,7 +220,7 @@ def work(
         clock.has_read()
         opened = replace(
             opened,
-            shards=[shard.rows(task.recipe.num_classes) for shard in held],
+            shards=[shard.rows(task.recipe) for shard in held],
             environment=reproducibility.environment(task.recipe.threads),
         )
         with connect(task.address, task.credentials) as client, _peers(task, rank, client) as peers:
@@ -372,10 +372,16 @@ class HeldShard:
     levels: list[NDArray[np.uint8]] = field(default_factory=list)
     _order: tuple[int, NDArray[np.int64]] | None = None
 
-    def rows(self, num_classes: int) -> Rows:
+    def rows(self, recipe: Recipe) -> Rows:
         """What the master is told of them."""
-        of_class = _rows_of_class(self.train) if num_classes else {}
-        return Rows(len(self.train), len(self.held_out), self.fingerprint, of_class)
+        of_class = _rows_of_class(self.train) if recipe.num_classes else {}
+        of_quarter = list[list[int]]()
+        if recipe.curriculum_epochs:
+            levels = np.concatenate([np.zeros(0, np.uint8), *self.levels])
+            of_quarter = curriculum.rows_of_quarter(
+                recipe.seed, self.number, levels, self.train.row_bytes, recipe.curriculum_epochs
+            )
+        return Rows(len(self.train), len(self.held_out), self.fingerprint, of_class, of_quarter)
 
     def order(self, seed: int, epoch: int, curriculum_epochs: int) -> NDArray[np.int64]:
         """The order in which an epoch visits the rows to train on."""

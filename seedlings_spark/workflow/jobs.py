@@ -445,6 +445,7 @@ def _evaluated(
         numbers,
         history=version.manifest.get("history"),
         kept_epoch=kept.get("epoch"),
+        rows_of_quarter=(version.manifest.get("training") or {}).get("rows_of_quarter", ()),
         about=predicting.about_evaluation(version, prepared, options.split, options.tta, precision),
         findings=findings,
     )
@@ -477,6 +478,7 @@ def _evaluated_lists(
         numbers,
         history=version.manifest.get("history"),
         kept_epoch=kept.get("epoch"),
+        rows_of_quarter=(version.manifest.get("training") or {}).get("rows_of_quarter", ()),
         about=predicting.about_evaluation(version, prepared, options.split, options.tta),
         wrong=gallery.wrong_lists(table, prepared.images(spark, options.split)),
     )

@@ -302,7 +302,7 @@ def publish(
         if history:
             files.write_bytes(
                 files.join(folder, "report", "learning_curves.png"),
-                plots.learning_curves(history, epoch + 1),
+                plots.learning_curves(history, epoch + 1, last.record.get("rows_of_quarter", ())),
             )
             files.write_text(files.join(folder, "report", "history.json"), json.dumps(written) + "\n")
 

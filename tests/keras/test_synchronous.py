@@ -118,15 +118,27 @@ def test_with_a_curriculum_a_step_is_one_of_sgd_with_the_easy_rows_of_all_shards
     network, draw = _network(), np.random.default_rng(5)
     rows = [replace(one, levels=draw.integers(0, 4, len(one.labels))) for one in _rows([13, 10])]
 
-    def weights(rows: Sequence[Rows], **given: Any) -> Any:
-        outcome = train(network, rows, optimizer=keras.optimizers.Adam(0.01), curriculum_epochs=3, **given)
-        return outcome.master.network.get_weights()
+    def trained(rows: Sequence[Rows], **given: Any) -> Any:
+        return train(network, rows, optimizer=keras.optimizers.Adam(0.01), curriculum_epochs=3, **given)
 
-    one, two = (weights(rows, epochs=4, num_workers=number) for number in (1, 2))
-    reference = _plain_keras(network, rows, keras.optimizers.Adam(0.01), 4, 4, curriculum_epochs=3)
+    def weights(rows: Sequence[Rows], **given: Any) -> Any:
+        return trained(rows, **given).master.network.get_weights()
+
+    outcomes = [trained(rows, epochs=5, num_workers=number) for number in (1, 2)]
+    one, two = (outcome.master.network.get_weights() for outcome in outcomes)
+    reference = _plain_keras(network, rows, keras.optimizers.Adam(0.01), 5, 4, curriculum_epochs=3)
     for ours, same, theirs in zip(one, two, reference.get_weights(), strict=True):
         assert ours.tobytes() == same.tobytes()
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
+
+    of_level = [replace(each, labels=each.levels) for each in rows]
+    seen = [
+        np.bincount(np.concatenate([labels for _, labels, _ in batches]), minlength=4).tolist()
+        for epoch in range(5)
+        for batches in [_global_batches(of_level, epoch, 4, 40, curriculum_epochs=3)]
+    ]
+    assert [sum(count > 0 for count in counts) for counts in seen] == [1, 2, 3, 4, 4]
+    assert [outcome.record.rows_of_quarter for outcome in outcomes] == [seen, seen]
 
     # Of hard rows nothing is seen before it is their turn.
     blank = [

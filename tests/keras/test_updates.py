@@ -255,6 +255,7 @@ def test_a_result_that_is_none_is_refused_and_the_next_worker_goes_on(
         {"shards": [ROWS, ROWS]},
         {"shards": [{**ROWS, "train": "all"}]},
         {"shards": [{**ROWS, "of_class": {"0": "all"}}]},
+        {"shards": [{**ROWS, "of_quarter": [[1, 2, 3, "all"]]}]},
         {"shards": [{"train": 20}]},
         {"environment": "mine"},
     ],

@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from seedlings_spark.reports import evaluation, plots
 from seedlings_spark.reports import page as report
@@ -203,6 +204,22 @@ def test_the_same_numbers_give_the_same_bytes():
 def test_learning_curves_are_drawn_from_any_history(history):
     width, height = size_of_png(plots.learning_curves(history))
     assert 400 < width < 4000 and 200 < height < 4000
+
+
+def test_images_of_each_quarter_of_difficulty_stand_on_those_of_the_easier_ones(tmp_path):
+    counts = [[8, 0, 0, 0], [4, 4, 0, 0], [2, 2, 2, 2]]
+    axes = Figure().subplots()
+    plots._quarters_panel(axes, np.array(counts).T)
+    bars = {(bar.get_x() + bar.get_width() / 2, bar.get_y(), bar.get_height()) for bar in axes.patches}
+    assert {bar for bar in bars if bar[2]} == {
+        *[(1, 0, 8), (2, 0, 4), (2, 4, 4)],
+        *[(3, 0, 2), (3, 2, 2), (3, 4, 2), (3, 6, 2)],
+    }
+    pictures = []
+    for shown in ((), counts):
+        write(tmp_path, example(PAIR), history=HISTORY, rows_of_quarter=shown, about={})
+        pictures.append((tmp_path / "learning_curves.png").read_bytes())
+    assert pictures[0] != pictures[1] == plots.learning_curves(HISTORY, None, counts)
 
 
 def test_a_value_that_is_not_a_number_changes_nothing_but_its_own_point():

@@ -321,4 +321,15 @@ def test_a_curriculum_by_loss_gives_the_same_bits_with_any_number_of_workers(
     losses = spark.read.parquet(str(tmp_path / "run of one" / "curriculum" / "losses")).collect()
     own = {row.content_hash for row in prepared.images(spark, schema.TRAIN).collect()}
     assert {row.content_hash for row in losses} == own and len(losses) == len(own)
+    by_species: dict[str, list[float]] = collections.defaultdict(list)
+    species = {row.content_hash: row.species for row in prepared.images(spark, schema.TRAIN).collect()}
+    for row in losses:
+        by_species[species[row.content_hash]].append(row.difficulty)
+    quarters = np.concatenate(
+        [np.searchsorted(np.percentile(each, [25, 50, 75]), each) for each in by_species.values()]
+    )
+    shown = version.manifest["training"]["rows_of_quarter"]
+    assert shown[2:] == [np.bincount(quarters, minlength=4).tolist()] * 2
+    assert shown[0] == [len(losses), 0, 0, 0] and sum(shown[1]) == len(losses)
+    assert [count > 0 for count in shown[1]] == [True, True, False, False]
     assert len({row.difficulty for row in losses}) > 3 and min(row.difficulty for row in losses) > 0
