@@ -100,7 +100,8 @@ _T = TypeVar("_T")
 _OptionsT = TypeVar("_OptionsT", bound="Options")
 # Options that are paths on a Hadoop file system, and those of them that a job may write to.
 OUTPUTS = ("corpus", "store", "run", "report", "output")
-PATHS = ("images", "parent", "other", "scores", "labels", "fixes", "features", "to", "paths", *OUTPUTS)
+_INPUTS = ("images", "parent", "other", "scores", "labels", "fixes", "features", "predictions", "to", "paths")
+PATHS = (*_INPUTS, *OUTPUTS)
 
 
 def resolve(options: type[_T], job: str, flags: Mapping[str, Any], config_file: str = "") -> _T:

@@ -249,6 +249,17 @@ class ExploreOptions(Options):
     model_version: str = option(
         "current", "version of the model, such as v0001, or current", reason="the promoted one"
     )
+    predictions: str = option(
+        "",
+        "folder RUN/folds/predictions of a train --folds on the corpus, in place of a version: networks that had not"
+        " seen the pictures look for such labels among all to train and validate on",
+        reason="a first corpus is looked at before anything is trained",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.store and self.predictions:
+            raise OptionError("--store with --predictions", "one of them", "Leave one out")
 
 
 def _mlflow() -> Any:

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -14,7 +15,7 @@ from seedlings_spark import config, corpus, display, files, schema
 from seedlings_spark.cluster import session
 from seedlings_spark.config import ExploreOptions
 from seedlings_spark.corpus import Corpus, fixes, manifest, near_duplicates, tables
-from seedlings_spark.errors import ClusterError, CorpusError, SeedlingsError
+from seedlings_spark.errors import ClusterError, CorpusError, InputError, SeedlingsError
 from seedlings_spark.images import perceptual
 from seedlings_spark.models.store import ModelStore, ModelVersion
 from seedlings_spark.reports import exploration, gallery, labels
@@ -34,6 +35,25 @@ _PREDICTIONS = "predictions.parquet"
 _MOST_ROWS = 10_000
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """What is known of pictures by networks that were not trained on them.
+
+    Args:
+        table: With `path`, `content_hash`, `species` and `probabilities`.
+        classes: The species, in the order of the probabilities.
+        by: Whose probabilities they are, for a person.
+        splits: That the pictures are in.
+        looked_at: How many there are.
+    """
+
+    table: DataFrame
+    classes: Sequence[str]
+    by: str
+    splits: Sequence[str]
+    looked_at: int
+
+
 def explore(spark: SparkSession, options: ExploreOptions) -> Exploration:
     """Look at a corpus, and write a page, numbers and a table of labels to look at.
 
@@ -47,8 +67,10 @@ def explore(spark: SparkSession, options: ExploreOptions) -> Exploration:
     """
     options = config.qualified(options)
     prepared, report = corpus.load(options.corpus).require_one_species("explore"), options.report
-    version, splits = None, tuple[str, ...]()
-    if options.store:
+    version, splits, judged = None, tuple[str, ...](), None
+    if options.predictions:
+        judged = _of_folds(spark, prepared, options.predictions)
+    elif options.store:
         version = ModelStore(options.store, options.name).verify(options.model_version)
         version.require_one_species("explore")
         splits = _unseen(version, prepared)
@@ -62,10 +84,16 @@ def explore(spark: SparkSession, options: ExploreOptions) -> Exploration:
         pictures = _written(exploration.measured(pixels), files.join(report, PICTURES))
         means = exploration.mean_pictures(pixels)
         pairs, about_pairs = _pairs(spark, prepared, report)
-        suspects, about_suspects = _suspects(spark, prepared, version, splits, report)
+        if version is not None:
+            judged = _of_version(spark, prepared, version, splits, report)
+        suspects, about_suspects = _suspects(judged, report)
         found = _shown(prepared, pixels, pictures, means, (pairs, about_pairs), (suspects, about_suspects))
-    left = [METRICS, PICTURES, *([PAIRS] if pairs else []), *([FIXES, _PREDICTIONS] if version else [])]
-    files.write_text(files.join(report, PAGE), found.page(left))
+    tables_left = [
+        *([PAIRS] if pairs else []),
+        *([FIXES] if judged else []),
+        *([_PREDICTIONS] if version else []),
+    ]
+    files.write_text(files.join(report, PAGE), found.page([METRICS, PICTURES, *tables_left]))
     numbers = json.dumps(found.to_dict(), indent=2, allow_nan=False)
     files.write_text(files.join(report, METRICS), numbers + "\n")
     return found
@@ -140,12 +168,10 @@ def _pairs(spark: SparkSession, prepared: Corpus, report: str) -> tuple[list[Row
     return rows, {name: about[name] for name in ("pairs", "in_two_splits", "of_two_species")}
 
 
-def _suspects(
-    spark: SparkSession, prepared: Corpus, version: ModelVersion | None, splits: Sequence[str], report: str
-) -> tuple[list[Row], dict[str, Any]]:
-    """The pictures whose labels are probably wrong, the surest first, and their numbers; writes `fixes.csv`."""
-    if version is None:
-        return [], {"missing": "not looked for: give --store with a version that has not seen these pictures"}
+def _of_version(
+    spark: SparkSession, prepared: Corpus, version: ModelVersion, splits: Sequence[str], report: str
+) -> _Judged:
+    """What a version says of some splits."""
     of_splits = [predicting.predictions(spark, version, prepared, split) for split in splits]
     predicted = of_splits[0]
     for each in of_splits[1:]:
@@ -157,7 +183,37 @@ def _suspects(
             "one with probabilities",
             "Choose another --model-version, or leave out --store",
         )
-    rows = labels.suspects(table, version.classes, _MOST_ROWS).collect()
+    looked_at = sum(prepared.num_images(split) for split in splits)
+    return _Judged(table, version.classes, f"{version.name} {version.version}", splits, looked_at)
+
+
+def _of_folds(spark: SparkSession, prepared: Corpus, path: str) -> _Judged:
+    """What networks of a cross-validation say of pictures that they had not seen, whose labels are the corpus' now."""
+    remedy = "Give RUN/folds/predictions of a train --folds on this corpus as --predictions"
+    if not files.exists(path):
+        raise InputError(f"no folder {path}", "predictions of train --folds", remedy)
+    told = tables.parquet(spark, path, schema.OUT_OF_FOLD).select(schema.CONTENT_HASH, schema.PROBABILITIES)
+    table = prepared.images(spark).drop(schema.IMAGE).join(told, schema.CONTENT_HASH)
+    of_split = {row[0]: row[1] for row in table.groupBy(schema.SPLIT).count().collect()}
+    length = F.coalesce(F.size(schema.PROBABILITIES), F.lit(0))
+    if not of_split or not table.where(length != len(prepared.classes)).isEmpty():
+        raise CorpusError(
+            f"{path}, without probabilities of {len(prepared.classes)} species for pictures of {prepared.path}",
+            "predictions of its pictures",
+            remedy,
+        )
+    splits = [split for split in schema.SPLITS if split in of_split]
+    return _Judged(table, prepared.classes, "networks that had not seen them", splits, sum(of_split.values()))
+
+
+def _suspects(judged: _Judged | None, report: str) -> tuple[list[Row], dict[str, Any]]:
+    """The pictures whose labels are probably wrong, the surest first, and their numbers; writes `fixes.csv`."""
+    if judged is None:
+        words = (
+            "not looked for: give --store with a version that has not seen these pictures, or --predictions"
+        )
+        return [], {"missing": words}
+    rows = labels.suspects(judged.table, judged.classes, _MOST_ROWS).collect()
     head = (*fixes.COLUMNS, labels.SUGGESTED, labels.PROBABILITY, labels.NEW_PROBABILITY)
     written = (
         [
@@ -171,9 +227,8 @@ def _suspects(
         for row in rows
     )
     _write_csv(files.join(report, FIXES), head, written)
-    looked_at = sum(prepared.num_images(split) for split in splits)
-    about = {"number": len(rows), "looked_at": looked_at, "splits": list(splits)}
-    return rows, {**about, "version": f"{version.name} {version.version}"}
+    about = {"number": len(rows), "looked_at": judged.looked_at, "splits": list(judged.splits)}
+    return rows, {**about, "version": judged.by}
 
 
 def _write_csv(path: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

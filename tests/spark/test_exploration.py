@@ -10,10 +10,11 @@ import keras
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import files, images, schema
 from seedlings_spark.config import ExploreOptions, PrepareOptions, ScoreOptions
-from seedlings_spark.errors import CorpusError
+from seedlings_spark.errors import CorpusError, SeedlingsError
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.reports import exploration
 from seedlings_spark.workflow import explore, jobs, publication
@@ -94,6 +95,20 @@ def test_planted_mistakes_are_found_and_mended(
     )  # JPEG
     page = (report / "index.html").read_text()
     assert "&lt;b&gt;" in page and "<b>&#34;Rye" not in page and page.count("<img") > 3 * exploration.SAMPLES
+
+    # The same predictions as a cross-validation leaves them give the same fixes; no others are taken.
+    predictions = spark.read.parquet(str(report / "predictions.parquet"))
+    folds = predictions.withColumn(schema.FOLD, F.lit(0)).select(*schema.OUT_OF_FOLD.names)
+    folds.write.parquet(str(tmp_path / "folds"))
+    folds.withColumn(schema.CONTENT_HASH, F.lit("0" * 64)).write.parquet(str(tmp_path / "others"))
+    again = tmp_path / "again"
+    for name, message in (("nowhere", "no folder .*nowhere"), ("others", "others, without .* of 3 species")):
+        with pytest.raises(SeedlingsError, match=message):
+            explore(spark, ExploreOptions(corpus.path, str(again), predictions=str(tmp_path / name)))
+        assert not again.exists()
+    explore(spark, ExploreOptions(corpus.path, str(again), predictions=str(tmp_path / "folds")))
+    assert (again / "fixes.csv").read_bytes() == (report / "fixes.csv").read_bytes()
+    assert json.loads((again / "metrics.json").read_text())["suspect_labels"]["looked_at"] == 120
 
     fixes[0]["action"], fixes[1]["action"], fixes[2]["action"] = "correct", "drop", "keep"
     mended = tmp_path / "mended.csv"

@@ -14,10 +14,11 @@ from pyspark.sql import SparkSession
 
 import seedlings_spark as ss
 from seedlings_spark import corpus, files, images, schema
+from seedlings_spark.config import ExploreOptions
 from seedlings_spark.corpus import decoding, synthetic
 from seedlings_spark.errors import CorpusError, InputError, NetworkError, OptionError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
-from seedlings_spark.workflow import folds, pipeline, predicting, transfer
+from seedlings_spark.workflow import explore, folds, pipeline, predicting, transfer
 from tests import docs
 from tests.conftest import with_all
 
@@ -285,6 +286,10 @@ def test_every_image_is_predicted_once_by_a_network_that_has_not_seen_it(
     assert numbers["accuracy"]["deviation"] == pytest.approx(np.std(numbers["accuracy"]["of_fold"], ddof=1))
     assert trained.published is not None
     assert trained.published.manifest["folds"]["accuracy"] == numbers["accuracy"]
+
+    looking = ExploreOptions(prepared.path, str(tmp_path / "report"), predictions=str(place / "predictions"))
+    about = explore(spark, looking).about_suspects
+    assert (about["looked_at"], about["splits"]) == (24, [schema.TRAIN, schema.VALIDATION])
 
 
 @with_all
