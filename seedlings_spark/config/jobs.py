@@ -618,6 +618,7 @@ class TrainOptions(Options):
                 f"--frequency {self.frequency}", "batch, epoch or a number of batches", "Correct --frequency"
             )
         self._check_workers()
+        self._check_mode()
         if "none" in self.augment and len(self.augment) > 1:
             raise OptionError(
                 f"--augment {' '.join(self.augment)}",
@@ -647,7 +648,7 @@ class TrainOptions(Options):
         _check_network(self.network, self.weights, self.scaler)
 
     def _check_workers(self) -> None:
-        """Refuse workers, shards and exchanges that do not go together."""
+        """Refuse workers, shards and ports that do not go together."""
         least, most, shards = self.min_workers, self.num_workers, self.shards
         numbers = f"--min-workers {least}, --num-workers {most} and --shards {shards}"
         if 0 < shards < most or least > most:
@@ -656,30 +657,11 @@ class TrainOptions(Options):
                 "no fewer workers at most than at least, and no fewer shards than workers",
                 "Correct one of them; --min-workers and --shards of 0 are as many as --num-workers",
             )
-        is_synchronous = self.mode == choices.SYNCHRONOUS
-        if not is_synchronous and {least or most, shards or most} != {most}:
+        if self.mode != choices.SYNCHRONOUS and {least or most, shards or most} != {most}:
             raise OptionError(
                 f"--mode {self.mode} with {numbers}",
                 "one number for all of them: each worker makes updates of its own, and a lost one is started again",
                 f"Give one number of workers and no --shards, or use --mode {choices.SYNCHRONOUS}",
-            )
-        if self.rule and is_synchronous:
-            raise OptionError(
-                f"--rule {self.rule} with --mode {self.mode}",
-                "another mode: what synchronous workers make is averaged",
-                "Leave out --rule, or use --mode asynchronous",
-            )
-        if self.exchange == "workers" and not (is_synchronous and self.frequency == "batch"):
-            raise OptionError(
-                f"--exchange workers with --mode {self.mode} and --frequency {self.frequency}",
-                f"--mode {choices.SYNCHRONOUS} and --frequency batch: each step ends with the mean of all workers",
-                "Use --exchange driver, or that mode and frequency",
-            )
-        if 0 < self.drop_slow <= 1 or (self.drop_slow and not is_synchronous):
-            raise OptionError(
-                f"--drop-slow {self.drop_slow:g} with --mode {self.mode}",
-                f"a factor above 1, or 0, with --mode {choices.SYNCHRONOUS}: other workers do not wait for a slow one",
-                "Correct --drop-slow, or leave it out",
             )
         if self.drop_slow and (shards or most) == (least or most) > 1:
             raise OptionError(
@@ -694,6 +676,34 @@ class TrainOptions(Options):
                     "0, a port such as 4100, or a range such as 4100-4110",
                     f"Correct {flag_of(name)}",
                 )
+
+    def _check_mode(self) -> None:
+        """Refuse what a mode does not have."""
+        is_synchronous = self.mode == choices.SYNCHRONOUS
+        if self.rule and is_synchronous:
+            raise OptionError(
+                f"--rule {self.rule} with --mode {self.mode}",
+                "another mode: what synchronous workers make is averaged",
+                "Leave out --rule, or use --mode asynchronous",
+            )
+        if self.rule == "eamsgd" and not (self.optimizer.lower() == "sgd" and self.momentum):
+            raise OptionError(
+                f"--rule eamsgd with --optimizer {self.optimizer} and --momentum {self.momentum:g}",
+                "sgd with Nesterov momentum, which the rule is made of",
+                "Use --optimizer sgd --momentum 0.9, or --rule aeasgd",
+            )
+        if self.exchange == "workers" and not (is_synchronous and self.frequency == "batch"):
+            raise OptionError(
+                f"--exchange workers with --mode {self.mode} and --frequency {self.frequency}",
+                f"--mode {choices.SYNCHRONOUS} and --frequency batch: each step ends with the mean of all workers",
+                "Use --exchange driver, or that mode and frequency",
+            )
+        if 0 < self.drop_slow <= 1 or (self.drop_slow and not is_synchronous):
+            raise OptionError(
+                f"--drop-slow {self.drop_slow:g} with --mode {self.mode}",
+                f"a factor above 1, or 0, with --mode {choices.SYNCHRONOUS}: other workers do not wait for a slow one",
+                "Correct --drop-slow, or leave it out",
+            )
 
     def _check_rates(self) -> None:
         """Refuse rates and averages that do not go together."""

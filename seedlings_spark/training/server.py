@@ -377,7 +377,11 @@ def _bind(host: str, ports: Sequence[int], option: str) -> socket.socket:
         f"no port of {_ranges(ports)} on {host} could be opened ({reason})",
         "one free port that the executors can reach",
         f"Give others with {option}"
-        + ", or set spark.driver.bindAddress to an address of this machine" * (option == "--server-port"),
+        + (
+            ", or set spark.driver.bindAddress to an address of this machine"
+            if option == "--server-port"
+            else ": as many as workers run on one machine"
+        ),
     )
 
 

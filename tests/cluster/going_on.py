@@ -52,7 +52,7 @@ def measure(place: Place, workers: str, victim: str) -> list[float]:
         workers: As `--num-workers`.
         victim: "worker", a Python process, or "executor", the JVM that has started it.
     """
-    store = place.folder / f"{workers} {victim}"
+    store = place.folder / f"{workers}-{victim}"
     # More epochs than it will ever train: it is ended after the last kill.
     command = (*train(place.folder / "corpus", store), "--shards", "2", "--num-workers", workers)
     generator, kills, epochs = random.Random(0), list[float](), list[float]()

@@ -234,6 +234,7 @@ def test_workers_may_be_as_many_as_there_is_room_for(tmp_path: Path) -> None:
         ),
         ({"num_workers": "2", "shards": "4", "mode": "hogwild"}, "--mode hogwild with --min-workers 0"),
         ({"rule": "adag"}, "--rule adag with --mode synchronous"),
+        ({"rule": "eamsgd", "mode": "asynchronous"}, "--rule eamsgd with --optimizer adam and --momentum 0"),
         ({"exchange": "workers", "frequency": "epoch"}, "--exchange workers with --mode synchronous"),
         ({"drop_slow": "1", "shards": "8"}, "--drop-slow 1 with --mode synchronous"),
         ({"drop_slow": "3"}, "--drop-slow 3 with --min-workers 0, --num-workers 2 and --shards 0"),
