@@ -17,6 +17,7 @@ The map, room by room, in the order of imports: a module may import those of its
 
     errors          what can go wrong for a user, one class each
     choices         what can be chosen, and the limits of a file
+    kinds           what labels are: one species, any number of them, a number
     display         names that others chose, as a terminal, a log or a page may show them
     schema          column names and layouts of our tables
     fingerprint     content hash, split of a hash, shard of a hash, corpus fingerprint
@@ -153,6 +154,7 @@ The map, room by room, in the order of imports: a module may import those of its
     reports         what a model is worth
       evaluation    predictions -> numbers
       multilabel    the same where pictures show any number of species
+      numbers       the same where they have a number each
       certainty     probabilities -> how sure a model is, and how often it is right then
       paired        two versions on the same pictures
       promised      whether sets hold the true species as often as promised

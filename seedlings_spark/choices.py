@@ -14,9 +14,6 @@ MAX_PIXELS = 64_000_000
 # An uncompressed 20-megapixel picture still fits.
 MAX_BYTES = 64 * 1024 * 1024
 
-# What the labels of a corpus are, and so what a model of it says of a picture: one species, or any number of them.
-CLASSIFICATION, MULTILABEL = "classification", "multilabel"
-
 SPLIT_POLICIES = ("auto", "hash", "stratified", "given")
 CONFLICT_POLICIES = ("error", "drop")
 LEAK_POLICIES = ("error", "drop", "keep")
@@ -57,7 +54,7 @@ MODES = (SYNCHRONOUS := "synchronous", "asynchronous", "hogwild")
 # Of workers: as many as there is room for, up to the number of shards.
 AUTO = "auto"
 RULES = ("downpour", "adag", "dynsgd", "aeasgd", "eamsgd")
-# Of `train`; the loss of pictures that show any number of species follows from these.
+# Of `train`; it stands for that of the corpus' kind.
 DEFAULT_LOSS = "sparse_categorical_crossentropy"
 SCHEDULES = ("constant", "cosine", "one-cycle", "step", "plateau")
 # Random changes to training images, in the order in which they are applied.

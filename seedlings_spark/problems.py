@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from seedlings_spark import choices
 from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import NetworkError, OptionError, first_line
+from seedlings_spark.kinds import Kind
 
 with runtime.quiet_import():
     import keras
@@ -29,8 +29,8 @@ with runtime.quiet_import():
 
 _log = logging.getLogger(__name__)
 
-CLASSIFICATION, MULTILABEL = choices.CLASSIFICATION, choices.MULTILABEL
-BINARY, REGRESSION = "binary", "regression"
+CLASSIFICATION, MULTILABEL, REGRESSION = (kind.value for kind in Kind)
+BINARY = "binary"
 KINDS = (CLASSIFICATION, BINARY, MULTILABEL, REGRESSION)
 
 # What is known of a loss. "own" is a function or class that Keras does not have.
@@ -80,6 +80,8 @@ _FAMILIES: dict[str, tuple[str, ...]] = {
         "cosine_similarity",
     ),
 }
+# Losses of the difference of label and output, which may have any unit.
+_OF_DIFFERENCES = ("mean_squared_error", "mean_absolute_error", "huber", "log_cosh")
 _FAMILY_OF = {
     getattr(losses, name): family
     for family, names in _FAMILIES.items()
@@ -276,17 +278,51 @@ def _misfit(kind: str, family: str, outputs: int, label: str) -> tuple[str, str]
     return None
 
 
-def check_species_loss(loss: Any, kind: str = CLASSIFICATION) -> None:
-    """Refuse a loss that does not fit the species of a corpus.
+@keras.saving.register_keras_serializable(package="seedlings_spark")
+class InDeviations(losses.Loss):  # type: ignore[misc]
+    """A loss of the difference of label and output, both divided by the standard deviation of the labels.
+
+    Labels and outputs keep their unit, and so do metrics; loss and gradients are those of standardised labels, whose
+    size learning rates are made for.
+
+    Args:
+        loss: A loss of Keras by name, its configuration or itself.
+        deviation: The standard deviation.
+        name: Its own.
+        kwargs: Those of any loss of Keras.
+    """
+
+    def __init__(self, loss: Any, deviation: float, name: str = "in_deviations", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.fn, self.deviation = losses.get(loss), deviation
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """The loss of each row."""
+        return getattr(self.fn, "call", self.fn)(y_true / self.deviation, y_pred / self.deviation)
+
+    def get_config(self) -> dict[str, Any]:
+        """For saving."""
+        return {**super().get_config(), "loss": losses.serialize(self.fn), "deviation": self.deviation}
+
+
+def check_loss(loss: Any, kind: str = CLASSIFICATION) -> None:
+    """Refuse a loss that does not fit the labels of a corpus.
 
     Args:
         loss: As an estimator takes it.
-        kind: "classification", whose classes exclude each other, or "multilabel".
+        kind: "classification", whose classes exclude each other, "multilabel" or "regression".
 
     Raises:
         OptionError: Such a loss, or none that Keras knows.
     """
-    family = family_of(resolve_loss(loss))
+    resolved = resolve_loss(loss)
+    family = family_of(resolved)
+    if kind == REGRESSION and _name_in_keras(resolved) not in _OF_DIFFERENCES:
+        raise OptionError(
+            f"--loss {loss}",
+            "a loss for numbers",
+            f"Use --loss {', '.join(_OF_DIFFERENCES[:-1])} or {_OF_DIFFERENCES[-1]}, or leave --loss out",
+        )
     if kind == MULTILABEL and family != "binary":
         raise OptionError(
             f"--loss {loss}",
@@ -299,6 +335,13 @@ def check_species_loss(loss: Any, kind: str = CLASSIFICATION) -> None:
             "a loss for species, of which each image shows one",
             "Use --loss sparse_categorical_crossentropy, or another categorical one",
         )
+
+
+def _name_in_keras(loss: Any) -> str:
+    """The name of the function that a resolved loss is, or is made of; "" where that is none of Keras'."""
+    found = loss.fn if isinstance(loss, InDeviations) else loss
+    found = getattr(found, "fn", found)
+    return getattr(found, "__name__", "") if found in _FAMILY_OF else ""
 
 
 def described(loss: Any) -> str:

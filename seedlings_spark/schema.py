@@ -23,6 +23,8 @@ from pyspark.sql.types import (
     StructType,
 )
 
+from seedlings_spark.kinds import Kind
+
 PATH = "path"
 LENGTH = "length"
 MODIFIED = "modified"
@@ -41,6 +43,8 @@ PREDICTION = "prediction"
 PROBABILITY = "probability"
 PREDICTED_SPECIES = "predicted_species"
 CONFIDENCE = "confidence"
+VALUE = "value"
+PREDICTED_VALUE = "predicted_value"
 PROBABILITIES = "probabilities"
 FEATURES = "features"
 MODEL_VERSION = "model_version"
@@ -73,7 +77,8 @@ REJECT_REASONS = (
     "changed",  # other bytes than when it was listed
     "hidden",  # a folder or a file of a program's or of the system's own, with all that is in it
     "no_species",  # a training image outside of any species' folder
-    "conflicting_species",  # the same bytes under two species
+    "no_number",  # a training image whose number is missing, no number, or not finite
+    "conflicting_species",  # the same bytes under two species, or numbers
     "dropped",  # a person has said so, in a table of fixes
     "leak",  # the same bytes, near duplicates or pictures of one group are in a split that is measured on
 )
@@ -84,6 +89,9 @@ UNKNOWN = "unknown"
 # Between the names in a corpus' column `species`, where pictures show any number of them, each name once, in order.
 # Alone it says that a picture shows none of them: null would be a picture of which nobody has said anything.
 BETWEEN_SPECIES = "|"
+
+# Networks answer in float32.
+_LARGEST_FLOAT = 3.4028234663852886e38
 
 # In the metadata of our column of content hashes: another's column may have the same name, and be anything.
 _OURS = {"seedlings_spark": "sha256 of the bytes of a picture's file"}
@@ -222,6 +230,42 @@ def _with_lists(layout: StructType, without: str = "") -> StructType:
 PREDICTIONS_OF_LISTS = _with_lists(PREDICTIONS)
 EVALUATED_LISTS = _with_lists(EVALUATED, CURRENT_SPECIES)
 
+# The same of pictures that have a number each, in the unit of their labels.
+PREDICTIONS_OF_NUMBERS = StructType(
+    [
+        StructField(PATH, StringType(), False),
+        StructField(CONTENT_HASH, StringType(), False),
+        StructField(PREDICTED_VALUE, FloatType(), False),
+        StructField(MODEL_VERSION, StringType(), False),
+    ]
+)
+EVALUATED_NUMBERS = StructType(
+    [
+        *PREDICTIONS_OF_NUMBERS.fields[:2],
+        StructField(VALUE, DoubleType(), False),  # the true one
+        PREDICTIONS_OF_NUMBERS[PREDICTED_VALUE],
+    ]
+)
+PREDICTIONS_OF = {
+    Kind.CLASSIFICATION: PREDICTIONS,
+    Kind.MULTILABEL: PREDICTIONS_OF_LISTS,
+    Kind.REGRESSION: PREDICTIONS_OF_NUMBERS,
+}
+
+
+def prediction_of(kind: Kind) -> str:
+    """The column of what a version says."""
+    return PREDICTED_VALUE if kind == Kind.REGRESSION else PREDICTED_SPECIES
+
+
+def kind_of(predictions: DataFrame) -> Kind:
+    """What a version says of which a table has predictions."""
+    if PREDICTED_VALUE in predictions.columns:
+        return Kind.REGRESSION
+    has_lists = isinstance(predictions.schema[PREDICTED_SPECIES].dataType, ArrayType)
+    return Kind.MULTILABEL if has_lists else Kind.CLASSIFICATION
+
+
 # What a scoring run has made of a file, for later runs: which file it was, by whom it was scored, or why not.
 LEDGER = StructType(
     [
@@ -248,6 +292,12 @@ def as_text(names: Column) -> Column:
     """The counterpart: names in an array, each once and in order, as one text."""
     text = F.when(F.size(names) == 0, F.lit(BETWEEN_SPECIES)).otherwise(F.concat_ws(BETWEEN_SPECIES, names))
     return F.when(names.isNotNull(), text)
+
+
+def number_in(text: Column) -> Column:
+    """The number in a column `species` of a corpus whose pictures have one each; null where a float cannot hold it."""
+    number = text.try_cast("double")
+    return F.when(F.abs(number) <= F.lit(_LARGEST_FLOAT), number)
 
 
 def column(name: str) -> Column:

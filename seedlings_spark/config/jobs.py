@@ -122,6 +122,12 @@ class PrepareOptions(DecodeOptions):
         " number of species, and none where it stands alone. A column of lists needs no such thing",
         reason="most pictures have one species",
     )
+    number_column: str = option(
+        "",
+        "column of a table of images with a number for each, such as leaf_area or age_days, which is then predicted in"
+        " place of a species",
+        reason="most pictures are of species",
+    )
     image_size: int = option(
         64,
         "height and width of the prepared images",
@@ -212,6 +218,12 @@ class PrepareOptions(DecodeOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.label_separator and self.number_column:
+            raise OptionError(
+                f"--label-separator {self.label_separator} with --number-column {self.number_column}",
+                "pictures of species, or pictures with numbers",
+                "Leave out one of them",
+            )
         if (
             len(self.split_shares) != 3
             or abs(sum(self.split_shares) - 1) > 1e-9
@@ -346,7 +358,8 @@ class TrainOptions(Options):
     loss: str = option(
         choices.DEFAULT_LOSS,
         "name of a Keras loss; categorical_focal_crossentropy counts images the more, the less sure the network is. For"
-        " a corpus whose pictures show any number of species the default stands for binary_crossentropy",
+        " a corpus whose pictures show any number of species the default stands for binary_crossentropy, and for one of"
+        " numbers for mean_squared_error",
         reason="species exclude each other",
     )
     fine_tune: str = option(

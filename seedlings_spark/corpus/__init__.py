@@ -7,12 +7,11 @@ half-written, and no job reads it.
 
 from seedlings_spark.corpus.comparison import Difference, changed, diff
 from seedlings_spark.corpus.layout import TableFormat, look_alikes
-from seedlings_spark.corpus.manifest import FORMAT, Corpus, corpus_fingerprint, load, summary
+from seedlings_spark.corpus.manifest import Corpus, corpus_fingerprint, load, summary
 from seedlings_spark.corpus.preparation import Selection, left_behind, prepare
 from seedlings_spark.corpus.splits import SplitRule
 
 __all__ = [
-    "FORMAT",
     "Corpus",
     "Difference",
     "Selection",

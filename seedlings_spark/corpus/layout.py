@@ -11,10 +11,10 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from pyspark.sql.types import ArrayType, NumericType, StringType
 
 from seedlings_spark import files, schema
-from seedlings_spark.choices import CLASSIFICATION, MULTILABEL
 from seedlings_spark.corpus import archives, contents, listings, references, tables
 from seedlings_spark.corpus.splits import GIVEN, GROUP, TIME, SplitRule
 from seedlings_spark.errors import CorpusError, InputError, OptionError
+from seedlings_spark.kinds import Kind
 
 _FOLDERS = "one folder a species, as in plants/Maize/0001.png"
 _TABLE = "a table with the columns path and species"
@@ -41,7 +41,8 @@ class Source:
         split_of: Name of a folder of the root -> split, where these are splits.
         known: Path -> `GIVEN`, `GROUP` and `TIME`, as a table says; None where it says nothing.
         contents: As `listing`, with the files' bytes, where the source holds them.
-        kind: `MULTILABEL` where its species are lists, as `schema.BETWEEN_SPECIES` has them.
+        kind: Of its labels, in the column `species`: lists are there as `schema.BETWEEN_SPECIES` has them, numbers as
+            text, as the table has it where `schema.number_in` finds none in it.
     """
 
     listing: DataFrame
@@ -51,7 +52,7 @@ class Source:
     split_of: Mapping[str, str] = field(default_factory=dict)
     known: DataFrame | None = None
     contents: DataFrame | None = None
-    kind: str = CLASSIFICATION
+    kind: Kind = Kind.CLASSIFICATION
 
     def num_found(self) -> int:
         """How many files there are, hidden ones too."""
@@ -97,11 +98,14 @@ class TableFormat:
             where the table names files.
         label_separator: What stands between the names of several species in one cell; "" where a cell is one name. A
             column of lists needs none.
+        number_column: Name of the column with a number for each picture, which stands in place of its species; "" where
+            they have species.
     """
 
     format: str = ""
     content_column: str = ""
     label_separator: str = ""
+    number_column: str = ""
 
 
 @contextlib.contextmanager
@@ -117,10 +121,18 @@ def found(
     _check_expression(rule.group_from_path)
     with contextlib.ExitStack() as held:
         is_table = bool(table.format or table.content_column) or _is_table(images)
-        if table.label_separator and (archives.is_archive(images) or not is_table):
+        asked = [
+            f"{flag} {value}"
+            for flag, value in (
+                ("--label-separator", table.label_separator),
+                ("--number-column", table.number_column),
+            )
+            if value
+        ]
+        if asked and (archives.is_archive(images) or not is_table):
             raise OptionError(
-                f"--label-separator {table.label_separator} with {images}, where folders are the species",
-                "a table of images, whose column species may name several",
+                f"{asked[0]} with {images}, where folders are the species",
+                "a table of images, whose columns say more of each",
                 "Give the table as --images",
             )
         if archives.is_archive(images):
@@ -129,7 +141,8 @@ def found(
             source = _of_table(spark, images, rule, table, held)
         else:
             source = _of_folder(spark, images, rule, held)
-        _refuse_look_alikes(source, images)
+        if source.kind != Kind.REGRESSION:
+            _refuse_look_alikes(source, images)
         yield source
 
 
@@ -268,7 +281,7 @@ def _is_invisible(char: str) -> bool:
 
 def _refuse_look_alikes(source: Source, images: str) -> None:
     names = F.col(schema.SPECIES)
-    if source.kind == MULTILABEL:
+    if source.kind == Kind.MULTILABEL:
         names = F.explode(schema.species_in(names))
     species = [row[0] for row in source.listing.select(names.alias("name")).distinct().dropna().collect()]
     if pair := look_alikes(species):
@@ -306,12 +319,12 @@ def _of_table(
         rows = contents.with_path(rows, its.content_column)
     is_given = schema.SPLIT in rows.columns
     rule = rule.resolved(is_given=is_given)
-    wanted = [schema.PATH, schema.SPECIES]
+    wanted = [schema.PATH, its.number_column or schema.SPECIES]
     wanted += filter(None, (rule.group_column, rule.time_column, its.content_column))
     tables.require_columns(
         rows, table, wanted, "; a relative path is looked up beside the table", CorpusError
     )
-    kind, species = _species(rows, table, its.label_separator)
+    kind, species = _labels(rows, table, its)
     rows = rows.select(
         F.col(schema.PATH).cast("string").alias(schema.PATH),
         species.alias(schema.SPECIES),
@@ -345,8 +358,28 @@ def _of_table(
     return Source(listing, roots, rule, known=known, kind=kind)
 
 
-def _species(rows: DataFrame, table: str, separator: str) -> tuple[str, Column]:
-    """What the labels of a table are, and its column `species` as a corpus has it.
+def _labels(rows: DataFrame, table: str, its: TableFormat) -> tuple[Kind, Column]:
+    """What the labels of a table are, and the column `species` that a corpus has of them.
+
+    Raises:
+        CorpusError: A column that cannot hold such labels.
+    """
+    if not its.number_column:
+        return _species(rows, table, its.label_separator)
+    kind, value = rows.schema[its.number_column].dataType, schema.column(its.number_column)
+    if not isinstance(kind, NumericType | StringType):
+        raise CorpusError(
+            f"{table} with a column {its.number_column} of type {kind.simpleString()}",
+            "a number in each row",
+            "Correct the table, or name another --number-column",
+        )
+    text = F.nullif(F.trim(value.cast("string")), F.lit(""))
+    # Of zero there is one only.
+    return Kind.REGRESSION, F.coalesce((schema.number_in(text) + F.lit(0.0)).cast("string"), text)
+
+
+def _species(rows: DataFrame, table: str, separator: str) -> tuple[Kind, Column]:
+    """The same of names of species.
 
     Raises:
         CorpusError: Lists of something else than names, or names that cannot be told apart from a list.
@@ -363,7 +396,7 @@ def _species(rows: DataFrame, table: str, separator: str) -> tuple[str, Column]:
     elif separator:
         listed = F.split(value.cast("string"), f"\\Q{separator}\\E")
     else:
-        return CLASSIFICATION, value.cast("string")
+        return Kind.CLASSIFICATION, value.cast("string")
     wrong = F.exists(listed, lambda name: name.isNull() | name.contains(schema.BETWEEN_SPECIES))
     bad = rows.where(wrong).select(F.to_json(F.struct(listed.alias(schema.SPECIES))))
     if count := bad.count():
@@ -376,7 +409,7 @@ def _species(rows: DataFrame, table: str, separator: str) -> tuple[str, Column]:
     # Given `trim` itself, Spark would hand it each name's place in the list as what is to be trimmed.
     trimmed = F.transform(listed, lambda name: F.trim(name))
     names = F.filter(trimmed, lambda name: name != "")
-    return MULTILABEL, schema.as_text(F.array_sort(F.array_distinct(names)))
+    return Kind.MULTILABEL, schema.as_text(F.array_sort(F.array_distinct(names)))
 
 
 def _of_archives(
@@ -433,7 +466,7 @@ def _content(rows: DataFrame, table: str, column: str) -> list[Column]:
 
 
 def _of_contents(
-    rows: DataFrame, table: str, rule: SplitRule, held: contextlib.ExitStack, kind: str
+    rows: DataFrame, table: str, rule: SplitRule, held: contextlib.ExitStack, kind: Kind
 ) -> Source:
     """What is to be prepared of a table that holds the files' bytes."""
     _refuse_twice(rows, table)

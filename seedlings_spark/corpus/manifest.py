@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,13 +15,10 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import display, files, fingerprint, schema
-from seedlings_spark.choices import CLASSIFICATION, MULTILABEL
 from seedlings_spark.corpus import tables
 from seedlings_spark.errors import CorpusError
+from seedlings_spark.kinds import Kind
 
-FORMAT = 1
-# Of pictures that show any number of species: an earlier release would take each list for a species of its own.
-FORMAT_OF_LISTS = 2
 EXAMPLES = 3
 # What every reader of a manifest may rely on.
 _MANIFEST_KEYS: Mapping[str, type] = {
@@ -35,8 +33,8 @@ _MANIFEST_KEYS: Mapping[str, type] = {
     "image_size": list,
     "aspect": str,
 }
-# What corpora of earlier releases do not have.
-_LATER_KEYS: Mapping[str, type] = {"files": dict, "tables": str, "forgotten": list}
+# What corpora of earlier releases, or of other kinds, do not have.
+_LATER_KEYS: Mapping[str, type] = {"files": dict, "tables": str, "forgotten": list, "numbers": dict}
 REJECTS = "rejects"
 NEAR_DUPLICATES = "near_duplicates"
 # The name of a folder of tables where they are not in that of the corpus itself.
@@ -86,12 +84,13 @@ class Corpus:
         return int(height), int(width)
 
     @property
-    def kind(self) -> str:
-        """`MULTILABEL` where pictures show any number of species, else `CLASSIFICATION`.
+    def kind(self) -> Kind:
+        """What the labels are.
 
-        The column `species` of the former holds lists as text, which `schema.species_in` takes apart.
+        The column `species` holds them as text, of which `schema.species_in` makes lists of names and
+        `schema.number_in` numbers.
         """
-        return str(self.manifest.get("kind", CLASSIFICATION))
+        return Kind.of(self.manifest)
 
     def require_one_species(self, what: str) -> "Corpus":
         """The corpus, if its pictures show one species each.
@@ -100,11 +99,11 @@ class Corpus:
             what: What relies on that, as a person has asked for it.
 
         Raises:
-            CorpusError: They show any number of species.
+            CorpusError: They do not.
         """
-        if self.kind != CLASSIFICATION:
+        if self.kind != Kind.CLASSIFICATION:
             raise CorpusError(
-                f"{what} with {self.path}, whose pictures show any number of species",
+                f"{what} with {self.path}, whose pictures {self.kind.of_pictures}",
                 "pictures of one species each",
                 "Give another corpus; prepare, train and evaluate take this one",
             )
@@ -112,8 +111,30 @@ class Corpus:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the species, sorted."""
+        """Names of the species, sorted; none where pictures have numbers."""
         return tuple(sorted(self.manifest["images_of_species"]))
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of a network for it."""
+        return 1 if self.kind == Kind.REGRESSION else len(self.classes)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Mean and standard deviation of the training images' numbers.
+
+        Raises:
+            CorpusError: There are no such images, or all have the same number.
+        """
+        found = self.manifest["numbers"].get(schema.TRAIN)
+        if not found or not found["deviation"] > 0:
+            raise CorpusError(
+                f"{self.path}, whose training images have "
+                + (f"the number {found['mean']:g} all" if found else "no numbers"),
+                "numbers that differ",
+                "Prepare the corpus with more images, or with --split-policy stratified",
+            )
+        return float(found["mean"]), float(found["deviation"])
 
     def num_images(self, split: str) -> int:
         """Accepted images of a split."""
@@ -275,7 +296,7 @@ def load(path: str) -> Corpus:
             "the manifest that `prepare` wrote",
             "Run prepare again",
         ) from None
-    known = {format_of(kind): kind for kind in (CLASSIFICATION, MULTILABEL)}
+    known = [kind.manifest_format for kind in Kind]
     if not isinstance(manifest, dict) or manifest.get("format") not in known:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise CorpusError(
@@ -302,19 +323,16 @@ def _damage(path: str, manifest: Mapping[str, Any]) -> str:
     listed, accepted, rejected = (manifest[key] for key in ("listed", "accepted", "rejected"))
     if listed != accepted + rejected or accepted != sum(manifest["images_of_split"].values()):
         return f"in which {accepted:,} accepted and {rejected:,} rejected files do not make {listed:,} listed"
-    kind = manifest.get("kind", CLASSIFICATION)
-    if kind not in (CLASSIFICATION, MULTILABEL) or manifest["format"] != format_of(kind):
+    kind = manifest.get("kind", Kind.CLASSIFICATION.value)
+    if kind not in list(Kind) or manifest["format"] != Kind(kind).manifest_format:
         return f"of format {manifest['format']}, whose kind is {kind!r}"
+    if kind == Kind.REGRESSION and "numbers" not in manifest:
+        return "which says nothing of its numbers"
     if not TABLES.fullmatch(manifest.get("tables", "tables-")):
         return f"whose tables are {manifest['tables']!r}"
     place = tables_path(path, manifest)
     missing = [name for name in ("images", REJECTS) if not files.is_directory(files.join(place, name))]
     return f"beside which there is no {' and no '.join(missing)} folder" if missing else ""
-
-
-def format_of(kind: str) -> int:
-    """The format of the manifest of a corpus with such labels."""
-    return FORMAT_OF_LISTS if kind == MULTILABEL else FORMAT
 
 
 def tables_path(path: str, manifest: Mapping[str, Any]) -> str:
@@ -342,12 +360,11 @@ def summary(corpus: Corpus) -> list[tuple[str, object]]:
     manifest = corpus.manifest
     reasons = ", ".join(f"{count} {reason}" for reason, count in manifest["rejected_by_reason"].items())
     splits = ", ".join(f"{count:,} {split}" for split, count in manifest["images_of_split"].items())
-    none = f", {manifest['without_species']:,} show none" if corpus.kind == MULTILABEL else ""
     sampled = f" (a sample of {manifest['found']:,})" if manifest.get("sample", 1) < 1 else ""
     return [
         ("corpus", display.Whole(corpus.path)),
         ("listed", f"{manifest['listed']:,}{sampled}"),
-        ("accepted", f"{manifest['accepted']:,} of {len(corpus.classes)} species{none} ({splits})"),
+        ("accepted", f"{manifest['accepted']:,} {_labels_in_words(corpus)} ({splits})"),
         ("rejected", f"{manifest['rejected']:,}" + (f" ({reasons})" if reasons else "")),
         ("duplicates", f"{manifest['duplicates']:,}"),
         *_near_duplicates_in_words(manifest),
@@ -355,12 +372,24 @@ def summary(corpus: Corpus) -> list[tuple[str, object]]:
     ]
 
 
+def _labels_in_words(corpus: Corpus) -> str:
+    manifest = corpus.manifest
+    if corpus.kind == Kind.REGRESSION:
+        least = min(each["least"] for each in manifest["numbers"].values())
+        most = max(each["most"] for each in manifest["numbers"].values())
+        return f"with {display.shown(manifest['number_column'])} from {least:g} to {most:g}"
+    none = f", {manifest['without_species']:,} show none" if corpus.kind == Kind.MULTILABEL else ""
+    return f"of {len(corpus.classes)} species{none}"
+
+
 def _near_duplicates_in_words(manifest: Mapping[str, Any]) -> list[tuple[str, object]]:
     if NEAR_DUPLICATES not in manifest:
         return []
     said = manifest[NEAR_DUPLICATES]
     text = f"{said['pairs']:,} pairs, {said['in_two_splits']:,} of them in two splits"
-    text += f", {said['of_two_species']:,} under two species" if said["of_two_species"] else ""
+    if said["of_two_species"]:
+        two = "with two numbers" if Kind.of(manifest) == Kind.REGRESSION else "under two species"
+        text += f", {said['of_two_species']:,} {two}"
     examples = [
         (
             "",
@@ -380,7 +409,7 @@ def numbers_on_disk(
     num_listed: int,
     splits: Sequence[str],
     size: tuple[int, int],
-    kind: str,
+    kind: Kind,
 ) -> dict[str, Any]:
     """The numbers of what lies on disk now, checked against what was listed."""
     accepted = images_of(spark, building)
@@ -404,13 +433,9 @@ def numbers_on_disk(
             f"the {num_listed:,} that were listed, each exactly once",
             "This is a fault of the program or of the file system; nothing was published. Run prepare again",
         )
-    about_lists: dict[str, Any] = {}
-    if kind == MULTILABEL:
-        shows_none = F.col(schema.SPECIES) == schema.BETWEEN_SPECIES
-        about_lists = {"kind": kind, "without_species": accepted.where(shows_none).count()}
     return {
-        "format": format_of(kind),
-        **about_lists,
+        "format": kind.manifest_format,
+        **_about_labels(accepted, kind),
         "listed": num_listed,
         "accepted": num_accepted,
         "rejected": num_rejected,
@@ -424,6 +449,42 @@ def numbers_on_disk(
             for path, length in lengths.items()
         },
     }
+
+
+def _about_labels(images: DataFrame, kind: Kind) -> dict[str, Any]:
+    """What a manifest says of labels that are no species, or not one."""
+    if kind == Kind.CLASSIFICATION:
+        return {}
+    if kind == Kind.REGRESSION:
+        return {"kind": kind.value, "numbers": _numbers_of_splits(images)}
+    shows_none = F.col(schema.SPECIES) == schema.BETWEEN_SPECIES
+    return {"kind": kind.value, "without_species": images.where(shows_none).count()}
+
+
+def _numbers_of_splits(images: DataFrame) -> dict[str, dict[str, float]]:
+    """Split -> mean, standard deviation, least and most of the numbers of its images.
+
+    They are summed as whole multiples of 2^-40 of the largest: sums of floating-point numbers would depend on how the
+    rows lie in partitions, and with them the bits of all that is trained.
+    """
+    value = schema.number_in(F.col(schema.SPECIES))
+    (largest,) = images.agg(F.max(F.abs(value))).first() or (0.0,)
+    unit = math.ldexp(1.0, max(math.frexp(largest or 0.0)[1] - 40, -1000))
+    whole = F.round(value / F.lit(unit)).cast("decimal(20,0)")
+    rows = images.groupBy(schema.SPLIT).agg(
+        F.count("*"), F.sum(whole), F.sum(whole * whole), F.min(value), F.max(value)
+    )
+    found = {}
+    for split, count, total, squares, least, most in rows.orderBy(schema.SPLIT).collect():
+        total = int(total)
+        spread = count * int(squares) - total * total
+        found[split] = {
+            "mean": total / count * unit,
+            "deviation": math.sqrt(spread) / count * unit,
+            "least": least,
+            "most": most,
+        }
+    return found
 
 
 @dataclass(frozen=True)
@@ -448,10 +509,10 @@ class _Numbers:
         return {name: count for (name, of), count in self.counts.items() if of == split}
 
 
-def _numbers_of_images(images: DataFrame, size: tuple[int, int], kind: str) -> _Numbers:
-    # There may be as many lists of species as images: these are counted name by name, apart from the rest.
-    has_lists = kind == MULTILABEL
-    whole = F.lit("") if has_lists else F.col(schema.SPECIES)
+def _numbers_of_images(images: DataFrame, size: tuple[int, int], kind: Kind) -> _Numbers:
+    # There may be as many lists of species as images: these are counted name by name, apart from the rest. Numbers are
+    # no species.
+    whole = F.col(schema.SPECIES) if kind == Kind.CLASSIFICATION else F.lit("")
     height, width = size
     fits = (F.col(schema.HEIGHT) == height) & (F.col(schema.WIDTH) == width)
     fits &= F.length(schema.IMAGE) == height * width * 3
@@ -476,7 +537,9 @@ def _numbers_of_images(images: DataFrame, size: tuple[int, int], kind: str) -> _
         misfits[split] += int(num_misfits)
         sums[f"images/{schema.SPLIT}={split}/{file}"] += int(total)
         words = [word + int(value or 0) for word, value in zip(words, of_words, strict=True)]
-    if has_lists:
+    if kind != Kind.CLASSIFICATION:
+        counts.clear()
+    if kind == Kind.MULTILABEL:
         name = F.explode(schema.species_in(F.col(schema.SPECIES))).alias(schema.SPECIES)
         named = images.select(name, schema.SPLIT).groupBy(schema.SPECIES, schema.SPLIT).count().collect()
         counts = Counter({(str(species), split): int(count) for species, split, count in named})

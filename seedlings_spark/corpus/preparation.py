@@ -11,7 +11,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import files, schema
-from seedlings_spark.choices import CONFLICT_POLICIES, MULTILABEL
+from seedlings_spark.choices import CONFLICT_POLICIES
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import decoding, fixes, near_duplicates, tables
 from seedlings_spark.corpus.layout import Source, TableFormat, found, look_alikes, rejects_of_hidden
@@ -27,6 +27,7 @@ from seedlings_spark.corpus.manifest import (
 )
 from seedlings_spark.corpus.splits import GIVEN, GROUP, SETTLED, UNIT, SplitRule, sample_of
 from seedlings_spark.errors import CorpusError, OptionError, OutputInUseError
+from seedlings_spark.kinds import Kind
 from seedlings_spark.lock import Lock, is_held
 
 _log = logging.getLogger(__name__)
@@ -96,7 +97,8 @@ def prepare(
         spark: The session.
         images: A folder with one folder a species, or a table with the columns `path` and `species`, whose relative
             paths are looked up beside the table if it does not hold the files' bytes itself. Where `species` is a
-            column of lists, or `table` has a separator, pictures show any number of species.
+            column of lists, or `table` has a separator, pictures show any number of species; where it has a column of
+            numbers they have these in place of species.
         corpus: The folder to write.
         task: How to decode.
         split: Which image goes into which split; of a corpus that grows `SplitRule.of_parent`.
@@ -131,17 +133,17 @@ def prepare(
                 num_listed += len(source.hidden)
             _log.info("read and decoded %d of %d files", num_listed, num_found)
             labelled, about_fixes = _fixed(spark, decoded, selection.fixes)
-            growth = _Growth.of(spark, _with_reasons(labelled, selection.conflicts), selection)
+            growth = _Growth.of(spark, _with_reasons(labelled, selection.conflicts, source.kind), selection)
             _check_species(growth.rows, images, growth.parent, source.kind)
             rows, about_splits, pairs = _with_units(growth, source, task, building)
-            _write(rows, building, source.rule, task, growth)
+            _write(rows, building, source, task, growth)
             about_splits |= _write_near_duplicates(pairs, building, source.rule) | about_fixes
             num_listed = growth.with_parent(num_listed)
             splits = list(source.rule.shares)
             written = numbers_on_disk(spark, building, num_listed, splits, task.size, source.kind)
             manifest = {
                 **written,
-                **_about_decoding(task),
+                **_about_reading(task, table),
                 **about_splits,
                 "sample": selection.sample,
                 "found": growth.with_parent(num_found),
@@ -160,35 +162,37 @@ def _place_to_build(corpus: str) -> str:
 
 
 def _check_selection(source: Source, selection: Selection) -> None:
-    """Refuse what is not for pictures that show any number of species.
+    """Refuse what is for pictures of one species each.
 
     Raises:
-        CorpusError: It is so.
+        CorpusError: It is asked for, of others.
     """
     chosen = {"--parent": selection.parent, "--fixes": selection.fixes}
     asked = [flag for flag, value in chosen.items() if value]
-    if source.kind == MULTILABEL and asked:
+    if source.kind != Kind.CLASSIFICATION and asked:
         raise CorpusError(
-            f"{asked[0]} with pictures that show any number of species",
+            f"{asked[0]} with pictures that {source.kind.of_pictures}",
             "pictures of one species each",
             f"Leave out {asked[0]}: correct or extend the table, and prepare all of it anew",
         )
 
 
 def _log_end(corpus: str, manifest: Mapping[str, Any]) -> None:
+    species = f" of {len(manifest['images_of_species'])} species"
     _log.info(
-        "wrote %d images of %d species (%d duplicates) and %d rejects",
+        "wrote %d images%s (%d duplicates) and %d rejects",
         manifest["accepted"],
-        len(manifest["images_of_species"]),
+        "" if Kind.of(manifest) == Kind.REGRESSION else species,
         manifest["duplicates"],
         manifest["rejected"],
     )
     _log.info("published %s, fingerprint %s", corpus, manifest["fingerprint"])
 
 
-def _about_decoding(task: decoding.DecodeTask) -> dict[str, Any]:
-    """What a manifest says of how images were read."""
+def _about_reading(task: decoding.DecodeTask, table: TableFormat | None) -> dict[str, Any]:
+    """What a manifest says of how images and their numbers were read."""
     return {
+        **({"number_column": table.number_column} if table and table.number_column else {}),
         "image_size": list(task.size),
         "aspect": task.aspect,
         "formats": list(task.formats),
@@ -286,7 +290,9 @@ def _decode(
     listing, roots = source.listing, source.roots
     with decoding.batches(spark):
         # To choose by content all bytes have to be read, but only what is chosen is decoded.
-        chosen = listing if sample == 1 else sample_of(_hashed(spark, source, task), sample).persist()
+        chosen = listing
+        if sample < 1:
+            chosen = sample_of(_hashed(spark, source, task), sample, source.kind).persist()
         num_chosen = chosen.count()
         if source.contents is None:
             decoded = decoding.decode_all(spark, chosen, roots, task)
@@ -346,16 +352,18 @@ def _parquet_options(size: tuple[int, int]) -> dict[str, str]:
     }
 
 
-def _with_reasons(decoded: DataFrame, conflicts: str) -> DataFrame:
+def _with_reasons(decoded: DataFrame, conflicts: str, kind: Kind) -> DataFrame:
     """The decoded files, those without a usable label rejected too."""
-    no_species = F.col(schema.REASON).isNull() & F.col(schema.SPECIES).isNull()
-    rows = _rejected(
-        decoded, no_species, "no_species", F.lit("neither in a species' folder nor given one by a table")
-    )
+    label, reason = F.col(schema.SPECIES), "no_species"
+    detail = F.lit("neither in a species' folder nor given one by a table")
+    if kind == Kind.REGRESSION:
+        detail = F.concat(F.lit("the table says "), F.coalesce(label, F.lit("nothing")))
+        label, reason = schema.number_in(label), "no_number"
+    rows = _rejected(decoded, F.col(schema.REASON).isNull() & label.isNull(), reason, detail)
     of_content = rows.where(F.col(schema.REASON).isNull()).groupBy(schema.CONTENT_HASH)
     disputed = of_content.agg(F.countDistinct(schema.SPECIES).alias("claims")).where("claims > 1")
     if conflicts == "error":
-        _refuse_conflicts(rows, disputed)
+        _refuse_conflicts(rows, disputed, kind)
         return rows
     disputed = disputed.select(schema.CONTENT_HASH, F.lit(True).alias("disputed"))
     marked = rows.join(disputed, schema.CONTENT_HASH, "left")
@@ -376,7 +384,7 @@ def _rejected(rows: DataFrame, condition: Column, reason: str, detail: Column) -
     )
 
 
-def _refuse_conflicts(rows: DataFrame, disputed: DataFrame) -> None:
+def _refuse_conflicts(rows: DataFrame, disputed: DataFrame, kind: Kind) -> None:
     first = disputed.orderBy(schema.CONTENT_HASH).first()
     if first is None:
         return
@@ -389,9 +397,10 @@ def _refuse_conflicts(rows: DataFrame, disputed: DataFrame) -> None:
         .collect()
     )
     paths = " and ".join(f"{copy[schema.PATH]} ({copy[schema.SPECIES]})" for copy in copies)
+    two, one = ("two numbers", "one number") if kind == Kind.REGRESSION else ("two species", "one species")
     raise CorpusError(
-        f"the same bytes under two species: {paths}; {disputed.count()} such image(s) in all",
-        "one species for each image",
+        f"the same bytes under {two}: {paths}; {disputed.count()} such image(s) in all",
+        f"{one} for each image",
         "Remove the wrong copies, or reject all of them with --conflicts drop",
     )
 
@@ -579,33 +588,46 @@ class _Growth:
         }
 
 
-def _check_species(rows: DataFrame, images: str, parent: Corpus | None, kind: str) -> None:
+def _check_species(rows: DataFrame, images: str, parent: Corpus | None, kind: Kind) -> None:
     if parent is not None:  # which has two
         return
+    labels, expected, remedy = {
+        Kind.CLASSIFICATION: (
+            "species",
+            "at least two species, each with a folder",
+            "Check that --images is the folder above the species' folders",
+        ),
+        Kind.MULTILABEL: (
+            "species",
+            "at least two species",
+            "Check the column species, and what separates its names",
+        ),
+        Kind.REGRESSION: ("numbers", "at least two different numbers", "Check the column of --number-column"),
+    }[kind]
     name = F.col(schema.SPECIES)
-    name = F.explode(schema.species_in(name)) if kind == MULTILABEL else name
+    name = F.explode(schema.species_in(name)) if kind == Kind.MULTILABEL else name
     accepted = rows.where(F.col(schema.REASON).isNull())
     some = accepted.select(name.alias(schema.SPECIES)).distinct().limit(EXAMPLES)
     species = [row[0] for row in some.collect()]
     if len(species) < 2:
+        if kind == Kind.REGRESSION and len(species) == 1:
+            labels = "number"
         reasons = rows.where(F.col(schema.REASON).isNotNull()).groupBy(schema.REASON).count().collect()
         found = ", ".join(f"{row['count']} {row[schema.REASON]}" for row in sorted(reasons))
         raise CorpusError(
-            f"{images} with usable images of {len(species)} species{f' ({species[0]})' if species else ''}"
+            f"{images} with usable images of {len(species)} {labels}{f' ({species[0]})' if species else ''}"
             + (f"; rejected: {found}" if found else ""),
-            "at least two species" + (", each with a folder" if kind != MULTILABEL else ""),
-            "Check the column species, and what separates its names"
-            if kind == MULTILABEL
-            else "Check that --images is the folder above the species' folders",
+            expected,
+            remedy,
         )
 
 
 def _write(
-    rows: DataFrame, building: str, split: SplitRule, task: decoding.DecodeTask, growth: _Growth
+    rows: DataFrame, building: str, source: Source, task: decoding.DecodeTask, growth: _Growth
 ) -> None:
     height, width = task.size
     accepted = rows.where(F.col(schema.REASON).isNull())
-    with_split = split.applied(accepted)
+    with_split = source.rule.applied(accepted, source.kind)
     laid_out = with_split.withColumns({schema.HEIGHT: F.lit(height), schema.WIDTH: F.lit(width)})
     laid_out = laid_out.select(*schema.CORPUS.names)
     rejected = rows.where(F.col(schema.REASON).isNotNull()).select(*schema.REJECTS.names)

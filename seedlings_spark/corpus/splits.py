@@ -10,6 +10,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from seedlings_spark import fingerprint, schema
 from seedlings_spark.choices import LEAK_POLICIES, NEAR_DUPLICATE_POLICIES, SPLIT_POLICIES
 from seedlings_spark.errors import CorpusError, OptionError
+from seedlings_spark.kinds import Kind
 
 # Columns beside those of `schema.DECODED`, all of them text or null but the last, a number: what the source says of
 # an image.
@@ -19,6 +20,8 @@ UNIT = "unit"
 # The split of a unit that has pictures of a parent.
 SETTLED = "settled"
 BY_TIME = "time"
+# Parts of numbers in their order, in each of which a stratified split has its share.
+_TENTHS = 10
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class SplitRule:
     Args:
         shares: Split -> share, adding up to 1; not used where the splits are given.
         policy: "hash": an image's split depends on its bytes, or its group's name, alone. "stratified": exact shares in
-            every species, for which images that are added later may move others. "given": as the source says.
-            "auto": given where the source says something, else hash.
+            every species, or every tenth of the numbers, for which images that are added later may move others.
+            "given": as the source says. "auto": given where the source says something, else hash.
         leaks: What becomes of the same bytes, or of pictures of one group, in two given splits: "error"; "drop", which
             rejects those that are not in the split that is measured on; or "keep".
         group_column: Column of a table whose equal values stay in one split; "" for none.
@@ -162,14 +165,15 @@ class SplitRule:
             .drop("joined")
         )
 
-    def applied(self, accepted: DataFrame) -> DataFrame:
+    def applied(self, accepted: DataFrame, kind: Kind = Kind.CLASSIFICATION) -> DataFrame:
         """Accepted images, with their units, with a split each; a unit is never in two unless it was given so."""
         if self.policy == "given":
             return accepted.withColumn(schema.SPLIT, F.col(GIVEN))
         if self.policy == BY_TIME:
             return accepted.join(_by_time(accepted, self.shares), UNIT)
         if self.policy == "stratified":
-            return accepted.join(stratified(accepted, self.shares), [schema.CONTENT_HASH, schema.SPECIES])
+            dealt = stratified(accepted, self.shares, kind)
+            return accepted.join(dealt, [schema.CONTENT_HASH, schema.SPECIES])
         # Without groups a unit is called as one of its contents.
         split = split_by_hash(self.shares, F.sha2(F.col(UNIT), 256) if self.has_groups else F.col(UNIT))
         is_settled = self.near_duplicates == "group"
@@ -215,12 +219,13 @@ def _split_at(place: Column, shares: Mapping[str, float]) -> Column:
     return F.lit(names[-1]) if split is None else split.otherwise(F.lit(names[-1]))
 
 
-def sample_of(hashed: DataFrame, sample: float) -> DataFrame:
-    """The share of each species' readable files with the smallest `fingerprint.sample_key`.
+def sample_of(hashed: DataFrame, sample: float, kind: Kind = Kind.CLASSIFICATION) -> DataFrame:
+    """The share of each species' readable files with the smallest `fingerprint.sample_key`; of numbers that of all.
 
     Args:
         hashed: A listing with the content hash of each file, null where it cannot be read.
         sample: The share.
+        kind: Of the labels.
 
     Returns:
         The part of the listing.
@@ -228,8 +233,9 @@ def sample_of(hashed: DataFrame, sample: float) -> DataFrame:
     key = F.sha2(F.concat(F.lit(fingerprint.SAMPLE_PREFIX), F.col(schema.CONTENT_HASH)), 256)
     readable = hashed.where(F.col(schema.CONTENT_HASH).isNotNull()).withColumn("key", key)
     # Rounded, since 100 * 0.07 is a little more than 7.
-    share = F.ceil(F.round(F.count("*").over(Window.partitionBy(schema.SPECIES)) * F.lit(sample), 6))
-    place = F.row_number().over(Window.partitionBy(schema.SPECIES).orderBy("key", schema.PATH))
+    part = Window.partitionBy(F.lit(0) if kind == Kind.REGRESSION else F.col(schema.SPECIES))
+    share = F.ceil(F.round(F.count("*").over(part) * F.lit(sample), 6))
+    place = F.row_number().over(part.orderBy("key", schema.PATH))
     ranked = readable.withColumns({"place": place, "share": share})
     return ranked.where("place <= share").select(*schema.LISTING.names)
 
@@ -247,12 +253,19 @@ def split_by_hash(shares: Mapping[str, float], digest: Column | None = None) -> 
     )
 
 
-def stratified(accepted: DataFrame, shares: Mapping[str, float]) -> DataFrame:
-    """Exact shares of each species' different images, in the order of their hashes."""
+def stratified(
+    accepted: DataFrame, shares: Mapping[str, float], kind: Kind = Kind.CLASSIFICATION
+) -> DataFrame:
+    """Exact shares of each species' different images, in the order of their hashes; of numbers those of each tenth."""
     contents = accepted.select(schema.CONTENT_HASH, schema.SPECIES).distinct()
-    by_hash = Window.partitionBy(schema.SPECIES).orderBy(schema.CONTENT_HASH)
-    place = F.row_number().over(by_hash)
-    total = F.count("*").over(Window.partitionBy(schema.SPECIES))
+    stratum = F.col(schema.SPECIES)
+    if kind == Kind.REGRESSION:
+        stratum = F.ntile(_TENTHS).over(
+            Window.orderBy(schema.number_in(F.col(schema.SPECIES)), schema.CONTENT_HASH)
+        )
+    contents = contents.withColumn("stratum", stratum)
+    place = F.row_number().over(Window.partitionBy("stratum").orderBy(schema.CONTENT_HASH))
+    total = F.count("*").over(Window.partitionBy("stratum"))
     names, edge = list(shares), 0.0
     split: Column | None = None
     for name in names[:-1]:

@@ -28,6 +28,7 @@ from seedlings_spark.cluster import runtime, session
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
 from seedlings_spark.estimator.columns import VECTOR, feature_column, label_column, label_type
 from seedlings_spark.estimator.params import SeedlingsParams, SparkColumns, plain
+from seedlings_spark.kinds import ONE_SPECIES, Kind, Reading
 from seedlings_spark.models import decisions, engines, export, prediction
 from seedlings_spark.training import network as carried
 from seedlings_spark.training.record import TrainingRecord
@@ -354,7 +355,7 @@ class SeedlingsModel(
             batch_size=self.get_inference_batch_size(),
             threads=self.getOrDefault("threads") or session.task_cpus(spark),
             views=self.getOrDefault("tta"),
-            thresholds=self._thresholds(),
+            reading=self._reading(),
         )
         chosen = self.getOrDefault("engine")
         if chosen == "auto" and self._onnx and not are_pixels and engines.takes_pixels(self._onnx):
@@ -365,14 +366,18 @@ class SeedlingsModel(
         precision = "float32" if engine == ONNXRUNTIME else task.precision
         return replace(task, network=self._onnx, engine=engine, precision=precision)
 
+    def _reading(self) -> Reading:
+        """How the network's outputs are read; of a regression without the scale of its labels."""
+        if self.getOrDefault("kind") == problems.MULTILABEL:
+            return Reading(Kind.MULTILABEL, self._thresholds())
+        return Reading(Kind.REGRESSION) if self.getOrDefault("kind") == problems.REGRESSION else ONE_SPECIES
+
     def _thresholds(self) -> tuple[float, ...]:
-        """From which probability a row has each class; empty where it has one of them.
+        """From which probability a row has each class of a problem of "multilabel".
 
         Raises:
             OptionError: There are others than one for each class.
         """
-        if self.getOrDefault("kind") != problems.MULTILABEL:
-            return ()
         num_outputs = self.getOrDefault("num_outputs")
         values = self.getOrDefault("label_thresholds") or [0.5] * num_outputs
         if len(values) != num_outputs or not all(0 <= value <= 1 for value in values):

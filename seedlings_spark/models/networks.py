@@ -28,6 +28,8 @@ with runtime.quiet_import():
 FILE, ONNX_FILE = "network.keras", "network.onnx"
 # The largest network file that is read, as it is and unpacked.
 MAX_NETWORK_BYTES = 2 * 1024**3
+# The layer behind a network whose outputs are numbers in the unit of the labels.
+_UNIT = "in_unit_of_labels"
 # A pixel that never changes in the training images says nothing; Spark's StandardScaler maps it to 0, and a
 # division by this does so too.
 _CONSTANT_STD = 1e15
@@ -112,7 +114,8 @@ def build(
         image_size: (height, width) in pixels.
         num_classes: Outputs.
         weights: "none", "imagenet", or the path of a file on this machine, for all but the layer of the classes.
-        activation: Of the outputs: "softmax", or "sigmoid" for classes that do not exclude each other.
+        activation: Of the outputs: "softmax", "sigmoid" for classes that do not exclude each other, or "linear" for
+            numbers.
 
     Raises:
         OptionError: No network of this name, or the images are too small for it.
@@ -367,6 +370,24 @@ def fold_standardization(network: Any, mean: NDArray[np.float64], std: NDArray[n
     is_graph = type(network).__name__ in ("Functional", "Sequential")
     outputs = network.call(standardised) if is_graph else network(standardised)
     return keras.Model(inputs, outputs, name=f"standardized_{network.name}")
+
+
+def in_unit(network: Any, mean: float, deviation: float) -> Any:
+    """The network with its one output in the unit of labels: what it gives, times their deviation, plus their mean.
+
+    So it begins at their mean, and its weights need not grow to their size. A network that has such a layer keeps it:
+    its weights are made for that.
+
+    Args:
+        network: Built; it shares its weights with the new one.
+        mean: Of the labels.
+        deviation: Likewise.
+    """
+    last = network.outputs[0]._keras_history.operation
+    if isinstance(last, layers.Rescaling) and last.name == _UNIT:
+        return network
+    layer = layers.Rescaling(deviation, mean, dtype="float32", name=_UNIT)
+    return keras.Model(network.inputs[0], layer(network.outputs[0]), name=network.name)
 
 
 @keras.saving.register_keras_serializable(package="seedlings_spark")

@@ -20,6 +20,7 @@ from pyspark.sql import SparkSession
 from seedlings_spark.choices import ENGINES, ONNXRUNTIME, OPENVINO, TENSORFLOW, VIEWS
 from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
+from seedlings_spark.kinds import ONE_SPECIES, Reading
 from seedlings_spark.models import engines
 
 # Networks kept by this process; a scoring job has one, CrossValidator has many in turn.
@@ -41,8 +42,7 @@ class ForwardTask:
             or the "sigmoid" of.
         engine: `choices.ONNXRUNTIME`, `OPENVINO` or `TENSORFLOW`.
         views: One of `choices.VIEWS`: of how many views of an image the outputs are averaged.
-        thresholds: From which probability each class is named, where an image may show any number of them; empty where
-            it shows the most probable one.
+        reading: How whoever has asked reads the outputs.
     """
 
     network: bytes
@@ -53,7 +53,7 @@ class ForwardTask:
     logits: str = ""
     engine: str = TENSORFLOW
     views: int = 1
-    thresholds: tuple[float, ...] = ()
+    reading: Reading = ONE_SPECIES
 
     @cached_property
     def key(self) -> tuple[str, str]:
@@ -195,15 +195,15 @@ def engine_for(spark: SparkSession, chosen: str, *, has_onnx: bool) -> str:
 
 
 def check_finite(outputs: NDArray[Any]) -> None:
-    """Refuse the outputs of a network for images of which no species can be chosen.
+    """Refuse the outputs of a network for images of which they say nothing.
 
     Raises:
         NetworkError: One of them is not finite.
     """
     if not np.isfinite(outputs).all():
         raise NetworkError(
-            "probabilities that are not finite",
-            "numbers from 0 to 1",
+            "outputs that are not finite",
+            "finite numbers",
             "The network is damaged or badly trained: choose another --model-version",
         )
 

@@ -41,12 +41,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from seedlings_spark import display, files, lock
-from seedlings_spark.choices import CLASSIFICATION, MULTILABEL
 from seedlings_spark.errors import StoreError
+from seedlings_spark.kinds import ONE_SPECIES, Kind, Reading
 
-FORMAT = 1
-# Of versions that name any number of species: an earlier release would take the most probable one for the only one.
-_FORMATS = {CLASSIFICATION: FORMAT, MULTILABEL: 2}
 CURRENT = "current"
 
 MANIFEST = "manifest.json"
@@ -62,6 +59,8 @@ EVALUATIONS = "evaluations"
 CLAIM = ".claim"
 # Of a manifest: from which probability a version names each of any number of species.
 THRESHOLDS = "thresholds"
+# Of a manifest: the column, the mean and the standard deviation of the numbers that a version was trained on.
+NUMBERS = "numbers"
 # What `publish` writes into a manifest itself.
 RESERVED_KEYS = ("format", "name", "version", "created", "files")
 
@@ -198,30 +197,42 @@ class ModelVersion:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the network's outputs.
+        """The names of the classes, in the order of the network's outputs; none of a version that gives a number.
 
         Raises:
             StoreError: The manifest has none.
         """
+        if self.kind == Kind.REGRESSION:
+            return ()
         classes = self.manifest.get("classes")
         if not isinstance(classes, list) or not classes or not all(isinstance(each, str) for each in classes):
             raise self._damaged("classes", classes, "a list of the classes' names")
         return tuple(classes)
 
     @property
-    def kind(self) -> str:
-        """`MULTILABEL` of a version that names any number of species of a picture, else `CLASSIFICATION`."""
-        return str(self.manifest.get("kind", CLASSIFICATION))
+    def kind(self) -> Kind:
+        """What it says of a picture."""
+        return Kind.of(self.manifest)
 
     @property
-    def thresholds(self) -> tuple[float, ...]:
-        """From which probability each class is named, in their order; empty of a version that names one of them.
+    def reading(self) -> Reading:
+        """How the network's outputs are read.
 
         Raises:
-            StoreError: The manifest has others than one for each class.
+            StoreError: The manifest has other thresholds than one for each class, or no mean and deviation of numbers.
         """
-        if self.kind != MULTILABEL:
-            return ()
+        if self.kind == Kind.CLASSIFICATION:
+            return ONE_SPECIES
+        if self.kind == Kind.MULTILABEL:
+            return Reading(self.kind, self._thresholds())
+        found = self.manifest.get(NUMBERS)
+        told = found if isinstance(found, dict) else {}
+        mean, deviation = told.get("mean"), told.get("deviation")
+        if not (isinstance(mean, float) and isinstance(deviation, float) and deviation > 0):
+            raise self._damaged(NUMBERS, found, "a mean, and a deviation above 0")
+        return Reading(self.kind, mean=mean, deviation=deviation)
+
+    def _thresholds(self) -> tuple[float, ...]:
         found = self.manifest.get(THRESHOLDS)
         values = found.get("values") if isinstance(found, dict) else None
         if (
@@ -239,12 +250,12 @@ class ModelVersion:
             what: What relies on that, as a person has asked for it.
 
         Raises:
-            StoreError: It names any number of them.
+            StoreError: It does not.
         """
-        if self.kind != CLASSIFICATION:
+        if self.kind != Kind.CLASSIFICATION:
             raise StoreError(
-                f"{what} with {self.name} {self.version}, which names any number of species of a picture",
-                "a version that names one",
+                f"{what} with {self.name} {self.version}, which {self.kind.of_versions}",
+                "a version that names one species",
                 "Choose another version; evaluate and score take this one",
             )
         return self
@@ -629,7 +640,7 @@ class ModelStore:
             numbers = [int(each[1:]) for each in files.list_names(self.path) if _VERSION.fullmatch(each)]
             version = f"v{max(numbers, default=0) + 1:04d}"
             whole = {
-                "format": _FORMATS.get(manifest.get("kind", CLASSIFICATION), FORMAT),
+                "format": Kind.of(manifest).manifest_format,
                 "name": self.name,
                 "version": version,
                 "created": created,
@@ -685,12 +696,13 @@ class ModelStore:
             raise StoreError(f"{manifest_path} is damaged: {error}", "a JSON object", restore) from error
         if not isinstance(manifest, dict):
             raise StoreError(f"{manifest_path} holds {type(manifest).__name__}", "a JSON object", restore)
-        kind = manifest.get("kind", CLASSIFICATION)
-        if kind not in _FORMATS or manifest.get("format") != _FORMATS[kind]:
+        kind = manifest.get("kind", Kind.CLASSIFICATION.value)
+        expected = (Kind(kind) if kind in list(Kind) else Kind.CLASSIFICATION).manifest_format
+        if kind not in list(Kind) or manifest.get("format") != expected:
             raise StoreError(
                 found=f"{manifest_path} has format {manifest.get('format')!r}"
-                + (f" of kind {kind!r}" if kind != CLASSIFICATION else ""),
-                expected=f"format {_FORMATS.get(kind, FORMAT)}",
+                + (f" of kind {kind!r}" if kind != Kind.CLASSIFICATION else ""),
+                expected=f"format {expected}",
                 remedy="Use the release of this software that published it, or a newer one",
             )
         listed = manifest.get("files")

@@ -1,7 +1,8 @@
 """How far the images and predictions of a scoring run are from those of the training corpus.
 
 A run is summarised by a `Profile`: how many images were predicted to be of each species, and histograms of
-the model's confidence and of four statistics of the images. The bins of a histogram never change, so that
+the model's confidence and of four statistics of the images; of a model that gives a number, a histogram of
+that takes the place of the first two. The bins of a histogram never change, so that
 the profiles of tasks, days and runs can be added; about ten cells of equal reference mass are made of them
 only when two profiles are compared.
 
@@ -36,6 +37,8 @@ from seedlings_spark.errors import SeedlingsError
 STATISTICS = ("brightness", "contrast", "sharpness", "size")
 CONFIDENCE = "confidence"
 SPECIES = "species"
+# value: of a model that gives numbers, how many standard deviations one is from the mean of the training images'
+VALUE = "value"
 
 # Fine enough that ten cells can be made where all files of a corpus are within a factor of two in length.
 NUM_BINS = 256
@@ -47,6 +50,7 @@ _RANGES = {
     "sharpness": (0.0, 20.0),
     "size": (6.0, 26.0),
     CONFIDENCE: (0.0, 1.0),
+    VALUE: (-4.0, 4.0),
 }
 
 UNKNOWN = "unknown"
@@ -96,7 +100,7 @@ class Profile:
 
     Attributes:
         species: Predicted species -> number of images.
-        histograms: "confidence" or one of `STATISTICS` -> number of images in each of `NUM_BINS` bins, as
+        histograms: "confidence" or "value", or one of `STATISTICS` -> number of images in each of `NUM_BINS` bins, as
             `np.bincount(bins(name, values), minlength=NUM_BINS)` counts them.
 
     Raises:
@@ -122,6 +126,11 @@ class Profile:
                 raise ValueError(f"a count of {min(counts)} in {name}, expected 0 or more")
         object.__setattr__(self, "species", species)
         object.__setattr__(self, "histograms", histograms)
+
+    @property
+    def num_predicted(self) -> int:
+        """Of how many images a species or a number was predicted, at most."""
+        return max(sum(self.species.values()), sum(self.histograms.get(VALUE, ())))
 
     def __add__(self, other: "Profile") -> "Profile":
         if not isinstance(other, Profile):
@@ -184,7 +193,7 @@ class Drift:
     """How far one distribution is from its reference. `compare` makes it.
 
     Attributes:
-        name: "species", "confidence" or one of `STATISTICS`.
+        name: "species", "confidence", "value" or one of `STATISTICS`.
         psi: Population stability index, 0 or more; not a number if one side is empty.
         noise: What the PSI of two samples of these sizes from one distribution stays below in 999 of 1000
             cases; not a number if one side is empty.
@@ -297,7 +306,7 @@ def bins(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:
     above it in the last; what is not a number is in the first, so that no job stops for it.
 
     Args:
-        name: "confidence" or one of `STATISTICS`.
+        name: "confidence", "value" or one of `STATISTICS`.
         values: Any shape.
 
     Raises:
@@ -321,10 +330,12 @@ def compare(reference: Profile, current: Profile) -> list[Drift]:
     one that is empty on both sides is left out.
 
     Returns:
-        Species, confidence, then `STATISTICS` in their order; always all of them.
+        Species, confidence, then `STATISTICS` in their order; always all of them. Where the reference is that of a
+        model which gives numbers, "value" in place of the first two.
     """
-    drifts = [_species_drift(reference.species, current.species)]
-    for name in (CONFIDENCE, *STATISTICS):
+    has_numbers = VALUE in reference.histograms
+    drifts = [] if has_numbers else [_species_drift(reference.species, current.species)]
+    for name in (VALUE if has_numbers else CONFIDENCE, *STATISTICS):
         nothing = (0,) * NUM_BINS
         drifts.append(
             _histogram_drift(

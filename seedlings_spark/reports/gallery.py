@@ -125,6 +125,44 @@ def wrong_lists(predictions: DataFrame, pixels: DataFrame) -> tuple[ListPicture,
     )
 
 
+@dataclass(frozen=True)
+class NumberPicture:
+    """A picture of which another number is predicted than it has.
+
+    Attributes:
+        path: Of its file.
+        value: The number that it has.
+        predicted: The one that is predicted.
+        thumbnail: A JPEG.
+    """
+
+    path: str
+    value: float
+    predicted: float
+    thumbnail: bytes
+
+
+def furthest(predictions: DataFrame, pixels: DataFrame) -> tuple[NumberPicture, ...]:
+    """The pictures whose numbers are furthest from those that are predicted.
+
+    Args:
+        predictions: As `schema.EVALUATED_NUMBERS`.
+        pixels: The same pictures, as `schema.CORPUS`.
+    """
+    error = F.abs(F.col(schema.PREDICTED_VALUE) - F.col(schema.VALUE))
+    rows = predictions.orderBy(F.desc(error), schema.PATH).limit(NUM_UNSURE).collect()
+    drawn = thumbnails(pixels, [row[schema.CONTENT_HASH] for row in rows])
+    return tuple(
+        NumberPicture(
+            row[schema.PATH],
+            float(row[schema.VALUE]),
+            float(row[schema.PREDICTED_VALUE]),
+            drawn[row[schema.CONTENT_HASH]],
+        )
+        for row in rows
+    )
+
+
 def thumbnails(pixels: DataFrame, content_hashes: Iterable[str]) -> dict[str, bytes]:
     """Of each of these pictures, by its content, a thumbnail as a JPEG, drawn by executors.
 

@@ -124,6 +124,7 @@ def _environment() -> jinja2.Environment:
     )
     made.filters["digits"] = in_digits
     made.filters["interval"] = lambda counts: " to ".join(map(in_digits, wilson(*counts)))
+    made.filters["of_size"] = lambda value: f"{value:.4g}" if math.isfinite(value) else "-"
     made.filters["sum_of"] = lambda counts: sum(counts.values())
     made.filters["png"] = lambda content: "data:image/png;base64," + base64.b64encode(content).decode()
     made.filters["jpeg"] = lambda content: "data:image/jpeg;base64," + base64.b64encode(content).decode()

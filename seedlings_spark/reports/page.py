@@ -28,8 +28,9 @@ from seedlings_spark.reports.evaluation import (
     worst_species,
 )
 from seedlings_spark.reports.findings import Findings
-from seedlings_spark.reports.gallery import ListPicture
+from seedlings_spark.reports.gallery import ListPicture, NumberPicture
 from seedlings_spark.reports.multilabel import LabelScores, MultiLabelEvaluation
+from seedlings_spark.reports.numbers import NumbersEvaluation
 from seedlings_spark.reports.plots import (
     NAME_WIDTH,
     confusion_matrix,
@@ -37,6 +38,7 @@ from seedlings_spark.reports.plots import (
     in_digits,
     learning_curves,
     per_species,
+    predicted_against_true,
     score_cells,
     short_names,
 )
@@ -49,20 +51,24 @@ PER_SPECIES = "per_species.png"
 LEARNING_CURVES = "learning_curves.png"
 ALL_SPECIES = "per_species.csv"
 PREDICTIONS = "predictions.parquet"
+PREDICTED_AGAINST_TRUE = "predicted_against_true.png"
 # The terminal's table: no line is longer than this, names are cut to that.
 TABLE_WIDTH = display.COLUMNS
 _NUM_WORST = 15
 _HEADS = ("images", "predicted", "precision", "recall", "F1", "FPR", "FNR")
 
 
-def table(evaluation: Evaluation | MultiLabelEvaluation) -> str:
+def table(evaluation: Evaluation | MultiLabelEvaluation | NumbersEvaluation) -> str:
     """The numbers as plain text, without a newline at the end.
 
     First a line for each species (of more than `evaluation.MAX_SHOWN` the worst ones, the lowest F1 first), then
     the averages, then the confusion matrix; where that is wider than `TABLE_WIDTH`, the worst confusions instead.
     Columns of the matrix carry the short names that stand before the species in its rows, or in a list below it.
-    "-" is what is undefined. Where pictures show any number of species there is neither matrix nor confusion.
+    "-" is what is undefined. Where pictures show any number of species there is neither matrix nor confusion, and where
+    they have numbers nothing but how far off the predicted ones are.
     """
+    if isinstance(evaluation, NumbersEvaluation):
+        return _numbers_table(evaluation)
     if isinstance(evaluation, MultiLabelEvaluation):
         return _multilabel_table(evaluation)
     images = max(6, len(str(evaluation.num_images)))
@@ -169,7 +175,6 @@ def write_multilabel(
     *,
     history: Mapping[str, Sequence[float]] | None,
     kept_epoch: int | None = None,
-    rows_of_quarter: Sequence[Sequence[int]] = (),
     about: Mapping[str, object],
     wrong: Sequence[ListPicture] = (),
 ) -> None:
@@ -180,29 +185,81 @@ def write_multilabel(
         evaluation: The numbers.
         history: As for `write`.
         kept_epoch: As for `write`.
-        rows_of_quarter: As for `write`.
         about: As for `write`.
         wrong: Pictures to look at.
     """
+    plots = {PER_SPECIES: per_species(evaluation), **_curves(history, kept_epoch)}
+    tables = {ALL_SPECIES: _multilabel_csv(evaluation)}
+    _write_sheet(directory, "multilabel.html", evaluation, plots, tables, about, wrong)
+
+
+def write_numbers(
+    directory: str,
+    evaluation: NumbersEvaluation,
+    *,
+    history: Mapping[str, Sequence[float]] | None,
+    kept_epoch: int | None = None,
+    about: Mapping[str, object],
+    points: Sequence[tuple[float, float]],
+    furthest: Sequence[NumberPicture] = (),
+) -> None:
+    """As `write`, where pictures have a number each: metrics.json, index.html and plots.
+
+    Args:
+        directory: As for `write`.
+        evaluation: The numbers.
+        history: As for `write`.
+        kept_epoch: As for `write`.
+        about: As for `write`.
+        points: As `numbers.points` gives them.
+        furthest: Pictures to look at.
+    """
+    drawn = predicted_against_true(evaluation, points)
+    plots = {PREDICTED_AGAINST_TRUE: drawn, **_curves(history, kept_epoch)}
+    _write_sheet(directory, "numbers.html", evaluation, plots, {}, about, furthest)
+
+
+def _curves(history: Mapping[str, Sequence[float]] | None, kept_epoch: int | None) -> dict[str, bytes]:
+    """The plot of learning curves by its name, where there are any."""
+    if history is None or not curves_of(history):
+        return {}
+    return {LEARNING_CURVES: learning_curves(history, kept_epoch)}
+
+
+def _write_sheet(
+    directory: str,
+    template: str,
+    evaluation: MultiLabelEvaluation | NumbersEvaluation,
+    plots: Mapping[str, bytes],
+    tables: Mapping[str, str],
+    about: Mapping[str, object],
+    pictures: Sequence[ListPicture | NumberPicture],
+) -> None:
+    """Write a report from a template of its own, of which metrics.json comes last."""
     about_values = {str(name): _jsonable(value) for name, value in about.items()}
-    for name in (METRICS, CONFUSION_MATRIX, LEARNING_CURVES, ALL_SPECIES):
+    for name in (
+        METRICS,
+        CONFUSION_MATRIX,
+        PER_SPECIES,
+        PREDICTED_AGAINST_TRUE,
+        LEARNING_CURVES,
+        ALL_SPECIES,
+    ):
         files.delete(files.join(directory, name))
-    plots = {PER_SPECIES: per_species(evaluation)}
-    if history is not None and curves_of(history):
-        plots[LEARNING_CURVES] = learning_curves(history, kept_epoch, rows_of_quarter)
     for name, png in plots.items():
         files.write_bytes(files.join(directory, name), png)
-    files.write_text(files.join(directory, ALL_SPECIES), _multilabel_csv(evaluation))
+    for name, text in tables.items():
+        files.write_text(files.join(directory, name), text)
     page = html.sheet(
-        "multilabel.html",
+        template,
         evaluation=evaluation,
         about={
             name: value if isinstance(value, str) else json.dumps(value)
             for name, value in about_values.items()
         },
         plots=list(plots.items()),
-        wrong=wrong,
-        left_files=[METRICS, *plots, ALL_SPECIES, PREDICTIONS],
+        left_files=[METRICS, *plots, *tables, PREDICTIONS],
+        pictures=pictures,
     )
     files.write_text(files.join(directory, PAGE), page)
     metrics = {"format": FORMAT, "about": about_values, **evaluation.to_dict()}
@@ -244,6 +301,24 @@ def _multilabel_table(evaluation: MultiLabelEvaluation) -> str:
         f" named, and no others; 95 % interval {interval}"
     )
     return "\n".join(lines)
+
+
+def _numbers_table(evaluation: NumbersEvaluation) -> str:
+    rows = [
+        (name, _of_size(value), " to ".join(map(_of_size, interval)))
+        for name, (value, interval) in evaluation.in_words.items()
+    ]
+    told = (
+        f"on {evaluation.num_images} images, whose numbers are {_of_size(evaluation.mean)} on average, with a standard"
+        f" deviation of {_of_size(evaluation.deviation)}"
+    )
+    heads = ("", "value", "95 % interval")
+    return "\n".join([display.aligned([heads, *rows], "<><", columns=TABLE_WIDTH), "", told])
+
+
+def _of_size(value: float) -> str:
+    """A number of any unit; a dash where there is none."""
+    return f"{value:.4g}" if math.isfinite(value) else "-"
 
 
 def _multilabel_csv(evaluation: MultiLabelEvaluation) -> str:

@@ -26,6 +26,7 @@ from seedlings_spark.reports.evaluation import (
     worst_classes,
 )
 from seedlings_spark.reports.multilabel import LabelScores, MultiLabelEvaluation
+from seedlings_spark.reports.numbers import NumbersEvaluation
 
 NAME_WIDTH = 28
 _DPI = 150
@@ -147,6 +148,33 @@ def per_species(evaluation: Evaluation | MultiLabelEvaluation) -> bytes:
         borderaxespad=0.3,
         borderpad=0,
     )
+    return _png(figure)
+
+
+def predicted_against_true(evaluation: NumbersEvaluation, points: Sequence[tuple[float, float]]) -> bytes:
+    """A PNG with a dot for each picture: the number that it has, and the one that is predicted.
+
+    Args:
+        evaluation: The numbers.
+        points: (true, predicted).
+    """
+    figure = Figure(figsize=(5.2, 4.8), layout="constrained")
+    axes = figure.subplots()
+    true, predicted = zip(*points, strict=True) if points else ((), ())
+    axes.plot(true, predicted, "o", color=_BLUE, markersize=4, alpha=0.5, markeredgewidth=0)
+    if points:
+        axes.axline((true[0], true[0]), slope=1, color=_FAINT, linewidth=1, linestyle=":", zorder=0)
+    axes.set(xlabel="true", ylabel="predicted")
+    shown = "" if len(points) == evaluation.num_images else f", {len(points):,} of which are drawn"
+    axes.set_title(
+        f"R2 {in_digits(evaluation.r2)} on {evaluation.num_images:,} images{shown}",
+        loc="left",
+        fontsize=10,
+        color=_INK,
+    )
+    axes.grid(True, color="#e4e4e4", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8, labelcolor=_INK, color="#b0b0b0")
     return _png(figure)
 
 

@@ -26,7 +26,7 @@ from seedlings_spark.corpus.erasure import FORGOTTEN, Held, Pictures, Row
 from seedlings_spark.errors import InputError
 from seedlings_spark.reports import drift
 from seedlings_spark.scoring import ledger, review, shadow
-from seedlings_spark.scoring.profile import NO_SPECIES, count_species
+from seedlings_spark.scoring.profile import NO_SPECIES, count_species, count_values
 from seedlings_spark.scoring.runs import Runs
 
 _log = logging.getLogger(__name__)
@@ -167,7 +167,11 @@ def _numbers(spark: SparkSession, place: str, manifest: dict[str, Any]) -> dict[
     species = count_species(predictions)
     unknown = species.pop(None, 0)  # type: ignore[call-overload]
     # Of lists a picture counts for each name in them.
-    without = {"without_species": species.pop(NO_SPECIES, 0)} if "without_species" in manifest else {}
+    without: dict[str, Any] = {}
+    if "without_species" in manifest:
+        without["without_species"] = species.pop(NO_SPECIES, 0)
+    if values := count_values(predictions):
+        without["predicted_values"] = values
     numbers: dict[str, Any] = {
         "scored": predictions.count(),
         "rejected": sum(reasons.values()),

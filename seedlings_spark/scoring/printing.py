@@ -1,5 +1,6 @@
 """What a person and a scheduler are told of a run."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seedlings_spark import display
@@ -40,16 +41,23 @@ def summary(run: ScoreRun) -> list[tuple[str, object]]:
         ("scored", f"{manifest['scored']:,}" + unknown),
         ("rejected", f"{manifest['rejected']:,}" + (f" ({reasons})" if reasons else "")),
         *seen,
-        (
-            "species",
-            ", ".join(f"{count:,} {name}" for name, count in most[:5]) + (" ..." if len(most) > 5 else ""),
-        ),
+        _said(manifest, most),
         *([("shadow", shadow.in_words(manifest[shadow.FOLDER]))] if shadow.FOLDER in manifest else []),
         (
             "drift",
             verdict if manifest["drift"]["of"] else "unknown: the version has no profile of its corpus",
         ),
     ]
+
+
+def _said(manifest: Mapping[str, Any], most: Sequence[tuple[str, int]]) -> tuple[str, str]:
+    """What was predicted: the numbers, or the species, the most frequent first."""
+    if (values := manifest.get("predicted_values")) is None:
+        more = " ..." if len(most) > 5 else ""
+        return "species", ", ".join(f"{count:,} {name}" for name, count in most[:5]) + more
+    if values["mean"] is None:
+        return "values", "none"
+    return "values", f"{values['mean']:.4g} on average, from {values['least']:.4g} to {values['most']:.4g}"
 
 
 def drift_table(run: ScoreRun) -> str:

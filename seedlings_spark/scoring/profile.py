@@ -7,15 +7,22 @@ from functools import partial
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
-from pyspark.sql.types import ArrayType
 
 from seedlings_spark import files, schema
 from seedlings_spark.cluster import runtime, session
 from seedlings_spark.errors import StoreError
+from seedlings_spark.kinds import Kind
 from seedlings_spark.models import prediction
 from seedlings_spark.models.store import ModelVersion
 from seedlings_spark.reports import drift
-from seedlings_spark.scoring.tasks import CELLS, HISTOGRAMS, SCORED, score_decoded, with_species
+from seedlings_spark.scoring.tasks import (
+    CELLS,
+    SCORED,
+    histograms,
+    score_decoded,
+    with_prediction,
+    with_species,
+)
 
 # In a profile's species: images of which no species was named, where any number of them may be.
 NO_SPECIES = "(none)"
@@ -46,7 +53,7 @@ def require_profile(version: ModelVersion) -> None:
         StoreError: It keeps no profile of its corpus, or an empty one.
     """
     profile = profile_of_corpus(version)
-    if profile is None or not sum(profile.species.values()):
+    if profile is None or not profile.num_predicted:
         raise StoreError(
             f"--max-drift with {version.name} {version.version}, which has "
             + ("no profile of a corpus" if profile is None else "an empty profile of its corpus"),
@@ -55,31 +62,45 @@ def require_profile(version: ModelVersion) -> None:
         )
 
 
-def profile_of(predictions: DataFrame, species: Mapping[str, int] | None = None) -> drift.Profile:
-    """The profile of a table with the columns `predicted_species` and `cells`.
+def profile_of(predictions: DataFrame, kind: Kind, species: Mapping[str, int] | None = None) -> drift.Profile:
+    """The profile of a table with the columns `predicted_species`, if they are of species, and `cells`.
 
     Args:
         predictions: The table.
+        kind: Of the predictions.
         species: How many rows have each of them, where that is known; then the first column is not needed.
     """
     if species is None:
         species = count_species(predictions)
+    names = histograms(kind)
     cells = predictions.select(F.posexplode(CELLS).alias("place", "cell")).groupBy("place", "cell").count()
-    histograms = {name: np.zeros(drift.NUM_BINS, np.int64) for name in HISTOGRAMS}
+    counts = {name: np.zeros(drift.NUM_BINS, np.int64) for name in names}
     for place, cell, count in cells.collect():
-        histograms[HISTOGRAMS[place]][cell] = count
-    return drift.Profile(
-        dict(species), {name: tuple(map(int, counts)) for name, counts in histograms.items()}
-    )
+        counts[names[place]][cell] = count
+    return drift.Profile(dict(species), {name: tuple(map(int, each)) for name, each in counts.items()})
 
 
 def count_species(predictions: DataFrame) -> dict[str, int]:
-    """How many rows of a table have each `predicted_species`; where that is a list, each name in it counts."""
-    name = F.col(schema.PREDICTED_SPECIES)
-    if isinstance(predictions.schema[schema.PREDICTED_SPECIES].dataType, ArrayType):
+    """How many rows of a table have each `predicted_species`; where that is a list, each name in it counts.
+
+    Of a table of numbers there are none.
+    """
+    kind, name = schema.kind_of(predictions), F.col(schema.PREDICTED_SPECIES)
+    if kind == Kind.REGRESSION:
+        return {}
+    if kind == Kind.MULTILABEL:
         name = F.explode(F.when(F.size(name) == 0, F.array(F.lit(NO_SPECIES))).otherwise(name))
     counts = predictions.select(name.alias("name")).groupBy("name").count().collect()
     return {row[0]: int(row[1]) for row in counts}
+
+
+def count_values(predictions: DataFrame) -> dict[str, float | None]:
+    """Mean, least and most `predicted_value` of a table, null where it is empty; nothing of a table of species."""
+    if schema.kind_of(predictions) != Kind.REGRESSION:
+        return {}
+    value = F.col(schema.PREDICTED_VALUE).cast("double")
+    (found,) = predictions.agg(F.avg(value), F.min(value), F.max(value)).collect()
+    return dict(zip(("mean", "least", "most"), found, strict=True))
 
 
 def profile_of_images(
@@ -100,10 +121,11 @@ def profile_of_images(
     """
     with session.arrow_batches(spark, image_size[0] * image_size[1] * 3):
         scored = probabilities(spark, prepared, forward)
-        rows = with_species(scored, classes, forward.thresholds)
-        rows = rows.select(schema.PREDICTED_SPECIES, CELLS).persist()
+        kind = forward.reading.kind
+        rows = with_prediction(scored, classes, forward.reading)
+        rows = rows.select(schema.prediction_of(kind), CELLS).persist()
         try:
-            return profile_of(rows)
+            return profile_of(rows, kind)
         finally:
             rows.unpersist()
 

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import decimal
+import itertools
 import json
 import logging
 import uuid
@@ -18,7 +19,8 @@ from seedlings_spark import files, schema
 from seedlings_spark.cluster import connect, runtime, session
 from seedlings_spark.config import ScoringOptions, chosen
 from seedlings_spark.corpus import decoding, tables
-from seedlings_spark.errors import InputError
+from seedlings_spark.errors import InputError, OptionError
+from seedlings_spark.kinds import Kind
 from seedlings_spark.lock import Lock
 from seedlings_spark.models import engines, prediction
 from seedlings_spark.models.decisions import KEY, Decisions
@@ -27,9 +29,15 @@ from seedlings_spark.reports import drift
 from seedlings_spark.scoring import ledger, progress, review, sources, tasks
 from seedlings_spark.scoring import shadow as shadows
 from seedlings_spark.scoring.ledger import ALREADY_REJECTED, ALREADY_SCORED, NEW, Ledger
-from seedlings_spark.scoring.profile import NO_SPECIES, count_species, profile_of, profile_of_corpus
+from seedlings_spark.scoring.profile import (
+    NO_SPECIES,
+    count_species,
+    count_values,
+    profile_of,
+    profile_of_corpus,
+)
 from seedlings_spark.scoring.runs import FORMAT, Runs, RunsState, tables_path, with_columns
-from seedlings_spark.scoring.tasks import CELLS, SCORED, ScoreTask, forward_task, with_species
+from seedlings_spark.scoring.tasks import CELLS, SCORED, ScoreTask, forward_task, with_prediction
 
 _log = logging.getLogger(__name__)
 
@@ -72,11 +80,17 @@ def score(
 
     Raises:
         InputError: Nothing to score, or the runs would lie among the images.
-        OptionError: The second version takes other pixels.
+        OptionError: The second version takes other pixels; or species are asked of a version that gives numbers.
         OutputInUseError: Another run is writing to this output.
         StoreError: The version is damaged.
     """
     sources.check_output(options.images, options.output)
+    if options.top_k and version.kind == Kind.REGRESSION:
+        raise OptionError(
+            f"--top-k {options.top_k} with {version.name} {version.version}, which {version.kind.of_versions}",
+            "a version that names species",
+            "Leave out --top-k",
+        )
     if shadow is not None:
         shadows.check(version, shadow)
     runs = Runs(options.output)
@@ -129,7 +143,7 @@ class _Scoring:
             None if self._shadow is None else self._forward_of(self._shadow),
         )
         self._decisions = Decisions.of(version.manifest, self._task.forward.precision)
-        self._layout = schema.PREDICTIONS_OF_LISTS if version.thresholds else schema.PREDICTIONS
+        self._layout = schema.PREDICTIONS_OF[version.kind]
         if not self._task.is_without_tensorflow and not connect.is_connect(spark):
             session.require_memory(spark)
 
@@ -232,8 +246,16 @@ class _Scoring:
         """
         nothing = self._spark.createDataFrame([], SCORED)
         predictions, _ = self._tables(nothing, source)
+        earlier = self._runs.columns(self._spark, state)
+        for column, other in itertools.permutations((schema.PREDICTED_SPECIES, schema.PREDICTED_VALUE)):
+            if column in self._layout.names and other in earlier.names:
+                raise InputError(
+                    f"earlier runs of {self._runs.output}, which have the column {other}",
+                    f"runs with {column}, as {self._model} {self._version.kind.of_versions}",
+                    "Give another --output",
+                )
         remedy = "Cast it in the table, for example with a view, or give another --output"
-        return with_columns(self._runs.columns(self._spark, state), predictions.schema, self._where, remedy)
+        return with_columns(earlier, predictions.schema, self._where, remedy)
 
     def _tables(self, rows: DataFrame, source: sources.Source) -> tuple[DataFrame, DataFrame]:
         """Predictions and rejects of rows of `SCORED`, with the further columns of the table that was scored."""
@@ -264,7 +286,7 @@ class _Scoring:
         predictions, rejects = self._tables(rows, source)
         profile: drift.Profile
         profile, *_ = session.at_once(
-            lambda: profile_of(rows.where(F.col(CELLS).isNotNull()), {}),
+            lambda: profile_of(rows.where(F.col(CELLS).isNotNull()), self._version.kind, {}),
             lambda: predictions.write.options(**options).parquet(files.join(self._building, "predictions")),
             lambda: rejects.write.options(**options).parquet(files.join(self._building, "rejects")),
             lambda: self._write_shadow(rows),
@@ -304,38 +326,39 @@ class _Scoring:
         return self._spark.read.schema(SCORED).parquet(tables.literal(folder))
 
     def _predictions(self, rows: DataFrame) -> DataFrame:
-        columns = list(schema.PREDICTIONS.names)
-        added = {
-            schema.CONFIDENCE: tasks.confidence(self._version.thresholds),
-            schema.MODEL_VERSION: F.lit(self._version.version),
-        }
+        columns, reading = list(self._layout.names), self._task.forward.reading
+        said = with_prediction(rows, self._version.classes, reading)
+        added = {schema.MODEL_VERSION: F.lit(self._version.version)}
+        if reading.kind == Kind.REGRESSION:
+            return said.withColumns(added).select(*columns)
+        added[schema.CONFIDENCE] = tasks.confidence(reading.thresholds)
         if self._options.top_k:
             first = F.slice(tasks.ranked(self._version.classes), 1, self._options.top_k)
             added[schema.TOP_SPECIES] = first
-        named = with_species(rows, self._version.classes, self._version.thresholds)
         decided = tasks.decided(self._decisions, self._version.classes)
         columns += [name for name in (*added, *decided) if name not in columns]
         if not self._options.probabilities:
             columns.remove(schema.PROBABILITIES)
-        return named.withColumns({**added, **decided}).select(*columns)
+        return said.withColumns({**added, **decided}).select(*columns)
 
     def _check(self, new: "_Count") -> "_Numbers":
         """What lies on disk now, checked against what was to be scored."""
-        made = self._made("predictions", schema.PREDICTED_SPECIES)
+        kind = self._version.kind
+        said = schema.prediction_of(kind)
+        made = self._made("predictions", said)
         predictions = made.withColumn(_IS_SCORED, F.lit(True))
-        has_lists = bool(self._version.thresholds)
-        if has_lists:  # of which there may be as many as files: their names are counted apart
-            predictions = predictions.withColumn(schema.PREDICTED_SPECIES, F.lit(""))
+        if kind != Kind.CLASSIFICATION:  # as many as files, it may be: they are counted apart
+            predictions = predictions.withColumn(said, F.lit(""))
         rejects = self._made("rejects", schema.REASON).withColumn(_IS_SCORED, F.lit(False))
-        counted = predictions.union(rejects).groupBy(_IS_SCORED, schema.PREDICTED_SPECIES).agg(*_count())
+        counted = predictions.union(rejects).groupBy(_IS_SCORED, said).agg(*_count())
         species, reasons, found = dict[str, int](), dict[str, int](), _NOTHING.count
         for is_scored, key, rows, hashes in counted.collect():
             (species if is_scored else reasons)[key] = int(rows)
             found += _Count(int(rows), hashes)
         unknown = species.pop(None, 0)  # type: ignore[call-overload]
         scored = sum(species.values()) + unknown
-        named = count_species(made) if has_lists else species
-        numbers = _Numbers(named, reasons, scored, unknown, self._differ())
+        named = species if kind == Kind.CLASSIFICATION else count_species(made)
+        numbers = _Numbers(named, reasons, scored, unknown, self._differ(), count_values(made))
         if found != new:
             raise InputError(
                 f"{numbers.scored:,} predictions and {numbers.rejected:,} rejects",
@@ -375,10 +398,11 @@ class _Scoring:
         part.write.options(**options).parquet(files.join(self._building, ledger.FOLDER))
 
     def _review(self, source: sources.Source) -> None:
-        if self._options.review and self._version.thresholds:
+        if self._options.review and self._version.kind != Kind.CLASSIFICATION:
             _log.info(
-                "no review: its page asks for one species of each picture, and %s names any number",
+                "no review: its page asks for one species of each picture, and %s %s",
                 self._model,
+                self._version.kind.of_versions,
             )
         elif self._options.review:
             about = review.Reviewed(
@@ -440,9 +464,11 @@ class _Scoring:
         }
 
     def _named(self, numbers: "_Numbers") -> dict[str, Any]:
-        """How many images of each species there are, and of lists how many of none."""
+        """How many images of each species there are, and of lists how many of none; of numbers what they are."""
         species = dict(sorted(numbers.species.items()))
-        if not self._version.thresholds:
+        if self._version.kind == Kind.REGRESSION:
+            return {"images_of_species": species, "predicted_values": numbers.values}
+        if self._version.kind == Kind.CLASSIFICATION:
             return {"images_of_species": species}
         none = species.pop(NO_SPECIES, 0)
         return {"images_of_species": species, "without_species": none}
@@ -471,7 +497,8 @@ class _Scoring:
 class _Numbers:
     """Of the files: how many of each species, rejected for each reason, scored at all, and called unknown.
 
-    `differ`: what the version says of them -> of how many a second one says something else.
+    `differ`: what the version says of them -> of how many a second one says something else. `values`: as
+    `count_values` has them.
     """
 
     species: Mapping[str, int]
@@ -479,6 +506,7 @@ class _Numbers:
     scored: int
     unknown: int = 0
     differ: Mapping[str | None, int] = dataclasses.field(default_factory=dict)
+    values: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
 
     @property
     def rejected(self) -> int:

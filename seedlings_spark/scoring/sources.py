@@ -285,6 +285,7 @@ _TAKEN = {
     *schema.REJECTS.names,
     schema.TOP_SPECIES,
     schema.SPECIES_SET,
+    schema.PREDICTED_VALUE,
     "run",
     "_metadata",
 }

@@ -15,16 +15,17 @@ from seedlings_spark import choices, files, fingerprint, schema
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import decoding
 from seedlings_spark.errors import NetworkError, StoreError
+from seedlings_spark.kinds import Kind, Reading
 from seedlings_spark.models import prediction
 from seedlings_spark.models.decisions import Decisions
 from seedlings_spark.models.store import INT8, NETWORK, ONNX, PROFILE, ModelVersion
 from seedlings_spark.reports import drift
 from seedlings_spark.scoring import progress, sources
 
-# What a task leaves of one file, before predictions and rejects part. `cells`: the place of its confidence and of
-# each statistic in the histograms of a `drift.Profile`.
+# What a task leaves of one file, before predictions and rejects part. `probabilities` are a network's outputs, also
+# where that is a number. `cells`: the place of its confidence, or of its number, and of each statistic in the
+# histograms of a `drift.Profile`.
 CELLS = "cells"
-HISTOGRAMS = (drift.CONFIDENCE, *drift.STATISTICS)
 SCORED = StructType(
     [
         StructField(schema.PATH, StringType(), False),
@@ -65,13 +66,31 @@ class ScoreTask:
         return all(each is None or each.engine != choices.TENSORFLOW for each in (self.forward, self.shadow))
 
 
+def histograms(kind: Kind) -> tuple[str, ...]:
+    """The histograms of a profile in the order of `cells`."""
+    return (drift.VALUE if kind == Kind.REGRESSION else drift.CONFIDENCE, *drift.STATISTICS)
+
+
+def with_prediction(rows: DataFrame, classes: Sequence[str], reading: Reading) -> DataFrame:
+    """Rows of `SCORED` with what the network says: `predicted_value` where that is a number, else `predicted_species`.
+
+    Args:
+        rows: The rows.
+        classes: Their names, in the order of the network's outputs.
+        reading: How these are read.
+    """
+    if reading.kind == Kind.REGRESSION:
+        return rows.withColumn(schema.PREDICTED_VALUE, F.element_at(schema.PROBABILITIES, 1))
+    return with_species(rows, classes, reading.thresholds)
+
+
 def with_species(rows: DataFrame, classes: Sequence[str], thresholds: Sequence[float] = ()) -> DataFrame:
     """Rows of `SCORED` with the class of the highest probability, the first of several.
 
     Args:
         rows: The rows.
         classes: Their names, in the order of the network's outputs.
-        thresholds: As `ForwardTask` has them: with some, the species are an array of the classes that reach theirs.
+        thresholds: As `Reading` has them: with some, the species are an array of the classes that reach theirs.
     """
     names = F.array(*[F.lit(name) for name in classes])
     if thresholds:
@@ -175,7 +194,7 @@ def forward_task(
         threads=session.task_cpus(spark),
         engine=chosen,
         views=views,
-        thresholds=version.thresholds,
+        reading=version.reading,
     )
 
 
@@ -241,7 +260,7 @@ def score_decoded(
     network = prediction.forward(forward)
     second = None if shadow is None else prediction.forward(shadow)
     for batch in _regrouped(batches, forward.batch_size):
-        scored = _predict(network, batch, forward.thresholds, second)
+        scored = _predict(network, batch, forward.reading, second)
         if tally is not None:
             tally.add(scored.num_rows, scored.num_rows - scored.column(schema.REASON).null_count)
         yield scored
@@ -266,7 +285,7 @@ def _regrouped(batches: Iterator[pa.RecordBatch], num_rows: int) -> Iterator[pa.
 def _predict(
     network: prediction.Forward,
     batch: pa.RecordBatch,
-    thresholds: Sequence[float],
+    reading: Reading,
     shadow: prediction.Forward | None = None,
 ) -> pa.RecordBatch:
     """Rows of `schema.DECODED` to rows of `SCORED`: probabilities where there is an image, else null."""
@@ -276,7 +295,7 @@ def _predict(
     outputs = _outputs(network, pixels)
     columns = {name: batch.column(name) for name in SCORED.names if name in batch.schema.names}
     columns[schema.PROBABILITIES] = _lists(outputs, contents)
-    cells = _cells(pixels, _lengths(batch, contents), _confidences(outputs, thresholds))
+    cells = _cells(pixels, _lengths(batch, contents), _said(outputs, reading), reading.kind)
     columns[CELLS] = _lists(cells, contents)
     nothing = pa.nulls(len(contents), pa.list_(pa.float32()))
     columns[schema.SHADOW_PROBABILITIES] = (
@@ -286,7 +305,7 @@ def _predict(
 
 
 def _outputs(network: prediction.Forward, pixels: Any) -> Any:
-    """Probabilities, float32, shape (images, classes)."""
+    """Float32, shape (images, outputs)."""
     outputs = network.predict(pixels).astype(np.float32)
     prediction.check_finite(outputs)
     return outputs
@@ -305,20 +324,22 @@ def _lengths(batch: pa.RecordBatch, contents: Any) -> Any:
     return batch.column(schema.LENGTH).filter(contents.is_valid()).fill_null(0).to_numpy(zero_copy_only=False)
 
 
-def _confidences(outputs: Any, thresholds: Sequence[float]) -> Any:
-    """What `confidence` is of each image."""
+def _said(outputs: Any, reading: Reading) -> Any:
+    """What `confidence` is of each image; of a number how many deviations it is from the training images' mean."""
     if not len(outputs):
         return np.zeros(0)
-    if not thresholds:
+    if reading.kind == Kind.REGRESSION:
+        return (outputs[:, 0].astype(np.float64) - reading.mean) / reading.deviation
+    if reading.kind == Kind.CLASSIFICATION:
         return outputs.max(axis=1)
-    return np.where(outputs >= np.array(thresholds), outputs, 1 - outputs).min(axis=1)
+    return np.where(outputs >= np.array(reading.thresholds), outputs, 1 - outputs).min(axis=1)
 
 
-def _cells(pixels: Any, lengths: Any, confidences: Any) -> Any:
-    """For each image its places in the histograms: int32, shape (images, len(HISTOGRAMS))."""
-    values = {drift.CONFIDENCE: confidences}
-    values |= drift.statistics(pixels, lengths)
-    return np.stack([drift.bins(name, values[name]) for name in HISTOGRAMS], axis=1).astype(np.int32)
+def _cells(pixels: Any, lengths: Any, said: Any, kind: Kind) -> Any:
+    """For each image its places in the `histograms`: int32, shape (images, histograms)."""
+    names = histograms(kind)
+    values = {names[0]: said, **drift.statistics(pixels, lengths)}
+    return np.stack([drift.bins(name, values[name]) for name in names], axis=1).astype(np.int32)
 
 
 def score_files(

@@ -23,11 +23,13 @@ from seedlings_spark.config import (
 )
 from seedlings_spark.corpus import Corpus, decoding
 from seedlings_spark.errors import CorpusError, OptionError
+from seedlings_spark.kinds import Kind
 from seedlings_spark.lock import Lock
 from seedlings_spark.models import decisions
 from seedlings_spark.models.store import CURRENT, ModelStore, ModelVersion, table
 from seedlings_spark.reports.evaluation import Evaluation
 from seedlings_spark.reports.multilabel import MultiLabelEvaluation
+from seedlings_spark.reports.numbers import NumbersEvaluation
 from seedlings_spark.scoring import ScoreRun
 from seedlings_spark.workflow import runs
 
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from seedlings_spark.workflow.publication import Promotion
 
 _log = logging.getLogger(__name__)
+# Of one species a picture, any number of them, a number.
+Evaluated = Evaluation | MultiLabelEvaluation | NumbersEvaluation
 # What options and what is called have by the same names.
 _ESTIMATOR: tuple[str, ...] = (
     "mode",
@@ -86,7 +90,8 @@ def prepare(spark: SparkSession, options: PrepareOptions) -> Corpus:
         split = corpus.SplitRule.of_parent(parent.manifest, options.leaks, options.near_duplicates)
     selection = corpus.Selection(options.conflicts, options.sample, parent, options.fixes)
     table = corpus.TableFormat(
-        **config.chosen(options, "content_column", "label_separator"), format=options.table_format
+        **config.chosen(options, "content_column", "label_separator", "number_column"),
+        format=options.table_format,
     )
     return corpus.prepare(
         spark,
@@ -174,6 +179,7 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
     session.require_slots(spark, options.num_workers, options.wait_executors, options.min_workers)
     prepared, store = corpus.load(options.corpus), ModelStore(options.store, options.name)
     pipeline.check_network(options.network, prepared)
+    pipeline.loss(options.loss, options.label_smoothing, prepared)  # which refuses one that does not fit
     _check_promises(options, prepared)
     application = str(spark.sparkContext.applicationId)
     run = options.run or files.join(options.store, options.name, "runs", application)
@@ -257,8 +263,8 @@ def _check_promises(options: TrainOptions, prepared: Corpus) -> None:
 
 
 def _check_kind(options: TrainOptions, prepared: Corpus) -> None:
-    """Refuse what is not for pictures that show any number of species."""
-    if prepared.kind == choices.CLASSIFICATION:
+    """Refuse what is for pictures of one species each, of others."""
+    if prepared.kind == Kind.CLASSIFICATION:
         return
     asked = {
         "--folds": options.folds,
@@ -270,23 +276,26 @@ def _check_kind(options: TrainOptions, prepared: Corpus) -> None:
         "--quantize": options.quantize,
         "--promote better": options.promote == "better",
     }
-    _refuse_for_lists(asked, options.corpus)
+    if prepared.kind == Kind.REGRESSION:
+        of_species = ("label_smoothing", "mixup", "cutmix")
+        asked |= {config.flag_of(name): getattr(options, name) for name in of_species}
+    _refuse_for_others(asked, prepared)
 
 
-def _refuse_for_lists(asked: Mapping[str, object], path: str) -> None:
-    """Refuse options that are for one species a picture, of a corpus with any number of them.
+def _refuse_for_others(asked: Mapping[str, object], prepared: Corpus) -> None:
+    """Refuse options that are for species, or for one species a picture, of a corpus with other labels.
 
     Args:
         asked: Flag -> what was given; what is empty was not.
-        path: Of the corpus.
+        prepared: The corpus.
 
     Raises:
         OptionError: One was given.
     """
     if refused := [flag for flag, value in asked.items() if value]:
         raise OptionError(
-            f"{refused[0]} with {path}, whose pictures show any number of species",
-            "pictures of one species each",
+            f"{refused[0]} with {prepared.path}, whose pictures {prepared.kind.of_pictures}",
+            "pictures of species" if prepared.kind == Kind.REGRESSION else "pictures of one species each",
             f"Leave out {refused[0]}",
         )
 
@@ -317,7 +326,7 @@ def estimator(
             pipeline.learning_rate(options.learning_rate, options.schedule, steps, options.warm_up),
             **config.chosen(options, "momentum", "weight_decay", "ema", "clip_norm"),
         ),
-        loss=pipeline.loss(options.loss, options.label_smoothing, prepared.kind),
+        loss=pipeline.loss(options.loss, options.label_smoothing, prepared),
         metrics=pipeline.metrics(prepared),
         class_weight="" if options.class_weight == "none" else options.class_weight,
         augmentation=networks.augmentation(options.augment, prepared.image_size),
@@ -347,7 +356,7 @@ def _with_head(
         **config.chosen(options, *same),
         epochs=epochs,
         optimizer_config=pipeline.optimizer("adam", rate),
-        loss=pipeline.loss(options.loss, options.label_smoothing, prepared.kind),
+        loss=pipeline.loss(options.loss, options.label_smoothing, prepared),
         metrics=pipeline.metrics(prepared),
         class_weight="" if options.class_weight == "none" else options.class_weight,
         checkpoint_path=files.join(run, runs.CHECKPOINTS, "head"),
@@ -379,7 +388,7 @@ def _fitted(
     return stages.fit(images)
 
 
-def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation | MultiLabelEvaluation:
+def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluated:
     """Evaluate a model version on a split of a corpus, and write numbers, plots and a page that shows them.
 
     Args:
@@ -397,9 +406,9 @@ def evaluate(spark: SparkSession, options: EvaluateOptions) -> Evaluation | Mult
     prepared = corpus.load(options.corpus)
     store = ModelStore(options.store, options.name, options.require_signature)
     version = store.verify(options.model_version)
-    numbers: Evaluation | MultiLabelEvaluation
-    if choices.MULTILABEL in (prepared.kind, version.kind):
-        numbers = _evaluated_lists(spark, options, prepared, version)
+    numbers: Evaluated
+    if {prepared.kind, version.kind} != {Kind.CLASSIFICATION}:
+        numbers = _evaluated_others(spark, options, prepared, version)
     else:
         numbers = _evaluated(spark, options, prepared, store, version)
     tracking.evaluated(client, version, options.split, numbers.to_dict(), options.report)
@@ -457,32 +466,39 @@ def _evaluated(
     return numbers
 
 
-def _evaluated_lists(
+def _evaluated_others(
     spark: SparkSession, options: EvaluateOptions, prepared: Corpus, version: ModelVersion
-) -> MultiLabelEvaluation:
-    """As `evaluate`, of pictures that show any number of species."""
+) -> MultiLabelEvaluation | NumbersEvaluation:
+    """As `evaluate`, of pictures that show any number of species, or have a number each."""
     from seedlings_spark.reports import gallery
     from seedlings_spark.reports import page as report
+    from seedlings_spark.reports.numbers import points as scattered
     from seedlings_spark.workflow import predicting
 
+    predicting.check_fits(version, prepared, options.split)
     asked = ("saliency", "robustness", "adversarial", "projector")
-    _refuse_for_lists({config.flag_of(name): getattr(options, name) for name in asked}, options.corpus)
+    _refuse_for_others({config.flag_of(name): getattr(options, name) for name in asked}, prepared)
     how = config.chosen(options, "engine", "precision")
     predicted = predicting.predictions(spark, version, prepared, options.split, **how, tta=options.tta)
     report.clear(options.report)
-    table = predicting.kept_lists(predicted, version, files.join(options.report, report.PREDICTIONS))
-    numbers = predicting.evaluated_lists(table, prepared, options.split, version)
+    path, pixels = files.join(options.report, report.PREDICTIONS), prepared.images(spark, options.split)
     kept: Mapping[str, Any] = version.manifest.get("kept") or {}
-    report.write_multilabel(
-        options.report,
-        numbers,
-        history=version.manifest.get("history"),
-        kept_epoch=kept.get("epoch"),
-        rows_of_quarter=(version.manifest.get("training") or {}).get("rows_of_quarter", ()),
-        about=predicting.about_evaluation(version, prepared, options.split, options.tta),
-        wrong=gallery.wrong_lists(table, prepared.images(spark, options.split)),
-    )
-    return numbers
+    known: dict[str, Any] = {
+        "history": version.manifest.get("history"),
+        "kept_epoch": kept.get("epoch"),
+        "about": predicting.about_evaluation(version, prepared, options.split, options.tta),
+    }
+    if version.kind == Kind.MULTILABEL:
+        table = predicting.kept_lists(predicted, version, path)
+        of_lists = predicting.evaluated_lists(table, prepared, options.split, version)
+        report.write_multilabel(options.report, of_lists, **known, wrong=gallery.wrong_lists(table, pixels))
+        return of_lists
+    table = predicting.kept_numbers(predicted, path)
+    of_numbers = predicting.evaluated_numbers(table, prepared, options.split)
+    known["about"] = {"number": prepared.manifest["number_column"], **known["about"]}
+    points, furthest = scattered(table, of_numbers.num_images), gallery.furthest(table, pixels)
+    report.write_numbers(options.report, of_numbers, **known, points=points, furthest=furthest)
+    return of_numbers
 
 
 def score(spark: SparkSession, options: ScoreOptions) -> ScoreRun:

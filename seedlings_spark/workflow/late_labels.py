@@ -17,12 +17,12 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
-from pyspark.sql.types import ArrayType
 
 from seedlings_spark import config, display, files, fingerprint, schema, scoring
 from seedlings_spark.config import FeedbackOptions
 from seedlings_spark.corpus import tables
 from seedlings_spark.errors import InputError, SeedlingsError
+from seedlings_spark.kinds import Kind
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.reports import feedback as report
 from seedlings_spark.scoring import runs
@@ -65,9 +65,9 @@ def feedback(spark: SparkSession, options: FeedbackOptions) -> Told:
     _check_report(options.report)
     labels, rows = labels_of(spark, options)
     latest = scoring.latest(spark, options.scores, name="")
-    if isinstance(latest.schema[schema.PREDICTED_SPECIES].dataType, ArrayType):
+    if (kind := schema.kind_of(latest)) != Kind.CLASSIFICATION:
         raise InputError(
-            f"{options.scores}, whose predictions name any number of species of a picture",
+            f"{options.scores}, whose version {kind.of_versions}",
             "predictions of one species each, which labels can be compared with",
             "Prepare the labelled pictures, and call evaluate on them",
         )

@@ -29,6 +29,7 @@ from seedlings_spark.cluster import runtime
 from seedlings_spark.corpus import Corpus
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
 from seedlings_spark.estimator import SeedlingsEstimator, features
+from seedlings_spark.kinds import Kind
 from seedlings_spark.models import networks
 from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.workflow import events, runs
@@ -38,6 +39,16 @@ with runtime.quiet_import():
 
 _log = logging.getLogger(__name__)
 HELD_OUT = "is_validation"
+# What the loss by default stands for, where it is not that of species which exclude each other.
+_LOSSES = {Kind.MULTILABEL: "binary_crossentropy", Kind.REGRESSION: "mean_squared_error"}
+# Of the outputs of a network by name.
+_ACTIVATIONS = {Kind.CLASSIFICATION: "softmax", Kind.MULTILABEL: "sigmoid", Kind.REGRESSION: "linear"}
+# What a run measures beside its loss. Keras' "accuracy" of lists of species would compare the most probable one only.
+_METRICS = {
+    Kind.CLASSIFICATION: ("accuracy",),
+    Kind.MULTILABEL: ("binary_accuracy",),
+    Kind.REGRESSION: ("mean_absolute_error", "RootMeanSquaredError"),
+}
 # Share of all steps in which the learning rate rises, of the schedules that are known with one (Loshchilov and Hutter
 # 2017, arXiv:1608.03983; Smith and Topin 2019, arXiv:1708.07120), and how far one-cycle rises.
 _WARM_UPS = {"cosine": 0.05, "one-cycle": 0.3}
@@ -75,8 +86,13 @@ def named_network(name: str, corpus: Corpus, weights: str, seed: int) -> Any:
         local_file(weights) as local,
         reproducibility.seeded_initializers(reproducibility.seed_for(seed, "init")),
     ):
-        activation = "sigmoid" if corpus.kind == problems.MULTILABEL else "softmax"
-        return networks.build(name, corpus.image_size, len(corpus.classes), local, activation)
+        activation = _ACTIVATIONS[corpus.kind]
+        built = networks.build(name, corpus.image_size, corpus.num_outputs, local, activation)
+    return _in_unit(built, corpus)
+
+
+def _in_unit(network: Any, corpus: Corpus) -> Any:
+    return networks.in_unit(network, *corpus.scale) if corpus.kind == Kind.REGRESSION else network
 
 
 def set_network(
@@ -99,12 +115,12 @@ def set_network(
         fine_tune: Which layers are trained, as `networks.freeze` takes it; "" leaves it to the network.
 
     Raises:
-        OptionError: The estimator's loss does not fit species.
+        OptionError: The estimator's loss does not fit the labels.
         NetworkError: A file's network takes or gives something else than the corpus has; the weights are those of
             another network, or cannot be had.
     """
     if estimator.isDefined("loss"):
-        problems.check_species_loss(estimator.get_loss(), corpus.kind)
+        problems.check_loss(estimator.get_loss(), corpus.kind)
     if not name.endswith(NETWORK_FILES):
         network = named_network(name, corpus, weights, estimator.getOrDefault("seed"))
         networks.freeze(network, fine_tune or "all")
@@ -115,18 +131,15 @@ def set_network(
         return
     loaded, _ = load_network(name)
     expected = (*corpus.image_size, 3)
-    if tuple(loaded.input_shape[1:]) != expected or loaded.output_shape[-1] != len(corpus.classes):
+    if tuple(loaded.input_shape[1:]) != expected or loaded.output_shape[-1] != corpus.num_outputs:
+        outputs = f"{corpus.num_outputs} output{'s' * (corpus.num_outputs != 1)}"
         raise NetworkError(
             f"{name}, which takes {loaded.input_shape[1:]} and gives {loaded.output_shape[-1]} outputs",
-            f"a network that takes {expected} and gives {len(corpus.classes)} outputs, as this corpus has",
+            f"a network that takes {expected} and gives {outputs}, as this corpus has",
             "Give another --network, or prepare the corpus with another --image-size",
         )
-    if corpus.kind == problems.MULTILABEL and problems.last_activation(loaded) == "softmax":
-        raise NetworkError(
-            f"{name}, which ends with a softmax, for pictures that show any number of species",
-            "a network that ends with activation='sigmoid'",
-            "Give another --network: the probabilities of a softmax are those of species that exclude each other",
-        )
+    _check_ends(name, problems.last_activation(loaded), corpus.kind)
+    loaded = _in_unit(loaded, corpus)
     if fine_tune:
         networks.freeze(loaded, fine_tune)
     if name.endswith(".keras"):
@@ -135,23 +148,45 @@ def set_network(
         estimator.set_keras_model_config(loaded.to_json())
 
 
-def loss(name: str, label_smoothing: float, kind: str = problems.CLASSIFICATION) -> Any:
-    """A loss as the estimator takes it: its name, or with smoothed labels its configuration.
+def _check_ends(name: str, activation: str, kind: Kind) -> None:
+    """Refuse a file whose network ends with probabilities that the labels have not.
+
+    Raises:
+        NetworkError: It is so.
+    """
+    wrong = {Kind.MULTILABEL: ("softmax",), Kind.REGRESSION: ("softmax", "sigmoid")}.get(kind, ())
+    if activation in wrong:
+        raise NetworkError(
+            f"{name}, which ends with a {activation}, for pictures that {kind.of_pictures}",
+            f"a network that ends with activation={_ACTIVATIONS[kind]!r}",
+            "Give another --network: the probabilities of a softmax are those of species that exclude each other"
+            if kind == Kind.MULTILABEL
+            else "Give another --network: probabilities are from 0 to 1",
+        )
+
+
+def loss(name: str, label_smoothing: float, corpus: Corpus) -> Any:
+    """A loss as the estimator takes it: its name, or its configuration where that says more.
 
     Args:
-        name: Its name; the default of `train` is that of species which exclude each other, and for others stands for
-            the binary crossentropy.
+        name: Its name; the default of `train` stands for that of the corpus' kind.
         label_smoothing: Share of each label that goes to all species alike; where these do not exclude each other, to
             both 0 and 1.
-        kind: Of the corpus.
+        corpus: To train on.
+
+    Raises:
+        OptionError: It is none for such labels, or none that Keras knows.
     """
-    if kind == problems.MULTILABEL and name == DEFAULT_LOSS:
-        if not label_smoothing:
-            return "binary_crossentropy"
-        return keras.losses.serialize(keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing))
+    name = _LOSSES.get(corpus.kind, name) if name == DEFAULT_LOSS else name
+    problems.check_loss(name, corpus.kind)
+    if corpus.kind == Kind.REGRESSION:
+        _, deviation = corpus.scale
+        return keras.losses.serialize(problems.InDeviations(name, deviation))
     if not label_smoothing:
         return name
-    return keras.losses.serialize(keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing))
+    losses = keras.losses
+    smoothed = losses.BinaryCrossentropy if corpus.kind == Kind.MULTILABEL else losses.CategoricalCrossentropy
+    return losses.serialize(smoothed(label_smoothing=label_smoothing))
 
 
 def optimizer(
@@ -257,7 +292,7 @@ def num_steps(
 
 
 def training_images(spark: SparkSession, corpus: Corpus) -> DataFrame:
-    """Train and validation images, the latter marked in the column `is_validation`.
+    """Train and validation images, the latter marked in the column `is_validation`; numbers in the column `label`.
 
     Raises:
         CorpusError: A species has no image to train on.
@@ -272,13 +307,21 @@ def training_images(spark: SparkSession, corpus: Corpus) -> DataFrame:
             "Prepare the corpus with more images of it, or with --split-policy stratified",
         )
     images = corpus.images(spark, schema.TRAIN, schema.VALIDATION)
+    if corpus.kind == Kind.REGRESSION:
+        images = images.withColumn(schema.LABEL, schema.number_in(F.col(schema.SPECIES)))
     return images.withColumn(HELD_OUT, F.col(schema.SPLIT) == schema.VALIDATION)
 
 
 def pipeline(corpus: Corpus, estimator: SeedlingsEstimator, *, scaler: str, scaler_images: int) -> Pipeline:
-    """`StringIndexer` or `MultiLabelBinarizer`, the standardiser (unless scaler is "none") and the estimator."""
-    has_lists = corpus.kind == problems.MULTILABEL
-    stages: list[Any] = [features.MultiLabelBinarizer() if has_lists else features.species_indexer()]
+    """What makes labels of species, the standardiser (unless scaler is "none") and the estimator.
+
+    Species become labels by a `StringIndexer`, lists of them by a `MultiLabelBinarizer`; numbers are such.
+    """
+    stages: list[Any] = []
+    if corpus.kind == Kind.CLASSIFICATION:
+        stages.append(features.species_indexer())
+    elif corpus.kind == Kind.MULTILABEL:
+        stages.append(features.MultiLabelBinarizer())
     column = schema.IMAGE
     if scaler != "none":
         standardizer = features.ImageStandardizer(
@@ -403,11 +446,8 @@ def plateau(schedule: str) -> list[Any]:
 
 
 def metrics(corpus: Corpus) -> list[str]:
-    """The metrics that a run measures beside its loss.
-
-    Keras' "accuracy" of lists of species would compare the most probable one only.
-    """
-    return ["binary_accuracy" if corpus.kind == problems.MULTILABEL else "accuracy"]
+    """The metrics that a run measures beside its loss."""
+    return list(_METRICS[corpus.kind])
 
 
 def about(corpus: Corpus, options: Mapping[str, Any], run: str) -> dict[str, Any]:

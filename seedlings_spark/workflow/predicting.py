@@ -13,11 +13,12 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from pyspark.sql.types import StructType
 
 from seedlings_spark import errors, files, schema, scoring
-from seedlings_spark.choices import CLASSIFICATION, INT8, MULTILABEL
+from seedlings_spark.choices import INT8
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import Corpus, look_alikes, tables
 from seedlings_spark.errors import CorpusError, NetworkError, SeedlingsError, StoreError
 from seedlings_spark.estimator import SeedlingsModel, elephas, features
+from seedlings_spark.kinds import Kind
 from seedlings_spark.models import attacks, prediction, saliency, stages
 from seedlings_spark.models.decisions import FLOAT32, Decisions
 from seedlings_spark.models.store import INT8 as INT8_FILE
@@ -28,6 +29,7 @@ from seedlings_spark.reports import (
     findings,
     gallery,
     multilabel,
+    numbers,
     paired,
     promised,
     robustness,
@@ -110,11 +112,32 @@ def kept_lists(predicted: DataFrame, version: ModelVersion, path: str) -> DataFr
         schema.species_in(F.col(schema.SPECIES)).alias(schema.SPECIES),
         schema.PREDICTED_SPECIES,
         values.alias(schema.PROBABILITIES),
-    ).withColumn(schema.CONFIDENCE, scoring.confidence(version.thresholds))
-    typed = [F.col(field.name).cast(field.dataType).alias(field.name) for field in schema.EVALUATED_LISTS]
+    ).withColumn(schema.CONFIDENCE, scoring.confidence(version.reading.thresholds))
+    return _kept(table, path, schema.EVALUATED_LISTS)
+
+
+def kept_numbers(predicted: DataFrame, path: str) -> DataFrame:
+    """As `kept`, of pictures that have a number each: a table of `schema.EVALUATED_NUMBERS`.
+
+    Args:
+        predicted: As `predictions` gives it.
+        path: Folder of the table, which is replaced.
+    """
+    table = predicted.select(
+        schema.PATH,
+        schema.CONTENT_HASH,
+        schema.number_in(F.col(schema.SPECIES)).alias(schema.VALUE),
+        F.col(schema.PREDICTION).alias(schema.PREDICTED_VALUE),
+    )
+    return _kept(table, path, schema.EVALUATED_NUMBERS)
+
+
+def _kept(table: DataFrame, path: str, layout: StructType) -> DataFrame:
+    """A table on disk, from which all numbers are made: predictions are computed once."""
+    typed = [F.col(field.name).cast(field.dataType).alias(field.name) for field in layout]
     options = {**session.PARQUET_CHECKSUMS, **tables.write_options(path)}
     table.select(*typed).write.mode("overwrite").options(**options).parquet(path)
-    return tables.parquet(predicted.sparkSession, path, schema.EVALUATED_LISTS)
+    return tables.parquet(table.sparkSession, path, layout)
 
 
 def evaluated_lists(
@@ -131,7 +154,23 @@ def evaluated_lists(
     Raises:
         SeedlingsError: The model leaves out images, or gives probabilities that are not numbers.
     """
-    found = multilabel.evaluate(table, version.classes, version.thresholds)
+    found = multilabel.evaluate(table, version.classes, version.reading.thresholds)
+    _check_number(found.num_images, corpus, split)
+    return found
+
+
+def evaluated_numbers(table: DataFrame, corpus: Corpus, split: str) -> numbers.NumbersEvaluation:
+    """The numbers of a version on a split of a corpus whose pictures have a number each.
+
+    Args:
+        table: As `kept_numbers` gives it.
+        corpus: That the images are of.
+        split: Split of the corpus.
+
+    Raises:
+        SeedlingsError: The model leaves out images, or gives what is no number.
+    """
+    found = numbers.evaluate(table)
     _check_number(found.num_images, corpus, split)
     return found
 
@@ -144,10 +183,9 @@ def check_fits(version: ModelVersion, corpus: Corpus, split: str) -> None:
             or their labels are of another kind.
     """
     if corpus.kind != version.kind:
-        words = {MULTILABEL: "any number of species", CLASSIFICATION: "one species each"}
         raise CorpusError(
-            f"{corpus.path}, whose pictures show {words[corpus.kind]}, for {version.name} {version.version}, which"
-            f" names {words[version.kind].replace(' each', '')}",
+            f"{corpus.path}, whose pictures {corpus.kind.of_pictures}, for {version.name} {version.version}, which"
+            f" {version.kind.of_versions}",
             "labels of the kind that the version was trained on",
             "Choose another --model-version or --corpus",
         )
@@ -259,20 +297,12 @@ def kept(predicted: DataFrame, path: str, current: str = "") -> DataFrame:
     }
     table = predicted.select(*(column.alias(name) for name, column in columns.items()))
     table = table.withColumn(schema.CONFIDENCE, F.array_max(F.col(schema.PROBABILITIES).cast("array<float>")))
-    others = F.lit(None).cast("string").alias(schema.CURRENT_SPECIES)
+    others = F.lit(None).cast("string")
     if current:
         layout = StructType([schema.EVALUATED[schema.CONTENT_HASH], schema.EVALUATED[schema.CURRENT_SPECIES]])
         theirs = tables.parquet(spark, current, layout)
         table, others = table.join(theirs, schema.CONTENT_HASH, "left"), F.col(schema.CURRENT_SPECIES)
-    typed = [
-        others
-        if field.name == schema.CURRENT_SPECIES
-        else F.col(field.name).cast(field.dataType).alias(field.name)
-        for field in schema.EVALUATED
-    ]
-    options = {**session.PARQUET_CHECKSUMS, **tables.write_options(path)}
-    table.select(*typed).write.mode("overwrite").options(**options).parquet(path)
-    return tables.parquet(spark, path, schema.EVALUATED)
+    return _kept(table.withColumn(schema.CURRENT_SPECIES, others), path, schema.EVALUATED)
 
 
 def rival(store: ModelStore, version: ModelVersion) -> tuple[ModelVersion | None, str]:
@@ -450,6 +480,7 @@ def about_evaluation(
     told = precision if precision == INT8 else "float32; score takes int8, unless told otherwise"
     manifest = version.manifest
     options = manifest.get("options") or {}
+    calibrated = calibration.words(manifest.get("calibration") or {})
     known = {
         "published": manifest.get("created"),
         "network": options.get("network") or manifest.get("imported_from"),
@@ -459,7 +490,7 @@ def about_evaluation(
         "training_images": ((manifest.get("corpus") or {}).get("images_of_split") or {}).get(schema.TRAIN),
         "run": manifest.get("run_path"),
         "tta": tta if tta > 1 else None,
-        "calibration": None if version.thresholds else calibration.words(manifest.get("calibration") or {}),
+        "calibration": calibrated if version.kind == Kind.CLASSIFICATION else None,
         "precision": told if version.has_int8 else None,
     }
     return {

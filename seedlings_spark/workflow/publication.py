@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,18 @@ from seedlings_spark.cluster import session
 from seedlings_spark.corpus import Corpus, look_alikes
 from seedlings_spark.errors import NetworkError, OptionError, SeedlingsError, StoreError
 from seedlings_spark.estimator import SeedlingsModel, keep_network_once
+from seedlings_spark.kinds import Kind
 from seedlings_spark.models import decisions, export, prediction
 from seedlings_spark.models.store import INT8 as INT8_FILE
-from seedlings_spark.models.store import ONNX, PROFILE, RESERVED_KEYS, THRESHOLDS, ModelStore, ModelVersion
+from seedlings_spark.models.store import (
+    NUMBERS,
+    ONNX,
+    PROFILE,
+    RESERVED_KEYS,
+    THRESHOLDS,
+    ModelStore,
+    ModelVersion,
+)
 from seedlings_spark.reports import drift, plots
 from seedlings_spark.workflow import calibration, runs
 from seedlings_spark.workflow.pipeline import finite, load_network
@@ -71,7 +80,7 @@ def summary(version: ModelVersion, run: str, promotion: Promotion) -> list[tuple
 
 def _thresholds_in_words(version: ModelVersion) -> str:
     """From which probabilities species are named, and by how many pictures that was chosen."""
-    values, images = version.thresholds, version.manifest[THRESHOLDS].get("images", 0)
+    values, images = version.reading.thresholds, version.manifest[THRESHOLDS].get("images", 0)
     if not images:
         return "0.5 for each species"
     return (
@@ -110,6 +119,10 @@ def profile(spark: SparkSession, model: PipelineModel, corpus: Corpus) -> drift.
     """
     last = _network_of(model)
     task = last.forward_task(spark, are_pixels=True)
+    said = drift.CONFIDENCE
+    if corpus.kind == Kind.REGRESSION:
+        said, (mean, deviation) = drift.VALUE, corpus.scale
+        task = replace(task, reading=replace(task.reading, mean=mean, deviation=deviation))
 
     def of(split: str) -> drift.Profile:
         share = min(1.0, _PROFILE_IMAGES / max(1, corpus.num_images(split)))
@@ -118,9 +131,9 @@ def profile(spark: SparkSession, model: PipelineModel, corpus: Corpus) -> drift.
         return scoring.profile_of_images(spark, chosen, task, corpus.image_size, last.getOrDefault("labels"))
 
     train, validation = of(schema.TRAIN), of(schema.VALIDATION)
-    predicted = validation if validation.species else train
-    confidence = predicted.histograms[drift.CONFIDENCE]
-    return drift.Profile(predicted.species, {**(train + validation).histograms, drift.CONFIDENCE: confidence})
+    predicted = validation if validation.num_predicted else train
+    histograms = {**(train + validation).histograms, said: predicted.histograms[said]}
+    return drift.Profile(predicted.species, histograms)
 
 
 def use_onnx(
@@ -318,29 +331,31 @@ def publish(
     }
     version = store.publish(build, manifest, promote=promote)
     _log.info(
-        "published %s %s%s: a network of %s bytes for %d classes",
+        "published %s %s%s: a network of %s bytes%s",
         version.name,
         version.version,
         " (now current)" if promote else "",
         f"{len(last.network_bytes):,}",
-        len(version.classes),
+        f" for {len(version.classes)} classes" if version.classes else "",
     )
     return version
 
 
 def _with_kind(about: Mapping[str, Any], model: SeedlingsModel) -> Mapping[str, Any]:
-    """What a manifest says, and of a model of lists that it is one, with its thresholds.
+    """What a manifest says, and of a model of lists or numbers that it is one, with its thresholds.
 
     Raises:
-        StoreError: The model names no species.
+        StoreError: The model names no species, and was not trained on a corpus of numbers.
     """
     kind = model.getOrDefault("kind")
-    if kind in (problems.BINARY, problems.REGRESSION):
+    if kind == problems.BINARY or (kind == problems.REGRESSION and NUMBERS not in about):
         raise StoreError(
             f"a model of kind {kind!r}",
-            "one of classification or multilabel: scoring names species",
+            "one of classification or multilabel, which names species, or one that train has made of numbers",
             "Train a network with an output for each species, and a categorical loss or a binary one",
         )
+    if kind == problems.REGRESSION:
+        return {**about, "kind": kind}
     if kind != problems.MULTILABEL:
         return about
     fitted = {**about.get(THRESHOLDS, {}), "values": list(model._thresholds())}
@@ -371,8 +386,11 @@ def publish_trained(
     if about["options"].get("calibrate"):
         known["calibration"] = calibration.calibrate(spark, model, corpus)
     onnx = use_onnx(model, spark, corpus)
-    if corpus.kind == problems.MULTILABEL:
+    if corpus.kind == Kind.MULTILABEL:
         known[THRESHOLDS] = _thresholds(spark, model, corpus)
+    if corpus.kind == Kind.REGRESSION:
+        mean, deviation = corpus.scale
+        known[NUMBERS] = {"column": corpus.manifest["number_column"], "mean": mean, "deviation": deviation}
     int8, told_of_int8 = b"", dict[str, object]()
     if about["options"].get("quantize"):
         int8, told_of_int8 = _quantized_if_allowed(spark, _network_of(model), corpus)

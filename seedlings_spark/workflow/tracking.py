@@ -19,10 +19,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from seedlings_spark import errors, files
-from seedlings_spark.choices import CLASSIFICATION
 from seedlings_spark.errors import ClusterError, OptionError, first_line
 from seedlings_spark.exports import mlflow as of_mlflow
 from seedlings_spark.exports.source import Source
+from seedlings_spark.kinds import Kind
 from seedlings_spark.models.store import ModelVersion
 from seedlings_spark.workflow import runs
 
@@ -117,7 +117,7 @@ class Tracked:
         self._flush()
         try:
             self._client.set_tag(self._run_id, "seedlings.version", f"{version.name} {version.version}")
-            if version.kind != CLASSIFICATION:
+            if version.kind != Kind.CLASSIFICATION:
                 _log.info(
                     "%s %s is not registered in MLflow, whose model would name one species of each picture",
                     version.name,

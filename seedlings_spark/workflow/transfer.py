@@ -65,7 +65,8 @@ def fit(
     estimator._set(featuresCol=FEATURES)
     fitted = stages.fit(table)
     head = cast(SeedlingsModel, fitted.stages[-1])
-    network.layers[-1].set_weights(head.get_model().layers[-1].get_weights())
+    _, last, *_ = _behind(network)
+    last.set_weights(head.get_model().get_weights())
     whole = head.copy()
     whole._set(featuresCol=schema.IMAGE)
     whole._take(networks.to_bytes(network), head.history, head.record)
@@ -76,12 +77,18 @@ def _head(network: Any) -> Any:
     """The layers behind the features, as a network of their own with copies of the weights."""
     features = networks.features_of(network)
     inputs = x = keras.Input(features.output_shape[1:], name=FEATURES)
-    last = network.layers[-1]
-    for layer in network.layers[-2:]:
+    for layer in _behind(network):
         x = type(layer).from_config(layer.get_config())(x)
     head = keras.Model(inputs, x, name="head")
-    head.layers[-1].set_weights(last.get_weights())
+    _, last, *_ = _behind(network)
+    head.set_weights(last.get_weights())
     return head
+
+
+def _behind(network: Any) -> list[Any]:
+    """The layers behind the features: a dropout, the last layer with weights, and what follows that."""
+    place = max(place for place, layer in enumerate(network.layers) if layer.weights)
+    return list(network.layers[place - 1 :])
 
 
 def place_of(network: Any, corpus: Corpus, folder: str) -> str:

@@ -1,6 +1,8 @@
 """Which kind of problem it is, and probabilities of outputs, beside SciPy and plain Keras."""
 
 import functools
+import json
+import pickle
 import re
 
 import keras
@@ -145,7 +147,7 @@ def test_probabilities_for_a_loss_of_probabilities_and_a_network_of_none_are_ref
 @pytest.mark.parametrize("loss", ["mse", "binary_crossentropy", "hinge", "kld", "poisson", "nonsense"])
 def test_a_loss_that_does_not_fit_species_is_refused(loss):
     with pytest.raises(OptionError, match="loss"):
-        problems.check_species_loss(loss)
+        problems.check_loss(loss)
 
 
 def test_a_loss_that_fails_without_a_word_is_refused():
@@ -157,9 +159,22 @@ def test_a_loss_that_fails_without_a_word_is_refused():
         problems.resolve_loss("silent", {"silent": Silent})
 
 
+@pytest.mark.parametrize("loss", ["mse", "MeanAbsoluteError", "huber", "log_cosh"])
+def test_a_loss_of_numbers_is_that_of_standardised_ones_and_travels(loss):
+    problems.check_loss(loss, REGRESSION)
+    config = losses.serialize(problems.InDeviations(loss, 50.0))
+    travelled = pickle.loads(pickle.dumps(problems.resolve_loss(json.loads(json.dumps(config)))))
+    true, predicted = np.array([[900.0], [1000.0], [1100.0]]), np.array([[1000.0], [1010.0], [1090.0]])
+    expected = losses.get(loss)((true - 1000) / 50, (predicted - 1000) / 50)
+    assert float(travelled(true, predicted)) == pytest.approx(float(np.mean(expected)), rel=1e-5)
+    assert problems.described(travelled) == problems.described(problems.InDeviations(loss, 50.0))
+    with pytest.raises(OptionError, match="a loss for numbers"):
+        problems.check_loss("poisson", REGRESSION)
+
+
 def test_losses_for_species_are_taken():
     for loss in ("sparse_categorical_crossentropy", "categorical_focal_crossentropy", "CategoricalHinge"):
-        problems.check_species_loss(loss)
+        problems.check_loss(loss)
 
 
 @pytest.mark.parametrize(

@@ -863,7 +863,7 @@ def test_a_missing_corpus_is_said_to_be_missing(tmp_path: Path) -> None:
         ("[]", "of format None"),
         ("null", "of format None"),
         ("{}", "of format None"),
-        ('{"format": 3}', "of format 3"),
+        ('{"format": 4}', "of format 4"),
         ('{"format": "1"}', "of format '1'"),
         ('{"format": 1}', "whose listed is None"),
     ],

@@ -56,7 +56,7 @@ class Place:
     """What the whole way leaves."""
 
     folder: Path
-    shown: dict[str, list[str]]  # file -> species, as the table has them
+    shown: dict[str, list[str]]  # file -> species, as the table has them; none of numbers
     prepared: Corpus
     version: ModelVersion
     numbers: multilabel.MultiLabelEvaluation
@@ -231,13 +231,15 @@ def test_thresholds_are_those_of_the_best_f1_on_validation_images_and_go_with_th
         assert fitted["support"][number] == truth.sum()
     assert len(set(fitted["values"])) == 3 and set(fitted["values"]) != {0.5}
     stage: Any = predicting.load(place.version).stages[-1]
-    assert stage.getOrDefault("label_thresholds") == fitted["values"] == list(place.version.thresholds)
+    assert (
+        stage.getOrDefault("label_thresholds") == fitted["values"] == list(place.version.reading.thresholds)
+    )
 
 
 @with_all
 def test_the_numbers_are_those_of_scikit_learn(place: Place) -> None:
     table = pq.read_table(place.report / "predictions.parquet").to_pylist()
-    classes, thresholds = place.version.classes, np.array(place.version.thresholds)
+    classes, thresholds = place.version.classes, np.array(place.version.reading.thresholds)
     truth = np.array([[name in row["species"] for name in classes] for row in table])
     named = np.array([[name in row["predicted_species"] for name in classes] for row in table])
     values = np.array([row["probabilities"] for row in table])
@@ -312,7 +314,7 @@ def test_scores_name_lists(spark: SparkSession, place: Place, tmp_path: Path) ->
     table = scoring.latest(spark, str(tmp_path / "scores"))
     assert table.schema[schema.PREDICTED_SPECIES].dataType.simpleString() == "array<string>"
     rows = table.collect()
-    classes, thresholds = place.version.classes, place.version.thresholds
+    classes, thresholds = place.version.classes, place.version.reading.thresholds
     network = keras.saving.load_model(place.folder / "store/seedlings/v0001/network.keras", compile=False)
     known = {Path(row.path).name: row.image for row in place.prepared.images(spark).collect()}
     pixels = np.frombuffer(b"".join(map(bytes, known.values())), np.uint8).reshape(-1, SIZE, SIZE, 3)
@@ -342,7 +344,7 @@ def test_scores_name_lists(spark: SparkSession, place: Place, tmp_path: Path) ->
     late = config.FeedbackOptions(
         scores=str(tmp_path / "scores"), labels=str(labels), report=str(tmp_path / "late")
     )
-    with pytest.raises(InputError, match="predictions name any number of species"):
+    with pytest.raises(InputError, match="version names any number of species"):
         late_labels.feedback(spark, late)
 
 

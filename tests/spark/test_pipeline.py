@@ -540,9 +540,11 @@ def test_on_a_plateau_of_the_validation_loss_the_rate_falls(prepared: Corpus) ->
     assert found == pytest.approx([0.5] * 4 + [0.15] * 3)
 
 
-def test_smoothed_labels_are_those_of_keras() -> None:
-    assert pipeline.loss("sparse_categorical_crossentropy", 0.0) == "sparse_categorical_crossentropy"
-    loss = keras.losses.deserialize(pipeline.loss("sparse_categorical_crossentropy", 0.2))
+def test_smoothed_labels_are_those_of_keras(prepared: Corpus) -> None:
+    assert (
+        pipeline.loss("sparse_categorical_crossentropy", 0.0, prepared) == "sparse_categorical_crossentropy"
+    )
+    loss = keras.losses.deserialize(pipeline.loss("sparse_categorical_crossentropy", 0.2, prepared))
     expected = -(0.85 * math.log(0.7) + 0.05 * 3 * math.log(0.1))
     assert float(loss([[1.0, 0, 0, 0]], [[0.7, 0.1, 0.1, 0.1]])) == pytest.approx(expected)
 

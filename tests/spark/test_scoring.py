@@ -240,7 +240,7 @@ def test_a_network_whose_answers_are_not_finite_fails_the_run(
 
     made = store.publish(build, {"classes": CLASSES, "image_size": list(SIZE)}, promote=False)
     try:
-        with pytest.raises(Exception, match="probabilities that are not finite"):
+        with pytest.raises(Exception, match="outputs that are not finite"):
             score(spark, made, folder, tmp_path / "output")
     finally:
         files.delete(made.path)

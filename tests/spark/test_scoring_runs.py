@@ -904,7 +904,7 @@ def test_no_species_is_chosen_by_what_is_no_number(spark: SparkSession, tmp_path
     publication.publish(store, model, about={"image_size": list(SIZE), "aspect": "stretch"}, promote=True)
     scoring.register(spark, "broken", store.directory, model="broken")
     table = spark.createDataFrame([(bytearray(picture(1)),)], "content binary")
-    with pytest.raises(Exception, match="probabilities that are not finite"):
+    with pytest.raises(Exception, match="outputs that are not finite"):
         table.selectExpr("broken(content)").collect()
 
 

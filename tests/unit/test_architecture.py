@@ -17,7 +17,7 @@ ROOT = PACKAGE.parent
 
 # A module may import those of its own and of earlier groups only.
 GROUPS = [
-    ["errors", "choices"],
+    ["errors", "choices", "kinds"],
     ["display", "schema", "fingerprint", "reproducibility", "progress"],
     # files
     ["files.paths"],
@@ -106,7 +106,7 @@ GROUPS = [
     ["elephas", "features"],
     # reports
     ["reports", "reports.drift", "reports.evaluation"],
-    ["reports.multilabel"],
+    ["reports.multilabel", "reports.numbers"],
     [
         "reports.certainty",
         "reports.paired",
