@@ -128,6 +128,12 @@ class PrepareOptions(DecodeOptions):
         " place of a species",
         reason="most pictures are of species",
     )
+    keep_columns: tuple[str, ...] = option(
+        (),
+        "columns of a table of images that the corpus keeps: camera, field, day; evaluate then says how accurate a"
+        " version is on each of their values",
+        reason="most tables have none",
+    )
     image_size: int = option(
         64,
         "height and width of the prepared images",

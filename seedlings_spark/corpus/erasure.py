@@ -201,7 +201,8 @@ def _write(
 ) -> dict[str, Any]:
     """Write the tables of a corpus without pictures; what its manifest says of them."""
     before = erased.corpus
-    images, rejects = pictures.others(before.images(spark)), pictures.others(before.rejects(spark))
+    images = pictures.others(before.described_images(spark))
+    rejects = pictures.others(before.rejects(spark))
     num_gone = erased.num_images + erased.rejected
     size, num_images = before.image_size, int(before.manifest["accepted"]) - erased.num_images
     preparation.write_tables(images, rejects, building, size, num_images)

@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
-from pyspark.sql.types import ArrayType, NumericType, StringType
+from pyspark.sql.types import (
+    ArrayType,
+    BooleanType,
+    DateType,
+    NumericType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampNTZType,
+    TimestampType,
+)
 
 from seedlings_spark import files, schema
 from seedlings_spark.corpus import archives, contents, listings, references, tables
@@ -25,6 +35,9 @@ _AS_LATIN = str.maketrans(
     "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf",
     "ABEKMHOPCTYXSIJaeopcyxsijABEZHIKMNOPTYXo",
 )
+# Of each row the columns that a corpus keeps, and what their types may be.
+KEPT = "seedlings_kept"
+_KEPT_TYPES = (StringType, NumericType, BooleanType, DateType, TimestampType, TimestampNTZType)
 # Characters that take no or only white space without being of such a category.
 _INVISIBLE = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 
@@ -39,10 +52,12 @@ class Source:
         rule: How it is split, with a policy that is not "auto".
         hidden: What is a system's or a program's own.
         split_of: Name of a folder of the root -> split, where these are splits.
-        known: Path -> `GIVEN`, `GROUP` and `TIME`, as a table says; None where it says nothing.
+        known: Path -> `GIVEN`, `GROUP` and `TIME`, as a table says, and `KEPT` where columns are kept; None where it
+            says nothing.
         contents: As `listing`, with the files' bytes, where the source holds them.
         kind: Of its labels, in the column `species`: lists are there as `schema.BETWEEN_SPECIES` has them, numbers as
             text, as the table has it where `schema.number_in` finds none in it.
+        kept: The columns that a corpus keeps, as they are in `KEPT`.
     """
 
     listing: DataFrame
@@ -53,13 +68,14 @@ class Source:
     known: DataFrame | None = None
     contents: DataFrame | None = None
     kind: Kind = Kind.CLASSIFICATION
+    kept: StructType = field(default_factory=StructType)
 
     def num_found(self) -> int:
         """How many files there are, hidden ones too."""
         return self.listing.count() + len(self.hidden)
 
     def described(self, rows: DataFrame) -> DataFrame:
-        """Rows with a path, with what is known of each besides: the columns `GIVEN`, `GROUP` and `TIME`."""
+        """Rows with a path, with what is known of each besides: the columns of `known`."""
         if self.known is not None:
             rows = rows.join(self.known, schema.PATH, "left")
         else:
@@ -100,12 +116,29 @@ class TableFormat:
             column of lists needs none.
         number_column: Name of the column with a number for each picture, which stands in place of its species; "" where
             they have species.
+        keep_columns: Names of further columns that a corpus keeps.
+        keeps_missing: Whether some of these may be missing, as where a corpus grows from one that keeps them.
     """
 
     format: str = ""
     content_column: str = ""
     label_separator: str = ""
     number_column: str = ""
+    keep_columns: tuple[str, ...] = ()
+    keeps_missing: bool = False
+
+    def __post_init__(self) -> None:
+        names = [name.lower() for name in self.keep_columns]
+        if own := [name for name in self.keep_columns if name.lower() in schema.CORPUS.names]:
+            raise OptionError(
+                f"--keep-columns {own[0]}",
+                f"columns other than the corpus' own: {', '.join(schema.CORPUS.names)}",
+                f"Leave out {own[0]}, or call the table's column otherwise",
+            )
+        if len(set(names)) < len(names):
+            raise OptionError(
+                f"--keep-columns {' '.join(self.keep_columns)}", "each name once, in any case", "Correct it"
+            )
 
 
 @contextlib.contextmanager
@@ -135,6 +168,8 @@ def found(
                 "a table of images, whose columns say more of each",
                 "Give the table as --images",
             )
+        if table.keep_columns and not table.keeps_missing and (archives.is_archive(images) or not is_table):
+            raise _no_table("--keep-columns", table.keep_columns[0])
         if archives.is_archive(images):
             source = _of_archives(spark, images, rule, max_bytes, held)
         elif is_table:
@@ -195,12 +230,16 @@ def _check_expression(pattern: str) -> None:
 def _refuse_columns(rule: SplitRule) -> None:
     for flag, column in (("--group-column", rule.group_column), ("--split-time", rule.time_column)):
         if column:
-            raise OptionError(
-                f"{flag} {column} with a folder of images",
-                "a table with such a column as --images",
-                "Give the table"
-                + ("; of a folder --group-from-path finds groups" if flag.startswith("--g") else ""),
-            )
+            groups = "; of a folder --group-from-path finds groups" if flag.startswith("--g") else ""
+            raise _no_table(flag, column, groups)
+
+
+def _no_table(flag: str, column: str, otherwise: str = "") -> OptionError:
+    return OptionError(
+        f"{flag} {column} with a folder of images",
+        "a table with such a column as --images",
+        f"Give the table{otherwise}",
+    )
 
 
 def _visible(images: str, hidden: list[listings.Listed], depth: int) -> Iterator[listings.Listed]:
@@ -325,12 +364,14 @@ def _of_table(
         rows, table, wanted, "; a relative path is looked up beside the table", CorpusError
     )
     kind, species = _labels(rows, table, its)
+    kept = _kept(rows, table, its)
     rows = rows.select(
         F.col(schema.PATH).cast("string").alias(schema.PATH),
         species.alias(schema.SPECIES),
         _given_split(rows, table) if rule.policy == "given" else F.lit(None).cast("string").alias(GIVEN),
         (schema.column(rule.group_column) if rule.group_column else F.lit(None)).cast("string").alias(GROUP),
         _time(rows, rule.time_column, table).alias(TIME),
+        *([F.struct(*map(schema.column, kept.names)).alias(KEPT)] if kept.names else []),
         *_content(rows, table, its.content_column),
     )
     is_empty = F.coalesce(schema.PATH, F.lit("")) == ""
@@ -342,20 +383,44 @@ def _of_table(
             "Correct the table",
         )
     if its.content_column:
-        return _of_contents(rows, table, rule, held, kind)
+        return _of_contents(rows, table, rule, held, kind, kept)
     try:
         named, roots = references.listing_of_given_paths(spark, rows, files.parent(table))
     except (InputError, OSError) as error:
         raise CorpusError(f"{table}: {error}", "paths of readable files", "Correct the table") from None
     named = _held(named, held)
     listing = named.select(*schema.LISTING.names).distinct()
-    if not (rule.policy == "given" or rule.group_column or rule.time_column):
+    if not (rule.policy == "given" or rule.group_column or rule.time_column or kept.names):
         return Source(listing, roots, rule, kind=kind)
-    said = rows.select(F.col(schema.PATH).alias("given"), GIVEN, GROUP, TIME).distinct()
+    said = rows.select(F.col(schema.PATH).alias("given"), *_known(kept)).distinct()
     known = said.join(named.select(schema.PATH, "given").distinct(), "given").drop("given").distinct()
     known = _held(known, held)
     _refuse_two_rows(known, table)
-    return Source(listing, roots, rule, known=known, kind=kind)
+    return Source(listing, roots, rule, known=known, kind=kind, kept=kept)
+
+
+def _known(kept: StructType) -> list[str]:
+    """Columns of what a table says of its pictures."""
+    return [GIVEN, GROUP, TIME, *([KEPT] if kept.names else [])]
+
+
+def _kept(rows: DataFrame, table: str, its: TableFormat) -> StructType:
+    """The columns of a table that a corpus keeps.
+
+    Raises:
+        CorpusError: One is missing, or is neither text nor a number, a truth value, a date or a time.
+    """
+    names = [name for name in its.keep_columns if not its.keeps_missing or name in rows.columns]
+    tables.require_columns(rows, table, names, ", or leave it out of --keep-columns", CorpusError)
+    kept = StructType([StructField(name, rows.schema[name].dataType) for name in names])
+    for one in kept:
+        if not isinstance(one.dataType, _KEPT_TYPES):
+            raise CorpusError(
+                f"{table} with a column {one.name} of type {one.dataType.simpleString()}",
+                "text, numbers, truth values, dates or times",
+                "Convert the column, or leave it out of --keep-columns",
+            )
+    return kept
 
 
 def _labels(rows: DataFrame, table: str, its: TableFormat) -> tuple[Kind, Column]:
@@ -466,7 +531,7 @@ def _content(rows: DataFrame, table: str, column: str) -> list[Column]:
 
 
 def _of_contents(
-    rows: DataFrame, table: str, rule: SplitRule, held: contextlib.ExitStack, kind: Kind
+    rows: DataFrame, table: str, rule: SplitRule, held: contextlib.ExitStack, kind: Kind, kept: StructType
 ) -> Source:
     """What is to be prepared of a table that holds the files' bytes."""
     _refuse_twice(rows, table)
@@ -480,8 +545,8 @@ def _of_contents(
     unread = rows.withColumn(schema.DETAIL, F.lit(None).cast("string")).select(*schema.LISTING.names)
     missing = F.when(F.col(schema.CONTENT).isNull(), F.lit(contents.MISSING))
     whole = rows.withColumn(schema.DETAIL, missing).select(*schema.LISTING.names, schema.CONTENT)
-    known = rows.select(schema.PATH, GIVEN, GROUP, TIME)
-    return Source(_held(unread, held), (), rule, known=known, contents=whole, kind=kind)
+    known = rows.select(schema.PATH, *_known(kept))
+    return Source(_held(unread, held), (), rule, known=known, contents=whole, kind=kind, kept=kept)
 
 
 def _given_split(rows: DataFrame, table: str) -> Column:
@@ -548,7 +613,7 @@ def _refuse_two_rows(known: DataFrame, table: str) -> None:
         )
         raise CorpusError(
             f"{table} with {count:,} files in rows that contradict each other, such as {path[0]}",
-            "one split, group and time for each file",
+            "one split, group, time and value of each kept column for each file",
             "Correct the table",
         )
 

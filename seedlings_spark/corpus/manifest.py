@@ -13,6 +13,7 @@ from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+from pyspark.sql.types import StructType
 
 from seedlings_spark import display, files, fingerprint, schema
 from seedlings_spark.corpus import tables
@@ -33,8 +34,15 @@ _MANIFEST_KEYS: Mapping[str, type] = {
     "image_size": list,
     "aspect": str,
 }
+KEPT_COLUMNS = "kept_columns"
 # What corpora of earlier releases, or of other kinds, do not have.
-_LATER_KEYS: Mapping[str, type] = {"files": dict, "tables": str, "forgotten": list, "numbers": dict}
+_LATER_KEYS: Mapping[str, type] = {
+    "files": dict,
+    "tables": str,
+    "forgotten": list,
+    "numbers": dict,
+    KEPT_COLUMNS: dict,
+}
 REJECTS = "rejects"
 NEAR_DUPLICATES = "near_duplicates"
 # The name of a folder of tables where they are not in that of the corpus itself.
@@ -91,6 +99,16 @@ class Corpus:
         `schema.number_in` numbers.
         """
         return Kind.of(self.manifest)
+
+    @property
+    def kept_columns(self) -> StructType:
+        """Further columns of the table that it was prepared of, in the order in which they were asked for.
+
+        They are no part of the fingerprint, and nothing is trained on them.
+        """
+        kept = self.manifest.get(KEPT_COLUMNS, {})
+        fields = [{"name": name, "type": kind, "nullable": True} for name, kind in kept.items()]
+        return StructType.fromJson({"fields": fields})
 
     def require_one_species(self, what: str) -> "Corpus":
         """The corpus, if its pictures show one species each.
@@ -151,6 +169,12 @@ class Corpus:
         splits = splits or tuple(self.manifest["images_of_split"])
         self._compare_images(spark, splits)
         return images_of(spark, self.tables_path, *splits)
+
+    def described_images(self, spark: SparkSession, *splits: str) -> DataFrame:
+        """As `images`, with the kept columns after those of `schema.CORPUS`."""
+        splits = splits or tuple(self.manifest["images_of_split"])
+        self._compare_images(spark, splits)
+        return images_of(spark, self.tables_path, *splits, kept=self.kept_columns)
 
     def rejects(self, spark: SparkSession) -> DataFrame:
         """The rejected files, as `schema.REJECTS`, compared with the manifest as the images are."""
@@ -330,6 +354,16 @@ def _damage(path: str, manifest: Mapping[str, Any]) -> str:
         return "which says nothing of its numbers"
     if not TABLES.fullmatch(manifest.get("tables", "tables-")):
         return f"whose tables are {manifest['tables']!r}"
+    kept = manifest.get(KEPT_COLUMNS, {})
+    try:
+        # A type that is no text may name a class, which Spark would import.
+        is_known = (
+            all(isinstance(each, str) for each in kept.values()) and Corpus(path, manifest).kept_columns
+        )
+    except ValueError:
+        is_known = None
+    if kept and not is_known:
+        return f"whose {KEPT_COLUMNS} are {kept}"
     place = tables_path(path, manifest)
     missing = [name for name in ("images", REJECTS) if not files.is_directory(files.join(place, name))]
     return f"beside which there is no {' and no '.join(missing)} folder" if missing else ""
@@ -579,12 +613,13 @@ def _checksums(sums: Mapping[str, int]) -> dict[str, str]:
 _NO_ROWS = f"{0:016x}"
 
 
-def images_of(spark: SparkSession, path: str, *splits: str) -> DataFrame:
-    """The images of a corpus' folder, as they lie there."""
-    table = tables.parquet(spark, files.join(path, "images"), schema.CORPUS)
+def images_of(spark: SparkSession, path: str, *splits: str, kept: StructType | None = None) -> DataFrame:
+    """The images of a corpus' folder, as they lie there, and the columns that are kept with them."""
+    layout = StructType([*schema.CORPUS.fields, *(kept or ())])
+    table = tables.parquet(spark, files.join(path, "images"), layout)
     if splits:
         table = table.where(F.col(schema.SPLIT).isin(*splits))
-    return schema.with_content_hash(table.select(*schema.CORPUS.names))
+    return schema.with_content_hash(table.select(*map(schema.column, layout.names)))
 
 
 def rejects_of(spark: SparkSession, path: str) -> DataFrame:

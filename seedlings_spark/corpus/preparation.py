@@ -4,19 +4,21 @@ import json
 import logging
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
+from pyspark.sql.types import StructType
 
 from seedlings_spark import files, schema
 from seedlings_spark.choices import CONFLICT_POLICIES
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import decoding, fixes, near_duplicates, tables
-from seedlings_spark.corpus.layout import Source, TableFormat, found, look_alikes, rejects_of_hidden
+from seedlings_spark.corpus.layout import KEPT, Source, TableFormat, found, look_alikes, rejects_of_hidden
 from seedlings_spark.corpus.manifest import (
     EXAMPLES,
+    KEPT_COLUMNS,
     NEAR_DUPLICATES,
     REJECTS,
     TABLES,
@@ -103,7 +105,8 @@ def prepare(
         task: How to decode.
         split: Which image goes into which split; of a corpus that grows `SplitRule.of_parent`.
         selection: Which images are taken; without one all.
-        table: How a table holds the images; without one by its name, with paths.
+        table: How a table holds the images; without one by its name, with paths. A corpus that grows keeps the columns
+            that its parent keeps, whatever this says.
         overwrite: Whether a corpus that is already there may be replaced.
 
     Returns:
@@ -115,17 +118,15 @@ def prepare(
         OutputInUseError: Another run has written the corpus meanwhile.
     """
     selection = selection or Selection()
+    table = _as_parent(table or TableFormat(), selection.parent)
     images, corpus = _qualified(images), _qualified(corpus)
     is_new = not files.exists(corpus)
     _check_target(images, corpus, overwrite)
     building = _place_to_build(corpus)
     try:
         # By its lock `clean` knows whether somebody is building here.
-        with (
-            found(spark, images, split, table or TableFormat(), task.max_bytes) as source,
-            Lock(building, "prepare"),
-        ):
-            _check_selection(source, selection)
+        with found(spark, images, split, table, task.max_bytes) as source, Lock(building, "prepare"):
+            _check_selection(source, selection, images)
             _log.info("listed %d files of %s", num_found := source.num_found(), images)
             decoded, num_listed = _decode(spark, source, task, selection.sample, building)
             if selection.sample == 1:  # of which only what can be read is chosen
@@ -148,6 +149,7 @@ def prepare(
                 "sample": selection.sample,
                 "found": growth.with_parent(num_found),
                 **growth.about(written["accepted"]),
+                **_about_columns(_kept(source, selection.parent)),
             }
             (_publish if files.renames(corpus) else publish_in_place)(building, corpus, manifest, overwrite)
             _log_end(corpus, manifest)
@@ -161,12 +163,21 @@ def _place_to_build(corpus: str) -> str:
     return files.join(corpus, f"{_BUILDING if files.renames(corpus) else 'tables-'}{uuid.uuid4().hex[:12]}")
 
 
-def _check_selection(source: Source, selection: Selection) -> None:
-    """Refuse what is for pictures of one species each.
+def _as_parent(table: TableFormat, parent: Corpus | None) -> TableFormat:
+    """How a table is read beside a parent: what that keeps is kept, where the table has it."""
+    if parent is None:
+        return table
+    return replace(table, keep_columns=tuple(parent.kept_columns.names), keeps_missing=True)
+
+
+def _check_selection(source: Source, selection: Selection, images: str) -> None:
+    """Refuse what is for pictures of one species each, and columns that do not fit the parent's.
 
     Raises:
         CorpusError: It is asked for, of others.
     """
+    if selection.parent is not None:
+        _check_columns(source.kept, selection.parent, images)
     chosen = {"--parent": selection.parent, "--fixes": selection.fixes}
     asked = [flag for flag, value in chosen.items() if value]
     if source.kind != Kind.CLASSIFICATION and asked:
@@ -175,6 +186,32 @@ def _check_selection(source: Source, selection: Selection) -> None:
             "pictures of one species each",
             f"Leave out {asked[0]}: correct or extend the table, and prepare all of it anew",
         )
+
+
+def _kept(source: Source, parent: Corpus | None) -> StructType:
+    """The columns that a corpus keeps: its source's, or those of its parent."""
+    return source.kept if parent is None else parent.kept_columns
+
+
+def _check_columns(kept: StructType, parent: Corpus, images: str) -> None:
+    """Refuse columns of another type than in the parent, and say which there are not."""
+    for one in kept:
+        of_parent = parent.kept_columns[one.name].dataType
+        if one.dataType != of_parent:
+            raise CorpusError(
+                f"{images} with a column {one.name} of type {one.dataType.simpleString()}",
+                f"{of_parent.simpleString()}, as {parent.path} keeps it",
+                "Convert the column",
+            )
+    if missing := [name for name in parent.kept_columns.names if name not in kept.names]:
+        _log.warning(
+            "%s has no column %s: it is empty for its images in the corpus", images, ", ".join(missing)
+        )
+
+
+def _about_columns(kept: StructType) -> dict[str, Any]:
+    """What a manifest says of the columns that are kept."""
+    return {KEPT_COLUMNS: {one.name: one.dataType.jsonValue() for one in kept}} if kept.names else {}
 
 
 def _log_end(corpus: str, manifest: Mapping[str, Any]) -> None:
@@ -626,14 +663,20 @@ def _write(
     rows: DataFrame, building: str, source: Source, task: decoding.DecodeTask, growth: _Growth
 ) -> None:
     height, width = task.size
+    kept = _kept(source, growth.parent)
     accepted = rows.where(F.col(schema.REASON).isNull())
     with_split = source.rule.applied(accepted, source.kind)
     laid_out = with_split.withColumns({schema.HEIGHT: F.lit(height), schema.WIDTH: F.lit(width)})
-    laid_out = laid_out.select(*schema.CORPUS.names)
+    values = [
+        (F.col(KEPT).getField(one.name) if one.name in source.kept.names else F.lit(None).cast(one.dataType))
+        for one in kept
+    ]
+    columns = [value.alias(one.name) for value, one in zip(values, kept, strict=True)]
+    laid_out = laid_out.select(*schema.CORPUS.names, *columns)
     rejected = rows.where(F.col(schema.REASON).isNotNull()).select(*schema.REJECTS.names)
     count = accepted.count()
     if growth.parent is not None:
-        laid_out = laid_out.union(growth.parent.images(rows.sparkSession))
+        laid_out = laid_out.union(growth.parent.described_images(rows.sparkSession))
         rejected = rejected.union(growth.parent.rejects(rows.sparkSession))
         count += int(growth.parent.manifest["accepted"])
     write_tables(laid_out, rejected, building, task.size, count)
@@ -645,7 +688,7 @@ def write_tables(
     """Write the tables of a corpus.
 
     Args:
-        images: As `schema.CORPUS`.
+        images: As `schema.CORPUS`, with the columns that the corpus keeps.
         rejected: As `schema.REJECTS`.
         building: Folder that they are written into.
         size: (height, width) of the images in pixels.

@@ -90,7 +90,7 @@ def prepare(spark: SparkSession, options: PrepareOptions) -> Corpus:
         split = corpus.SplitRule.of_parent(parent.manifest, options.leaks, options.near_duplicates)
     selection = corpus.Selection(options.conflicts, options.sample, parent, options.fixes)
     table = corpus.TableFormat(
-        **config.chosen(options, "content_column", "label_separator", "number_column"),
+        **config.chosen(options, "content_column", "label_separator", "number_column", "keep_columns"),
         format=options.table_format,
     )
     return corpus.prepare(
@@ -115,6 +115,7 @@ def _refuse_other_choices(options: PrepareOptions, parent: Corpus) -> None:
         **{name: manifest[name] for name in ("aspect", "max_pixels", "max_bytes", "split_policy")},
         **{name: manifest.get("groups", {}).get(name, "") for name in ("group_column", "group_from_path")},
         "split_time": "",
+        "keep_columns": tuple(parent.kept_columns.names),
     }
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)

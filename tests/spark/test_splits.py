@@ -12,7 +12,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from seedlings_spark import corpus, fingerprint, images, schema
-from seedlings_spark.corpus import Corpus, SplitRule, decoding
+from seedlings_spark.corpus import Corpus, SplitRule, decoding, erasure
 from seedlings_spark.errors import CorpusError, OptionError
 from tests.pictures import png, write
 
@@ -244,3 +244,56 @@ def test_a_corpus_grows_by_what_is_new_and_moves_nothing(spark: SparkSession, tm
         21,
         1,
     )
+
+
+def test_a_corpus_keeps_columns_of_a_table_and_hands_them_on(spark: SparkSession, tmp_path: Path) -> None:
+    rows = []
+    for number in range(24):
+        path = write(tmp_path, f"images/{number}.png", png(number))
+        row = {"path": path.name, "species": ("Maize", "Rye")[number % 2]}
+        rows.append({**row, "camera": ("", "A", "B")[number % 3], "a, `b`.c": str(number / 2)})
+    table = write_table(tmp_path / "images" / "table.csv", rows)
+
+    def made(name: str, *kept: str, source: Path = table, **more: Any) -> Corpus:
+        return corpus.prepare(
+            spark,
+            str(source),
+            str(tmp_path / name),
+            TASK,
+            SplitRule(SHARES),
+            table=corpus.TableFormat(keep_columns=kept),
+            **more,
+        )
+
+    def values(prepared: Corpus) -> dict[str, tuple[str | None, str | None]]:
+        found = prepared.described_images(spark).collect()
+        return {Path(row.path).name: (row["camera"], row["a, `b`.c"]) for row in found}
+
+    plain, parent = made("plain"), made("parent", "camera", "a, `b`.c")
+    expected = {row["path"]: (row["camera"] or None, row["a, `b`.c"]) for row in rows}
+    assert values(parent) == expected
+    assert parent.manifest["kept_columns"] == {"camera": "string", "a, `b`.c": "string"}
+    assert "kept_columns" not in plain.manifest and plain.fingerprint == parent.fingerprint
+    assert parent.images(spark).columns == plain.described_images(spark).columns == schema.CORPUS.names
+    # What comes later may know less; what is forgotten takes its values with it.
+    write(tmp_path, "more/Rye/90.png", png(90))
+    grown = made("grown", source=tmp_path / "more", selection=corpus.Selection(parent=parent))
+    expected["90.png"] = (None, None)
+    assert values(grown) == expected
+    pictures = erasure.Pictures(frozenset({f"file://{tmp_path}/images/1.png"}))
+    held = erasure.held(spark, grown, pictures)
+    erased = erasure.erase(spark, grown, pictures, held, "one", lambda: None).corpus
+    assert values(erased) == {name: kept for name, kept in expected.items() if name != "1.png"}
+
+    for source, kept, error, found in [
+        (tmp_path / "more", ["camera"], OptionError, "--keep-columns camera with a folder of images"),
+        (table, ["Split"], OptionError, "--keep-columns Split"),
+        (table, ["camera", "Camera"], OptionError, "--keep-columns camera Camera"),
+        (table, ["kamera"], CorpusError, "with the columns path, species, camera"),
+    ]:
+        with pytest.raises(error, match=re.escape(found)):
+            made("refused", *kept, source=source)
+    twice = write_table(tmp_path / "images" / "twice.csv", [*rows, {**rows[0], "camera": "C"}])
+    with pytest.raises(CorpusError, match="1 files in rows that contradict each other"):
+        made("refused", "camera", source=twice)
+    assert not (tmp_path / "refused").exists()
