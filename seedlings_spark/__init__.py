@@ -161,6 +161,7 @@ The map, room by room, in the order of imports: a module may import those of its
       robustness    accuracy on pictures that are corrupted on purpose
       projector     pictures as points, on a map and for TensorBoard's projector
       gallery       the pictures that are wrong, or right by little
+      slices        accuracy on parts of a split, and which are the worst
       findings      what an evaluation found beside its confusion matrix
       labels        labels that are probably wrong
       exploration   a corpus, looked at

@@ -909,6 +909,12 @@ class EvaluateOptions(Options):
         " projector; of more than 2,000 pictures 2,000",
         reason="features are computed apart from predictions",
     )
+    slices: tuple[str, ...] = option(
+        (),
+        "columns by whose values accuracy is told, one by one and in pairs: those that the corpus keeps, species, and"
+        " what pictures are like: brightness, contrast, sharpness, size. Without it all of them",
+        reason="what nobody has thought of is found, too",
+    )
     mlflow: str = _mlflow()
     engine: str = _engine()
     precision: str = _precision()

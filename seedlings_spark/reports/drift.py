@@ -193,7 +193,7 @@ class Drift:
     """How far one distribution is from its reference. `compare` makes it.
 
     Attributes:
-        name: "species", "confidence", "value" or one of `STATISTICS`.
+        name: "species", "confidence", "value", one of `STATISTICS`, or of a column of a corpus.
         psi: Population stability index, 0 or more; not a number if one side is empty.
         noise: What the PSI of two samples of these sizes from one distribution stays below in 999 of 1000
             cases; not a number if one side is empty.
@@ -334,7 +334,7 @@ def compare(reference: Profile, current: Profile) -> list[Drift]:
         model which gives numbers, "value" in place of the first two.
     """
     has_numbers = VALUE in reference.histograms
-    drifts = [] if has_numbers else [_species_drift(reference.species, current.species)]
+    drifts = [] if has_numbers else [of_counts(SPECIES, reference.species, current.species)]
     for name in (VALUE if has_numbers else CONFIDENCE, *STATISTICS):
         nothing = (0,) * NUM_BINS
         drifts.append(
@@ -369,20 +369,22 @@ def table(drifts: Sequence[Drift]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _species_drift(reference: Mapping[str, int], current: Mapping[str, int]) -> Drift:
-    names = sorted({name for counts in (reference, current) for name, count in counts.items() if count})
+def of_counts(name: str, reference: Mapping[str, int], current: Mapping[str, int]) -> Drift:
+    """How far counts of values, such as species, are from their reference; `compare` says how."""
+    names = sorted({each for counts in (reference, current) for each, count in counts.items() if count})
     both = np.array(
-        [[counts.get(name, 0) for name in names] for counts in (reference, current)], dtype=np.float64
+        [[counts.get(each, 0) for each in names] for counts in (reference, current)], dtype=np.float64
     )
     totals = both.sum(axis=1, keepdims=True)
     if not totals.all():
-        return _unknown(SPECIES)
+        return _unknown(name)
     is_rare = (both / totals).mean(axis=0) * totals.min() < _MIN_EXPECTED_OF_SPECIES
-    labels = [name for name, rare in zip(names, is_rare, strict=True) if not rare]
-    pooled = [name for name, rare in zip(names, is_rare, strict=True) if rare]
+    labels = [each for each, rare in zip(names, is_rare, strict=True) if not rare]
+    pooled = [each for each, rare in zip(names, is_rare, strict=True) if rare]
     cells = both[:, ~is_rare]
     if pooled:
-        labels.append(pooled[0] if len(pooled) == 1 else f"{len(pooled)} rare species")
+        what = "species" if name == SPECIES else "values"
+        labels.append(pooled[0] if len(pooled) == 1 else f"{len(pooled)} rare {what}")
         cells = np.column_stack([cells, both[:, is_rare].sum(axis=1)])
     terms = _psi_terms(cells)
     largest = ""
@@ -390,7 +392,7 @@ def _species_drift(reference: Mapping[str, int], current: Mapping[str, int]) -> 
         place = int(terms.argmax())
         before, after = (cells / totals)[:, place]
         largest = f"{labels[place]} {before:.1%} -> {after:.1%}"
-    return _drift(SPECIES, cells, terms, largest)
+    return _drift(name, cells, terms, largest)
 
 
 def _histogram_drift(name: str, reference: _Counts, current: _Counts) -> Drift:

@@ -8,6 +8,7 @@ from seedlings_spark.reports.paired import Comparison
 from seedlings_spark.reports.projector import Projection
 from seedlings_spark.reports.promised import Promised
 from seedlings_spark.reports.robustness import Robustness
+from seedlings_spark.reports.slices import Slices
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Findings:
         robustness: Accuracy on corrupted pictures.
         adversarial: Accuracy on attacked pictures.
         projection: Pictures as points.
+        slices: Accuracy on parts of the split.
     """
 
     certainty: Certainty | None = None
@@ -33,6 +35,7 @@ class Findings:
     robustness: Robustness | None = None
     adversarial: Robustness | None = None
     projection: Projection | None = None
+    slices: Slices | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Their numbers, as JSON can hold them."""
@@ -49,6 +52,8 @@ class Findings:
         if self.adversarial is not None:
             numbers = self.adversarial.to_dict()
             found["adversarial"] = {name: numbers[name] for name in ("images", "accuracy", "kinds")}
+        if self.slices is not None:
+            found["slices"] = self.slices.to_dict()
         if self.comparison is not None:
             found["comparison"] = self.comparison.to_dict()
         elif self.not_compared:

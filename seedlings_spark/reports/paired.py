@@ -1,8 +1,9 @@
 """Two versions on the same pictures: which one is better, or whether these pictures cannot tell."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
@@ -11,6 +12,7 @@ from seedlings_spark import schema
 
 # Verdicts are at this level.
 LEVEL = 0.05
+Key = TypeVar("Key", bound=Hashable)
 BETTER, WORSE, UNTOLD = "better", "worse", "not to be told apart"
 
 
@@ -91,7 +93,7 @@ def compare(other: str, counts: Mapping[str, Sequence[int]]) -> Comparison:
         counts: Species -> its pictures that both versions have right, only this one, only the other one, none.
     """
     values = {species: mcnemar(each[1], each[2]) for species, each in counts.items()}
-    adjusted = _holm(values)
+    adjusted = holm(values)
     of_species = {species: _paired(each, adjusted[species]) for species, each in counts.items()}
     total = [sum(each[place] for each in counts.values()) for place in range(4)]
     return Comparison(other, _paired(total, mcnemar(total[1], total[2])), of_species)
@@ -121,9 +123,9 @@ def _paired(counts: Sequence[int], p_value: float) -> Paired:
     return Paired(both + this + that + none, both + this, both + that, this, that, p_value, verdict)
 
 
-def _holm(values: Mapping[str, float]) -> dict[str, float]:
+def holm(values: Mapping[Key, float]) -> dict[Key, float]:
     """p-values adjusted for their number: the least times all, the next times one less, never falling."""
-    adjusted: dict[str, float] = {}
+    adjusted: dict[Key, float] = {}
     highest = 0.0
     for place, (name, value) in enumerate(sorted(values.items(), key=lambda each: each[1])):
         highest = max(highest, min(1.0, value * (len(values) - place)))

@@ -424,6 +424,7 @@ def _evaluated(
     from seedlings_spark.workflow import predicting, projecting
 
     of = (prepared, options.split)
+    slice_names = predicting.slice_names(prepared, options.slices)
     how = config.chosen(options, "engine", "precision")
     predictions = predicting.predictions(spark, version, *of, **how, tta=options.tta)
     is_quantised = predicting.is_quantised(spark, version, **how)
@@ -446,6 +447,8 @@ def _evaluated(
     numbers = predicting.evaluated(table, prepared, options.split, version.classes)
     pixels = prepared.images(spark, options.split)
     findings = predicting.found(table, pixels, version, (current, why_not), task, precision, disturbances)
+    sliced = predicting.sliced(spark, table, *of, slice_names)
+    findings = dataclasses.replace(findings, slices=sliced)
     if featurizer is not None:
         projection = projecting.projected(featurizer, table, pixels)
         findings = dataclasses.replace(findings, projection=projection)
@@ -477,7 +480,7 @@ def _evaluated_others(
     from seedlings_spark.workflow import predicting
 
     predicting.check_fits(version, prepared, options.split)
-    asked = ("saliency", "robustness", "adversarial", "projector")
+    asked = ("saliency", "robustness", "adversarial", "projector", "slices")
     _refuse_for_others({config.flag_of(name): getattr(options, name) for name in asked}, prepared)
     how = config.chosen(options, "engine", "precision")
     predicted = predicting.predictions(spark, version, prepared, options.split, **how, tta=options.tta)

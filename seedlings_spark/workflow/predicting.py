@@ -16,7 +16,7 @@ from seedlings_spark import errors, files, schema, scoring
 from seedlings_spark.choices import INT8
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import Corpus, look_alikes, tables
-from seedlings_spark.errors import CorpusError, NetworkError, SeedlingsError, StoreError
+from seedlings_spark.errors import CorpusError, NetworkError, OptionError, SeedlingsError, StoreError
 from seedlings_spark.estimator import SeedlingsModel, elephas, features
 from seedlings_spark.kinds import Kind
 from seedlings_spark.models import attacks, prediction, saliency, stages
@@ -25,6 +25,7 @@ from seedlings_spark.models.store import INT8 as INT8_FILE
 from seedlings_spark.models.store import NETWORK, ONNX, ModelStore, ModelVersion
 from seedlings_spark.reports import (
     certainty,
+    drift,
     evaluation,
     findings,
     gallery,
@@ -33,10 +34,13 @@ from seedlings_spark.reports import (
     paired,
     promised,
     robustness,
+    slices,
 )
 from seedlings_spark.workflow import calibration
 
 _log = logging.getLogger(__name__)
+# Training images that a split's slices are compared with: shares are then exact to less than a percent.
+_TRAINING_IMAGES = 20_000
 
 
 def predictions(
@@ -423,6 +427,65 @@ def found(
     return dataclasses.replace(made, **disturbed)
 
 
+def slice_names(corpus: Corpus, asked: Sequence[str]) -> tuple[str, ...]:
+    """The columns whose values are slices: those that are asked for, or all.
+
+    Raises:
+        OptionError: The corpus does not keep one of them.
+    """
+    known = tuple(dict.fromkeys((*corpus.kept_columns.names, schema.SPECIES, *drift.STATISTICS)))
+    if strange := [name for name in asked if name not in known]:
+        raise OptionError(
+            f"--slices {strange[0]} with {corpus.path}",
+            f"one of {', '.join(known)}",
+            "Correct it, or prepare the corpus with --keep-columns",
+        )
+    return tuple(dict.fromkeys(asked)) or known
+
+
+def sliced(
+    spark: SparkSession, table: DataFrame, corpus: Corpus, split: str, names: Sequence[str]
+) -> slices.Slices:
+    """Accuracy on parts of a split, and how far they are from those of the training split.
+
+    Args:
+        spark: The session.
+        table: As `kept` gives it.
+        corpus: That the images are of.
+        split: Split of the corpus.
+        names: As `slice_names` gives them.
+    """
+    is_right = F.coalesce(F.col(schema.SPECIES) == F.col(schema.PREDICTED_SPECIES), F.lit(False))
+    key = [schema.PATH, schema.CONTENT_HASH]
+    rows = slices.described(corpus.described_images(spark, split), names)
+    rows = rows.join(table.select(*key, is_right.alias(slices.IS_RIGHT)), key)
+    rows = rows.withColumn(slices.IS_LOOKED_AT, F.lit(True))
+    if split != schema.TRAIN and (num := corpus.num_images(schema.TRAIN)):
+        train = some_of(corpus.described_images(spark, schema.TRAIN), _TRAINING_IMAGES / num)
+        nothing = {slices.IS_RIGHT: F.lit(None).cast("boolean"), slices.IS_LOOKED_AT: F.lit(False)}
+        rows = rows.unionByName(slices.described(train, names).withColumns(nothing))
+    height, width = corpus.image_size
+    with session.arrow_batches(spark, height * width * 3):
+        found = slices.slices(rows, names)
+    for one in found.worst[:1]:
+        low, high = one.interval
+        _log.info(
+            "the worst slice is %s: %d of %d right, 95 %%: %.3f to %.3f",
+            one.name,
+            one.right,
+            one.num_images,
+            low,
+            high,
+        )
+    return found
+
+
+def some_of(images: DataFrame, share: float) -> DataFrame:
+    """A share of images, chosen by their content; all of them from a share of 1 on."""
+    place = F.conv(F.substring(schema.CONTENT_HASH, 9, 8), 16, 10).cast("long")
+    return images if share >= 1 else images.where(place <= int(share * 0xFFFFFFFF))
+
+
 def load(version: ModelVersion) -> PipelineModel:
     """The fitted pipeline of a version.
 
@@ -460,7 +523,9 @@ def record(
     left_out = ("classes", "confusion_matrix")
     known = {name: value for name, value in numbers.to_dict().items() if name not in left_out}
     more = {
-        name: value for name, value in found.to_dict().items() if name not in ("comparison", "reliability")
+        name: value
+        for name, value in found.to_dict().items()
+        if name not in ("comparison", "reliability", "slices")
     }
     about = {
         "corpus": corpus.path,

@@ -34,7 +34,14 @@ from seedlings_spark.models.store import (
 from seedlings_spark.reports import drift, plots
 from seedlings_spark.workflow import calibration, runs
 from seedlings_spark.workflow.pipeline import finite, load_network
-from seedlings_spark.workflow.predicting import check_fits, check_stages, evaluated, load, predictions
+from seedlings_spark.workflow.predicting import (
+    check_fits,
+    check_stages,
+    evaluated,
+    load,
+    predictions,
+    some_of,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -125,9 +132,8 @@ def profile(spark: SparkSession, model: PipelineModel, corpus: Corpus) -> drift.
         task = replace(task, reading=replace(task.reading, mean=mean, deviation=deviation))
 
     def of(split: str) -> drift.Profile:
-        share = min(1.0, _PROFILE_IMAGES / max(1, corpus.num_images(split)))
-        place = F.conv(F.substring(schema.CONTENT_HASH, 9, 8), 16, 10).cast("long")
-        chosen = corpus.images(spark, split).where(place <= int(share * 0xFFFFFFFF))
+        share = _PROFILE_IMAGES / max(1, corpus.num_images(split))
+        chosen = some_of(corpus.images(spark, split), share)
         return scoring.profile_of_images(spark, chosen, task, corpus.image_size, last.getOrDefault("labels"))
 
     train, validation = of(schema.TRAIN), of(schema.VALIDATION)

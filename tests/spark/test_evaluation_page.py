@@ -23,7 +23,7 @@ from sklearn import decomposition, metrics
 from seedlings_spark import corpus, files, images
 from seedlings_spark.config import EvaluateOptions, ScoreOptions
 from seedlings_spark.corpus import decoding
-from seedlings_spark.errors import NetworkError
+from seedlings_spark.errors import NetworkError, OptionError
 from seedlings_spark.estimator import SeedlingsModel
 from seedlings_spark.images import corruptions
 from seedlings_spark.models import networks, saliency
@@ -34,6 +34,7 @@ from tests.conftest import with_all
 
 CLASSES = ['<b id="hostile">', "Fat Hen", "</script><script>document.title='run'</script>"]
 HUES = (80, 125, 170)
+CAMERAS = ('<b class="hostile">', None)
 NUM = 30
 
 
@@ -50,13 +51,15 @@ def evaluated(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
             pixels = np.full((16, 16, 3), HUES[place], np.float64) + draw.normal(0, 20)
             pixels += draw.normal(0, 5, pixels.shape)
             file.write_bytes(images.encode_png(pixels.clip(0, 255).astype(np.uint8)))
-            rows.append((str(file), species))
+            rows.append((str(file), species, CAMERAS[number % 2]))
     table = folder / "images.parquet"
-    spark.createDataFrame(rows, "path string, species string").write.parquet(str(table))
+    layout = "path string, species string, `the camera` string"
+    spark.createDataFrame(rows, layout).write.parquet(str(table))
     task = decoding.DecodeTask((16, 16), "stretch", images.FORMATS, 10_000, 100_000)
     shares = corpus.SplitRule({"train": 0.2, "validation": 0.2, "test": 0.6}, "stratified")
     path = files.qualify(str(folder / "corpus"))
-    prepared = corpus.prepare(spark, files.qualify(str(table)), path, task, shares)
+    kept = corpus.TableFormat(keep_columns=("the camera",))
+    prepared = corpus.prepare(spark, files.qualify(str(table)), path, task, shares, table=kept)
     store = ModelStore(files.qualify(str(folder / "store")), "seedlings")
     for offset in (0.0, 20.0):
         network = keras.Sequential(
@@ -145,6 +148,36 @@ def test_the_numbers_are_those_of_scikit_learn_and_scipy(evaluated: dict[str, An
         for each in set(bins)
     ]
     assert found["calibration_error"] == pytest.approx(sum(gaps) / len(rows), abs=1e-6)
+
+
+def test_the_slices_are_those_of_the_table(evaluated: dict[str, Any], spark: Any) -> None:
+    found, rows = evaluated["metrics"]["slices"], evaluated["rows"]
+    right = np.array([row["species"] == row["predicted_species"] for row in rows])
+    places = np.array([int(Path(row["path"]).stem.split()[-1]) % 2 for row in rows])
+    # Of grey pictures the luma is the mean of all values, up to what differs between the channels.
+    brightness = np.array([evaluated["means"][row["content_hash"]] for row in rows])
+    darkest = brightness <= np.quantile(brightness, 0.25)
+    of = {next(iter(each["values"].items())): each for each in found["singles"]}
+    names = list(dict.fromkeys(name for name, _ in of))
+    assert names == ["the camera", "species", "brightness", "contrast", "sharpness", "size"]
+    masks = {("the camera", CAMERAS[0]): places == 0, ("the camera", "(none)"): places == 1}
+    for species in CLASSES:
+        masks["species", species] = np.array([row["species"] == species for row in rows])
+    masks[next(key for key in of if key[0] == "brightness")] = darkest
+    for key, chosen in masks.items():
+        assert (of[key]["num_images"], of[key]["right"]) == (chosen.sum(), right[chosen].sum())
+    train = evaluated["corpus"].described_images(spark, "train").groupBy("the camera").count().collect()
+    assert {row[0]: row[1] for row in train} == {
+        camera: of["the camera", camera or "(none)"]["train_images"] for camera in CAMERAS
+    }
+    assert [each["name"] for each in found["beside_train"]] == names
+    page = (evaluated["report"] / "index.html").read_text()
+    assert "the camera &lt;b class=&#34;hostile&#34;&gt;</th>" in page and CAMERAS[0] not in page
+    options = {"store": evaluated["store"].directory, "report": str(evaluated["report"] / "other")}
+    refused = EvaluateOptions(evaluated["corpus"].path, slices=("kamera",), **options)
+    with pytest.raises(OptionError, match="--slices kamera"):
+        jobs.evaluate(spark, refused)
+    assert not (evaluated["report"] / "other").exists()
 
 
 def drawn(num: int, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -117,6 +117,7 @@ GROUPS = [
         "reports.gallery",
         "reports.fitting",
     ],
+    ["reports.slices"],
     ["reports.plots", "reports.findings"],
     ["reports.html", "reports.search"],
     ["reports.page", "reports.feedback", "reports.exploration", "reports.watching"],
