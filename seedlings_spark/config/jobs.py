@@ -1057,6 +1057,11 @@ class FeedbackOptions(Options):
     path_column: str = option("path", "column of the pictures' paths", reason="as in the scores")
     label_column: str = option("species", "column of the true species", reason="as prepare takes it")
     table_format: str = option("", _TABLE_FORMAT, reason="names usually tell")
+    slices: tuple[str, ...] = option(
+        (),
+        "columns of the table of labels by whose values accuracy is told, one by one and in pairs: camera, field, day",
+        reason="most tables have none",
+    )
     store: str = option(
         "",
         "folder of the model store, whose versions' accuracy on their test splits, as evaluate has found it, is shown"

@@ -12,6 +12,7 @@ from seedlings_spark import display
 from seedlings_spark.reports import html
 from seedlings_spark.reports.evaluation import wilson
 from seedlings_spark.reports.plots import in_digits
+from seedlings_spark.reports.slices import Slices
 
 FORMAT = 1
 
@@ -139,6 +140,8 @@ class Feedback:
         species: By name, of the true ones.
         labels: What the table held.
         tests: Version -> its test split, where that is known.
+        slices: By columns of the table of labels, of the pictures that were given a species; None where none were
+            named.
     """
 
     overall: Group
@@ -147,6 +150,7 @@ class Feedback:
     species: tuple[Group, ...]
     labels: Labels
     tests: Mapping[str, TestSplit] = field(default_factory=dict)
+    slices: Slices | None = None
 
     def beside(self, version: Group) -> str:
         """A version's accuracy beside that on its test split: "lower" or "higher" where their intervals are apart."""
@@ -167,6 +171,7 @@ class Feedback:
                 name: getattr(self.labels, name) for name in ("rows", "empty", "repeated", "unmatched")
             },
             "unknown_species": dict(self.labels.strange),
+            **({"slices": self.slices.to_dict()} if self.slices is not None else {}),
             "test_split": {
                 name: {"accuracy": test.accuracy, "accuracy_interval": list(test.interval)}
                 for name, test in self.tests.items()

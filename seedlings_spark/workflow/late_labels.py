@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from seedlings_spark.errors import InputError, SeedlingsError
 from seedlings_spark.kinds import Kind
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.reports import feedback as report
+from seedlings_spark.reports import slices
 from seedlings_spark.scoring import runs
 
 _log = logging.getLogger(__name__)
@@ -76,6 +77,8 @@ def feedback(spark: SparkSession, options: FeedbackOptions) -> Told:
     try:
         counted, held = _counted(joined), _held(labels, rows, joined, options)
         found = report.summarize(counted, held, _tests(options.store, counted))
+        if options.slices:
+            found = replace(found, slices=_sliced(spark, joined, options))
         if not found.overall.num_images:
             raise InputError(
                 f"labels of no species that the versions know: {'; '.join(found.labels.words)}",
@@ -101,17 +104,8 @@ def _check_report(folder: str) -> None:
 
 def labels_of(spark: SparkSession, options: FeedbackOptions) -> tuple[DataFrame, int]:
     """`given` and `label` of the rows that have one, and how many rows there are."""
-    name = files.name(options.labels).lower()
-    kind = options.table_format or ("csv" if name.endswith((".csv", ".csv.gz", ".txt")) else "parquet")
-    columns = options.path_column, options.label_column
-    expected = f"a .csv or .parquet table with the columns {' and '.join(columns)}"
-    try:
-        table = tables.read_table(spark, options.labels, kind, expected)
-    except InputError as error:
-        raise InputError(error.found, error.expected, "Check --labels") from None
-    otherwise = ", or name others with --path-column and --label-column"
-    tables.require_columns(table, options.labels, columns, otherwise)
-    path, label = (schema.column(column).cast("string") for column in columns)
+    table = _table(spark, options)
+    path, label = (schema.column(name).cast("string") for name in (options.path_column, options.label_column))
     rows = table.select(path.alias(_GIVEN), F.nullif(F.trim(label), F.lit("")).alias(LABEL))
     without = rows.where(F.coalesce(_GIVEN, F.lit("")) == "").count()
     if without:
@@ -121,6 +115,35 @@ def labels_of(spark: SparkSession, options: FeedbackOptions) -> tuple[DataFrame,
             "Correct the table",
         )
     return rows.where(F.col(LABEL).isNotNull()), rows.count()
+
+
+def _table(spark: SparkSession, options: FeedbackOptions) -> DataFrame:
+    name = files.name(options.labels).lower()
+    kind = options.table_format or ("csv" if name.endswith((".csv", ".csv.gz", ".txt")) else "parquet")
+    columns = options.path_column, options.label_column
+    expected = f"a .csv or .parquet table with the columns {' and '.join(columns)}"
+    try:
+        table = tables.read_table(spark, options.labels, kind, expected)
+    except InputError as error:
+        raise InputError(error.found, error.expected, "Check --labels") from None
+    otherwise = ", or name others with --path-column, --label-column and --slices"
+    tables.require_columns(table, options.labels, (*columns, *options.slices), otherwise)
+    return table
+
+
+def _sliced(spark: SparkSession, matched: DataFrame, options: FeedbackOptions) -> slices.Slices:
+    """Accuracy by columns of the table of labels, of the pictures that were given a species."""
+    path, label = schema.column(options.path_column).cast("string"), schema.column(options.label_column)
+    names = tuple(dict.fromkeys(options.slices))
+    # Of rows that say the same label again those values that come first in order.
+    first = F.min(F.struct(*map(schema.column, names))).alias("values")
+    rows = _table(spark, options).where(label.isNotNull()).groupBy(path.alias(_GIVEN)).agg(first)
+    is_named = F.col(schema.PREDICTED_SPECIES).isNotNull() & F.array_contains("classes", F.col(LABEL))
+    is_right = (F.col(schema.PREDICTED_SPECIES) == F.col(LABEL)).alias(slices.IS_RIGHT)
+    is_looked_at = F.lit(True).alias(slices.IS_LOOKED_AT)
+    values = [F.col("values").getField(name).alias(name) for name in names]
+    named = matched.where(is_named).join(rows, _GIVEN)
+    return slices.slices(named.select(is_looked_at, is_right, *values), names)
 
 
 def _spelled(base: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -89,7 +89,11 @@ def test_late_labels_become_numbers_and_a_folder_of_wrong_pictures(
         ("hdfs://n/a.png", "Maize"),
     ]
     table = labels_of(scores, "labels.csv", given)
-    told = feedback(spark, options_of(scores, table, tmp_path / "report", store=scores["store"].directory))
+    cameras = [f"<b>{place % 2}" if place % 5 else "" for place in range(len(given))]
+    cameras[61] = cameras[0] = cameras[60]  # of one picture
+    pd.read_csv(table).assign(camera=cameras).to_csv(table, index=False)
+    more = {"store": scores["store"].directory, "slices": ("camera",)}
+    told = feedback(spark, options_of(scores, table, tmp_path / "report", **more))
 
     known = rows[~rows["path"].isin([list(truth)[-1], strange])].copy()
     known["right"] = known["predicted_species"] == known["path"].map(truth)
@@ -113,6 +117,12 @@ def test_late_labels_become_numbers_and_a_folder_of_wrong_pictures(
         "seedlings v0001"
     ]
 
+    of_path = dict(zip(truth, cameras, strict=False))
+    groups = known.groupby(known["path"].map(of_path).replace("", "(none)"))
+    singles = {each["values"]["camera"]: each for each in found["slices"]["singles"]}
+    assert {name: (each["num_images"], each["right"]) for name, each in singles.items()} == {
+        name: (len(group), int(group["right"].sum())) for name, group in groups
+    }
     wrong = known[~known["right"]]
     copies = pd.read_csv(tmp_path / "report" / "wrong.csv")
     assert sorted(copies["path"]) == sorted(wrong["path"]) and list(copies["confidence"]) == sorted(
