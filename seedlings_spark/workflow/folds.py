@@ -29,7 +29,8 @@ from seedlings_spark.workflow import pipeline, predicting, runs
 
 _log = logging.getLogger(__name__)
 # In the folder of a run; the confusion of a fold comes last, and says that its predictions are whole.
-FOLDS, PREDICTIONS, CONFUSION, NUMBERS = "folds", "predictions", "confusion.json", "folds.json"
+FOLDS, CONFUSION = runs.FOLDS, runs.CONFUSION
+PREDICTIONS, NUMBERS = "predictions", "folds.json"
 
 
 def check(corpus: Corpus, num_folds: int) -> None:

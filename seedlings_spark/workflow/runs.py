@@ -4,6 +4,7 @@ RUN/run.json        options, corpus, versions, and the attempts: each with where
 RUN/metrics.jsonl   one line an epoch
 RUN/events/         the same for TensorBoard
 RUN/checkpoints/    where the next attempt goes on
+RUN/folds/K/        the same of each network of a cross-validation, and in the end its confusion
 RUN/train.log       of a run in the background
 """
 
@@ -19,6 +20,7 @@ from seedlings_spark import display, errors, files, lock, reproducibility
 from seedlings_spark.errors import InputError, OptionError
 
 METRICS, CHECKPOINTS, LOG, EVENTS = "metrics.jsonl", "checkpoints", "train.log", "events"
+FOLDS, CONFUSION = "folds", "confusion.json"
 _RECORD = "run.json"
 # Options that change no bit of a result.
 _OF_CLUSTER = ("server_port", "worker_port", "exchange", "encrypt", "wait_executors", "memory_budget_mb")
@@ -162,14 +164,22 @@ def status(run: str, now: datetime.datetime | None = None) -> list[tuple[str, ob
     record = _read(run)
     attempts = record.get("attempts") or [{}]
     last, found = attempts[-1], state(record, is_held=lock.is_held(run))
-    epochs = _epochs(run)
-    total = record.get("options", {}).get("epochs")
+    total, num_folds = (record.get("options", {}).get(name) for name in ("epochs", "folds"))
     rows: list[tuple[str, object]] = [("run", display.Whole(run)), ("state", _in_words(found, last))]
+    place, to_come = run, 0
+    if num_folds:
+        scores = _folds(run, num_folds)
+        to_come = num_folds - len(scores)
+        rows += [(f"fold {number}", score) for number, score in enumerate(scores, 1)]
+        if to_come:
+            place = files.join(run, FOLDS, str(len(scores)))
+            rows.append(("at fold", f"{len(scores) + 1} of {num_folds}"))
+    epochs = _epochs(place)
     rows.append(("epochs", f"{len(epochs)} of {total}" if total else len(epochs)))
     if epochs:
         numbers = {name: value for name, value in epochs[-1].items() if isinstance(value, float)}
         rows.append(("last epoch", ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())))
-    left = _seconds_left(epochs, last, total, now or datetime.datetime.now(datetime.UTC))
+    left = _seconds_left(epochs, last, total, to_come, now or datetime.datetime.now(datetime.UTC))
     if found == RUNNING and left is not None:
         rows.append(("time left", f"about {datetime.timedelta(seconds=round(left))}"))
     rows.append(("started", record.get("started", "unknown")))
@@ -192,15 +202,28 @@ def _in_words(found: str, last: Mapping[str, Any]) -> str:
 
 
 def _seconds_left(
-    epochs: list[dict[str, Any]], last: Mapping[str, Any], total: Any, now: datetime.datetime
+    epochs: list[dict[str, Any]], last: Mapping[str, Any], total: Any, to_come: int, now: datetime.datetime
 ) -> float | None:
-    """From the epochs of the last attempt; None before its second one."""
+    """From the epochs of the last attempt, for these and as many again to come; None before its second one."""
     times = [datetime.datetime.fromisoformat(each["time"]) for each in epochs]
     own = [time for time in times if last.get("started") and time >= _time(last["started"])]
     if not isinstance(total, int) or len(own) < 2:
         return None
     each = (own[-1] - own[0]).total_seconds() / (len(own) - 1)
-    return max(0.0, (total - len(epochs)) * each - (now - own[-1]).total_seconds())
+    return max(0.0, (total * (1 + to_come) - len(epochs)) * each - (now - own[-1]).total_seconds())
+
+
+def _folds(run: str, num_folds: int) -> list[str]:
+    """What the networks of the folds that have ended are worth, in words."""
+    found = []
+    for fold in range(num_folds):
+        path = files.join(run, FOLDS, str(fold), CONFUSION)
+        if not files.exists(path):
+            break
+        matrix = json.loads(files.read_text(path))
+        right, number = sum(row[place] for place, row in enumerate(matrix)), sum(map(sum, matrix))
+        found.append(f"accuracy {right / number:.4f} of {number:,} images")
+    return found
 
 
 def _epochs(run: str) -> list[dict[str, Any]]:

@@ -81,6 +81,35 @@ def test_it_is_told_what_a_run_is_doing(run: str) -> None:
         assert rows["time left"] == "about 0:00:50"  # two epochs of 30 s, less the 10 s since the last one
 
 
+def test_it_is_told_which_fold_a_run_is_at_and_what_each_before_it_is_worth(run: str) -> None:
+    def wrote(place: str, epochs: int) -> None:
+        times = [started + datetime.timedelta(seconds=30 * number) for number in range(1, epochs + 1)]
+        lines = [
+            json.dumps({"epoch": number, "time": time.isoformat()}) for number, time in enumerate(times, 1)
+        ]
+        files.write_text(files.join(place, runs.METRICS), "\n".join(lines) + "\n")
+
+    with Lock(run, "a driver"):
+        runs.begin(run, {"options": {"epochs": 4, "folds": 3}})
+        assert shown(run)["at fold"] == "1 of 3" and shown(run)["epochs"] == "0 of 4"
+        started = datetime.datetime.fromisoformat(record(run)["started"])
+        wrote(files.join(run, "folds/0"), 4)
+        files.write_text(files.join(run, "folds/0", runs.CONFUSION), "[[30, 10, 0], [5, 40, 0], [0, 5, 10]]")
+        wrote(files.join(run, "folds/1"), 2)
+        rows = shown(run, started + datetime.timedelta(seconds=70))
+        assert rows["fold 1"] == "accuracy 0.8000 of 100 images" and "fold 2" not in rows
+        assert rows["at fold"] == "2 of 3" and rows["epochs"] == "2 of 4"
+        # Two epochs of this fold, and four each of the third and of the network of all images: 30 s each, less 10 s.
+        assert rows["time left"] == "about 0:04:50"
+    for fold in ("1", "2"):
+        files.write_text(files.join(run, "folds", fold, runs.CONFUSION), "[[1, 0], [0, 1]]")
+    wrote(run, 3)
+    runs.end(run, "v0001")
+    rows = shown(run)
+    assert rows["fold 3"] == "accuracy 1.0000 of 2 images" and "at fold" not in rows
+    assert rows["epochs"] == "3 of 4" and rows["state"] == "done"
+
+
 def test_a_failure_is_told_with_its_exit_code(run: str) -> None:
     runs.begin(run, ABOUT)
     runs.fail(run, 1, "TrainingError: the loss is not finite")
