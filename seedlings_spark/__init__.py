@@ -187,6 +187,7 @@ The map, room by room, in the order of imports: a module may import those of its
       shadow        a second version over the same pictures: where it says something else
       run           one run, from its listing to its publication
       printing      what a person and a scheduler are told of a run
+      streaming     what arrives, scored as it arrives, by the version that is current by then
 
     workflow        what the jobs do
       runs          the folder of a training run: what ran, how far it is, how it ended

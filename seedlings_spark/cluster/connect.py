@@ -25,12 +25,13 @@ def is_connect(spark: SparkSession) -> bool:
     return type(spark).__module__.startswith("pyspark.sql.connect")
 
 
-def refuse(spark: SparkSession, what: str) -> None:
+def refuse(spark: SparkSession, what: str, why: str = "workers connect to it") -> None:
     """Refuse what needs a driver of its own.
 
     Args:
         spark: The session.
         what: That.
+        why: What the driver is for.
 
     Raises:
         ClusterError: The session is one of Spark Connect.
@@ -38,7 +39,7 @@ def refuse(spark: SparkSession, what: str) -> None:
     if is_connect(spark):
         raise ClusterError(
             f"{what} on a session of Spark Connect",
-            "one whose driver is this process, since workers connect to it",
+            f"one whose driver is this process, since {why}",
             "Start it by spark-submit, or with SparkSession.builder.master(...) in place of remote(...)",
         )
 

@@ -5,6 +5,8 @@ number of rows: so a row's prediction does not depend on how rows are batched or
 nothing twice.
 """
 
+import contextlib
+import dataclasses
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +16,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import cloudpickle
+from pyspark import Broadcast, cloudpickle
 from pyspark.sql import SparkSession
 
 from seedlings_spark.choices import ENGINES, ONNXRUNTIME, OPENVINO, TENSORFLOW, VIEWS
-from seedlings_spark.cluster import runtime
+from seedlings_spark.cluster import connect, runtime
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError
 from seedlings_spark.kinds import ONE_SPECIES, Reading
 from seedlings_spark.models import engines
@@ -33,7 +35,7 @@ class ForwardTask:
     """What a task needs to predict.
 
     Args:
-        network: The content of a `.keras` file for `TENSORFLOW`, else of an ONNX file.
+        network: The content of a `.keras` file for `TENSORFLOW`, else of an ONNX file; or that as Spark has sent it.
         precision: "float32" or "mixed_bfloat16"; ONNX Runtime computes in float32. "int8" for a quantised network.
         batch_size: Rows of one forward pass of TensorFlow.
         threads: Threads within one operation.
@@ -45,7 +47,7 @@ class ForwardTask:
         reading: How whoever has asked reads the outputs.
     """
 
-    network: bytes
+    network: bytes | Broadcast[bytes]
     precision: str
     batch_size: int
     threads: int
@@ -55,6 +57,11 @@ class ForwardTask:
     views: int = 1
     reading: Reading = ONE_SPECIES
 
+    @property
+    def content(self) -> bytes:
+        """The content of the network's file."""
+        return self.network.value if isinstance(self.network, Broadcast) else self.network
+
     @cached_property
     def key(self) -> tuple[str, str]:
         """Tells networks and settings apart; a reused process may have seen other objects of the same names."""
@@ -62,7 +69,7 @@ class ForwardTask:
         code = hashlib.sha256(objects).hexdigest() if self.custom_objects else ""
         settings = f"{self.precision} {self.batch_size} {self.threads} {code} {self.logits} {self.engine}"
         settings += f" {self.views}"
-        return hashlib.sha256(self.network).hexdigest(), settings
+        return hashlib.sha256(self.content).hexdigest(), settings
 
 
 class Forward:
@@ -76,14 +83,14 @@ class Forward:
         with_logits = bool(task.logits) and task.views == 1  # those of a mean are not the mean of theirs
         self.engine: engines.Engine
         if task.engine == ONNXRUNTIME:
-            self.engine = engines.OnnxRuntime(task.network, task.threads, with_logits=with_logits)
+            self.engine = engines.OnnxRuntime(task.content, task.threads, with_logits=with_logits)
         elif task.engine == OPENVINO:
             self.engine = engines.OpenVino(
-                task.network, task.threads, precision=task.precision, with_logits=with_logits
+                task.content, task.threads, precision=task.precision, with_logits=with_logits
             )
         else:
             self.engine = engines.TensorFlow(
-                task.network,
+                task.content,
                 task.threads,
                 precision=task.precision,
                 custom_objects=task.custom_objects,
@@ -166,6 +173,22 @@ def forward(task: ForwardTask) -> Forward:
         _kept.pop(next(iter(_kept)))
     _kept[task.key] = found
     return found
+
+
+@contextlib.contextmanager
+def sent(spark: SparkSession, task: ForwardTask) -> Iterator[ForwardTask]:
+    """The task with its network sent to the executors, for as long as this lasts.
+
+    What else Spark sends to them of the size of a network stays on the driver's disk until the application ends.
+    """
+    if connect.is_connect(spark):
+        yield task
+        return
+    network = spark.sparkContext.broadcast(task.content)
+    try:
+        yield dataclasses.replace(task, network=network)
+    finally:
+        network.destroy()
 
 
 def engine_for(spark: SparkSession, chosen: str, *, has_onnx: bool) -> str:

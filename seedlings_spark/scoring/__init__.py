@@ -16,6 +16,7 @@ from seedlings_spark.scoring.profile import (
 from seedlings_spark.scoring.run import ScoreRun, score
 from seedlings_spark.scoring.runs import latest
 from seedlings_spark.scoring.sql import register
+from seedlings_spark.scoring.streaming import stream
 from seedlings_spark.scoring.tasks import CONTENTS, confidence, takes_int8
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "require_profile",
     "score",
     "short_summary",
+    "stream",
     "summary",
     "takes_int8",
 ]

@@ -1,5 +1,6 @@
 """One run, from its listing to its publication: every listed file ends as a prediction or as a rejection."""
 
+import contextlib
 import dataclasses
 import datetime
 import decimal
@@ -65,7 +66,11 @@ class ScoreRun:
 
 
 def score(
-    spark: SparkSession, version: ModelVersion, options: ScoringOptions, shadow: ModelVersion | None = None
+    spark: SparkSession,
+    version: ModelVersion,
+    options: ScoringOptions,
+    shadow: ModelVersion | None = None,
+    rows: DataFrame | None = None,
 ) -> ScoreRun:
     """Score files.
 
@@ -74,6 +79,7 @@ def score(
         version: Version of the model.
         options: What, and how; its paths are full URIs (`config.qualified`).
         shadow: A second version, which is asked about the same pictures; see `shadow`.
+        rows: A table of paths or contents in place of what is at `options.images`, below which its relative paths are.
 
     Returns:
         The run, published.
@@ -102,7 +108,7 @@ def score(
         runs.clear()
         if options.run_id and runs.is_finished(options.run_id):  # by another that held the lock until now
             return ScoreRun(runs.path(options.run_id), runs.manifest(options.run_id), is_new=False)
-        return _Scoring(spark, (version, shadow), runs, options, lock).run()
+        return _Scoring(spark, (version, shadow), runs, options, lock, rows).run()
 
 
 class _Scoring:
@@ -114,6 +120,7 @@ class _Scoring:
         runs: Runs of the output.
         options: What to score, and how.
         lock: On the output.
+        rows: A table to score in place of what the options name, or None.
     """
 
     def __init__(
@@ -123,10 +130,11 @@ class _Scoring:
         runs: Runs,
         options: ScoringOptions,
         lock: Lock,
+        rows: DataFrame | None,
     ) -> None:
         version, self._shadow = versions
         self._spark, self._where, self._version = spark, options.images, version
-        self._runs, self._options, self._lock = runs, options, lock
+        self._runs, self._options, self._lock, self._rows = runs, options, lock, rows
         self._model = f"{version.name} {version.version}"
         self._started = datetime.datetime.now(datetime.UTC)
         self._name = options.run_id or f"{self._started:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
@@ -221,14 +229,16 @@ class _Scoring:
         return counts
 
     def _source(self) -> sources.Source:
+        columns = chosen(self._options, "path_column", "content_column", "allowed_roots")
+        if self._rows is not None:
+            columns["path_column"] = columns["path_column"] or schema.PATH
+            return sources.of_rows(self._spark, self._rows, self._where, self._where, **columns)
         return sources.find(
             self._spark,
             self._where,
-            path_column=self._options.path_column,
-            content_column=self._options.content_column,
             table_format=self._options.table_format,
-            allowed_roots=self._options.allowed_roots,
             max_bytes=self._task.decode.max_bytes,
+            **columns,
         )
 
     def _nothing_new(self, state: RunsState, num_listed: int, counts: Mapping[str, "_Listed"]) -> ScoreRun:
@@ -313,14 +323,18 @@ class _Scoring:
         if not work.num_files:
             return self._spark.createDataFrame([], SCORED)
         folder, options = files.join(self._building, "all"), tables.write_options(self._building)
-        with decoding.batches(self._spark), progress.Watch(self._spark, work.num_files) as watch:
-            with session.python_environment(
-                self._spark, runtime.worker_environment(self._task.forward.threads)
-            ):
+        are_few = tasks.are_few(self._spark, source, self._task, work)
+        sent = contextlib.nullcontext(self._task) if are_few else tasks.sent(self._spark, self._task)
+        with (
+            decoding.batches(self._spark),
+            progress.Watch(self._spark, work.num_files) as watch,
+            sent as task,
+        ):
+            with session.python_environment(self._spark, runtime.worker_environment(task.forward.threads)):
                 scored = tasks.score_files(
-                    self._spark, listing, source, self._task, watch.tally, work=work, is_whole=is_whole
+                    self._spark, listing, source, task, watch.tally, work=work, is_whole=is_whole
                 )
-            if tasks.are_few(self._spark, source, self._task, work):
+            if are_few:
                 return scored
             scored.write.options(**options).parquet(folder)
         return self._spark.read.schema(SCORED).parquet(tables.literal(folder))

@@ -42,7 +42,7 @@ _KINDS = (
     f" or a table ({', '.join(sorted(set(_FORMATS.values()) - {'text'}))}, or another format of Spark's with"
     " --table-format)"
 )
-_GLOB = re.compile(r"[*?\[{]")
+GLOB = re.compile(r"[*?\[{]")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def find(
                 path_column = path_column or schema.PATH
                 return _of_table(spark, images, kind, path_column, content_column, allowed_roots)
             return Source(listings.listing_table(spark, listings.walk(images, by_folder=False)), (images,))
-        if path_column or content_column or table_format or not _GLOB.search(images):
+        if path_column or content_column or table_format or not GLOB.search(images):
             raise InputError(
                 f"no folder {images}",
                 _KINDS,
@@ -215,8 +215,18 @@ def _of_glob(spark: SparkSession, pattern: str) -> Source:
 # --- tables ---------------------------------------------------------------------------------------------
 
 
-def _check_columns(rows: DataFrame, table: str, path_column: str, content_column: str) -> None:
-    """Refuse a table without these columns, or with columns of other types."""
+def check_columns(rows: DataFrame, table: str, path_column: str, content_column: str) -> list[str]:
+    """The further columns of a table that has these; no row is looked at.
+
+    Args:
+        rows: The table; it may be a stream.
+        table: Its path, for the message.
+        path_column: Name of the column of paths.
+        content_column: Name of the column of the files' bytes; "" for none.
+
+    Raises:
+        InputError: One is missing, or of another type; or a further one is none that an output can hold.
+    """
     wanted = [column for column in (path_column, content_column) if column]
     tables.require_columns(rows, table, wanted, ", or name others with --path-column and --content-column")
     if isinstance(rows.schema[path_column].dataType, StructType | ArrayType | MapType):
@@ -225,6 +235,9 @@ def _check_columns(rows: DataFrame, table: str, path_column: str, content_column
             "a text: the path of a file",
             "Correct --path-column",
         )
+    if content_column:
+        contents.of_column(rows, content_column, table)
+    return _others(rows, wanted, table)
 
 
 def _of_table(
@@ -240,9 +253,33 @@ def _of_table(
         path_column = rows.columns[0]
         rows = rows.select(F.regexp_replace(path_column, r"\r\z", "").alias(path_column))
         rows = rows.where(F.col(path_column) != "").distinct()
-    wanted = [column for column in (path_column, content_column) if column]
-    _check_columns(rows, table, path_column, content_column)
-    others = _others(rows, wanted, table)
+    return of_rows(spark, rows, table, files.parent(table), path_column, content_column, allowed_roots)
+
+
+def of_rows(
+    spark: SparkSession,
+    rows: DataFrame,
+    table: str,
+    base: str,
+    path_column: str,
+    content_column: str,
+    allowed_roots: Sequence[str],
+) -> Source:
+    """What a table stands for that is there already.
+
+    Args:
+        spark: The session.
+        rows: The table.
+        table: Its path, for messages.
+        base: Full URI of the folder that relative paths are below.
+        path_column: Name of the column of paths.
+        content_column: Name of the column of the files' bytes; "" for none.
+        allowed_roots: As for `find`.
+
+    Raises:
+        InputError: It is not as it has to be.
+    """
+    others = check_columns(rows, table, path_column, content_column)
     # From here on every name is ours: the table's own ones are fields of a struct.
     rows = rows.select(
         schema.column(path_column).cast("string").alias(_GIVEN),
@@ -264,7 +301,6 @@ def _of_table(
         listing = whole.select(*schema.LISTING.names)
         extras = rows.select(F.col(_GIVEN).alias(schema.PATH), OTHERS) if others else None
         return Source(listing, (), extras, whole)
-    base = files.parent(table)
     named = rows.select(F.col(_GIVEN).alias(schema.PATH), F.lit(None).cast("string").alias(schema.SPECIES))
     resolved, roots = references.listing_of_given_paths(spark, named, base, allowed_roots)
     listing = resolved.select(*schema.LISTING.names).dropDuplicates([schema.PATH])

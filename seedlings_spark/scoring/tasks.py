@@ -1,5 +1,7 @@
 """What a scoring task does: a picture goes from its bytes to its probabilities in one process."""
 
+import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -82,6 +84,15 @@ def with_prediction(rows: DataFrame, classes: Sequence[str], reading: Reading) -
     if reading.kind == Kind.REGRESSION:
         return rows.withColumn(schema.PREDICTED_VALUE, F.element_at(schema.PROBABILITIES, 1))
     return with_species(rows, classes, reading.thresholds)
+
+
+@contextlib.contextmanager
+def sent(spark: SparkSession, task: ScoreTask) -> Iterator[ScoreTask]:
+    """The task with its networks sent to the executors, for as long as this lasts; see `prediction.sent`."""
+    with contextlib.ExitStack() as stack:
+        forward = stack.enter_context(prediction.sent(spark, task.forward))
+        shadow = task.shadow and stack.enter_context(prediction.sent(spark, task.shadow))
+        yield dataclasses.replace(task, forward=forward, shadow=shadow)
 
 
 def with_species(rows: DataFrame, classes: Sequence[str], thresholds: Sequence[float] = ()) -> DataFrame:

@@ -47,6 +47,23 @@ def test_a_version_is_a_function_of_sql(spark: SparkSession, done: tuple[Path, d
     assert len(found) == 3 and all(row[1] in synthetic.SPECIES and row[2] is None for row in found)
 
 
+def test_pictures_are_scored_as_they_arrive(spark: SparkSession, done: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = done
+    here = {
+        '"/fields"': f'"{folder}/new-photos"',
+        '"store"': f'"{folder}/store"',
+        '"scores"': f'"{folder}/stream"',
+        '"checkpoint"': f'"{folder}/checkpoint"',
+        'processingTime="5 minutes"': "availableNow=True",
+    }
+    names: dict[str, Any] = {"spark": spark}
+    exec(docs.command("docs/scheduling.md", "As they arrive", here, "python"), names)
+    names["query"].awaitTermination()
+    found = names["scoring"].latest(spark, f"{folder}/stream", "").select("path", "model_version").collect()
+    assert len({row.path for row in found}) == len(found) == 72
+    assert {row.model_version for row in found} == {"v0001"}
+
+
 def test_the_estimator_is_a_stage_of_a_pipeline(spark: SparkSession) -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(5.0, 3.0, (400, 4))

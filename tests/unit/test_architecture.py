@@ -127,7 +127,7 @@ GROUPS = [
     ["scoring.profile", "scoring.sql", "scoring.shadow"],
     ["scoring.erasure"],
     ["scoring.run"],
-    ["scoring.printing"],
+    ["scoring.printing", "scoring.streaming"],
     ["scoring"],
     # workflow
     ["workflow.runs", "workflow.events", "workflow.quickstart", "workflow.calibration", "workflow.space"],
