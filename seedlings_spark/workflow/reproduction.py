@@ -1,6 +1,7 @@
 """A run trained again, and the bits of its weights compared."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +29,7 @@ class Reproduced:
         equal: Those of them whose bits are the same.
         largest: The largest difference of two weights; infinite where the networks differ.
         differences: In what the machines and packages differ.
+        environment: How to have the run's Python and packages; "" where they are those of here.
     """
 
     original: ModelVersion
@@ -36,6 +38,7 @@ class Reproduced:
     equal: int
     largest: float
     differences: tuple[str, ...]
+    environment: str = ""
 
     @property
     def is_same(self) -> bool:
@@ -50,6 +53,7 @@ class Reproduced:
             ("weights", f"{said}: {self.equal:,} of {self.arrays:,} arrays are equal"),
             ("repeated in", display.Whole(self.repeated.path)),
             *[("differs", each) for each in self.differences],
+            *([("as then", display.Whole(self.environment))] if self.environment else []),
         ]
 
 
@@ -86,7 +90,7 @@ def reproduce(spark: SparkSession, options: ReproduceOptions) -> Reproduced:
     trained = jobs.train(spark, again)
     repeated = ModelStore(again.store, again.name).resolve(trained.version)
     arrays, equal, largest = compared(*(_weights(each) for each in (original, repeated)))
-    return Reproduced(original, repeated, arrays, equal, largest, differences)
+    return Reproduced(original, repeated, arrays, equal, largest, differences, environment(record))
 
 
 def compared(one: list[Any], other: list[Any]) -> tuple[int, int, float]:
@@ -125,6 +129,19 @@ def _check_corpus(record: dict[str, Any], given: TrainOptions) -> None:
             f"{expected[:16]}..., the images and labels that the run was trained on",
             "Restore that corpus from a copy, or prepare it again from the same images",
         )
+
+
+def environment(record: Mapping[str, Any]) -> str:
+    """How to have the Python and the packages of a run's last attempt, in words; "" where they are those of here."""
+    last, now = (record.get("attempts") or [{}])[-1], reproducibility.package_versions()
+    then = {name: each for name, each in (last.get("versions") or {}).items() if now.get(name) != each}
+    python = then.pop("python", "")
+    steps = [f"a virtual environment of Python {python or now['python']}"] if then or python else []
+    if then:
+        steps.append(
+            f"pip install {' '.join(f'{name}=={each}' for name, each in sorted(then.items()))} in it"
+        )
+    return ", ".join([*steps, "SEEDLINGS_PYTHON=its Python"]) if steps else ""
 
 
 def _differences(record: dict[str, Any]) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from seedlings_spark import cli, images
 from seedlings_spark.corpus import synthetic
 from seedlings_spark.lock import Lock
 from seedlings_spark.reports import drift
+from seedlings_spark.workflow import reproduction, runs
 from tests import docs, hostile
 from tests.conftest import HANG_SECONDS, with_all
 
@@ -508,13 +509,18 @@ def test_what_comes_after_scoring_has_exit_codes_of_its_own(place: Path, version
     assert suspects["splits"] == ["validation", "test"] and suspects["looked_at"] == 24
 
 
-@with_all
 def test_a_run_is_repeated_bit_for_bit(place: Path, version: Path, here: Here) -> None:
     told = here.done("reproduce", "--run", RUN, "--output", "again")
     assert re.search(r"the same bits: (\d+) of \1 arrays are equal", told), told
     network = "network.keras"
     assert len(list((place / "again" / "store").rglob(network))) == 1
     assert "--corpus" not in here.refused(1, "reproduce", "--run", IMAGES)
+    record = runs.record(str(place / RUN))
+    assert reproduction.environment(record) == "" and "as then" not in told
+    record["attempts"][-1]["versions"] |= {"python": "3.10.1", "keras": "3.0.0"}
+    assert reproduction.environment(record) == (
+        "a virtual environment of Python 3.10.1, pip install keras==3.0.0 in it, SEEDLINGS_PYTHON=its Python"
+    )
 
 
 def test_the_documented_schedules_score_each_file_once(
