@@ -1,8 +1,9 @@
 """Labels that are probably wrong, by confident learning (Northcutt, Jiang and Chuang 2021, arXiv:1911.00068).
 
-A picture is confidently of a species if its probability is at least the mean that pictures labelled so have. Where that
-is another species than its label, the label is suspect. Probabilities have to be those of a network that has not been
-trained on these pictures: one that has learned a wrong label by heart is sure of it.
+A picture is confidently of a species if its probability is at least the mean that pictures labelled so have. How many
+are confidently of another species than their label says how many labels are wrong; which ones, their labels'
+probability: the least probable ones are suspect. Probabilities have to be those of a network that has not been trained
+on these pictures: one that has learned a wrong label by heart is sure of it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,12 +21,11 @@ from seedlings_spark import schema
 # Of equal probabilities sums of floats differ in their last digits.
 _ROUNDING = 1e-6
 SUGGESTED, PROBABILITY, NEW_PROBABILITY = "suggested", "probability", "new_probability"
-_FOUND = f"place int, {PROBABILITY} float, {NEW_PROBABILITY} float"
 
 
 @dataclass(frozen=True)
 class Suspects:
-    """What executors look for.
+    """What executors count.
 
     Args:
         thresholds: From which probability a picture is confidently of each species; infinite for none of them.
@@ -67,27 +67,25 @@ def suspects(predictions: DataFrame, classes: Sequence[str], most: int) -> DataF
     means = {row[0]: float(row[1]) for row in predictions.groupBy(place).agg(F.avg(own)).collect()}
     task = Suspects(tuple(means.get(number, float("inf")) for number in range(1, len(classes) + 1)))
     columns = [schema.PATH, schema.CONTENT_HASH, schema.SPECIES]
-    rows = predictions.select(*columns, (place - 1).alias("label"), F.col(schema.PROBABILITIES))
-    layout = ", ".join([*(f"{name} string" for name in columns), _FOUND])
-    found = rows.mapInArrow(partial(_suspects, task), layout)
-    margin = F.col(NEW_PROBABILITY) - F.col(PROBABILITY)
-    chosen = found.orderBy(F.desc(margin), schema.PATH).limit(most)
-    named = F.element_at(names, F.col("place") + 1).alias(SUGGESTED)
-    return chosen.select(*columns, named, PROBABILITY, NEW_PROBABILITY)
+    values, most_probable = F.col(schema.PROBABILITIES), F.array_max(schema.PROBABILITIES)
+    counts = predictions.select((place - 1).alias("label"), values).mapInArrow(
+        partial(_count, task), "number long"
+    )
+    number = sum(row[0] for row in counts.collect())
+    named = F.element_at(names, F.array_position(values, most_probable).cast("int"))
+    found = predictions.select(
+        *columns,
+        named.alias(SUGGESTED),
+        own.alias(PROBABILITY),
+        most_probable.alias(NEW_PROBABILITY),
+    )
+    disagreeing = found.where(F.col(NEW_PROBABILITY) > F.col(PROBABILITY))
+    return disagreeing.orderBy(PROBABILITY, schema.PATH).limit(min(number, most))
 
 
-def _suspects(task: Suspects, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _count(task: Suspects, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         labels = batch.column("label").to_numpy(zero_copy_only=False)
         values = batch.column(schema.PROBABILITIES).flatten().to_numpy(zero_copy_only=False)
-        values = values.reshape(len(labels), len(task.thresholds))
-        guesses = task.guesses(labels, values)
-        rows = np.flatnonzero(guesses >= 0)
-        chosen = batch.take(pa.array(rows))
-        found = {
-            **{name: chosen.column(name) for name in (schema.PATH, schema.CONTENT_HASH, schema.SPECIES)},
-            "place": pa.array(guesses[rows], pa.int32()),
-            PROBABILITY: pa.array(values[rows, labels[rows]], pa.float32()),
-            NEW_PROBABILITY: pa.array(values[rows, guesses[rows]], pa.float32()),
-        }
-        yield pa.RecordBatch.from_pydict(found)
+        guesses = task.guesses(labels, values.reshape(len(labels), len(task.thresholds)))
+        yield pa.RecordBatch.from_pydict({"number": pa.array([int((guesses >= 0).sum())], pa.int64())})

@@ -10,13 +10,15 @@ import keras
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from cleanlab.filter import find_label_issues
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import files, images, schema
 from seedlings_spark.config import ExploreOptions, PrepareOptions, ScoreOptions
 from seedlings_spark.errors import CorpusError, SeedlingsError
 from seedlings_spark.models.store import ModelStore
-from seedlings_spark.reports import exploration
+from seedlings_spark.reports import exploration, labels
 from seedlings_spark.workflow import explore, jobs, publication
 from tests import browser
 from tests.conftest import HANG_SECONDS, with_all
@@ -215,3 +217,25 @@ def test_what_a_person_has_saved_is_what_prepare_takes(
     changed = sum(given[path] != species for path, species in labels.items())
     assert mended.manifest["fixes"]["corrected"] == changed > 0
     assert mended.manifest["fixes"]["not_found"] == 0
+
+
+def test_suspects_are_the_least_probable_labels_as_many_as_cleanlab_counts(spark: SparkSession) -> None:
+    draw = np.random.default_rng(4)
+    truth, classes = draw.integers(0, 4, 600), ["Hafer", "Mais", "Rye", "Weizen"]
+    values = np.exp(draw.normal(0, 1, (600, 4)) + 2 * np.eye(4)[truth]).astype("float32")
+    values /= values.sum(axis=1, keepdims=True)
+    given = np.where(draw.random(600) < 0.1, draw.integers(0, 4, 600), truth)
+    rows = [
+        (f"{number:03d}.png", str(number), classes[label], row.tolist())
+        for number, (label, row) in enumerate(zip(given, values, strict=True))
+    ]
+    table = spark.createDataFrame(
+        rows, "path string, content_hash string, species string, probabilities array<float>"
+    )
+    found = labels.suspects(table, classes, 1000).collect()
+    expected = find_label_issues(
+        given, values, filter_by="low_self_confidence", return_indices_ranked_by="self_confidence"
+    )
+    assert [int(row.content_hash) for row in found] == expected.tolist() and len(expected) > 30
+    assert [row.suggested for row in found] == [classes[place] for place in values[expected].argmax(1)]
+    assert len(labels.suspects(table, classes, 7).collect()) == 7
