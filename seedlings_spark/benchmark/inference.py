@@ -37,7 +37,7 @@ _CALIBRATION = 256
 _MOST_LOST = 0.005
 _FLOAT32, _BFLOAT16 = "float32", "mixed_bfloat16"
 # The engine of phones, which nothing is scored with here; it takes one picture after the other.
-_LITERT, _LITERT_FILE, _LITERT_INT8 = "litert", "network.tflite", "network.int8.tflite"
+_LITERT = "litert"
 
 
 @dataclass(frozen=True)
@@ -207,6 +207,7 @@ def _write_inputs(spark: SparkSession, task: Inference, place: Path) -> None:
     """The network's files, images, and of validation images the classes."""
     from seedlings_spark.models import export, networks
     from seedlings_spark.training import network as carried
+    from seedlings_spark.workflow import publication
 
     validation, wanted = None, None
     version = (
@@ -225,7 +226,11 @@ def _write_inputs(spark: SparkSession, task: Inference, place: Path) -> None:
         onnx, _ = export.to_onnx(keras)
     drawn = [benchmark.draw(number, max(size))[0][: size[0], : size[1]] for number in range(_CALIBRATION)]
     rows = np.stack(drawn) if validation is None else validation
-    ranges = rows[:_CALIBRATION] if validation is None else _training(spark, task.corpus, size)
+    # Validation is what a quantised network is judged on: images of training tell the ranges of its numbers.
+    training = None
+    if validation is not None:
+        training = publication.some_pixels(spark, corpus.load(files.qualify(task.corpus)), schema.TRAIN)
+    ranges = rows[:_CALIBRATION] if training is None else training
     if version is not None and version.has_int8:
         int8 = files.read_bytes(files.join(version.path, stores.INT8))
     else:
@@ -233,7 +238,7 @@ def _write_inputs(spark: SparkSession, task: Inference, place: Path) -> None:
     made = {stores.NETWORK: keras, stores.ONNX: onnx, stores.INT8: int8}
     if find_spec("ai_edge_litert") is not None:
         try:
-            for name, images in ((_LITERT_FILE, None), (_LITERT_INT8, ranges)):
+            for name, images in ((litert.FILE, None), (litert.INT8_FILE, ranges)):
                 network = export.with_plain_names(carried.from_bytes(keras))
                 made[name] = litert.converted(network, size, images)
         except NetworkError as error:
@@ -260,24 +265,17 @@ def _validation(
     return pixels.reshape(-1, *size, 3), np.array([classes.index(row[1]) for row in chosen])
 
 
-def _training(spark: SparkSession, folder: str, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Some images of training, for a quantised network's ranges: validation is what it is judged on."""
-    images = corpus.load(files.qualify(folder)).images(spark, schema.TRAIN)
-    chosen = images.orderBy(schema.CONTENT_HASH).limit(_CALIBRATION).select(schema.IMAGE).collect()
-    return np.frombuffer(b"".join(bytes(row[0]) for row in chosen), np.uint8).reshape(-1, *size, 3)
-
-
 def _requests(task: Inference, place: Path) -> Iterator[dict[str, Any]]:
     """What each process is told."""
     kinds = [(ONNXRUNTIME, _FLOAT32), (ONNXRUNTIME, INT8)]
     if find_spec("openvino") is not None:
         kinds += [(OPENVINO, _FLOAT32), (OPENVINO, _BFLOAT16), (OPENVINO, INT8)]
     kinds += [(TENSORFLOW, _FLOAT32), (TENSORFLOW, _BFLOAT16)]
-    if (place / _LITERT_INT8).exists():
+    if (place / litert.INT8_FILE).exists():
         kinds += [(_LITERT, _FLOAT32), (_LITERT, INT8)]
     cores = benchmark.cores()
     for engine, precision in kinds:
-        for threads in dict.fromkeys([*(2**power for power in range(cores.bit_length() - 1)), cores]):
+        for threads in dict.fromkeys([*(2**power for power in range(cores.bit_length())), cores]):
             yield {
                 "engine": engine,
                 "precision": precision,
@@ -319,7 +317,7 @@ def _measure(request: Mapping[str, Any]) -> list[Measurement]:
     int8 = request["precision"] == INT8
     names = {
         TENSORFLOW: (stores.NETWORK, stores.NETWORK),
-        _LITERT: (_LITERT_FILE, _LITERT_INT8),
+        _LITERT: (litert.FILE, litert.INT8_FILE),
     }
     name = names.get(request["engine"], (stores.ONNX, stores.INT8))[int8]
     content, rows = (place / name).read_bytes(), np.load(place / "rows.npy")

@@ -73,12 +73,14 @@ class Contestant:
         text: What it is, for a person to read.
         frequency: Frequency of ours.
         precision: Its own, or "" for that of the benchmark.
+        exchange: Exchange of ours.
     """
 
     engine: str
     text: str
     frequency: str = "batch"
     precision: str = ""
+    exchange: str = "driver"
 
 
 CONTESTANTS: Mapping[str, Contestant] = {
@@ -86,6 +88,7 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "plain": Contestant("plain", "one Keras process, all cores of the driver's machine"),
     "stock": Contestant("stock", "stock Elephas, synchronous", "epoch", "float32"),
     "epoch": Contestant("ours", "ours, synchronous, every epoch", "epoch"),
+    "workers": Contestant("ours", "as ours, means among the workers", exchange="workers"),
     "auto": Contestant("ours", "as ours, precision auto", precision="auto"),
     "plain-bfloat16": Contestant("plain", "as plain, mixed_bfloat16", precision="mixed_bfloat16"),
 }
@@ -480,7 +483,7 @@ def fit(
     environment = benchmark.fresh()
     if contestant.engine == "ours":
         with session.python_environment(spark, environment, across_threads=True):
-            return _fit_ours(training, contestant.frequency, precision, images)
+            return _fit_ours(training, contestant, precision, images)
     assert vectors is not None
     with session.python_environment(spark, {**environment, **benchmark.hidden_gpus(spark)}):
         return _fit_stock(training, vectors)
@@ -500,7 +503,7 @@ class _Stopwatch(Silent):
         self.loss = float(logs["loss"])
 
 
-def _fit_ours(training: Training, frequency: str, precision: str, images: DataFrame) -> Fit:
+def _fit_ours(training: Training, contestant: Contestant, precision: str, images: DataFrame) -> Fit:
     from seedlings_spark.estimator import SeedlingsEstimator
     from seedlings_spark.models import networks
 
@@ -513,7 +516,8 @@ def _fit_ours(training: Training, frequency: str, precision: str, images: DataFr
         loss="sparse_categorical_crossentropy",
         optimizer_config=_optimizer(),
         mode="synchronous",
-        frequency=frequency,
+        frequency=contestant.frequency,
+        exchange=contestant.exchange,
         num_workers=training.num_workers,
         epochs=training.epochs,
         batch_size=training.batch_size,

@@ -154,22 +154,8 @@ def found(
     _check_expression(rule.group_from_path)
     with contextlib.ExitStack() as held:
         is_table = bool(table.format or table.content_column) or _is_table(images)
-        asked = [
-            f"{flag} {value}"
-            for flag, value in (
-                ("--label-separator", table.label_separator),
-                ("--number-column", table.number_column),
-            )
-            if value
-        ]
-        if asked and (archives.is_archive(images) or not is_table):
-            raise OptionError(
-                f"{asked[0]} with {images}, where folders are the species",
-                "a table of images, whose columns say more of each",
-                "Give the table as --images",
-            )
-        if table.keep_columns and not table.keeps_missing and (archives.is_archive(images) or not is_table):
-            raise _no_table("--keep-columns", table.keep_columns[0])
+        if archives.is_archive(images) or not is_table:
+            _refuse_of_tables(table)
         if archives.is_archive(images):
             source = _of_archives(spark, images, rule, max_bytes, held)
         elif is_table:
@@ -234,10 +220,22 @@ def _refuse_columns(rule: SplitRule) -> None:
             raise _no_table(flag, column, groups)
 
 
-def _no_table(flag: str, column: str, otherwise: str = "") -> OptionError:
+def _refuse_of_tables(table: TableFormat) -> None:
+    kept = () if table.keeps_missing else table.keep_columns
+    asked = {
+        "--label-separator": table.label_separator,
+        "--number-column": table.number_column,
+        "--keep-columns": " ".join(kept),
+    }
+    for flag, value in asked.items():
+        if value:
+            raise _no_table(flag, value)
+
+
+def _no_table(flag: str, value: str, otherwise: str = "") -> OptionError:
     return OptionError(
-        f"{flag} {column} with a folder of images",
-        "a table with such a column as --images",
+        f"{flag} {value} with a folder of images, or an archive, where folders are the species",
+        "a table as --images, whose columns say more of each",
         f"Give the table{otherwise}",
     )
 

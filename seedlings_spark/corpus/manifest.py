@@ -409,6 +409,8 @@ def summary(corpus: Corpus) -> list[tuple[str, object]]:
 def _labels_in_words(corpus: Corpus) -> str:
     manifest = corpus.manifest
     if corpus.kind == Kind.REGRESSION:
+        if not manifest["numbers"]:  # all were forgotten
+            return "with numbers"
         least = min(each["least"] for each in manifest["numbers"].values())
         most = max(each["most"] for each in manifest["numbers"].values())
         return f"with {display.shown(manifest['number_column'])} from {least:g} to {most:g}"

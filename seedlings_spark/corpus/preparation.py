@@ -226,10 +226,10 @@ def _log_end(corpus: str, manifest: Mapping[str, Any]) -> None:
     _log.info("published %s, fingerprint %s", corpus, manifest["fingerprint"])
 
 
-def _about_reading(task: decoding.DecodeTask, table: TableFormat | None) -> dict[str, Any]:
+def _about_reading(task: decoding.DecodeTask, table: TableFormat) -> dict[str, Any]:
     """What a manifest says of how images and their numbers were read."""
     return {
-        **({"number_column": table.number_column} if table and table.number_column else {}),
+        **({"number_column": table.number_column} if table.number_column else {}),
         "image_size": list(task.size),
         "aspect": task.aspect,
         "formats": list(task.formats),

@@ -240,6 +240,17 @@ def sample_of(hashed: DataFrame, sample: float, kind: Kind = Kind.CLASSIFICATION
     return ranked.where("place <= share").select(*schema.LISTING.names)
 
 
+def is_sampled(share: float, start: int = 9) -> Column:
+    """Whether an image is of a share of all, chosen by its content; each one is of a share of 1.
+
+    Args:
+        share: The share.
+        start: The first of the eight digits of the content hash that tell: other shares of the same images need others.
+    """
+    place = F.conv(F.substring(schema.CONTENT_HASH, start, 8), 16, 10).cast("long")
+    return place <= int(min(1.0, share) * 0xFFFFFFFF)
+
+
 def split_by_hash(shares: Mapping[str, float], digest: Column | None = None) -> Column:
     """`fingerprint.split_of` in Spark SQL.
 

@@ -18,7 +18,7 @@ from seedlings_spark.models.store import ModelVersion
 
 _log = logging.getLogger(__name__)
 
-_FILE, INT8_FILE = "network.tflite", "network.int8.tflite"
+FILE, INT8_FILE = "network.tflite", "network.int8.tflite"
 _LABELS = "labels.txt"
 # The fields of the tables that are written here, in the order of `metadata_schema.fbs`, version 1.0.0, of TensorFlow
 # Lite Support; `_type` says which of a union's tables follows.
@@ -73,7 +73,7 @@ def write(source: Source, folder: Path) -> None:
     """
     _litert()
     size = source.version.image_size
-    _put(source, folder / _FILE, converted(source.network(), size))
+    _put(source, folder / FILE, converted(source.network(), size))
     samples = source.samples
     if not source.version.has_int8 or samples.species is None or samples.training is None:
         return
@@ -248,7 +248,7 @@ class LiteRt:
         return np.concatenate([self._network(pixels=row[None])["probabilities"] for row in batch])
 
 
-def run(folder: Path, rows: NDArray[np.uint8], name: str = _FILE) -> NDArray[np.float32]:
+def run(folder: Path, rows: NDArray[np.uint8], name: str = FILE) -> NDArray[np.float32]:
     """The probabilities of what was written, by LiteRT.
 
     Raises:

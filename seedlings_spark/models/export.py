@@ -87,9 +87,13 @@ def failing_layer(network: Any, convert: Callable[[Any, tuple[tuple[int, ...], s
     for layer in network._flatten_layers(include_self=False):
         if isinstance(layer, keras.layers.InputLayer | keras.Model):
             continue
-        taken = layer.input
-        if not isinstance(taken, keras.KerasTensor) or None in taken.shape[1:]:
-            continue  # sums and products of several: they have every form
+        try:
+            taken, given = layer.input, layer.output
+        except AttributeError:
+            continue  # it is within another one, which is looked at as a whole
+        # Sums and products of several have every form; a network of one layer has one output.
+        if not all(isinstance(each, keras.KerasTensor) for each in (taken, given)) or None in taken.shape[1:]:
+            continue
         shape, dtype = (1, *taken.shape[1:]), taken.dtype
         try:
             alone = keras.Sequential([keras.Input(shape[1:], dtype=dtype), layer])

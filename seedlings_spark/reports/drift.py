@@ -26,8 +26,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from seedlings_spark import display
+from seedlings_spark import display, schema
 from seedlings_spark.errors import SeedlingsError
 
 # brightness: mean luma, 0 (black) to 1 (white)
@@ -220,6 +221,13 @@ class Drift:
             "verdict": self.verdict,
             "largest": self.largest,
         }
+
+
+def pixels_of(batch: pa.RecordBatch) -> npt.NDArray[np.uint8]:
+    """The pixels of at least one picture of a corpus, all of one size: shape (pictures, height, width, 3)."""
+    height, width = (batch.column(name)[0].as_py() for name in (schema.HEIGHT, schema.WIDTH))
+    content = b"".join(batch.column(schema.IMAGE).to_pylist())
+    return np.frombuffer(content, np.uint8).reshape(-1, height, width, 3)
 
 
 def statistics(

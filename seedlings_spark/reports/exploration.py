@@ -120,15 +120,9 @@ def _measured(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         if batch.num_rows:
             lengths = batch.column(schema.LENGTH).fill_null(0).to_numpy(zero_copy_only=False)
-            found = drift.statistics(_pixels(batch), lengths)
+            found = drift.statistics(drift.pixels_of(batch), lengths)
             known = {field.name: batch.column(field.name) for field in PICTURES.fields[:5]}
             yield pa.RecordBatch.from_pydict({**known, **{name: found[name] for name in drift.STATISTICS}})
-
-
-def _pixels(batch: pa.RecordBatch) -> npt.NDArray[np.uint8]:
-    height, width = (batch.column(name)[0].as_py() for name in (schema.HEIGHT, schema.WIDTH))
-    content = b"".join(batch.column(schema.IMAGE).to_pylist())
-    return np.frombuffer(content, np.uint8).reshape(-1, height, width, 3)
 
 
 def mean_pictures(pixels: DataFrame) -> dict[str, bytes]:
@@ -152,7 +146,7 @@ def _sums(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         if not batch.num_rows:
             continue
-        small = pooled(_pixels(batch), _MEAN_SIDE)
+        small = pooled(drift.pixels_of(batch), _MEAN_SIDE)
         names = batch.column(schema.SPECIES).to_pylist()
         for species in set(names):
             chosen = small[[name == species for name in names]]

@@ -124,11 +124,16 @@ def _environment() -> jinja2.Environment:
     )
     made.filters["digits"] = in_digits
     made.filters["interval"] = lambda counts: " to ".join(map(in_digits, wilson(*counts)))
-    made.filters["of_size"] = lambda value: f"{value:.4g}" if math.isfinite(value) else "-"
+    made.filters["of_size"] = of_size
     made.filters["sum_of"] = lambda counts: sum(counts.values())
     made.filters["png"] = lambda content: "data:image/png;base64," + base64.b64encode(content).decode()
     made.filters["jpeg"] = lambda content: "data:image/jpeg;base64," + base64.b64encode(content).decode()
     return made
+
+
+def of_size(value: float) -> str:
+    """A number of any unit; a dash where there is none."""
+    return f"{value:.4g}" if math.isfinite(value) else "-"
 
 
 def _file(name: str) -> str:

@@ -33,10 +33,10 @@ class Suspects:
 
     thresholds: tuple[float, ...]
 
-    def guesses(
+    def are_suspect(
         self, labels: npt.NDArray[np.integer], probabilities: npt.NDArray[np.floating]
-    ) -> npt.NDArray[np.int64]:
-        """The species that pictures probably show, where that is not their label; else -1.
+    ) -> npt.NDArray[np.bool_]:
+        """Whether pictures confidently show another species than their label says.
 
         Args:
             labels: Shape (pictures,): the place of each one's species.
@@ -46,12 +46,14 @@ class Suspects:
         most_probable = probabilities.argmax(axis=1)
         # Of several the most probable one.
         guess = np.where(is_confident.sum(axis=1) > 1, most_probable, is_confident.argmax(axis=1))
-        is_suspect = is_confident.any(axis=1) & (guess != labels) & (most_probable != labels)
-        return np.where(is_suspect, guess, -1)
+        found: npt.NDArray[np.bool_] = (
+            is_confident.any(axis=1) & (guess != labels) & (most_probable != labels)
+        )
+        return found
 
 
 def suspects(predictions: DataFrame, classes: Sequence[str], most: int) -> DataFrame:
-    """The pictures whose labels are probably wrong, the surest first.
+    """The pictures whose labels are probably wrong, the least probable first.
 
     Args:
         predictions: As `schema.EVALUATED`, with probabilities.
@@ -87,5 +89,5 @@ def _count(task: Suspects, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Rec
     for batch in batches:
         labels = batch.column("label").to_numpy(zero_copy_only=False)
         values = batch.column(schema.PROBABILITIES).flatten().to_numpy(zero_copy_only=False)
-        guesses = task.guesses(labels, values.reshape(len(labels), len(task.thresholds)))
-        yield pa.RecordBatch.from_pydict({"number": pa.array([int((guesses >= 0).sum())], pa.int64())})
+        are_suspect = task.are_suspect(labels, values.reshape(len(labels), len(task.thresholds)))
+        yield pa.RecordBatch.from_pydict({"number": pa.array([int(are_suspect.sum())], pa.int64())})

@@ -13,6 +13,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 
 from seedlings_spark import schema
+from seedlings_spark.corpus.splits import is_sampled
 from seedlings_spark.errors import SeedlingsError
 
 # Of the plot: pictures that are drawn, chosen by their content.
@@ -150,9 +151,8 @@ def points(table: DataFrame, num_images: int) -> list[tuple[float, float]]:
         table: As for `evaluate`.
         num_images: How many it has.
     """
-    share = min(1.0, MOST_POINTS / max(1, num_images))
-    place = F.conv(F.substring(schema.CONTENT_HASH, 9, 8), 16, 10).cast("long")
-    chosen = table.where(place <= int(share * 0xFFFFFFFF)).select(schema.VALUE, schema.PREDICTED_VALUE)
+    chosen = table.where(is_sampled(MOST_POINTS / max(1, num_images)))
+    chosen = chosen.select(schema.VALUE, schema.PREDICTED_VALUE)
     return [(float(row[0]), float(row[1])) for row in chosen.collect()]
 
 

@@ -134,16 +134,17 @@ def write(
         The names of the files in `directory`, in the order in which they were written.
     """
     about_values = {str(name): _jsonable(value) for name, value in about.items()}
-    plots = {CONFUSION_MATRIX: confusion_matrix(evaluation), PER_SPECIES: per_species(evaluation)}
-    if history is not None and curves_of(history):
-        plots[LEARNING_CURVES] = learning_curves(history, kept_epoch, rows_of_quarter)
+    plots = {
+        CONFUSION_MATRIX: confusion_matrix(evaluation),
+        PER_SPECIES: per_species(evaluation),
+        **_curves(history, kept_epoch, rows_of_quarter),
+    }
     findings = findings or Findings()
     found = _jsonable(findings.to_dict())
     metrics = {"format": FORMAT, "about": about_values, **evaluation.to_dict(), **found}  # type: ignore[dict-item]
 
     files.make_directory(directory)
-    for name in (METRICS, LEARNING_CURVES, ALL_SPECIES):
-        files.delete(files.join(directory, name))
+    _delete_earlier(directory)
     with tempfile.TemporaryDirectory(prefix="seedlings-report-") as folder:
         for name, png in plots.items():
             local = Path(folder) / name
@@ -219,11 +220,22 @@ def write_numbers(
     _write_sheet(directory, "numbers.html", evaluation, plots, {}, about, furthest)
 
 
-def _curves(history: Mapping[str, Sequence[float]] | None, kept_epoch: int | None) -> dict[str, bytes]:
+def _curves(
+    history: Mapping[str, Sequence[float]] | None,
+    kept_epoch: int | None,
+    rows_of_quarter: Sequence[Sequence[int]] = (),
+) -> dict[str, bytes]:
     """The plot of learning curves by its name, where there are any."""
     if history is None or not curves_of(history):
         return {}
-    return {LEARNING_CURVES: learning_curves(history, kept_epoch)}
+    return {LEARNING_CURVES: learning_curves(history, kept_epoch, rows_of_quarter)}
+
+
+def _delete_earlier(directory: str) -> None:
+    """Delete what an earlier report has left; first `METRICS`, which says that it is whole."""
+    plots = (CONFUSION_MATRIX, PER_SPECIES, PREDICTED_AGAINST_TRUE, LEARNING_CURVES)
+    for name in (METRICS, *plots, ALL_SPECIES):
+        files.delete(files.join(directory, name))
 
 
 def _write_sheet(
@@ -237,15 +249,7 @@ def _write_sheet(
 ) -> None:
     """Write a report from a template of its own, of which metrics.json comes last."""
     about_values = {str(name): _jsonable(value) for name, value in about.items()}
-    for name in (
-        METRICS,
-        CONFUSION_MATRIX,
-        PER_SPECIES,
-        PREDICTED_AGAINST_TRUE,
-        LEARNING_CURVES,
-        ALL_SPECIES,
-    ):
-        files.delete(files.join(directory, name))
+    _delete_earlier(directory)
     for name, png in plots.items():
         files.write_bytes(files.join(directory, name), png)
     for name, text in tables.items():
@@ -305,20 +309,15 @@ def _multilabel_table(evaluation: MultiLabelEvaluation) -> str:
 
 def _numbers_table(evaluation: NumbersEvaluation) -> str:
     rows = [
-        (name, _of_size(value), " to ".join(map(_of_size, interval)))
+        (name, html.of_size(value), " to ".join(map(html.of_size, interval)))
         for name, (value, interval) in evaluation.in_words.items()
     ]
     told = (
-        f"on {evaluation.num_images} images, whose numbers are {_of_size(evaluation.mean)} on average, with a standard"
-        f" deviation of {_of_size(evaluation.deviation)}"
+        f"on {evaluation.num_images} images, whose numbers are {html.of_size(evaluation.mean)} on average, with a"
+        f" standard deviation of {html.of_size(evaluation.deviation)}"
     )
     heads = ("", "value", "95 % interval")
     return "\n".join([display.aligned([heads, *rows], "<><", columns=TABLE_WIDTH), "", told])
-
-
-def _of_size(value: float) -> str:
-    """A number of any unit; a dash where there is none."""
-    return f"{value:.4g}" if math.isfinite(value) else "-"
 
 
 def _multilabel_csv(evaluation: MultiLabelEvaluation) -> str:

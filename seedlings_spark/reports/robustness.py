@@ -20,6 +20,7 @@ from seedlings_spark.cluster import runtime, session
 from seedlings_spark.errors import SeedlingsError
 from seedlings_spark.images import corruptions
 from seedlings_spark.models import attacks, prediction, saliency
+from seedlings_spark.reports import drift
 from seedlings_spark.reports.evaluation import wilson
 
 _log = logging.getLogger(__name__)
@@ -276,7 +277,7 @@ class _Done:
 
     def __call__(self, batch: pa.RecordBatch, kind: int, strength: int) -> images.Pixels:
         """The pictures of a batch with one kind of disturbance: shape (pictures, height, width, 3)."""
-        names, pixels = batch[schema.CONTENT_HASH].to_pylist(), _pixels(batch)
+        names, pixels = batch[schema.CONTENT_HASH].to_pylist(), drift.pixels_of(batch)
         if self._attacker is None:
             changed = [
                 corruptions.corrupted(each, self.kinds[kind], strength, name)
@@ -287,13 +288,6 @@ class _Done:
         return self._attacker.attacked(pixels, truth, self.kinds[kind], strength)
 
 
-def _pixels(batch: pa.RecordBatch) -> images.Pixels:
-    """Shape (pictures, height, width, 3): those of a corpus are of one size."""
-    height, width = (batch[name][0].as_py() for name in (schema.HEIGHT, schema.WIDTH))
-    content = b"".join(batch[schema.IMAGE].to_pylist())
-    return np.frombuffer(content, np.uint8).reshape(-1, height, width, 3)
-
-
 def _predicted(done: _Done, batch: pa.RecordBatch) -> pa.RecordBatch:
     network = prediction.forward(done.forward)
 
@@ -302,7 +296,7 @@ def _predicted(done: _Done, batch: pa.RecordBatch) -> pa.RecordBatch:
         prediction.check_finite(outputs)
         return np.asarray(outputs.argmax(axis=1))
 
-    found = [classes_of(_pixels(batch))]
+    found = [classes_of(drift.pixels_of(batch))]
     for kind in range(len(done.kinds)):
         for strength in range(1, corruptions.STRENGTHS + 1):
             found.append(classes_of(done(batch, kind, strength)))
@@ -346,7 +340,7 @@ def _drawn_by_executors(
                         schema.CONTENT_HASH: name,
                         "kind": kind,
                         "strength": strength,
-                        _BEFORE: images.thumbnail(_pixels(one)[0], _THUMBNAIL),
+                        _BEFORE: images.thumbnail(drift.pixels_of(one)[0], _THUMBNAIL),
                         _AFTER: images.thumbnail(done(one, kind, strength)[0], _THUMBNAIL),
                     }
                     for kind, strength in of_picture[name]

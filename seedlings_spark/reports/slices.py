@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, pairwise
 
-import numpy as np
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
@@ -168,11 +167,9 @@ def _measured(names: Mapping[str, int], batches: Iterable[pa.RecordBatch]) -> It
     for batch in batches:
         if not batch.num_rows:
             continue
-        height, width = (batch.column(name)[0].as_py() for name in (schema.HEIGHT, schema.WIDTH))
-        pixels = np.stack([np.frombuffer(each, np.uint8) for each in batch.column(schema.IMAGE).to_pylist()])
         lengths = batch.column(schema.LENGTH)
         filled = lengths.fill_null(0).to_numpy(zero_copy_only=False)
-        found = drift.statistics(pixels.reshape(-1, height, width, 3), filled)
+        found = drift.statistics(drift.pixels_of(batch), filled)
         columns = {
             _value(place): lengths.cast(pa.float64()) if name == "size" else pa.array(found[name])
             for name, place in names.items()
@@ -203,7 +200,7 @@ def slices(rows: DataFrame, names: Sequence[str]) -> Slices:
 
 
 def _readings(value: Column, kind: DataType) -> tuple[Column, Column, Column]:
-    """A value as text, as a number, and as a time in seconds; null is what it is not."""
+    """A value as text, as a number, and as a time in seconds; null is what it is not, and what is not finite."""
     text = F.nullif(F.trim(value.cast("string")), F.lit(""))
     number, moment = F.lit(None).cast("double"), F.lit(None).cast("double")
     if isinstance(kind, NumericType):
@@ -212,7 +209,8 @@ def _readings(value: Column, kind: DataType) -> tuple[Column, Column, Column]:
         moment = value.cast("timestamp").cast("double")
     elif isinstance(kind, StringType):
         number, moment = text.try_cast("double"), F.try_to_timestamp(text).cast("double")
-    text, number = F.when(~F.isnan(number), text), F.when(~F.isnan(number), number)
+    is_finite = number.isNull() | (F.abs(number) < F.lit(math.inf))
+    text, number = F.when(is_finite, text), F.when(is_finite, number)
     return text.alias("text"), number.alias("number"), moment.alias("moment")
 
 
@@ -263,7 +261,11 @@ def _cuts(held: DataFrame, num: int) -> list[_Cut]:
     for place, name, *_, number, moment, _rank in ranked.orderBy("place", "rank").collect():
         known = (value for value in (number, moment) if value is not None)
         frequent.setdefault(place, []).append((name, tuple(known)))
-    return [_cut(held.sparkSession, *readings[place], frequent.get(place, [])) for place in range(num)]
+    nothing = ("", ())
+    return [
+        _cut(held.sparkSession, *readings.get(place, nothing), frequent.get(place, []))
+        for place in range(num)
+    ]
 
 
 def _reading(row: Row) -> tuple[str, tuple[float, ...]]:

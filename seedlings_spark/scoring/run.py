@@ -520,7 +520,9 @@ class _Numbers:
     scored: int
     unknown: int = 0
     differ: Mapping[str | None, int] = dataclasses.field(default_factory=dict)
-    values: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    values: Mapping[str, float | None] = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(("mean", "least", "most"))
+    )
 
     @property
     def rejected(self) -> int:

@@ -134,12 +134,13 @@ def _format_of(images: str, *, is_table: bool) -> str:
     return found.pop() if len(found) == 1 else "parquet"
 
 
-def check_output(images: str, output: str) -> None:
+def check_output(images: str, output: str, what: str = "--output") -> None:
     """Refuse an output inside of what is listed, before anything is written there.
 
     Args:
         images: Full URI of a folder, a list or a table, or a glob.
         output: Full URI.
+        what: What it is called in the error.
 
     Raises:
         InputError: The next run would list this one's files.
@@ -160,15 +161,15 @@ def check_output(images: str, output: str) -> None:
         patterns = [way for pattern in listings.without_braces(images) for way in _spellings(pattern)]
         inside = any(_reaches(pattern, each) for pattern in patterns for each in places)
     if inside:
-        raise output_inside(images, output)
+        raise output_inside(images, output, what)
 
 
-def output_inside(images: str, output: str) -> InputError:
+def output_inside(images: str, output: str, what: str = "--output") -> InputError:
     """What to say of an output among the files that are scored."""
     return InputError(
-        f"the output {output} inside of the images in {images}",
+        f"the {what.removeprefix('--')} {output} inside of the images in {images}",
         "a folder outside of them, or the next run would list this one's files",
-        "Give another --output",
+        f"Give another {what}",
     )
 
 

@@ -9,6 +9,7 @@ checkpoint is another query, to which nothing is known.
 import dataclasses
 import json
 import logging
+import math
 import time
 
 from pyspark.sql import DataFrame, SparkSession
@@ -18,7 +19,7 @@ from seedlings_spark import config, display, files, schema
 from seedlings_spark.cluster import connect
 from seedlings_spark.config import ScoreOptions
 from seedlings_spark.corpus import tables
-from seedlings_spark.errors import InputError, OptionError, OutputInUseError, SeedlingsError
+from seedlings_spark.errors import InputError, OptionError, OutputInUseError, SeedlingsError, StoreError
 from seedlings_spark.models.store import CURRENT, ModelStore, ModelVersion
 from seedlings_spark.scoring import sources, tasks
 from seedlings_spark.scoring.run import score
@@ -28,8 +29,11 @@ _log = logging.getLogger(__name__)
 _WAIT_SECONDS, _LOOK_SECONDS = 600.0, 2.0
 # What Spark's source `binaryFile` has of each file.
 _OF_FILES = "path string, modificationTime timestamp, length bigint, content binary"
-# Of a single run, or of the job's exit code.
-_NOT_OF_STREAMS = ("run_id", "shadow", "max_drift")
+_ANY_AGE = "36500d"
+# Of a single run, of the job's exit code, or of a file.
+_NOT_OF_STREAMS = ("run_id", "shadow", "max_drift", "table_format")
+# Of a table of one's own.
+_OF_ROWS = ("path_column", "content_column")
 
 
 def stream(
@@ -38,7 +42,8 @@ def stream(
     """Score what arrives: each batch of a streaming query becomes a run of the output.
 
     With the model version `current` each batch is scored by the version that is promoted when it begins. One that is
-    not as it was published, or not signed as it has to be, is said to be so once, and the last one goes on.
+    not as it was published, not signed as it has to be, or says something else of a picture than species, or than a
+    number, as the ones before is said to be so once, and the last one goes on.
 
     Killed and started again with the same checkpoint, nothing is lost, and nothing is there twice.
 
@@ -59,18 +64,18 @@ def stream(
         StoreError: There is no such version, or it is damaged.
     """
     connect.refuse(spark, "scoring.stream", "it scores each batch")
-    for name in _NOT_OF_STREAMS:
+    for name in (*_NOT_OF_STREAMS, *(_OF_ROWS if rows is None else ())):
         if getattr(options, name):
             raise OptionError(
-                f"{name}={getattr(options, name)!r} for a stream",
-                "none: it is of a single run",
+                f"{name}={getattr(options, name)!r} for a stream{' of files' * (name in _OF_ROWS)}",
+                "none: it is of a table of rows" if name in _OF_ROWS else "none: it is of a single run",
                 "Leave it out",
             )
     options, checkpoint = config.qualified(options), files.qualify(checkpoint)
     sources.check_output(options.images, options.output)
     if rows is None:
+        sources.check_output(options.images, checkpoint, "checkpoint")
         rows = _files(spark, options.images)
-        options = dataclasses.replace(options, path_column="", content_column="")
     if not rows.isStreaming:
         raise InputError("a table that is no stream", "one of spark.readStream", "Score it by score")
     sources.check_columns(rows, "the stream", options.path_column or schema.PATH, options.content_column)
@@ -86,7 +91,8 @@ def _files(spark: SparkSession, images: str) -> DataFrame:
     place = tables.literal(images) if is_folder else images
     # Else Spark (4.1) reads a batch twice in which a file's name has a character of a glob.
     found = spark.readStream.format("binaryFile").schema(_OF_FILES).option("recursiveFileLookup", True)
-    return found.load(place).select(schema.PATH)
+    # By itself it passes over files that are a week older than the newest one, as copies of older pictures are.
+    return found.option("maxFileAge", _ANY_AGE).load(place).select(schema.PATH)
 
 
 class _Batches:
@@ -101,7 +107,7 @@ class _Batches:
         self._options, self._checkpoint = options, checkpoint
         self._store = ModelStore(options.store, options.name, options.require_signature)
         self._version = self._store.verify(options.model_version, tasks.CONTENTS)
-        self._said = ""
+        self._said: set[str] = set()
 
     def score(self, rows: DataFrame, number: int) -> None:
         """Score a batch, unless that has been done before.
@@ -118,15 +124,18 @@ class _Batches:
         query = json.loads(files.read_text(files.join(self._checkpoint, "metadata")))["id"]
         options = dataclasses.replace(self._options, run_id=f"stream-{query}-{number}")
         version = self._take_up(rows)
-        deadline = time.monotonic() + _WAIT_SECONDS
+        deadline = math.inf
         while True:
             try:
                 score(rows.sparkSession, version, options, rows=rows)
                 return
             except OutputInUseError as error:
-                if time.monotonic() > deadline:
+                now = time.monotonic()
+                if now > deadline:
                     raise
-                self._say(f"batch {number} waits: {display.one_line(error)}")
+                if deadline == math.inf:
+                    _log.warning("batch %d waits: %s", number, display.one_line(error))
+                    deadline = now + _WAIT_SECONDS
                 time.sleep(_LOOK_SECONDS)
 
     def _take_up(self, rows: DataFrame) -> ModelVersion:
@@ -139,6 +148,12 @@ class _Batches:
                 found = self._store.verify(name, tasks.CONTENTS)
                 how = config.chosen(self._options, "batch_size", "engine", "precision")
                 tasks.forward_task(rows.sparkSession, found, **how, views=self._options.tta)
+                if found.kind != self._version.kind:
+                    raise StoreError(
+                        f"{found.name} {found.version}, which {found.kind.of_versions}",
+                        f"one that {self._version.kind.of_versions}, as the runs before",
+                        "Promote another one, or start a stream into another output.",
+                    )
                 _log.info(
                     "%s %s is promoted and takes the place of %s",
                     found.name,
@@ -147,11 +162,8 @@ class _Batches:
                 )
                 self._version = found
         except SeedlingsError as error:
-            self._say(f"{display.one_line(error)} Until then {self._version.version} goes on")
+            text = f"{display.one_line(error)} Until then {self._version.version} goes on"
+            if text not in self._said:
+                _log.warning("%s", text)
+            self._said.add(text)
         return self._version
-
-    def _say(self, text: str) -> None:
-        """Say what is not as it should be, once."""
-        if text != self._said:
-            _log.warning("%s", text)
-        self._said = text

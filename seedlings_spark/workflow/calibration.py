@@ -21,6 +21,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from seedlings_spark import schema, scoring
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import Corpus
+from seedlings_spark.corpus.splits import is_sampled
 from seedlings_spark.errors import NetworkError
 from seedlings_spark.estimator import SeedlingsModel
 from seedlings_spark.models import decisions, prediction
@@ -133,9 +134,7 @@ def decide(
         CorpusError: There are too few validation images for what is promised.
     """
     images = corpus.images(spark, schema.VALIDATION)
-    share = min(1.0, _MOST_IMAGES / max(1, corpus.num_images(schema.VALIDATION)))
-    place = F.conv(F.substring(schema.CONTENT_HASH, 9, 8), 16, 10).cast("long")
-    chosen = images.where(place <= int(share * 0xFFFFFFFF))
+    chosen = images.where(is_sampled(_MOST_IMAGES / max(1, corpus.num_images(schema.VALIDATION))))
     own = F.element_at(schema.PROBABILITIES, F.col("place").cast("int"))
     places = F.array_position(F.array(*map(F.lit, classes)), F.col(schema.SPECIES)).alias("place")
     true = chosen.select(schema.PATH, places)

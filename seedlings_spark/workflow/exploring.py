@@ -20,7 +20,7 @@ from seedlings_spark.images import perceptual
 from seedlings_spark.models.store import ModelStore, ModelVersion
 from seedlings_spark.reports import exploration, gallery, labels
 from seedlings_spark.reports.exploration import Exploration, Shown
-from seedlings_spark.workflow import predicting
+from seedlings_spark.workflow import folds, predicting
 
 _log = logging.getLogger(__name__)
 METRICS, PAGE, PICTURES, FIXES, PAIRS = (
@@ -193,6 +193,11 @@ def _of_folds(spark: SparkSession, prepared: Corpus, path: str) -> _Judged:
     if not files.exists(path):
         raise InputError(f"no folder {path}", "predictions of train --folds", remedy)
     told = tables.parquet(spark, path, schema.OUT_OF_FOLD).select(schema.CONTENT_HASH, schema.PROBABILITIES)
+    numbers = files.join(files.parent(path), folds.NUMBERS)
+    if files.exists(numbers) and json.loads(files.read_text(numbers))["classes"] != list(prepared.classes):
+        raise CorpusError(
+            f"{path}, of other species than those of {prepared.path}", "predictions of its pictures", remedy
+        )
     table = prepared.images(spark).drop(schema.IMAGE).join(told, schema.CONTENT_HASH)
     of_split = {row[0]: row[1] for row in table.groupBy(schema.SPLIT).count().collect()}
     length = F.coalesce(F.size(schema.PROBABILITIES), F.lit(0))
@@ -207,7 +212,7 @@ def _of_folds(spark: SparkSession, prepared: Corpus, path: str) -> _Judged:
 
 
 def _suspects(judged: _Judged | None, report: str) -> tuple[list[Row], dict[str, Any]]:
-    """The pictures whose labels are probably wrong, the surest first, and their numbers; writes `fixes.csv`."""
+    """The pictures whose labels are probably wrong, the least probable first, and their numbers; writes `fixes.csv`."""
     if judged is None:
         words = (
             "not looked for: give --store with a version that has not seen these pictures, or --predictions"

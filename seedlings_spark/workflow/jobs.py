@@ -120,9 +120,13 @@ def _refuse_other_choices(options: PrepareOptions, parent: Corpus) -> None:
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if field.name in settled and value not in (field.default, settled[field.name]):
+            given, its = (
+                (" ".join(map(str, each)) or "none") if isinstance(each, tuple) else each
+                for each in (value, settled[field.name])
+            )
             raise OptionError(
-                f"{config.flag_of(field.name)} {value} with --parent {options.parent}",
-                f"{settled[field.name]}, as in the parent",
+                f"{config.flag_of(field.name)} {given} with --parent {options.parent}",
+                f"{its}, as in the parent",
                 f"Leave out {config.flag_of(field.name)}, or prepare all images anew",
             )
 

@@ -77,14 +77,14 @@ def feedback(spark: SparkSession, options: FeedbackOptions) -> Told:
     try:
         counted, held = _counted(joined), _held(labels, rows, joined, options)
         found = report.summarize(counted, held, _tests(options.store, counted))
-        if options.slices:
-            found = replace(found, slices=_sliced(spark, joined, options))
         if not found.overall.num_images:
             raise InputError(
                 f"labels of no species that the versions know: {'; '.join(found.labels.words)}",
                 "names as the version has them",
                 "Correct the table of labels; models list --store ... shows which versions there are",
             )
+        if options.slices:
+            found = replace(found, slices=_sliced(spark, joined, options))
         chosen = _wrong(joined, options.snapshot)
     finally:
         joined.unpersist()
@@ -135,9 +135,10 @@ def _sliced(spark: SparkSession, matched: DataFrame, options: FeedbackOptions) -
     """Accuracy by columns of the table of labels, of the pictures that were given a species."""
     path, label = schema.column(options.path_column).cast("string"), schema.column(options.label_column)
     names = tuple(dict.fromkeys(options.slices))
-    # Of rows that say the same label again those values that come first in order.
-    first = F.min(F.struct(*map(schema.column, names))).alias("values")
-    rows = _table(spark, options).where(label.isNotNull()).groupBy(path.alias(_GIVEN)).agg(first)
+    # Of rows that say the same label again the known values that come first in order.
+    first = F.struct(*[F.min(schema.column(name)).alias(name) for name in names]).alias("values")
+    has_label = F.trim(label.cast("string")) != ""
+    rows = _table(spark, options).where(has_label).groupBy(path.alias(_GIVEN)).agg(first)
     is_named = F.col(schema.PREDICTED_SPECIES).isNotNull() & F.array_contains("classes", F.col(LABEL))
     is_right = (F.col(schema.PREDICTED_SPECIES) == F.col(LABEL)).alias(slices.IS_RIGHT)
     is_looked_at = F.lit(True).alias(slices.IS_LOOKED_AT)

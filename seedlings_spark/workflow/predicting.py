@@ -16,6 +16,7 @@ from seedlings_spark import errors, files, schema, scoring
 from seedlings_spark.choices import INT8
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import Corpus, look_alikes, tables
+from seedlings_spark.corpus.splits import is_sampled
 from seedlings_spark.errors import CorpusError, NetworkError, OptionError, SeedlingsError, StoreError
 from seedlings_spark.estimator import SeedlingsModel, elephas, features
 from seedlings_spark.kinds import Kind
@@ -433,7 +434,9 @@ def slice_names(corpus: Corpus, asked: Sequence[str]) -> tuple[str, ...]:
     Raises:
         OptionError: The corpus does not keep one of them.
     """
-    known = tuple(dict.fromkeys((*corpus.kept_columns.names, schema.SPECIES, *drift.STATISTICS)))
+    kept = corpus.kept_columns.names
+    taken = {name.lower() for name in kept}  # which is what Spark goes by
+    known = (*kept, *(name for name in (schema.SPECIES, *drift.STATISTICS) if name not in taken))
     if strange := [name for name in asked if name not in known]:
         raise OptionError(
             f"--slices {strange[0]} with {corpus.path}",
@@ -461,7 +464,7 @@ def sliced(
     rows = rows.join(table.select(*key, is_right.alias(slices.IS_RIGHT)), key)
     rows = rows.withColumn(slices.IS_LOOKED_AT, F.lit(True))
     if split != schema.TRAIN and (num := corpus.num_images(schema.TRAIN)):
-        train = some_of(corpus.described_images(spark, schema.TRAIN), _TRAINING_IMAGES / num)
+        train = corpus.described_images(spark, schema.TRAIN).where(is_sampled(_TRAINING_IMAGES / num))
         nothing = {slices.IS_RIGHT: F.lit(None).cast("boolean"), slices.IS_LOOKED_AT: F.lit(False)}
         rows = rows.unionByName(slices.described(train, names).withColumns(nothing))
     height, width = corpus.image_size
@@ -478,12 +481,6 @@ def sliced(
             high,
         )
     return found
-
-
-def some_of(images: DataFrame, share: float) -> DataFrame:
-    """A share of images, chosen by their content; all of them from a share of 1 on."""
-    place = F.conv(F.substring(schema.CONTENT_HASH, 9, 8), 16, 10).cast("long")
-    return images if share >= 1 else images.where(place <= int(share * 0xFFFFFFFF))
 
 
 def load(version: ModelVersion) -> PipelineModel:

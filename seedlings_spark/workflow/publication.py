@@ -17,6 +17,7 @@ from seedlings_spark import display, files, problems, reproducibility, schema, s
 from seedlings_spark.choices import INT8, ONNXRUNTIME
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import Corpus, look_alikes
+from seedlings_spark.corpus.splits import is_sampled
 from seedlings_spark.errors import NetworkError, OptionError, SeedlingsError, StoreError
 from seedlings_spark.estimator import SeedlingsModel, keep_network_once
 from seedlings_spark.kinds import Kind
@@ -40,7 +41,6 @@ from seedlings_spark.workflow.predicting import (
     evaluated,
     load,
     predictions,
-    some_of,
 )
 
 _log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def profile(spark: SparkSession, model: PipelineModel, corpus: Corpus) -> drift.
 
     def of(split: str) -> drift.Profile:
         share = _PROFILE_IMAGES / max(1, corpus.num_images(split))
-        chosen = some_of(corpus.images(spark, split), share)
+        chosen = corpus.images(spark, split).where(is_sampled(share))
         return scoring.profile_of_images(spark, chosen, task, corpus.image_size, last.getOrDefault("labels"))
 
     train, validation = of(schema.TRAIN), of(schema.VALIDATION)
@@ -158,14 +158,14 @@ def use_onnx(
     """
     last = _network_of(model)
     try:
-        rows = None if spark is None or corpus is None else _pixels(spark, corpus, schema.VALIDATION)
+        rows = None if spark is None or corpus is None else some_pixels(spark, corpus, schema.VALIDATION)
         return last.use_onnx(rows)
     except NetworkError as error:
         _log.warning("published without network.onnx: %s", error)
         return {"missing": error.found}
 
 
-def _pixels(spark: SparkSession, corpus: Corpus, split: str) -> NDArray[np.uint8] | None:
+def some_pixels(spark: SparkSession, corpus: Corpus, split: str) -> NDArray[np.uint8] | None:
     """Some images of a split, chosen by their content, shape (images, height, width, 3); None where there are none."""
     shape = (*corpus.image_size, 3)
     count = max(1, min(_COMPARED_IMAGES, _COMPARED_BYTES // math.prod(shape)))
@@ -192,7 +192,7 @@ def quantized(
         NetworkError: It falls by more than `export.MOST_LOST`, there are no validation images, or it cannot be
             quantised.
     """
-    rows = _pixels(spark, corpus, schema.TRAIN)
+    rows = some_pixels(spark, corpus, schema.TRAIN)
     if rows is None or not corpus.num_images(schema.VALIDATION):
         raise NetworkError(
             f"{corpus.path} without training or without validation images",

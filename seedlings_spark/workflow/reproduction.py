@@ -134,7 +134,8 @@ def _check_corpus(record: dict[str, Any], given: TrainOptions) -> None:
 def environment(record: Mapping[str, Any]) -> str:
     """How to have the Python and the packages of a run's last attempt, in words; "" where they are those of here."""
     last, now = (record.get("attempts") or [{}])[-1], reproducibility.package_versions()
-    then = {name: each for name, each in (last.get("versions") or {}).items() if now.get(name) != each}
+    told = (last.get("versions") or {}).items()
+    then = {name: each for name, each in told if each not in ("unknown", now.get(name))}
     python = then.pop("python", "")
     steps = [f"a virtual environment of Python {python or now['python']}"] if then or python else []
     if then:

@@ -31,6 +31,7 @@ from seedlings_spark import config, corpus, display, errors, files, schema
 from seedlings_spark.cluster import session
 from seedlings_spark.config import EvaluateOptions, TrainOptions, TuneOptions
 from seedlings_spark.corpus import Corpus
+from seedlings_spark.corpus.splits import is_sampled
 from seedlings_spark.errors import ClusterError, CorpusError, NetworkError, OptionError, TrainingError
 from seedlings_spark.estimator import SeedlingsModel
 from seedlings_spark.lock import Lock
@@ -235,7 +236,12 @@ def _train_options(options: TuneOptions, space: Space, values: Mapping[str, Any]
 
 def _base(options: TuneOptions, space: Space) -> TrainOptions:
     """What all trials have in common, with the most workers and epochs that one of them can have."""
-    return _train_options(options, space, space.largest("num_workers", "min_workers", "epochs"))
+    largest = space.largest("num_workers", "min_workers", "epochs")
+    try:
+        return _train_options(options, space, largest)
+    except OptionError:
+        # What is common may go with what is searched, and not with its defaults.
+        return _train_options(options, space, {**space.first(), **largest})
 
 
 class _Watch:
@@ -488,10 +494,7 @@ class _Search:
     @staticmethod
     def _sampled(images: DataFrame, share: float) -> DataFrame:
         """All validation images, and a share of those to train on, chosen by their content."""
-        if share >= 1:
-            return images
-        place = F.conv(F.substring(schema.CONTENT_HASH, 17, 8), 16, 10).cast("long")
-        return images.where(F.col(pipeline.HELD_OUT) | (place <= int(share * 0xFFFFFFFF)))
+        return images if share >= 1 else images.where(F.col(pipeline.HELD_OUT) | is_sampled(share, start=17))
 
     def _refuse_failures(self) -> None:
         with self._changing:

@@ -86,6 +86,13 @@ class Space:
             for name, dimension in found.items()
         }
 
+    def first(self) -> dict[str, Any]:
+        """All options that are searched, each with the first value that it can have."""
+        return {
+            name: dimension[0] if isinstance(dimension, tuple) else dimension.low
+            for name, dimension in self.dimensions.items()
+        }
+
     def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Options of a trial from what Optuna has chosen."""
         chosen = {}

@@ -180,15 +180,14 @@ def test_where_no_rows_are_given_some_are_drawn():
 
 
 def test_a_network_that_onnx_has_no_operation_for_is_said_to_be_so():
-    network = keras.Sequential(
-        [
-            keras.Input((6,)),
-            layers.Discretization(bin_boundaries=[0.0, 1.0]),
-            layers.Embedding(5, 2),
-            layers.Flatten(),
-            layers.Dense(3, activation="softmax"),
-        ]
-    )
+    """By its layer, though others before it have layers within them, or several outputs."""
+    inputs = keras.Input((6,))
+    rows = layers.Reshape((3, 2))(inputs)
+    attended = layers.MultiHeadAttention(1, 2)(rows, rows)
+    states, *_ = layers.GRU(6, return_state=True, unroll=True)(attended)
+    binned = layers.Discretization(bin_boundaries=[0.0, 1.0])(states)
+    outputs = layers.Dense(3, activation="softmax")(layers.Flatten()(layers.Embedding(5, 2)(binned)))
+    network = keras.Model(inputs, outputs)
     with pytest.raises(
         NetworkError, match=r"form at its layer 'discretization.*' \(Discretization\): it uses Bucketize,"
     ):

@@ -69,5 +69,8 @@ def test_64_processes_have_the_bits_of_the_tree() -> None:
             worker.join()
     expected = [below(range(NUM_WORKERS), step).vector.tobytes() for step in range(STEPS)]
     assert all(means == expected for means, _ in handed_in)
+    shards = [below(range(shard, shard + 1), 0).vector for shard in range(NUM_WORKERS)]
+    plain = np.mean(shards, axis=0, dtype=np.float64)
+    np.testing.assert_allclose(np.frombuffer(expected[0], np.float32), plain, atol=1e-6)
     spent = np.array([seconds for _, seconds in handed_in])[:, 1:]
     print(f"{spent.mean() * 1000:.1f} ms of a processor for a step of a worker")

@@ -108,6 +108,10 @@ def test_planted_mistakes_are_found_and_mended(
         with pytest.raises(SeedlingsError, match=message):
             explore(spark, ExploreOptions(corpus.path, str(again), predictions=str(tmp_path / name)))
         assert not again.exists()
+    (tmp_path / "folds.json").write_text(json.dumps({"classes": CLASSES[::-1]}))
+    with pytest.raises(CorpusError, match="of other species than"):
+        explore(spark, ExploreOptions(corpus.path, str(again), predictions=str(tmp_path / "folds")))
+    (tmp_path / "folds.json").write_text(json.dumps({"classes": CLASSES}))
     explore(spark, ExploreOptions(corpus.path, str(again), predictions=str(tmp_path / "folds")))
     assert (again / "fixes.csv").read_bytes() == (report / "fixes.csv").read_bytes()
     assert json.loads((again / "metrics.json").read_text())["suspect_labels"]["looked_at"] == 120

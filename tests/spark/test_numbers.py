@@ -252,6 +252,9 @@ def test_scores_have_numbers(spark: SparkSession, place: Place, tmp_path: Path) 
     told = {"mean": np.mean(values), "least": min(values), "most": max(values)}
     assert run.manifest["predicted_values"] == pytest.approx(told) and run.manifest["rejected"] == 1
     assert f"from {min(values):.4g} to {max(values):.4g}" in scoring.printed(run, "table")
+    # A run that has nothing to add says so.
+    again = ss.score(spark, replace(options, incremental=True))
+    assert ("values", "none") in [(row[0], row[1]) for row in scoring.summary(again)]
     verdicts = {each.name: each.verdict for each in run.drifts}
     assert next(iter(verdicts)) == "value" and verdicts["value"] == "stable" and "species" not in verdicts
     # Only small discs: the numbers drift.

@@ -1,6 +1,7 @@
 """Accuracy on parts of a split: which slices there are, and which of them are the worst."""
 
 import datetime
+import math
 from typing import Any
 
 import numpy as np
@@ -126,3 +127,13 @@ def test_numbers_in_a_text_are_numbers_and_equal_pictures_have_no_slices(spark: 
         ("none (none)", 100, True),
     ]
     assert (found.worst, found.num_tests, found.compared) == ((), 4, ())
+
+
+def test_what_is_not_finite_has_no_value_and_of_no_pictures_there_are_no_slices(spark: Any) -> None:
+    rows = [(True, True, n / 10 if n < 40 else math.inf) for n in range(100)]
+    layout = f"{slices.IS_LOOKED_AT} boolean, {slices.IS_RIGHT} boolean, ratio double"
+    table = spark.createDataFrame(rows, layout)
+    told = [(each.name, each.num_images) for each in slices.slices(table, ["ratio"]).singles]
+    quarters = ["up to 0.975", "0.975 to 1.95", "1.95 to 2.925", "above 2.925"]
+    assert told == [*((f"ratio {name}", 10) for name in quarters), ("ratio (none)", 60)]
+    assert slices.slices(table.limit(0), ["ratio"]).singles == ()

@@ -8,18 +8,23 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import keras
 import pytest
 from keras import layers
+from pyspark.ml import PipelineModel
 from pyspark.sql import SparkSession
 
 from seedlings_spark import choices, files, scoring
 from seedlings_spark.config import ScoreOptions
 from seedlings_spark.errors import InputError, OptionError, StoreError
+from seedlings_spark.estimator import SeedlingsModel
+from seedlings_spark.lock import Lock
 from seedlings_spark.models.store import ModelStore
+from seedlings_spark.scoring import streaming
 from seedlings_spark.scoring.runs import Runs
 from seedlings_spark.workflow import publication
 from tests.conftest import HANG_SECONDS, ROOT, with_all
@@ -189,6 +194,50 @@ def test_a_killed_stream_that_is_started_again_has_each_file_exactly_once(
     assert rows == list(zip([*names, "5.png"], [*versions, "v0002"], strict=True))
 
 
+def test_a_stream_waits_for_who_has_its_output_and_takes_pictures_of_any_age_and_versions_of_its_kind(
+    spark: SparkSession,
+    store: ModelStore,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streaming, "_LOOK_SECONDS", 0.1)
+    folder, output = tmp_path / "images", tmp_path / "output"
+    options = ScoreOptions(
+        images=str(folder), store=store.directory, name=store.name, output=str(output), review=0
+    )
+    arrive(folder, **{"new.png": png(1)})
+    query = scoring.stream(spark, options, str(tmp_path / "checkpoint")).start()
+    try:
+        query.processAllAvailable()
+        # Of lists of species, which have no place beside the names of these runs.
+        sigmoid = keras.Sequential(
+            [keras.Input((*SIZE, 3)), layers.Flatten(), layers.Dense(len(CLASSES), "softmax")]
+        )
+        model = SeedlingsModel.from_network(sigmoid, CLASSES, loss="categorical_crossentropy")
+        model.set(model.kind, "multilabel")
+        model.set(model.num_outputs, len(CLASSES))
+        about = {"image_size": list(SIZE), "aspect": "stretch"}
+        other = publication.publish(store, PipelineModel([model]), about=about, promote=True).version
+        with caplog.at_level(logging.WARNING, "seedlings_spark.scoring.streaming"):
+            with Lock(files.qualify(str(output)), "somebody else"):
+                arrive(folder, **{"old.png": png(2)})
+                os.utime(folder / "old.png", (1_500_000_000, 1_500_000_000))
+                end = time.monotonic() + HANG_SECONDS
+                while not any("batch 1 waits" in each.getMessage() for each in caplog.records):
+                    assert query.isActive and time.monotonic() < end, query.exception()
+                    time.sleep(0.1)
+            query.processAllAvailable()
+    finally:
+        query.stop()
+    found = {files.name(row.path): row.model_version for row in rows_of(spark, output)}
+    assert found == {"new.png": "v0001", "old.png": "v0001"}
+    said = [each.getMessage() for each in caplog.records]
+    assert sum("batch 1 waits" in each for each in said) == 1
+    (told,) = (each for each in said if other in each)
+    assert "names any number of species" in told and "v0001 goes on" in told
+
+
 def test_what_cannot_be_streamed_is_refused_before_anything_is_written(
     spark: SparkSession, store: ModelStore, tmp_path: Path
 ) -> None:
@@ -209,6 +258,10 @@ def test_what_cannot_be_streamed_is_refused_before_anything_is_written(
     refused(InputError, "other names", table.withColumn("reason", table.path))
     refused(InputError, "inside of the images", output=str(tmp_path / "images" / "scores"))
     refused(InputError, "no folder", None, images=str(tmp_path / "nowhere"))
+    around = {"images": str(tmp_path), "output": str(tmp_path.parent / "another output")}
+    refused(InputError, "the checkpoint .* inside of the images", None, **around)
+    refused(OptionError, "path_column='p' for a stream of files", None, path_column="p")
+    refused(OptionError, "table_format='csv'", table_format="csv")
     refused(OptionError, "run_id='one'", run_id="one")
     refused(StoreError, "no version v0009", model_version="v0009")
     assert {each.name for each in tmp_path.iterdir()} == {"images", "store"}

@@ -237,6 +237,7 @@ def test_workers_may_be_as_many_as_there_is_room_for(tmp_path: Path) -> None:
         ({"rule": "eamsgd", "mode": "asynchronous"}, "--rule eamsgd with --optimizer adam and --momentum 0"),
         ({"exchange": "workers", "frequency": "epoch"}, "--exchange workers with --mode synchronous"),
         ({"drop_slow": "1", "shards": "8"}, "--drop-slow 1 with --mode synchronous"),
+        ({"drop_slow": "3", "mode": "asynchronous"}, "--drop-slow 3 with --mode asynchronous"),
         ({"drop_slow": "3"}, "--drop-slow 3 with --min-workers 0, --num-workers 2 and --shards 0"),
         ({"server_port": "4110-4100"}, "--server-port 4110-4100"),
         ({"worker_port": "http"}, "--worker-port http"),

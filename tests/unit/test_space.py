@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from seedlings_spark import config
 from seedlings_spark.errors import OptionError
-from seedlings_spark.workflow import space
+from seedlings_spark.workflow import search, space
 from tests import docs
 
 
@@ -36,6 +37,18 @@ def test_ranges_and_lists_become_options_of_train(tmp_path: Path) -> None:
     assert (rate.low, rate.high, rate.log) == (0.0001, 1.0, True)
     assert (size.low, size.high, size.step) == (16, 64, 16)
     assert augment.choices == (0, 1)
+
+
+def test_what_is_common_may_go_with_what_is_searched(tmp_path: Path) -> None:
+    """And not with its defaults: a rule is for no synchronous run, auto takes shards."""
+    places = {"corpus": "corpus", "store": "store", "space": "space.toml"}
+    text = '[train]\nrule = "adag"\n[space]\nmode = ["asynchronous", "hogwild"]\n'
+    assert search._base(config.TuneOptions(**places), read(tmp_path, text)).mode == "asynchronous"
+    text = '[train]\nnum_workers = "auto"\n[space]\nshards = [4, 8]\n'
+    assert search._base(config.TuneOptions(**places), read(tmp_path, text)).shards == 4
+    text = '[train]\nrule = "adag"\n[space]\nbatch_size = [8, 16]\n'
+    with pytest.raises(OptionError, match="--rule adag"):
+        search._base(config.TuneOptions(**places), read(tmp_path, text))
 
 
 def test_the_documented_file_is_a_space(tmp_path: Path) -> None:
