@@ -35,6 +35,7 @@ from seedlings_spark.training import mixing
 from seedlings_spark.training import network as carried
 from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.training.checkpoint import RunIdentity
+from seedlings_spark.training.epochs import ON_CONFUSION
 from seedlings_spark.training.master import build_metrics, check_metrics_add_up, made_metrics, metric_recipes
 from seedlings_spark.training.progress import Progress, ProgressLine
 from seedlings_spark.training.stage import StageLauncher
@@ -51,6 +52,8 @@ with runtime.quiet_import():
 _log = logging.getLogger(__name__)
 # Params that a run's identity has only where they are not this.
 _LATER = {"layer_decay": 1.0, "mixup": 0.0, "cutmix": 0.0}
+# Of more classes confusion is not counted while training: it grows with their square.
+_MOST_CONFUSED = 256
 
 
 class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLReadable["SeedlingsEstimator"]):
@@ -163,7 +166,11 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
     # What is no Param.
 
     def set_callbacks(self, callbacks: Sequence[Any]) -> "SeedlingsEstimator":
-        """Keras callbacks: they run on the driver, at epoch level, on the master model. Not saved."""
+        """Keras callbacks: they run on the driver, at epoch level, on the master model. Not saved.
+
+        One with a method `on_confusion(epoch, counts)` is told, before each epoch ends, how many held-out rows of each
+        class (rows) were taken for which (columns), of up to 256 classes that exclude each other.
+        """
         self._callbacks = list(callbacks)
         return self
 
@@ -457,6 +464,8 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             },
             label_shape=(problem.num_outputs,) if problem.labels == "vector" else (),
             curriculum_epochs=self._curriculum_epochs(),
+            counts_confusion=problem.num_classes == problem.num_outputs <= _MOST_CONFUSED
+            and any(hasattr(each, ON_CONFUSION) for each in self._callbacks),
             **{name: self.getOrDefault(name) for name in _LATER},
         )
         mixing.check(recipe.mixup, recipe.cutmix, recipe.row_shape)

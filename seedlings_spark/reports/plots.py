@@ -35,6 +35,7 @@ _FAINT = "#8a8a8a"
 # A blue and an orange that the colour-blind can tell apart (Okabe and Ito 2008).
 _BLUE = "#0072b2"
 _ORANGE = "#e69f00"
+_WRONG = "#b0401e"
 # Characters of a value below a panel, and of all its values beside each other.
 _VALUE_WIDTH, _VALUES_WIDTH = 24, 40
 _LOSS = "loss"
@@ -262,6 +263,35 @@ def effects(pairs: Mapping[str, Sequence[tuple[object, float]]]) -> bytes:
         axes.tick_params(labelsize=8, labelcolor=_INK, color="#b0b0b0")
     for axes in grid[len(pairs) :]:
         axes.set_axis_off()
+    return _png(figure)
+
+
+def answers(
+    pixels: npt.NDArray[np.uint8], true: Sequence[str], predicted: Sequence[str], shares: Sequence[float]
+) -> bytes:
+    """A PNG of pictures, each with what it is and, where that is something else, what it was taken for.
+
+    Args:
+        pixels: Shape (images, height, width, 3), 0 to 255.
+        true: The species of each.
+        predicted: What each was taken for.
+        shares: The probability of that, from 0 to 1.
+    """
+    columns = min(4, len(pixels))
+    rows = -(-len(pixels) // columns)
+    figure = Figure(figsize=(1.9 * columns, 2.2 * rows), layout="constrained")
+    for place, image in enumerate(pixels):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        axes.imshow(image)
+        axes.set_axis_off()
+        is_right = true[place] == predicted[place]
+        told = [true[place], f"{shares[place]:.0%} {'right' if is_right else predicted[place]}"]
+        axes.set_title(
+            "\n".join(display.abridged(display.shown(line), NAME_WIDTH) for line in told),
+            fontsize=8,
+            color=_INK if is_right else _WRONG,
+            parse_math=False,
+        )
     return _png(figure)
 
 

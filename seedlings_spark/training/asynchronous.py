@@ -302,8 +302,9 @@ class AsynchronousRun:
         master.show(network, snapshot.weights)
         logs = snapshot.sums.logs(master)
         if epochs.held_out_rows:
-            held_out = snapshot.held_out().logs(master)
-            logs.update({f"val_{name}": value for name, value in held_out.items()})
+            held_out = snapshot.held_out()
+            logs.update({f"val_{name}": value for name, value in held_out.logs(master).items()})
+            observers.hear_confusion(epoch, held_out.beyond(master))
         observers.callbacks.on_epoch_end(epoch, logs)
         changed = master.shown(network)
         if not np.array_equal(changed, snapshot.weights):

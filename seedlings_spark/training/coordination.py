@@ -91,6 +91,10 @@ class Sums:
         logs: dict[str, float] = master.logs(self._loss / max(1, self.samples), metrics)
         return logs
 
+    def beyond(self, master: Any) -> NDArray[np.float64]:
+        """What the workers have added up behind the metrics."""
+        return np.zeros(0) if self._metrics is None else self._metrics[sum(master.metric_sizes) :]
+
 
 @dataclass(frozen=True)
 class Size:

@@ -1,11 +1,19 @@
 """What an epoch is: its steps, its rounds, and who hears of its end."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from seedlings_spark.training.progress import Progress
 from seedlings_spark.training.weights import Vector
+
+# The method of a callback that wants to hear of each epoch's confusion: the epoch, from 0, and integers of shape
+# (classes, classes), rows are true, columns predicted ones.
+ON_CONFUSION = "on_confusion"
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,8 @@ class Observers:
     """Who hears of each epoch.
 
     Args:
-        callbacks: A `keras.callbacks.CallbackList`, told that training begins.
+        callbacks: A `keras.callbacks.CallbackList`, told that training begins. Of its callbacks those with an
+            `on_confusion` hear of the held-out rows' confusion, before the epoch ends.
         progress: Hears of every round.
         checkpoint: Called with an epoch that has ended, after its callbacks, with what gives a copy of the master's
             state and, in asynchronous modes, of each rank the first update that is not in it.
@@ -61,6 +70,20 @@ class Observers:
     callbacks: Any
     progress: Progress
     checkpoint: Callable[[int, Callable[[], Vector], Sequence[int]], None]
+
+    def hear_confusion(self, epoch: int, counts: NDArray[np.float64]) -> None:
+        """Tell whoever wants it.
+
+        Args:
+            epoch: From 0.
+            counts: Of each class by the class that they are taken for, flat; empty where they were not counted.
+        """
+        if counts.size:
+            side = math.isqrt(counts.size)
+            matrix = counts.astype(np.int64).reshape(side, side)
+            for callback in self.callbacks.callbacks:
+                if hasattr(callback, ON_CONFUSION):
+                    callback.on_confusion(epoch, matrix)
 
 
 def steps_of_epoch(rows: Sequence[int], batch_size: int) -> int:

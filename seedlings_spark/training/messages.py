@@ -315,8 +315,10 @@ class Part:
 
     def header(self) -> dict[str, Any]:
         """As it travels."""
+        # JSON has no number that is none; NumPy makes NaN of null again.
         loss = None if math.isnan(self.loss) else self.loss
-        return {**vars(self), "loss": loss, "metrics": self.metrics.tolist()}
+        metrics = [value if math.isfinite(value) else None for value in self.metrics.tolist()]
+        return {**vars(self), "loss": loss, "metrics": metrics}
 
     @classmethod
     def parse(cls, header: Any) -> "Part":

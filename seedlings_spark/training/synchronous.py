@@ -498,8 +498,10 @@ class SynchronousRun:
         logs = sums.logs(self._master)
         if epochs.held_out_rows:
             observers.callbacks.on_test_begin()
-            found = self._evaluate()
+            held_out = self._evaluate()
+            found = held_out.logs(self._master)
             observers.callbacks.on_test_end(found)
+            observers.hear_confusion(epoch, held_out.beyond(self._master))
             logs.update({f"val_{name}": value for name, value in found.items()})
         observers.callbacks.on_epoch_end(epoch, logs)
         observers.checkpoint(epoch, self._master.state, ())
@@ -619,11 +621,11 @@ class SynchronousRun:
         sums.add(found.parts)
         return vector
 
-    def _evaluate(self) -> dict[str, float]:
-        """Loss and metrics of the rows that are held out."""
+    def _evaluate(self) -> Sums:
+        """Of the rows that are held out."""
         held_out = Sums()
         held_out.add(self._perform(None, lambda: [self._master.weights()]).parts)
-        return held_out.logs(self._master)
+        return held_out
 
     def _perform(self, steps: Steps | None, start: Callable[[], list[Vector]]) -> Round:
         self._number += 1

@@ -83,6 +83,8 @@ class Recipe:
         mixup: As for `mixing.Mixing`.
         cutmix: The same.
         curriculum_epochs: Epochs before all rows are in, as for `curriculum.order`; 0 for no curriculum.
+        counts_confusion: Whether held-out rows are counted by their class and the one that the network finds most
+            probable: (num_classes, num_classes) more numbers behind the metrics.
     """
 
     num_shards: int
@@ -105,6 +107,7 @@ class Recipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     curriculum_epochs: int = 0
+    counts_confusion: bool = False
 
     @property
     def row_bytes(self) -> int:
@@ -748,8 +751,19 @@ class Computation:
 
     def _evaluate_step(self, features: Any, labels: Any, weights: Any) -> tuple[Any, Any]:
         self._reset()
-        loss, _ = self._loss(self._prepared(features), labels, weights, training=False)
-        return loss, self._metric_sums()
+        loss, outputs = self._loss(self._prepared(features), labels, weights, training=False)
+        return loss, self._tf.concat([self._metric_sums(), self._confusion(labels, outputs)], axis=0)
+
+    def _confusion(self, labels: Any, outputs: Any) -> Any:
+        """Rows of each class by the class that they are taken for, flat; nothing where that is not asked for."""
+        tf = self._tf
+        if not self._recipe.counts_confusion:
+            return tf.zeros([0], tf.float64)
+        true = labels if self._recipe.labels == "index" else tf.argmax(labels, axis=-1)
+        counts = tf.math.confusion_matrix(
+            true, tf.argmax(outputs, axis=-1), self._recipe.num_classes, dtype=tf.float64
+        )
+        return tf.reshape(counts, [-1])
 
 
 class _Sums:
@@ -773,11 +787,10 @@ class _Sums:
     def part(
         self, counts: Sequence[Sequence[int]], vector: Vector | None = None, counters: Sequence[float] = ()
     ) -> Part:
-        bad = self._bad_step is not None
         return Part(
             samples=self._samples,
-            loss=float("nan") if bad else self._loss,
-            metrics=np.zeros(0) if self._metrics is None or bad else self._metrics,
+            loss=self._loss if self._bad_step is None else float("nan"),
+            metrics=np.zeros(0) if self._metrics is None else self._metrics,
             bad_step=self._bad_step,
             is_finite=vector is None or bool(np.isfinite(vector).all()),
             counters=counters,

@@ -206,8 +206,8 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
             if options.folds:
                 about["folds"] = folds.cross_validate(spark, images, prepared, run, options.folds, fit)
             kept = config.chosen(options, "keep", "patience", "epochs", "schedule")
-            watching = pipeline.callbacks(run, prepared, **kept, check=lock.check, report=tracked.report)
-            model = fit(run, images, watching)
+            recording = pipeline.records(spark, prepared, run, lock.check, tracked.report)
+            model = fit(run, images, [*recording, *pipeline.callbacks(prepared, **kept)])
             version, promotion = publication.publish_trained(
                 spark, store, model, prepared, about=about, check=lock.check
             )

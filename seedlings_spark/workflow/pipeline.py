@@ -6,11 +6,13 @@ import json
 import logging
 import math
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pyspark.ml import Pipeline
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
@@ -31,6 +33,8 @@ from seedlings_spark.errors import CorpusError, NetworkError, OptionError
 from seedlings_spark.estimator import SeedlingsEstimator, features
 from seedlings_spark.kinds import Kind
 from seedlings_spark.models import networks
+from seedlings_spark.reports import plots
+from seedlings_spark.reports.evaluation import evaluate
 from seedlings_spark.training import optimizer as optimizers
 from seedlings_spark.workflow import events, runs
 
@@ -53,6 +57,10 @@ _METRICS = {
 # 2017, arXiv:1608.03983; Smith and Topin 2019, arXiv:1708.07120), and how far one-cycle rises.
 _WARM_UPS = {"cosine": 0.05, "one-cycle": 0.3}
 _ONE_CYCLE_RISE = 25
+# Validation images that are shown with what the network takes them for.
+_WATCHED = 12
+# Pictures of an epoch are drawn when so many times as long as the last took has gone by.
+_RESTS = 50
 # What the plateau takes the rate down by, and after how many epochs without a lower validation loss.
 _PLATEAU_FACTOR, PLATEAU_EPOCHS = 0.3, 3
 # Names of variables that do not decay: biases, scales and centres. One pattern, since Keras joins several in any order.
@@ -312,6 +320,45 @@ def training_images(spark: SparkSession, corpus: Corpus) -> DataFrame:
     return images.withColumn(HELD_OUT, F.col(schema.SPLIT) == schema.VALIDATION)
 
 
+def some_images(
+    spark: SparkSession, corpus: Corpus, split: str, count: int
+) -> tuple[NDArray[np.uint8], list[Any]]:
+    """At most so many images of a split, chosen by their content.
+
+    Returns:
+        Their pixels, shape (images, height, width, 3), and their species.
+    """
+    chosen = corpus.images(spark, split).orderBy(schema.CONTENT_HASH).limit(count)
+    rows = chosen.select(schema.IMAGE, schema.SPECIES).collect()
+    content = b"".join(bytes(row[0]) for row in rows)
+    return np.frombuffer(content, np.uint8).reshape(-1, *corpus.image_size, 3), [row[1] for row in rows]
+
+
+def records(
+    spark: SparkSession,
+    corpus: Corpus,
+    run: str,
+    check: Callable[[], None],
+    report: Callable[[Sequence[str]], None],
+) -> list[Any]:
+    """The callbacks that write down what happens, with pictures where there are validation images of one species each.
+
+    These are fetched now: while training goes on Spark has no slot left.
+
+    Args:
+        spark: The session.
+        corpus: That is trained on.
+        run: Folder of the run.
+        check: As for `RunRecord`.
+        report: Likewise.
+    """
+    path = files.join(run, runs.METRICS)
+    if corpus.kind != Kind.CLASSIFICATION or not corpus.num_images(schema.VALIDATION):
+        return [RunRecord(path, check, report)]
+    watched = WatchedPictures(corpus.classes, *some_images(spark, corpus, schema.VALIDATION, _WATCHED))
+    return [watched, RunRecord(path, check, report, watched.drawn)]
+
+
 def pipeline(corpus: Corpus, estimator: SeedlingsEstimator, *, scaler: str, scaler_images: int) -> Pipeline:
     """What makes labels of species, the standardiser (unless scaler is "none") and the estimator.
 
@@ -344,6 +391,7 @@ class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
         path: Path of `metrics.jsonl`, on any file system.
         check: Called before anything is written; raises if the folder is not this run's any more.
         report: Called after each epoch with all lines of the file.
+        pictures: What TensorBoard is shown besides, of a network after an epoch; PNGs by name.
     """
 
     checkpointed = ()  # what it holds stands in the file
@@ -353,9 +401,10 @@ class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
         path: str,
         check: Callable[[], None] = lambda: None,
         report: Callable[[Sequence[str]], None] = lambda lines: None,
+        pictures: Callable[[Any], Mapping[str, bytes]] = lambda network: {},
     ) -> None:
         super().__init__()
-        self._path, self._check, self._report = path, check, report
+        self._path, self._check, self._report, self._pictures = path, check, report, pictures
         self._lines: list[str] = []
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
@@ -369,8 +418,66 @@ class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
         line = json.dumps({"epoch": epoch + 1, "time": _now(), **finite(dict(logs or {}))})
         self._lines[epoch:] = [line]  # an epoch that is trained again after a crash replaces its line
         files.write_text(self._path, "\n".join(self._lines) + "\n")
-        events.write(files.join(files.parent(self._path), runs.EVENTS), epoch + 1, logs or {})
+        folder = files.join(files.parent(self._path), runs.EVENTS)
+        events.write(folder, epoch + 1, logs or {}, self._pictures(self.model))
         self._report(self._lines)
+
+
+class WatchedPictures(keras.callbacks.Callback):  # type: ignore[misc]
+    """What the network makes of the validation images after an epoch, as pictures.
+
+    It takes time in which the workers have nothing to do, and so is not done after each epoch of a quick run.
+
+    Args:
+        classes: Of the network.
+        pixels: Some validation images, shape (images, height, width, 3).
+        species: Of each.
+        clock: Seconds.
+    """
+
+    checkpointed = ()  # a picture less is no loss
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        pixels: NDArray[np.uint8],
+        species: Sequence[str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self._classes, self._pixels, self._species, self._clock = classes, pixels, species, clock
+        self._confusion: NDArray[np.int64] | None = None
+        self._not_before, self._is_last = -math.inf, False
+
+    def on_confusion(self, epoch: int, counts: NDArray[np.int64]) -> None:
+        """The validation images of an epoch have been counted."""
+        self._confusion = counts
+        self._is_last = epoch + 1 == self.params.get("epochs")
+
+    def drawn(self, network: Any) -> dict[str, bytes]:
+        """PNGs by name: `confusion`, and `pictures` with what they are taken for; none if the last are new still.
+
+        Args:
+            network: After an epoch, over raw pixels.
+        """
+        started = self._clock()
+        if started < self._not_before and not self._is_last:
+            return {}
+        found = {"pictures": self._answers(network)}
+        if self._confusion is not None:
+            evaluation = evaluate(self._confusion, self._classes)
+            found["confusion"] = plots.confusion_matrix(evaluation)
+        ended = self._clock()
+        self._not_before = ended + _RESTS * (ended - started)
+        return found
+
+    def _answers(self, network: Any) -> bytes:
+        outputs = np.asarray(network(self._pixels.astype(np.float32), training=False), np.float64)
+        if (outputs < 0).any() or not np.allclose(outputs.sum(axis=1), 1, atol=0.01):  # logits
+            outputs = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+            outputs /= outputs.sum(axis=1, keepdims=True)
+        best = [self._classes[each] for each in outputs.argmax(axis=1)]
+        return plots.answers(self._pixels, self._species, best, outputs.max(axis=1).tolist())
 
 
 class EpochEnds(keras.callbacks.Callback):  # type: ignore[misc]
@@ -405,30 +512,17 @@ class KeptWeights(keras.callbacks.EarlyStopping):  # type: ignore[misc]
         return math.inf if value is not None and math.isnan(value) else value
 
 
-def callbacks(
-    run: str,
-    corpus: Corpus,
-    *,
-    keep: str,
-    patience: int,
-    epochs: int,
-    schedule: str = "",
-    check: Callable[[], None] = lambda: None,
-    report: Callable[[Sequence[str]], None] = lambda lines: None,
-) -> list[Any]:
-    """The callbacks of a run.
+def callbacks(corpus: Corpus, *, keep: str, patience: int, epochs: int, schedule: str = "") -> list[Any]:
+    """The callbacks that decide which epoch is kept and which is the last, and the learning rate.
 
     Args:
-        run: Its folder, for the record.
         corpus: Without validation images no epoch is known to be the best, and nothing stops early.
         keep: Whose weights the network has in the end: those of the "best" epoch, or of the "last".
         patience: Epochs without progress before it is stopped early; 0 for never.
         epochs: Epochs of the whole run.
         schedule: One of `choices.SCHEDULES`, of which "plateau" is a callback.
-        check: As for `RunRecord`.
-        report: Likewise.
     """
-    made: list[Any] = [RunRecord(files.join(run, runs.METRICS), check, report)]
+    made: list[Any] = []
     if not corpus.num_images(schema.VALIDATION):
         if patience or keep == "best":
             _log.warning("there are no validation images: training goes on to the last epoch, which is kept")

@@ -34,7 +34,7 @@ from seedlings_spark.models.store import (
 )
 from seedlings_spark.reports import drift, plots
 from seedlings_spark.workflow import calibration, runs
-from seedlings_spark.workflow.pipeline import finite, load_network
+from seedlings_spark.workflow.pipeline import finite, load_network, some_images
 from seedlings_spark.workflow.predicting import (
     check_fits,
     check_stages,
@@ -167,11 +167,9 @@ def use_onnx(
 
 def some_pixels(spark: SparkSession, corpus: Corpus, split: str) -> NDArray[np.uint8] | None:
     """Some images of a split, chosen by their content, shape (images, height, width, 3); None where there are none."""
-    shape = (*corpus.image_size, 3)
-    count = max(1, min(_COMPARED_IMAGES, _COMPARED_BYTES // math.prod(shape)))
-    chosen = corpus.images(spark, split).orderBy(schema.CONTENT_HASH).limit(count)
-    found = [bytes(row[0]) for row in chosen.select(schema.IMAGE).collect()]
-    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, *shape) if found else None
+    count = max(1, min(_COMPARED_IMAGES, _COMPARED_BYTES // (3 * math.prod(corpus.image_size))))
+    pixels, _ = some_images(spark, corpus, split, count)
+    return pixels if len(pixels) else None
 
 
 def quantized(

@@ -468,8 +468,9 @@ class _Search:
         estimator.set_verbosity(0)
         # The weights themselves are not wanted, so that the last ones may stay.
         stopping = {"keep": "last", **config.chosen(options, "patience", "epochs", "schedule")}
-        callbacks = pipeline.callbacks(run, self._corpus, **stopping)
-        estimator.set_callbacks([*callbacks, pipeline.EpochEnds(ends)])
+        record = pipeline.RunRecord(files.join(run, runs.METRICS))
+        deciding = pipeline.callbacks(self._corpus, **stopping)
+        estimator.set_callbacks([record, *deciding, pipeline.EpochEnds(ends)])
         scaler = pipeline.scaler(options.scaler, options.network)
         *first, _ = pipeline.pipeline(
             self._corpus, estimator, scaler=scaler, scaler_images=options.scaler_images

@@ -1,6 +1,7 @@
 """The engine with workers that are threads: what a killed worker costs, and what it must not change."""
 
 import contextlib
+import dataclasses
 import errno
 import json
 import threading
@@ -124,6 +125,69 @@ def test_any_number_of_workers_gives_the_same_bits(frequency: str | int, others:
         assert several.record.rows_fingerprint == alone.record.rows_fingerprint
         images = [worker["images"] for worker in several.record.workers]
         assert len(images) == num_workers and sum(images) == 2 * sum(several.record.rows)
+
+
+class Confusions(keras.callbacks.Callback):
+    """Keeps what it is told, and the weights that it is told it of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: list[np.ndarray] = []
+        self.accuracy: list[float] = []
+        self.weights: list[list[np.ndarray]] = []
+
+    def on_confusion(self, epoch: int, counts: np.ndarray) -> None:
+        assert epoch == len(self.counts)
+        self.counts.append(counts)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        self.accuracy.append((logs or {})["val_accuracy"])
+        self.weights.append(self.model.get_weights())
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
+@pytest.mark.parametrize("labels", ["index", "one_hot"])
+def test_the_confusion_of_each_epoch_is_that_of_its_weights(mode: str, labels: str) -> None:
+    heard, rows = Confusions(), _sized_rows()
+    loss = "sparse_categorical_crossentropy" if labels == "index" else "categorical_crossentropy"
+    train(
+        _varied_network(),
+        rows,
+        optimizer=keras.optimizers.Adam(0.01),
+        mode=mode,
+        labels=labels,
+        loss=loss,
+        metrics=["accuracy"],
+        callbacks=[heard],
+        counts_confusion=True,
+    )
+    held_out = [(one.features[one.held_out], one.labels[one.held_out]) for one in rows]
+    features, true = (np.concatenate(part) for part in zip(*held_out, strict=True))
+    network = _varied_network()
+    assert len(heard.counts) == len(heard.weights) == 3
+    for counts, accuracy, weights in zip(heard.counts, heard.accuracy, heard.weights, strict=True):
+        network.set_weights(weights)
+        found = np.asarray(network(features)).argmax(axis=1)
+        expected = [[np.sum((true == row) & (found == column)) for column in range(3)] for row in range(3)]
+        assert counts.tolist() == expected
+        assert accuracy == pytest.approx(np.trace(counts) / counts.sum())
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
+def test_held_out_rows_whose_loss_is_no_number_do_not_end_a_run(mode: str) -> None:
+    rows = _sized_rows()
+    features = rows[0].features.copy()
+    features[rows[0].held_out] = np.inf
+    rows[0] = dataclasses.replace(rows[0], features=features)
+    network = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3, activation="softmax")])
+    metrics = ["accuracy", "sparse_categorical_crossentropy"]
+    found = train(network, rows, optimizer=keras.optimizers.SGD(0.1), mode=mode, metrics=metrics).history
+    assert np.isnan(found["val_loss"]).all() and len(found["val_loss"]) == 3
+    assert (
+        np.isnan(found["val_sparse_categorical_crossentropy"]).all()
+        and np.isfinite(found["sparse_categorical_crossentropy"]).all()
+    )
+    assert np.isfinite(found["loss"]).all() and np.isfinite(found["val_accuracy"]).all()
 
 
 class Changes(Silent):

@@ -1,11 +1,15 @@
 """One evaluation of two versions: its table, its numbers against scikit-learn and SciPy, its page in a browser."""
 
 import base64
+import contextlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +33,8 @@ from seedlings_spark.images import corruptions
 from seedlings_spark.models import networks, saliency
 from seedlings_spark.models.store import RESERVED_KEYS, ModelStore
 from seedlings_spark.reports import certainty, fitting, paired, projector, robustness
-from seedlings_spark.workflow import calibration, jobs, predicting, publication
+from seedlings_spark.workflow import calibration, events, jobs, predicting, publication
+from tests.browser import MISSING, browser
 from tests.conftest import with_all
 
 CLASSES = ['<b id="hostile">', "Fat Hen", "</script><script>document.title='run'</script>"]
@@ -530,6 +535,51 @@ def test_accuracy_under_attack_is_that_of_the_closed_form(
         assert expected[-1] < numbers.accuracy - 0.1
     page = (report / "index.html").read_text()
     assert 'id="adversarial"' in page and "PGD" in page
+
+
+# --- TensorBoard
+
+
+@contextlib.contextmanager
+def _tensorboard(folder: Path) -> Iterator[str]:
+    """The address of a TensorBoard that shows a folder."""
+    command = [sys.executable, "-m", "tensorboard.main", "--host", "127.0.0.1", "--port", "0"]
+    with subprocess.Popen([*command, "--logdir", str(folder)], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield next(found[0] for line in process.stderr if (found := re.search(r"http://[0-9.:]+", line)))
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+# What a page of web components shows: its texts, and the width of each picture that has arrived.
+_SHOWN = """
+    const told = [];
+    (function walk(node) {
+        if (!node || ["STYLE", "SCRIPT"].includes(node.tagName)) return;
+        if (node.nodeType === 3) told.push(node.data.trim());
+        if (node.naturalWidth) told.push(`picture of ${node.naturalWidth}`);
+        walk(node.shadowRoot);
+        walk(node.contentDocument?.body);
+        node.childNodes.forEach(walk);
+    })(document.body);
+    return told.filter(Boolean).join(" ")"""
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+def test_tensorboard_itself_shows_the_points_and_the_pictures_of_an_epoch(
+    evaluated: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard")
+    shutil.copytree(evaluated["report"] / "projector", tmp_path, dirs_exist_ok=True)
+    drawn = (evaluated["report"] / "confusion_matrix.png").read_bytes()
+    events.write(str(tmp_path), 3, {"val_loss": 0.5}, {"confusion": drawn})
+    with _tensorboard(tmp_path) as address, browser() as opened:
+        opened.open(f"{address}/#projector")
+        opened.wait(f"return /features 54x3[^]*Dimension: 3/.test((() => {{{_SHOWN}}})())")
+        opened.open(f"{address}/#images")
+        width = Image.open(io.BytesIO(drawn)).width
+        opened.wait(f"return /tag: confusion step 3[^]*picture of {width}/.test((() => {{{_SHOWN}}})())")
 
 
 # --- Pictures as points

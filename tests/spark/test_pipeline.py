@@ -30,6 +30,8 @@ from seedlings_spark.errors import (
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.models.stages import SPARK_STAGES
 from seedlings_spark.models.store import ModelStore, ModelVersion, table
+from seedlings_spark.reports import plots
+from seedlings_spark.reports.evaluation import evaluate
 from seedlings_spark.training.network import from_bytes
 from seedlings_spark.training.optimizer import from_config
 from seedlings_spark.workflow import pipeline, predicting, publication
@@ -316,8 +318,8 @@ def test_the_published_metrics_and_weights_are_those_of_the_kept_epoch(
     kept: int,
 ) -> None:
     model = network()
-    made = pipeline.callbacks("file:///unused", prepared, keep=keep, patience=patience, epochs=len(losses))
-    calls = keras.callbacks.CallbackList(made[1:], model=model)
+    made = pipeline.callbacks(prepared, keep=keep, patience=patience, epochs=len(losses))
+    calls = keras.callbacks.CallbackList(made, model=model)
     model.stop_training = False
     calls.on_train_begin()
     for epoch, loss in enumerate(losses):
@@ -336,14 +338,14 @@ def test_without_validation_images_the_last_epoch_is_kept(
     prepared: Corpus, caplog: pytest.LogCaptureFixture
 ) -> None:
     without = edited(prepared, images_of_split={"train": 36})
-    made = pipeline.callbacks("file:///run", without, keep="best", patience=3, epochs=9)
-    assert [type(each).__name__ for each in made] == ["RunRecord"]
+    made = pipeline.callbacks(without, keep="best", patience=3, epochs=9)
+    assert made == []
     assert "no validation images" in caplog.text
 
 
 def test_nothing_is_kept_or_stopped_where_nobody_asks_for_it(prepared: Corpus) -> None:
-    made = pipeline.callbacks("file:///run", prepared, keep="last", patience=0, epochs=9)
-    assert [type(each).__name__ for each in made] == ["RunRecord"]
+    made = pipeline.callbacks(prepared, keep="last", patience=0, epochs=9)
+    assert made == []
 
 
 # --- Promotion
@@ -528,7 +530,7 @@ def test_a_long_gradient_is_shortened_as_one_vector() -> None:
 
 def test_on_a_plateau_of_the_validation_loss_the_rate_falls(prepared: Corpus) -> None:
     given = {"keep": "last", "patience": 0, "epochs": 9, "schedule": "plateau"}
-    (_, callback) = pipeline.callbacks("file:///run", prepared, **given)
+    (callback,) = pipeline.callbacks(prepared, **given)
     model = network()
     model.compile(optimizer=from_config(pipeline.optimizer("sgd", pipeline.learning_rate(0.5, "plateau", 9))))
     callback.set_model(model)
@@ -617,6 +619,29 @@ def test_tensorboard_reads_each_epoch_once_also_where_one_was_trained_again(tmp_
         assert [(each.step, each.value) for each in told.Scalars(name)] == [
             (step, pytest.approx(value, nan_ok=True)) for step, value in enumerate(expected, 1)
         ]
+
+
+def test_tensorboard_shows_what_an_epoch_makes_of_validation_images(
+    tmp_path: Path, spark: SparkSession, prepared: Corpus
+) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    watched, record = pipeline.records(spark, prepared, str(tmp_path), lambda: None, lambda lines: None)
+    seconds = iter([0.0, 2.0, 101.0, 103.0, 104.0, 150.0, 151.0])  # the last epoch is always shown
+    watched._clock = lambda: next(seconds)
+    calls = keras.callbacks.CallbackList([watched, record], model=network(), epochs=4)
+    calls.on_train_begin()
+    counts = np.array([[2, 0, 0], [0, 1, 1], [0, 0, 2]])
+    for epoch in range(4):
+        watched.on_confusion(epoch, counts)
+        calls.on_epoch_end(epoch, {"loss": 1.0, "val_loss": 1.0})
+    told = accumulator.EventAccumulator(str(tmp_path / "events" / "validation")).Reload()
+    for name in ("confusion", "pictures"):
+        shown = told.Images(name)
+        assert [each.step for each in shown] == [1, 3, 4]
+        pixels = images.decode(shown[0].encoded_image_string, (256, 256))
+        assert (shown[0].width > 256) and len(np.unique(pixels)) > 10
+    expected = plots.confusion_matrix(evaluate(counts, prepared.classes))
+    assert told.Images("confusion")[-1].encoded_image_string == expected
 
 
 def test_no_metrics_are_written_into_the_folder_of_another_run(tmp_path: Path) -> None:
