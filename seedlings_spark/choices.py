@@ -42,6 +42,9 @@ NETWORK_FILES = (".keras", ".json")
 SCALERS = ("auto", "channel", "pixel", "none")
 # What `--fine-tune` may be beside a number of layers: the last is the head first, then all.
 FINE_TUNED = ("head", "all", STAGED := "staged")
+# What the head of a backbone is given, if it alone is trained: the average of the last layer, or of each stage's last
+# layer average and maximum.
+HEAD_ON = ("last", STAGES := "stages")
 # Of `staged`: the learning rate of the first layer as a share of the last one's.
 STAGED_DECAY = 0.1
 # What `--weights` may be beside the path of a file.
@@ -59,6 +62,8 @@ DEFAULT_LOSS = "sparse_categorical_crossentropy"
 SCHEDULES = ("constant", "cosine", "one-cycle", "step", "plateau")
 # Random changes to training images, in the order in which they are applied.
 AUGMENTATIONS = ("mirror", "flip", "turn", "rotate", "shift", "zoom", "brightness", "contrast", "cutout")
+# Those by which an image has 1, 2, 4 or 8 views; features of all of them can be computed once.
+FEW_VIEWS = ({"none"}, {"mirror"}, {"flip"}, {"mirror", "flip"}, {"flip", "turn"}, {"mirror", "flip", "turn"})
 # By which images are ordered that come in by rising difficulty: their network's loss, or the length of their files.
 CURRICULA = ("none", BY_LOSS := "loss", "length")
 PRECISIONS = ("float32", "mixed_bfloat16", "auto")

@@ -375,6 +375,14 @@ class TrainOptions(Options):
         " travel, and cost no gradient",
         reason="a network by name trains all, a file what it says itself",
     )
+    head_on: str = option(
+        choices.HEAD_ON[0],
+        "what the head of a network of others is given, if it alone is trained: last, the average of its last layer;"
+        " stages, average and maximum of each stage's, standardised, which tell more where the pictures are unlike"
+        " ImageNet's",
+        reason="what all other ways of training have",
+        choices=choices.HEAD_ON,
+    )
     layer_decay: float = option(
         0.0,
         "learning rate of the first trained layer as a share of the last one's; those between rise by one factor from"
@@ -650,21 +658,34 @@ class TrainOptions(Options):
                 "the default loss, sparse_categorical_crossentropy",
                 "Leave out one of them",
             )
-        if self.cutmix and self.fine_tune == "head" and self.augment == ("none",):
-            raise OptionError(
-                f"--cutmix {self.cutmix:g} with --fine-tune head and --augment none",
-                "images: the head is then trained on features that are computed once",
-                "Use --mixup, or an --augment",
-            )
-        if self.curriculum != "none" and self.fine_tune == "head" and self.augment == ("none",):
-            raise OptionError(
-                f"--curriculum {self.curriculum} with --fine-tune head and --augment none",
-                "images: the head is then trained on features that are computed once, in seconds",
-                "Leave out --curriculum, or use an --augment",
-            )
+        self._check_head()
         _check_fine_tuning(self.fine_tune, self.network, self.weights)
         self._check_rates()
         _check_network(self.network, self.weights, self.scaler)
+
+    def _check_head(self) -> None:
+        """Refuse what a head does not have that is trained alone, on features that are computed once."""
+        few = self.fine_tune == "head" and set(self.augment) in choices.FEW_VIEWS
+        changes = " ".join(self.augment)
+        if self.head_on == choices.STAGES and not (few and self.network in choices.BACKBONES):
+            raise OptionError(
+                f"--head-on {self.head_on} with --network {self.network}, --fine-tune {self.fine_tune or 'all'} and"
+                f" --augment {changes}",
+                "--fine-tune head of a network of others by name, and none, mirror, or flip and turn for --augment",
+                "Leave out --head-on, or change the others",
+            )
+        if self.cutmix and few:
+            raise OptionError(
+                f"--cutmix {self.cutmix:g} with --fine-tune head and --augment {changes}",
+                "images: the head is then trained on features that are computed once",
+                "Use --mixup, or a further --augment",
+            )
+        if self.curriculum != "none" and few:
+            raise OptionError(
+                f"--curriculum {self.curriculum} with --fine-tune head and --augment {changes}",
+                "images: the head is then trained on features that are computed once, in seconds",
+                "Leave out --curriculum, or use a further --augment",
+            )
 
     def _check_workers(self) -> None:
         """Refuse workers, shards and ports that do not go together."""

@@ -8,6 +8,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from seedlings_spark.choices import APPLICATIONS, IMAGENET, NO_WEIGHTS
 from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import NetworkError, first_line
@@ -18,7 +21,11 @@ with runtime.quiet_import():
 
 # The layer of the classes; all before it is the backbone.
 HEAD = "probabilities"
+# The layer before it that joins what the stages show; what standardises that for a head.
+STAGES, STANDARDIZATION = "stages", "standardization_of_stages"
 _DROPOUT = 0.2
+# Variance of a feature that is a constant.
+_CONSTANT = 1e-10
 # Mean of ImageNet's red, green and blue; mean and standard deviation, in units of 255, as torch has them.
 _CAFFE_MEAN = (123.68, 116.779, 103.939)
 _TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -69,6 +76,58 @@ def build(
     x = layers.Dropout(_DROPOUT, name="dropout_of_features")(x)
     outputs = layers.Dense(num_classes, activation=activation, name=HEAD)(x)
     return keras.Model(inputs, outputs, name=name.replace("-", "_"))
+
+
+def on_stages(network: Any) -> Any:
+    """The backbone with a new head, which is given average and maximum of each stage's last layer, side by side.
+
+    A stage is all that computes on one size of pictures; its last layer is the last that joins branches, as the blocks
+    of most networks end, or the last of all. What lies behind the last stage is left out. Where the task differs from
+    ImageNet's, the early and middle ones tell classes apart that the last layer alone does not.
+
+    Args:
+        network: As `build` makes it.
+    """
+    last: dict[int, Any] = {}
+    joining: dict[int, Any] = {}
+    size = min(network.input_shape[1:3])
+    for layer in network.layers:
+        shape = getattr(layer.output, "shape", ())
+        if len(shape) == 4 and 1 < min(shape[1:3]) < size:
+            place = min(shape[1:3])
+            last[place] = layer.output
+            if isinstance(layer, layers.Add | layers.Concatenate):
+                joining[place] = layer.output
+    pooled = [
+        pool(name=f"{name}_of_stage_{number}")(tensor)
+        for number, tensor in enumerate((joining or last).values(), start=1)
+        for name, pool in (("average", layers.GlobalAveragePooling2D), ("maximum", layers.GlobalMaxPooling2D))
+    ]
+    x = layers.Concatenate(name=STAGES)(pooled)
+    x = layers.Dropout(_DROPOUT, name="dropout_of_features")(x)
+    head = network.get_layer(HEAD)
+    outputs = layers.Dense(head.units, activation=head.activation, name=HEAD)(x)
+    return keras.Model(network.inputs, outputs, name=network.name)
+
+
+def standardized(network: Any, mean: NDArray[np.float64], variance: NDArray[np.float64]) -> Any:
+    """A network of `on_stages` whose stages are standardised before the head; the head's weights are kept.
+
+    Args:
+        network: As `on_stages` makes it.
+        mean: Of each number behind the stages.
+        variance: Likewise.
+    """
+    place = [layer.name for layer in network.layers].index(STAGES)
+    x = network.layers[place].output
+    # What hardly changes says nothing, but for the rounding of its last bits.
+    variance = np.where(variance > _CONSTANT, variance, 1.0)
+    x = layers.Normalization(mean=mean.tolist(), variance=variance.tolist(), name=STANDARDIZATION)(x)
+    for layer in network.layers[place + 1 :]:
+        x = type(layer).from_config(layer.get_config())(x)
+    made = keras.Model(network.inputs, x, name=network.name)
+    made.get_layer(HEAD).set_weights(network.get_layer(HEAD).get_weights())
+    return made
 
 
 def _preprocessed(name: str, pixels: Any) -> Any:

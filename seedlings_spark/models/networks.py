@@ -106,6 +106,8 @@ def build(
     num_classes: int,
     weights: str = choices.NO_WEIGHTS,
     activation: str = "softmax",
+    *,
+    head_on: str = choices.HEAD_ON[0],
 ) -> Any:
     """A network of `choices.NETWORKS`, with weights drawn from Keras' current seed where none are given.
 
@@ -116,6 +118,7 @@ def build(
         weights: "none", "imagenet", or the path of a file on this machine, for all but the layer of the classes.
         activation: Of the outputs: "softmax", "sigmoid" for classes that do not exclude each other, or "linear" for
             numbers.
+        head_on: One of `choices.HEAD_ON`, of a network of others.
 
     Raises:
         OptionError: No network of this name, or the images are too small for it.
@@ -130,7 +133,7 @@ def build(
         pretrained.take(network, pretrained.published_file(name))
     elif weights not in (choices.NO_WEIGHTS, choices.IMAGENET):
         pretrained.take(network, Path(weights))
-    return network
+    return backbones.on_stages(network) if head_on == choices.STAGES else network
 
 
 def check_named(name: str, image_size: tuple[int, int]) -> None:
@@ -210,9 +213,7 @@ def features_of(network: Any, layer: str = "") -> Any:
     if layer:
         tensor = network.get_layer(layer).output
     else:
-        tensor = [each for each in network.layers if _own_weights(each)][-1].input
-        while isinstance(tensor._keras_history.operation, layers.Dropout):
-            tensor = tensor._keras_history.operation.input
+        tensor = network.layers[place_of_head(network)].input
     if len(tensor.shape) != 2:
         raise OptionError(
             f"layer {layer or tensor._keras_history.operation.name!r}, which gives {tuple(tensor.shape)[1:]} for a row",
@@ -220,6 +221,17 @@ def features_of(network: Any, layer: str = "") -> Any:
             "Choose a layer behind the pooling or flattening",
         )
     return keras.Model(network.inputs, tensor, name=f"features_of_{network.name}")
+
+
+def place_of_head(network: Any) -> int:
+    """Which of its layers is the first that is no part of the features: the last with weights, or what is before it."""
+    last = [place for place, layer in enumerate(network.layers) if _own_weights(layer)][-1]
+    layer = network.layers[last]
+    while True:
+        before = layer.input._keras_history.operation
+        if not isinstance(before, layers.Dropout) and before.name != backbones.STANDARDIZATION:
+            return int(network.layers.index(layer))
+        layer = before
 
 
 def _has_kernel(layer: Any) -> bool:

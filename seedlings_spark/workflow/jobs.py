@@ -319,10 +319,15 @@ def estimator(
     """
     from seedlings_spark.estimator import SeedlingsEstimator
     from seedlings_spark.models import networks
-    from seedlings_spark.workflow import curriculum, pipeline
+    from seedlings_spark.workflow import curriculum, pipeline, transfer
 
     is_shared = options.mode != "synchronous" and options.frequency == "batch"
     sizes = (options.shards or options.num_workers, options.batch_size, options.epochs)
+    changes = options.augment
+    if transfer.is_for(options.network, options.fine_tune, changes):
+        # Each view of an image is a row of features, which nothing changes.
+        images = transfer.in_views(images, transfer.num_views(changes, prepared.image_size))
+        changes = ("none",)
     steps = pipeline.num_steps(images, *sizes, is_shared=is_shared)
     made = SeedlingsEstimator(
         **config.chosen(options, *_ESTIMATOR),
@@ -334,7 +339,7 @@ def estimator(
         loss=pipeline.loss(options.loss, options.label_smoothing, prepared),
         metrics=pipeline.metrics(prepared),
         class_weight="" if options.class_weight == "none" else options.class_weight,
-        augmentation=networks.augmentation(options.augment, prepared.image_size),
+        augmentation=networks.augmentation(changes, prepared.image_size),
         layer_decay=options.decay_of_layers,
         curriculum=curriculum.column_of(options.curriculum),
         checkpoint_path=files.join(run, runs.CHECKPOINTS),
@@ -385,9 +390,12 @@ def _fitted(
     from seedlings_spark.workflow import pipeline, transfer
 
     if transfer.is_for(options.network, options.fine_tune, options.augment):
-        network = pipeline.named_network(options.network, prepared, options.weights, options.seed)
+        named = (options.network, prepared, options.weights, options.seed)
+        network = pipeline.named_network(*named, head_on=options.head_on)
         folder = files.join(options.store, options.name, transfer.FEATURES)
-        return transfer.fit(spark, estimator, network, prepared, folder, images if options.folds else None)
+        count = transfer.num_views(options.augment, prepared.image_size)
+        held_out = images if options.folds else None
+        return transfer.fit(spark, estimator, network, prepared, folder, held_out, count)
     scaler = pipeline.scaler(options.scaler, options.network)
     stages = pipeline.pipeline(prepared, estimator, scaler=scaler, scaler_images=options.scaler_images)
     return stages.fit(images)

@@ -21,6 +21,7 @@ from seedlings_spark import files, fingerprint, problems, reproducibility, schem
 from seedlings_spark.choices import (
     BACKBONES,
     DEFAULT_LOSS,
+    HEAD_ON,
     IMAGENET,
     NETWORK_FILES,
     NO_WEIGHTS,
@@ -84,8 +85,15 @@ def scaler(chosen: str, network: str) -> str:
     return "none" if network in BACKBONES else "channel"
 
 
-def named_network(name: str, corpus: Corpus, weights: str, seed: int) -> Any:
+def named_network(name: str, corpus: Corpus, weights: str, seed: int, *, head_on: str = HEAD_ON[0]) -> Any:
     """A network by name for a corpus; what `weights` do not give is drawn from a run's seed.
+
+    Args:
+        name: One of `choices.NETWORKS`.
+        corpus: To train it on.
+        weights: "none", "imagenet", or a file on any file system.
+        seed: Of the run.
+        head_on: One of `choices.HEAD_ON`.
 
     Raises:
         NetworkError: The weights are those of another network, or cannot be had.
@@ -95,7 +103,8 @@ def named_network(name: str, corpus: Corpus, weights: str, seed: int) -> Any:
         reproducibility.seeded_initializers(reproducibility.seed_for(seed, "init")),
     ):
         activation = _ACTIVATIONS[corpus.kind]
-        built = networks.build(name, corpus.image_size, corpus.num_outputs, local, activation)
+        outputs = corpus.num_outputs
+        built = networks.build(name, corpus.image_size, outputs, local, activation, head_on=head_on)
     return _in_unit(built, corpus)
 
 
@@ -458,12 +467,13 @@ class WatchedPictures(keras.callbacks.Callback):  # type: ignore[misc]
         """PNGs by name: `confusion`, and `pictures` with what they are taken for; none if the last are new still.
 
         Args:
-            network: After an epoch, over raw pixels.
+            network: After an epoch, over raw pixels; of a head alone, over features, only the confusion is drawn.
         """
         started = self._clock()
         if started < self._not_before and not self._is_last:
             return {}
-        found = {"pictures": self._answers(network)}
+        is_whole = tuple(network.input_shape[1:]) == self._pixels.shape[1:]
+        found = {"pictures": self._answers(network)} if is_whole else {}
         if self._confusion is not None:
             evaluation = evaluate(self._confusion, self._classes)
             found["confusion"] = plots.confusion_matrix(evaluation)

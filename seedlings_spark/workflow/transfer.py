@@ -7,20 +7,24 @@ run. So they are computed by the scoring engine when they are first wanted, and 
 import json
 import logging
 import uuid
+from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from pyspark.ml import PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
-from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
+from pyspark.sql.types import ArrayType, FloatType, IntegerType, StructField, StructType
 
 from seedlings_spark import files, fingerprint, schema
-from seedlings_spark.choices import BACKBONES
+from seedlings_spark.choices import BACKBONES, FEW_VIEWS
 from seedlings_spark.cluster import runtime
 from seedlings_spark.corpus import Corpus, tables
 from seedlings_spark.errors import StoreError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.models import networks
+from seedlings_spark.models.backbones import HEAD, STAGES, standardized
 from seedlings_spark.workflow import pipeline
 
 with runtime.quiet_import():
@@ -31,11 +35,47 @@ FEATURES = "features"
 NAMED = "table"  # the file that names the folder of a whole one
 # Of the head before all other layers are trained: what takes seconds, and leaves little to learn.
 HEAD_EPOCHS, HEAD_RATE = 20, 0.001
+# Number of a view, 0 for the image itself.
+_VIEW = "view"
+# Features that their mean and deviation are taken from.
+_MOST_NUMBERS = 4_000_000
 
 
-def is_for(network: str, fine_tune: str, augment: tuple[str, ...]) -> bool:
-    """Whether features can be kept: the head alone is trained, on images that are the same in every epoch."""
-    return network in BACKBONES and fine_tune == "head" and augment == ("none",)
+def is_for(network: str, fine_tune: str, augment: Sequence[str]) -> bool:
+    """Whether features can be kept: the head alone is trained, on images of which there are few views."""
+    return network in BACKBONES and fine_tune == "head" and set(augment) in FEW_VIEWS
+
+
+def num_views(augment: Sequence[str], image_size: tuple[int, int]) -> int:
+    """How many views an image has by changes that `is_for` allows: as `prediction.views` makes them.
+
+    Args:
+        augment: Changes to images.
+        image_size: (height, width) in pixels; what is not square is not turned by a quarter.
+    """
+    if "flip" in augment:
+        return 8 if "turn" in augment and image_size[0] == image_size[1] else 4
+    return 2 if "mirror" in augment else 1
+
+
+def in_views(images: DataFrame, count: int) -> DataFrame:
+    """Rows of images, with one for each view of one that is trained on; a view has a hash of its own.
+
+    Args:
+        images: With a content hash and a split.
+        count: As `num_views` gives it.
+    """
+    of_train = F.when(F.col(schema.SPLIT) == schema.TRAIN, F.lit(count)).otherwise(F.lit(1))
+    views = F.explode(F.sequence(F.lit(0), of_train - 1)).alias(_VIEW)
+    return _with_own_hashes(images.select("*", views)).drop(_VIEW)
+
+
+def _with_own_hashes(table: DataFrame) -> DataFrame:
+    """Views of one image as rows that are not the same."""
+    of_view = F.sha2(F.concat_ws(":", F.col(schema.CONTENT_HASH), F.col(_VIEW).cast("string")), 256)
+    itself = F.col(_VIEW) == 0
+    chosen = F.when(itself, F.col(schema.CONTENT_HASH)).otherwise(of_view)
+    return schema.with_content_hash(table.withColumn(schema.CONTENT_HASH, chosen))
 
 
 def fit(
@@ -45,6 +85,7 @@ def fit(
     corpus: Corpus,
     folder: str,
     images: DataFrame | None = None,
+    count: int = 1,
 ) -> PipelineModel:
     """Train the last layer of a network, and give what `pipeline.pipeline(...).fit` gives for the whole of it.
 
@@ -55,18 +96,21 @@ def fit(
         corpus: Whose training and validation images are taken.
         folder: Where features are kept, each network's in a folder of its own.
         images: Which of them are held out; None for the validation images.
+        count: Views of each image to train on, as `num_views` gives it.
     """
-    table = _kept(spark, network, corpus, folder)
+    table = _kept(spark, network, corpus, folder, count)
     if images is not None:
         marks = images.select(schema.CONTENT_HASH, pipeline.HELD_OUT)
-        table = schema.with_content_hash(table.drop(pipeline.HELD_OUT).join(marks, schema.CONTENT_HASH))
+        table = table.drop(pipeline.HELD_OUT).join(marks, schema.CONTENT_HASH)
+    table = _with_own_hashes(table.where(~F.col(pipeline.HELD_OUT) | (F.col(_VIEW) == 0))).drop(_VIEW)
+    if network.layers[-1].name == HEAD and any(layer.name == STAGES for layer in network.layers):
+        network = standardized(network, *_moments(table))
     estimator.set_network(_head(network))
     stages = pipeline.pipeline(corpus, estimator, scaler="none", scaler_images=0)
     estimator._set(featuresCol=FEATURES)
     fitted = stages.fit(table)
     head = cast(SeedlingsModel, fitted.stages[-1])
-    _, last, *_ = _behind(network)
-    last.set_weights(head.get_model().get_weights())
+    _last(network).set_weights(head.get_model().get_weights())
     whole = head.copy()
     whole._set(featuresCol=schema.IMAGE)
     whole._take(networks.to_bytes(network), head.history, head.record)
@@ -77,50 +121,84 @@ def _head(network: Any) -> Any:
     """The layers behind the features, as a network of their own with copies of the weights."""
     features = networks.features_of(network)
     inputs = x = keras.Input(features.output_shape[1:], name=FEATURES)
-    for layer in _behind(network):
+    for layer in network.layers[networks.place_of_head(network) :]:
         x = type(layer).from_config(layer.get_config())(x)
     head = keras.Model(inputs, x, name="head")
-    _, last, *_ = _behind(network)
-    head.set_weights(last.get_weights())
+    head.set_weights(_last(network).get_weights())
     return head
 
 
-def _behind(network: Any) -> list[Any]:
-    """The layers behind the features: a dropout, the last layer with weights, and what follows that."""
-    place = max(place for place, layer in enumerate(network.layers) if layer.weights)
-    return list(network.layers[place - 1 :])
+def _last(network: Any) -> Any:
+    """The last layer with weights: the one that is trained."""
+    return [layer for layer in network.layers if layer.weights][-1]
 
 
-def place_of(network: Any, corpus: Corpus, folder: str) -> str:
+def _moments(table: DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and variance of each feature over rows that are trained on: the first ones by their hash."""
+    chosen = table.where(~F.col(pipeline.HELD_OUT)).orderBy(schema.CONTENT_HASH).select(FEATURES)
+    first = chosen.first()
+    length = len(first[0]) if first is not None else 1
+    rows = np.array([row[0] for row in chosen.limit(max(2, _MOST_NUMBERS // length)).collect()], np.float64)
+    return rows.mean(axis=0), rows.var(axis=0)
+
+
+def _of_views(network: Any, count: int) -> Any:
+    """The features of each view of an image, one after the other: those of `prediction.views`, in their order."""
+    features = networks.features_of(network)
+    if count == 1:
+        return features
+    inputs = keras.Input(network.input_shape[1:], name="pixels_of_views")
+    seen = [inputs]
+    if count >= 2:
+        seen += [keras.ops.flip(each, axis=2) for each in seen]
+    if count >= 4:
+        seen += [keras.ops.flip(each, axis=1) for each in seen]
+    if count >= 8:
+        seen += [keras.ops.transpose(each, (0, 2, 1, 3)) for each in seen]
+    joined = keras.layers.Concatenate(name=FEATURES)([features(each) for each in seen])
+    return keras.Model(inputs, joined)
+
+
+def place_of(network: Any, corpus: Corpus, folder: str, count: int = 1) -> str:
     """Where the features that a network gives of a corpus are kept, below a folder.
 
     They are of these very files of the corpus: of another split, or another cut, of the same pictures they are others.
+
+    Args:
+        network: Whose features they are.
+        corpus: Of the images.
+        folder: Of all features.
+        count: Views of each image.
     """
     features = networks.features_of(network)
-    about = (json.dumps(dict(corpus.manifest), sort_keys=True) + features.to_json()).encode()
+    about = (
+        json.dumps(dict(corpus.manifest), sort_keys=True) + features.to_json() + f"{count} views"
+    ).encode()
     key = fingerprint.content_hash(
         b"".join([about, *(weight.tobytes() for weight in features.get_weights())])
     )
     return files.join(folder, key[:16])
 
 
-def _kept(spark: SparkSession, network: Any, corpus: Corpus, folder: str) -> DataFrame:
-    """The features of the training and validation images, computed if no earlier run has.
+def _kept(spark: SparkSession, network: Any, corpus: Corpus, folder: str, count: int) -> DataFrame:
+    """The features of the training images' views and of the validation images, computed if no earlier run has.
 
     Raises:
         StoreError: Of what an earlier run has left something is gone.
     """
-    folder = place_of(network, corpus, folder)
+    folder = place_of(network, corpus, folder, count)
     images = pipeline.training_images(spark, corpus)
-    layout = StructType([*images.drop(schema.IMAGE).schema, StructField(FEATURES, ArrayType(FloatType()))])
+    added = [StructField(_VIEW, IntegerType()), StructField(FEATURES, ArrayType(FloatType()))]
+    layout = StructType([*images.drop(schema.IMAGE).schema, *added])
     named = files.join(folder, NAMED)
     if files.exists(named):
         _log.info("the features are those that an earlier run has left in %s", folder)
     else:
         _log.info("computing the features of all images once; they are kept in %s", folder)
         table = uuid.uuid4().hex
-        model = SeedlingsModel.featurizer(network, output_col=FEATURES)
-        made = model.transform(images).withColumn(FEATURES, F.col(FEATURES).cast("array<float>"))
+        of_views = _of_views(network, count)
+        model = SeedlingsModel.featurizer(of_views, of_views.layers[-1].name, output_col=FEATURES)
+        made = _a_row_for_each_view(model.transform(images), count)
         place = files.join(folder, table)
         made.select(*layout.names).write.options(**tables.write_options(place)).parquet(place)
         try:
@@ -128,7 +206,16 @@ def _kept(spark: SparkSession, network: Any, corpus: Corpus, folder: str) -> Dat
         except FileExistsError:  # of runs that begin at once the first to end is followed by all
             files.delete(place)
     kept = tables.parquet(spark, files.join(folder, files.read_text(named)), layout)
-    expected = sum(corpus.num_images(split) for split in (schema.TRAIN, schema.VALIDATION))
+    expected = count * corpus.num_images(schema.TRAIN) + corpus.num_images(schema.VALIDATION)
     if (found := kept.count()) != expected:
         raise StoreError(f"features of {found:,} images in {folder}", f"of {expected:,}", "Delete the folder")
     return kept
+
+
+def _a_row_for_each_view(table: DataFrame, count: int) -> DataFrame:
+    """Features of all views of an image, one after the other, as rows; of a validation image only its own."""
+    of_train = F.when(F.col(schema.SPLIT) == schema.TRAIN, F.lit(count)).otherwise(F.lit(1))
+    length = (F.size(FEATURES) / F.lit(count)).cast("int")
+    views = F.explode(F.sequence(F.lit(0), of_train - 1)).alias(_VIEW)
+    part = F.slice(FEATURES, F.col(_VIEW) * length + 1, length).cast("array<float>")
+    return table.select("*", views).withColumn(FEATURES, part)

@@ -290,3 +290,31 @@ def test_in_mixed_precision_depthwise_convolutions_stay_in_float32():
     assert kinds["DepthwiseConv2D"] == kinds["Rescaling"] == "float32"
     assert kinds["Conv2D"] == kinds["BatchNormalization"] == "bfloat16"
     assert np.isfinite(network(pixels(2, 32))).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        (LITE, ["block2_add", "block4_add", "block10_add", "block14_add"]),
+        ("ResNet50", ["conv2_block3_add", "conv3_block4_add", "conv4_block6_add", "conv5_block3_add"]),
+        ("VGG16", ["block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3", "block5_pool"]),
+    ],
+)
+def test_a_head_on_stages_is_given_average_and_maximum_of_each(name: str, stages: list[str]) -> None:
+    """Stages as in table 1 of the papers: Tan and Le 2019; He et al. 2016; Simonyan and Zisserman 2015."""
+    keras.utils.set_random_seed(0)
+    network = networks.build(name, (64, 64), 3, head_on="stages")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
+    shown = keras.Model(network.inputs, [network.get_layer(each).output for each in stages])(pixels)
+    expected = np.concatenate([f(np.asarray(each), (1, 2)) for each in shown for f in (np.mean, np.max)], 1)
+    features = networks.features_of(network)
+    np.testing.assert_allclose(features(pixels), expected, rtol=1e-4, atol=1e-4)
+    mean, variance = expected.mean(axis=0), 1 + expected.var(axis=0)
+    variance[0] = 0  # stays as wide as it is
+    standardized = backbones.standardized(network, mean, variance)
+    kernel, bias = network.layers[-1].get_weights()
+    scaled = (expected - mean) / np.sqrt(np.where(variance > 0, variance, 1))
+    found = np.log(np.asarray(standardized(pixels)))
+    logits = scaled @ kernel + bias
+    np.testing.assert_allclose(found - found[:, :1], logits - logits[:, :1], rtol=1e-2, atol=1e-2)
+    assert networks.features_of(standardized).output_shape == features.output_shape

@@ -90,6 +90,63 @@ def test_the_head_is_trained_on_features_that_are_computed_once(
     assert [files.is_directory(place) for place in places] == [True, False]
 
 
+def test_a_head_on_stages_is_trained_on_each_view_of_the_training_images(
+    spark: SparkSession, prepared: corpus.Corpus, tmp_path: Path
+) -> None:
+    given = {"corpus": prepared.path, "network": NETWORK, "weights": "imagenet", "precision": "float32"}
+    given |= {"fine_tune": "head", "head_on": "stages", "batch_size": 8, "epochs": 3, "learning_rate": 0.01}
+    options = ss.TrainOptions(**given, store=str(tmp_path), keep="last")  # type: ignore[arg-type]
+    version = ss.train(spark, options).published
+    assert version is not None
+    # By hand: the published backbone's stages, of each of the eight symmetries of a picture.
+    backbone = pipeline.named_network(NETWORK, prepared, "imagenet", 0)
+    stages = [backbone.get_layer(f"block{number}_add").output for number in (2, 4, 10, 14)]
+    shown = keras.Model(backbone.inputs, [each for each in stages if each.shape[1] > 1])
+
+    def features(pixels: np.ndarray) -> np.ndarray:
+        found = [np.asarray(each) for each in shown(pixels.astype("float32"))]
+        return np.concatenate(
+            [pool(each, axis=(1, 2)) for each in found for pool in (np.mean, np.max)], axis=1
+        )
+
+    def of(split: str) -> tuple[np.ndarray, list[str]]:
+        rows = prepared.images(spark, split).collect()
+        pixels = [np.frombuffer(row.image, np.uint8).reshape(32, 32, 3) for row in rows]
+        return np.stack(pixels), [row.content_hash for row in rows]
+
+    (table,) = (path for path in (tmp_path / "seedlings" / "features").glob("*/*") if path.is_dir())
+    kept = collections.defaultdict(list)
+    for row in spark.read.parquet(str(table)).collect():
+        kept[row.content_hash].append(row.features)
+    (train, names), (held_out, others) = of(schema.TRAIN), of(schema.VALIDATION)
+    seen = [train, train.swapaxes(1, 2)]
+    seen = [
+        turned for each in seen for turned in (each, each[:, ::-1], each[:, :, ::-1], each[:, ::-1, ::-1])
+    ]
+    expected = np.stack([features(each) for each in seen], axis=1)
+    assert set(kept) == {*names, *others}
+    for name, views in zip(names, expected, strict=True):
+        np.testing.assert_allclose(np.sort(kept[name], axis=0), np.sort(views, axis=0), rtol=1e-3, atol=1e-3)
+    for name, view in zip(others, features(held_out), strict=True):
+        np.testing.assert_allclose(kept[name], [view], rtol=1e-3, atol=1e-3)
+    model = predicting.load(version).stages[-1].get_model()
+    kernel, bias = model.layers[-1].get_weights()
+    every = expected.reshape(-1, expected.shape[-1])
+    std = every.std(axis=0)
+    tested, _ = of(schema.TEST)
+    logits = (features(tested) - every.mean(axis=0)) / np.where(std > 0, std, 1) @ kernel + bias
+    found = np.log(np.asarray(model(tested.astype("float32"))))
+    np.testing.assert_allclose(found - found[:, :1], logits - logits[:, :1], rtol=0.01, atol=0.02)
+    # It was trained as it answers: the last loss is that of the whole network.
+    truth = [row.species for row in prepared.images(spark, schema.VALIDATION).collect()]
+    shares = np.asarray(model(held_out.astype("float32")))
+    right = shares[np.arange(len(truth)), [prepared.classes.index(each) for each in truth]]
+    assert version.manifest["metrics"]["val_loss"] == pytest.approx(-np.log(right).mean(), rel=0.01)
+    # Eight rows a picture, in batches of eight for one worker.
+    steps = version.manifest["training"]["rows"]
+    assert sum(steps) == 8 * len(train)
+
+
 @with_all
 def test_staged_training_begins_where_a_trained_head_ends(
     spark: SparkSession, prepared: corpus.Corpus, tmp_path: Path
