@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pyspark.ml import PipelineModel
 
     from seedlings_spark.estimator import SeedlingsEstimator
+    from seedlings_spark.workflow import transfer
     from seedlings_spark.workflow.publication import Promotion
 
 _log = logging.getLogger(__name__)
@@ -373,10 +374,22 @@ def _with_head(
         verbose=1,
     )
     network = pipeline.named_network(options.network, prepared, options.weights, options.seed)
-    folder = files.join(options.store, options.name, transfer.FEATURES)
-    transfer.fit(spark, head, network, prepared, folder, images if options.folds else None)
+    kept = transfer.Kept(network, files.join(options.store, options.name, transfer.FEATURES))
+    transfer.fit(spark, head, prepared, kept, images if options.folds else None)
     networks.freeze(network, options.fine_tune)
     return network
+
+
+def kept_features(options: TrainOptions, prepared: Corpus) -> "transfer.Kept":
+    """The features that a head is trained on, where it alone is (`transfer.is_for`)."""
+    from seedlings_spark.workflow import pipeline, transfer
+
+    named = (options.network, prepared, options.weights, options.seed)
+    return transfer.Kept(
+        pipeline.named_network(*named, head_on=options.head_on),
+        files.join(options.store, options.name, transfer.FEATURES),
+        transfer.num_views(options.augment, prepared.image_size),
+    )
 
 
 def _fitted(
@@ -390,12 +403,8 @@ def _fitted(
     from seedlings_spark.workflow import pipeline, transfer
 
     if transfer.is_for(options.network, options.fine_tune, options.augment):
-        named = (options.network, prepared, options.weights, options.seed)
-        network = pipeline.named_network(*named, head_on=options.head_on)
-        folder = files.join(options.store, options.name, transfer.FEATURES)
-        count = transfer.num_views(options.augment, prepared.image_size)
-        held_out = images if options.folds else None
-        return transfer.fit(spark, estimator, network, prepared, folder, held_out, count)
+        kept = kept_features(options, prepared)
+        return transfer.fit(spark, estimator, prepared, kept, images if options.folds else None)
     scaler = pipeline.scaler(options.scaler, options.network)
     stages = pipeline.pipeline(prepared, estimator, scaler=scaler, scaler_images=options.scaler_images)
     return stages.fit(images)

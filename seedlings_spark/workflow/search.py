@@ -33,12 +33,12 @@ from seedlings_spark.config import EvaluateOptions, TrainOptions, TuneOptions
 from seedlings_spark.corpus import Corpus
 from seedlings_spark.corpus.splits import is_sampled
 from seedlings_spark.errors import ClusterError, CorpusError, NetworkError, OptionError, TrainingError
-from seedlings_spark.estimator import SeedlingsModel
+from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.lock import Lock
 from seedlings_spark.reports import search as report
 from seedlings_spark.reports.evaluation import Evaluation
 from seedlings_spark.reproducibility import seed_for
-from seedlings_spark.workflow import data_curve, jobs, pipeline, runs
+from seedlings_spark.workflow import data_curve, jobs, pipeline, runs, transfer
 from seedlings_spark.workflow.space import Space
 from seedlings_spark.workflow.space import read as read_space
 
@@ -471,6 +471,25 @@ class _Search:
         record = pipeline.RunRecord(files.join(run, runs.METRICS))
         deciding = pipeline.callbacks(self._corpus, **stopping)
         estimator.set_callbacks([record, *deciding, pipeline.EpochEnds(ends)])
+        fitted = self._fit(options, estimator, images, key)
+        names = ("loss", "accuracy", _LOSS, _ACCURACY)
+        kept = {
+            name: [float(value) for value in fitted.history[name]] for name in names if name in fitted.history
+        }
+        losses = kept[_LOSS]
+        epoch = min(range(len(losses)), key=lambda at: (losses[at] != losses[at], losses[at]))
+        return kept, len(losses) - 1 if options.keep == "last" else epoch
+
+    def _fit(
+        self, options: TrainOptions, estimator: SeedlingsEstimator, images: DataFrame, key: str
+    ) -> SeedlingsModel:
+        """Train on images, or a head alone on their features."""
+        if transfer.is_for(options.network, options.fine_tune, options.augment):
+            features = jobs.kept_features(options, self._corpus)
+            with self._preparing:  # the first trial computes them for all
+                transfer.features(self._spark, self._corpus, features)
+            whole = transfer.fit(self._spark, estimator, self._corpus, features, images)
+            return cast(SeedlingsModel, whole.stages[-1])
         scaler = pipeline.scaler(options.scaler, options.network)
         *first, _ = pipeline.pipeline(
             self._corpus, estimator, scaler=scaler, scaler_images=options.scaler_images
@@ -481,13 +500,7 @@ class _Search:
             known = (key, scaler, options.scaler_images)
             if known not in self._prepared:
                 self._prepared[known] = Pipeline(stages=first).fit(images)
-        fitted = estimator.fit(self._prepared[known].transform(images))
-        names = ("loss", "accuracy", _LOSS, _ACCURACY)
-        history = cast(SeedlingsModel, fitted).history
-        kept = {name: [float(value) for value in history[name]] for name in names if name in history}
-        losses = kept[_LOSS]
-        epoch = min(range(len(losses)), key=lambda at: (losses[at] != losses[at], losses[at]))
-        return kept, len(losses) - 1 if options.keep == "last" else epoch
+        return cast(SeedlingsModel, estimator.fit(self._prepared[known].transform(images)))
 
     def _folder(self, trial: Trial) -> str:
         return files.join(self._options.run, "trials", f"{trial.number:04d}")

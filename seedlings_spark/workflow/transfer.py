@@ -8,6 +8,7 @@ import json
 import logging
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -78,27 +79,38 @@ def _with_own_hashes(table: DataFrame) -> DataFrame:
     return schema.with_content_hash(table.withColumn(schema.CONTENT_HASH, chosen))
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Features that are kept.
+
+    Args:
+        network: One of `choices.BACKBONES`, built for a corpus, with its weights.
+        folder: Where features are kept, those of each network in a folder of its own.
+        count: Views of each image that is trained on, as `num_views` gives it.
+    """
+
+    network: Any
+    folder: str
+    count: int = 1
+
+
 def fit(
     spark: SparkSession,
     estimator: SeedlingsEstimator,
-    network: Any,
     corpus: Corpus,
-    folder: str,
+    kept: Kept,
     images: DataFrame | None = None,
-    count: int = 1,
 ) -> PipelineModel:
     """Train the last layer of a network, and give what `pipeline.pipeline(...).fit` gives for the whole of it.
 
     Args:
         spark: The session.
         estimator: With all params but its network and columns.
-        network: One of `choices.BACKBONES`, built for this corpus, with its weights. Its last layer is trained.
         corpus: Whose training and validation images are taken.
-        folder: Where features are kept, each network's in a folder of its own.
-        images: Which of them are held out; None for the validation images.
-        count: Views of each image to train on, as `num_views` gives it.
+        kept: The network, whose last layer is trained in place, and where its features are.
+        images: Those that are taken, and which of them are held out; None for all, and the validation images.
     """
-    table = _kept(spark, network, corpus, folder, count)
+    table, network = features(spark, corpus, kept), kept.network
     if images is not None:
         marks = images.select(schema.CONTENT_HASH, pipeline.HELD_OUT)
         table = table.drop(pipeline.HELD_OUT).join(marks, schema.CONTENT_HASH)
@@ -119,8 +131,7 @@ def fit(
 
 def _head(network: Any) -> Any:
     """The layers behind the features, as a network of their own with copies of the weights."""
-    features = networks.features_of(network)
-    inputs = x = keras.Input(features.output_shape[1:], name=FEATURES)
+    inputs = x = keras.Input(networks.features_of(network).output_shape[1:], name=FEATURES)
     for layer in network.layers[networks.place_of_head(network) :]:
         x = type(layer).from_config(layer.get_config())(x)
     head = keras.Model(inputs, x, name="head")
@@ -144,9 +155,9 @@ def _moments(table: DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]
 
 def _of_views(network: Any, count: int) -> Any:
     """The features of each view of an image, one after the other: those of `prediction.views`, in their order."""
-    features = networks.features_of(network)
+    of_one = networks.features_of(network)
     if count == 1:
-        return features
+        return of_one
     inputs = keras.Input(network.input_shape[1:], name="pixels_of_views")
     seen = [inputs]
     if count >= 2:
@@ -155,38 +166,29 @@ def _of_views(network: Any, count: int) -> Any:
         seen += [keras.ops.flip(each, axis=1) for each in seen]
     if count >= 8:
         seen += [keras.ops.transpose(each, (0, 2, 1, 3)) for each in seen]
-    joined = keras.layers.Concatenate(name=FEATURES)([features(each) for each in seen])
+    joined = keras.layers.Concatenate(name=FEATURES)([of_one(each) for each in seen])
     return keras.Model(inputs, joined)
 
 
-def place_of(network: Any, corpus: Corpus, folder: str, count: int = 1) -> str:
-    """Where the features that a network gives of a corpus are kept, below a folder.
+def place_of(corpus: Corpus, kept: Kept) -> str:
+    """Where the features of a corpus are kept.
 
     They are of these very files of the corpus: of another split, or another cut, of the same pictures they are others.
-
-    Args:
-        network: Whose features they are.
-        corpus: Of the images.
-        folder: Of all features.
-        count: Views of each image.
     """
-    features = networks.features_of(network)
-    about = (
-        json.dumps(dict(corpus.manifest), sort_keys=True) + features.to_json() + f"{count} views"
-    ).encode()
-    key = fingerprint.content_hash(
-        b"".join([about, *(weight.tobytes() for weight in features.get_weights())])
-    )
-    return files.join(folder, key[:16])
+    given = networks.features_of(kept.network)
+    texts = (json.dumps(dict(corpus.manifest), sort_keys=True), given.to_json(), f"{kept.count} views")
+    weights = (weight.tobytes() for weight in given.get_weights())
+    key = fingerprint.content_hash(b"".join(["".join(texts).encode(), *weights]))
+    return files.join(kept.folder, key[:16])
 
 
-def _kept(spark: SparkSession, network: Any, corpus: Corpus, folder: str, count: int) -> DataFrame:
+def features(spark: SparkSession, corpus: Corpus, kept: Kept) -> DataFrame:
     """The features of the training images' views and of the validation images, computed if no earlier run has.
 
     Raises:
         StoreError: Of what an earlier run has left something is gone.
     """
-    folder = place_of(network, corpus, folder, count)
+    folder, count = place_of(corpus, kept), kept.count
     images = pipeline.training_images(spark, corpus)
     added = [StructField(_VIEW, IntegerType()), StructField(FEATURES, ArrayType(FloatType()))]
     layout = StructType([*images.drop(schema.IMAGE).schema, *added])
@@ -196,7 +198,7 @@ def _kept(spark: SparkSession, network: Any, corpus: Corpus, folder: str, count:
     else:
         _log.info("computing the features of all images once; they are kept in %s", folder)
         table = uuid.uuid4().hex
-        of_views = _of_views(network, count)
+        of_views = _of_views(kept.network, count)
         model = SeedlingsModel.featurizer(of_views, of_views.layers[-1].name, output_col=FEATURES)
         made = _a_row_for_each_view(model.transform(images), count)
         place = files.join(folder, table)
@@ -205,11 +207,11 @@ def _kept(spark: SparkSession, network: Any, corpus: Corpus, folder: str, count:
             files.create(named, table.encode())
         except FileExistsError:  # of runs that begin at once the first to end is followed by all
             files.delete(place)
-    kept = tables.parquet(spark, files.join(folder, files.read_text(named)), layout)
+    found = tables.parquet(spark, files.join(folder, files.read_text(named)), layout)
     expected = count * corpus.num_images(schema.TRAIN) + corpus.num_images(schema.VALIDATION)
-    if (found := kept.count()) != expected:
-        raise StoreError(f"features of {found:,} images in {folder}", f"of {expected:,}", "Delete the folder")
-    return kept
+    if (rows := found.count()) != expected:
+        raise StoreError(f"features of {rows:,} images in {folder}", f"of {expected:,}", "Delete the folder")
+    return found
 
 
 def _a_row_for_each_view(table: DataFrame, count: int) -> DataFrame:

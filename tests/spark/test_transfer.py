@@ -18,7 +18,8 @@ from seedlings_spark.config import ExploreOptions
 from seedlings_spark.corpus import decoding, synthetic
 from seedlings_spark.errors import CorpusError, InputError, NetworkError, OptionError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
-from seedlings_spark.workflow import explore, folds, pipeline, predicting, transfer
+from seedlings_spark.models import networks
+from seedlings_spark.workflow import explore, folds, pipeline, predicting, search, transfer
 from tests import docs
 from tests.conftest import with_all
 
@@ -58,7 +59,8 @@ def test_the_head_is_trained_on_features_that_are_computed_once(
             epochs=8,
             batch_size=4,
         )
-        model = transfer.fit(spark, estimator, network, prepared, files.qualify(str(tmp_path)))
+        kept = transfer.Kept(network, files.qualify(str(tmp_path)))
+        model = transfer.fit(spark, estimator, prepared, kept)
         return model.stages[-1], model.transform(prepared.images(spark, schema.TEST)).collect()
 
     model, rows = fitted()
@@ -85,8 +87,9 @@ def test_the_head_is_trained_on_features_that_are_computed_once(
     # The same pictures, of which others are held out, have a place of their own.
     other = dataset(spark, Path(files.local_path(prepared.path)).parent, (0.3, 0.4, 0.3))
     assert other.fingerprint == prepared.fingerprint
-    network, folder = pipeline.named_network(NETWORK, prepared, "imagenet", 0), files.qualify(str(tmp_path))
-    places = [transfer.place_of(network, each, folder) for each in (prepared, other)]
+    network = pipeline.named_network(NETWORK, prepared, "imagenet", 0)
+    kept = transfer.Kept(network, files.qualify(str(tmp_path)))
+    places = [transfer.place_of(each, kept) for each in (prepared, other)]
     assert [files.is_directory(place) for place in places] == [True, False]
 
 
@@ -145,6 +148,52 @@ def test_a_head_on_stages_is_trained_on_each_view_of_the_training_images(
     # Eight rows a picture, in batches of eight for one worker.
     steps = version.manifest["training"]["rows"]
     assert sum(steps) == 8 * len(train)
+
+
+def test_a_search_trains_a_head_as_train_does(
+    spark: SparkSession, prepared: corpus.Corpus, tmp_path: Path
+) -> None:
+    fixed = {"network": NETWORK, "weights": "imagenet", "fine_tune": "head", "augment": ["mirror"]}
+    fixed |= {"precision": "float32", "epochs": 2, "batch_size": 8}
+    text = ["[train]", *(f"{name} = {json.dumps(value)}" for name, value in fixed.items())]
+    (tmp_path / "space.toml").write_text("\n".join([*text, "[space]", "learning_rate = [0.001, 0.01]"]))
+    places = {"corpus": prepared.path, "store": str(tmp_path / "store"), "run": str(tmp_path / "run")}
+    given: dict[str, Any] = {"trials": 2, "finalists": 1, "sample": 1.0, "parallel": 1}
+    found = search.tune(spark, ss.TuneOptions(**places, space=str(tmp_path / "space.toml"), **given))
+    published = ss.train(spark, found.train_options).published
+    assert published is not None
+    history = published.manifest["history"]
+    assert {name: history[name] for name in found.best.history} == found.best.history
+    (table,) = (each for each in (tmp_path / "store" / "seedlings" / "features").iterdir())
+    assert len([each for each in table.iterdir() if each.is_dir()]) == 1  # the trials' and the run's
+
+
+@pytest.mark.parametrize(
+    ("augment", "size", "views"),
+    [
+        (("none",), (32, 32), 1),
+        (("mirror",), (32, 32), 2),
+        (("flip",), (32, 32), 4),
+        (("flip", "turn"), (32, 32), 8),
+        (("mirror", "flip", "turn"), (32, 48), 4),  # what is not square is turned upside down only
+    ],
+)
+def test_an_image_has_as_many_views_as_random_changes_can_make_of_it(
+    augment: tuple[str, ...], size: tuple[int, int], views: int
+) -> None:
+    assert transfer.is_for(NETWORK, "head", augment) and transfer.num_views(augment, size) == views
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.float32)
+    seen = {image.tobytes()}
+    if text := networks.augmentation(augment, size):
+        changing = keras.models.model_from_json(text)
+        for draw in range(200):
+            for place, layer in enumerate(changing.layers):
+                layer.generator.state.assign([draw, place])
+            seen.add(np.asarray(changing(image[None], training=True))[0].tobytes())
+    assert len(seen) == views
+    assert not transfer.is_for(NETWORK, "head", (*augment, "rotate")) and not transfer.is_for(
+        NETWORK, "1", augment
+    )
 
 
 @with_all

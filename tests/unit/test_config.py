@@ -297,6 +297,21 @@ def test_an_unknown_choice_is_refused_with_the_nearest() -> None:
             },
             "--ema 0.9 with --fine-tune staged and --layer-decay 0.1",
         ),
+        (
+            "train",
+            {"head_on": "stages"},
+            "--head-on stages with --network plain, --fine-tune all and --augment flip turn",
+        ),
+        (
+            "train",
+            {"head_on": "stages", "fine_tune": "head", "network": "ResNet50", "augment": ["turn"]},
+            "--head-on stages with --network ResNet50, --fine-tune head and --augment turn",
+        ),
+        (
+            "train",
+            {"cutmix": "1", "fine_tune": "head", "network": "ResNet50"},
+            "--cutmix 1 with --fine-tune head and --augment flip turn",
+        ),
         ("train", {"folds": "3", "schedule": "plateau"}, "--folds 3 with --schedule plateau"),
         ("train", {"schedule": "plateau", "warm_up": "0.1"}, "--warm-up 0.1 with --schedule plateau"),
         ("evaluate", {"tta": "3"}, "--tta 3"),
