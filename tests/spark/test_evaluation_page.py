@@ -651,6 +651,10 @@ answer.by_predicted = visible().map((card) => ({ ...card.dataset }));
 all("#species thead button")[4].click();
 answer.sorted = all("#species tbody tr").map((row) => Number(row.cells[4].textContent));
 answer.aria = all("#species th")[4].getAttribute("aria-sort");
+const slices = document.querySelector("#slices details table");
+slices.closest("details").open = true;
+slices.querySelectorAll("thead button")[1].click();
+answer.slices = [...slices.tBodies[0].rows].map((row) => [row.cells[0].textContent, Number(row.cells[1].textContent)]);
 document.dispatchEvent(new KeyboardEvent("keydown", { key: "g" }));
 answer.maps = all("#wrong img.map").filter((image) => getComputedStyle(image).display === "block").length;
 const form = document.querySelector("#thresholds form");
@@ -715,6 +719,13 @@ def test_the_page_in_a_browser(evaluated: dict[str, Any], tmp_path: Path, width:
     ] * min(18, answer["count"])
     assert {each["predicted"] for each in answer["by_predicted"]} == {str(predicted)}
     assert answer["sorted"] == sorted(answer["sorted"], reverse=True) and answer["aria"] == "descending"
+    told = evaluated["metrics"]["slices"]["singles"]
+    sizes = {
+        name: each["num_images"] for each in told for name in [" ".join(next(iter(each["values"].items())))]
+    }
+    assert dict(answer["slices"]) == sizes and len(answer["slices"]) == len(sizes)
+    counts = [count for _, count in answer["slices"]]
+    assert counts in (sorted(counts), sorted(counts, reverse=True)) and len(set(counts)) > 1
     own = np.array([row["species"] == classes[1] for row in rows])
     called = np.array([row["probabilities"][1] >= np.float32(0.6) for row in rows])
     assert f"Precision {metrics.precision_score(own, called):.4f}" in answer["threshold"]
