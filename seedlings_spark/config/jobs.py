@@ -665,9 +665,10 @@ class TrainOptions(Options):
 
     def _check_head(self) -> None:
         """Refuse what a head does not have that is trained alone, on features that are computed once."""
-        few = self.fine_tune == "head" and set(self.augment) in choices.FEW_VIEWS
+        is_known = self.fine_tune == "head" and self.network in choices.BACKBONES
+        few = is_known and set(self.augment) in choices.FEW_VIEWS
         changes = " ".join(self.augment)
-        if self.head_on == choices.STAGES and not (few and self.network in choices.BACKBONES):
+        if self.head_on == choices.STAGES and not few:
             raise OptionError(
                 f"--head-on {self.head_on} with --network {self.network}, --fine-tune {self.fine_tune or 'all'} and"
                 f" --augment {changes}",

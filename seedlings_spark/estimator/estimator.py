@@ -52,8 +52,8 @@ with runtime.quiet_import():
 _log = logging.getLogger(__name__)
 # Params that a run's identity has only where they are not this.
 _LATER = {"layer_decay": 1.0, "mixup": 0.0, "cutmix": 0.0}
-# Of more classes confusion is not counted while training: it grows with their square.
-_MOST_CONFUSED = 256
+# Numbers of all shards' confusion together, above which it is not counted while training: they travel in one header.
+_MOST_CONFUSED = 250_000
 
 
 class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLReadable["SeedlingsEstimator"]):
@@ -169,7 +169,8 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
         """Keras callbacks: they run on the driver, at epoch level, on the master model. Not saved.
 
         One with a method `on_confusion(epoch, counts)` is told, before each epoch ends, how many held-out rows of each
-        class (rows) were taken for which (columns), of up to 256 classes that exclude each other.
+        class (rows) were taken for which (columns), of classes that exclude each other, of which the square times the
+        number of shards is at most 250,000.
         """
         self._callbacks = list(callbacks)
         return self
@@ -464,7 +465,8 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             },
             label_shape=(problem.num_outputs,) if problem.labels == "vector" else (),
             curriculum_epochs=self._curriculum_epochs(),
-            counts_confusion=problem.num_classes == problem.num_outputs <= _MOST_CONFUSED
+            counts_confusion=problem.num_classes == problem.num_outputs
+            and self._num_shards() * problem.num_classes**2 <= _MOST_CONFUSED
             and any(hasattr(each, ON_CONFUSION) for each in self._callbacks),
             **{name: self.getOrDefault(name) for name in _LATER},
         )

@@ -24,6 +24,8 @@ HEAD = "probabilities"
 # The layer before it that joins what the stages show; what standardises that for a head.
 STAGES, STANDARDIZATION = "stages", "standardization_of_stages"
 _DROPOUT = 0.2
+# What joins branches; the last one is of InceptionResNet, where it adds.
+_JOINING = ("Add", "Concatenate", "CustomScaleLayer")
 # Variance of a feature that is a constant.
 _CONSTANT = 1e-10
 # Mean of ImageNet's red, green and blue; mean and standard deviation, in units of 255, as torch has them.
@@ -81,9 +83,10 @@ def build(
 def on_stages(network: Any) -> Any:
     """The backbone with a new head, which is given average and maximum of each stage's last layer, side by side.
 
-    A stage is all that computes on one size of pictures; its last layer is the last that joins branches, as the blocks
-    of most networks end, or the last of all. What lies behind the last stage is left out. Where the task differs from
-    ImageNet's, the early and middle ones tell classes apart that the last layer alone does not.
+    A stage is all that computes on one size of pictures, of more than one pixel; its last layer is the last that joins
+    branches, as the blocks of most networks end, or in a network that has none the last of all. What lies behind the
+    last stage is left out. Where the task differs from ImageNet's, the early and middle ones tell classes apart that
+    the last layer alone does not.
 
     Args:
         network: As `build` makes it.
@@ -91,13 +94,13 @@ def on_stages(network: Any) -> Any:
     last: dict[int, Any] = {}
     joining: dict[int, Any] = {}
     size = min(network.input_shape[1:3])
-    for layer in network.layers:
-        shape = getattr(layer.output, "shape", ())
-        if len(shape) == 4 and 1 < min(shape[1:3]) < size:
+    for operation in network.operations:  # some add without a layer
+        shape = getattr(operation.output, "shape", ())
+        if len(shape) == 4 and 1 < min(shape[1:3]) < size and not isinstance(operation, layers.ZeroPadding2D):
             place = min(shape[1:3])
-            last[place] = layer.output
-            if isinstance(layer, layers.Add | layers.Concatenate):
-                joining[place] = layer.output
+            last[place] = operation.output
+            if type(operation).__name__ in _JOINING:
+                joining[place] = operation.output
     pooled = [
         pool(name=f"{name}_of_stage_{number}")(tensor)
         for number, tensor in enumerate((joining or last).values(), start=1)
@@ -107,7 +110,7 @@ def on_stages(network: Any) -> Any:
     x = layers.Dropout(_DROPOUT, name="dropout_of_features")(x)
     head = network.get_layer(HEAD)
     outputs = layers.Dense(head.units, activation=head.activation, name=HEAD)(x)
-    return keras.Model(network.inputs, outputs, name=network.name)
+    return keras.Model(network.inputs[0], outputs, name=network.name)
 
 
 def standardized(network: Any, mean: NDArray[np.float64], variance: NDArray[np.float64]) -> Any:
@@ -125,7 +128,7 @@ def standardized(network: Any, mean: NDArray[np.float64], variance: NDArray[np.f
     x = layers.Normalization(mean=mean.tolist(), variance=variance.tolist(), name=STANDARDIZATION)(x)
     for layer in network.layers[place + 1 :]:
         x = type(layer).from_config(layer.get_config())(x)
-    made = keras.Model(network.inputs, x, name=network.name)
+    made = keras.Model(network.inputs[0], x, name=network.name)
     made.get_layer(HEAD).set_weights(network.get_layer(HEAD).get_weights())
     return made
 

@@ -317,7 +317,7 @@ class Part:
         """As it travels."""
         # JSON has no number that is none; NumPy makes NaN of null again.
         loss = None if math.isnan(self.loss) else self.loss
-        metrics = [value if math.isfinite(value) else None for value in self.metrics.tolist()]
+        metrics = [None if math.isnan(value) else value for value in self.metrics.tolist()]
         return {**vars(self), "loss": loss, "metrics": metrics}
 
     @classmethod

@@ -129,13 +129,13 @@ def dealt(images: DataFrame, num_folds: int, fold: int) -> DataFrame:
     """The images with those of a fold marked as held out, and their splits accordingly.
 
     Each species is dealt out in the order of its hashes, so that each fold has as many of it, give or take one. With
-    which fold it begins depends on its name: else the first one would have one more of all.
+    which fold it begins depends on its name: else the first one would have one more of all. Files of the same content
+    are in the same fold.
     """
+    contents = images.select(schema.CONTENT_HASH, schema.SPECIES).distinct()
     place = F.row_number().over(Window.partitionBy(schema.SPECIES).orderBy(schema.CONTENT_HASH))
     turn = F.pmod(place + F.pmod(F.xxhash64(schema.SPECIES), F.lit(num_folds)), F.lit(num_folds))
-    held_out = images.select(
-        schema.CONTENT_HASH, schema.SPECIES, (turn == fold).alias(pipeline.HELD_OUT)
-    ).drop(schema.SPECIES)
+    held_out = contents.withColumn(pipeline.HELD_OUT, turn == fold).drop(schema.SPECIES)
     marked = images.drop(pipeline.HELD_OUT).join(held_out, schema.CONTENT_HASH)
     split = F.when(F.col(pipeline.HELD_OUT), schema.VALIDATION).otherwise(schema.TRAIN)
     return schema.with_content_hash(marked.withColumn(schema.SPLIT, split).select(*images.columns))

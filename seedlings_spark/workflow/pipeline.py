@@ -458,10 +458,13 @@ class WatchedPictures(keras.callbacks.Callback):  # type: ignore[misc]
         self._confusion: NDArray[np.int64] | None = None
         self._not_before, self._is_last = -math.inf, False
 
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """An epoch begins."""
+        self._is_last = epoch + 1 == self.params.get("epochs")
+
     def on_confusion(self, epoch: int, counts: NDArray[np.int64]) -> None:
         """The validation images of an epoch have been counted."""
         self._confusion = counts
-        self._is_last = epoch + 1 == self.params.get("epochs")
 
     def drawn(self, network: Any) -> dict[str, bytes]:
         """PNGs by name: `confusion`, and `pictures` with what they are taken for; none if the last are new still.
@@ -483,9 +486,9 @@ class WatchedPictures(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _answers(self, network: Any) -> bytes:
         outputs = np.asarray(network(self._pixels.astype(np.float32), training=False), np.float64)
-        if (outputs < 0).any() or not np.allclose(outputs.sum(axis=1), 1, atol=0.01):  # logits
+        if outputs.min() < 0 or outputs.max() > 1:  # logits
             outputs = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-            outputs /= outputs.sum(axis=1, keepdims=True)
+        outputs /= outputs.sum(axis=1, keepdims=True)
         best = [self._classes[each] for each in outputs.argmax(axis=1)]
         return plots.answers(self._pixels, self._species, best, outputs.max(axis=1).tolist())
 

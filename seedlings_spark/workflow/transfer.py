@@ -25,7 +25,7 @@ from seedlings_spark.corpus import Corpus, tables
 from seedlings_spark.errors import StoreError
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.models import networks
-from seedlings_spark.models.backbones import HEAD, STAGES, standardized
+from seedlings_spark.models.backbones import STAGES, standardized
 from seedlings_spark.workflow import pipeline
 
 with runtime.quiet_import():
@@ -112,10 +112,12 @@ def fit(
     """
     table, network = features(spark, corpus, kept), kept.network
     if images is not None:
-        marks = images.select(schema.CONTENT_HASH, pipeline.HELD_OUT)
-        table = table.drop(pipeline.HELD_OUT).join(marks, schema.CONTENT_HASH)
+        marks = images.select(
+            schema.PATH, pipeline.HELD_OUT
+        )  # files of the same content may lie in two splits
+        table = table.drop(pipeline.HELD_OUT).join(marks, schema.PATH)
     table = _with_own_hashes(table.where(~F.col(pipeline.HELD_OUT) | (F.col(_VIEW) == 0))).drop(_VIEW)
-    if network.layers[-1].name == HEAD and any(layer.name == STAGES for layer in network.layers):
+    if any(layer.name == STAGES for layer in network.layers):
         network = standardized(network, *_moments(table))
     estimator.set_network(_head(network))
     stages = pipeline.pipeline(corpus, estimator, scaler="none", scaler_images=0)
@@ -176,14 +178,18 @@ def place_of(corpus: Corpus, kept: Kept) -> str:
     They are of these very files of the corpus: of another split, or another cut, of the same pictures they are others.
     """
     given = networks.features_of(kept.network)
-    texts = (json.dumps(dict(corpus.manifest), sort_keys=True), given.to_json(), f"{kept.count} views")
+    # Without the layers' names, which Keras numbers by what the process has built before.
+    configs = [
+        (type(each).__name__, each.output.shape, {**each.get_config(), "name": ""}) for each in given.layers
+    ]
+    texts = (json.dumps(dict(corpus.manifest), sort_keys=True), repr(configs), f"{kept.count} views")
     weights = (weight.tobytes() for weight in given.get_weights())
     key = fingerprint.content_hash(b"".join(["".join(texts).encode(), *weights]))
     return files.join(kept.folder, key[:16])
 
 
 def features(spark: SparkSession, corpus: Corpus, kept: Kept) -> DataFrame:
-    """The features of the training images' views and of the validation images, computed if no earlier run has.
+    """The features of each view of training and validation images, computed if no earlier run has.
 
     Raises:
         StoreError: Of what an earlier run has left something is gone.
@@ -208,16 +214,15 @@ def features(spark: SparkSession, corpus: Corpus, kept: Kept) -> DataFrame:
         except FileExistsError:  # of runs that begin at once the first to end is followed by all
             files.delete(place)
     found = tables.parquet(spark, files.join(folder, files.read_text(named)), layout)
-    expected = count * corpus.num_images(schema.TRAIN) + corpus.num_images(schema.VALIDATION)
+    expected = count * sum(corpus.num_images(split) for split in (schema.TRAIN, schema.VALIDATION))
     if (rows := found.count()) != expected:
         raise StoreError(f"features of {rows:,} images in {folder}", f"of {expected:,}", "Delete the folder")
     return found
 
 
 def _a_row_for_each_view(table: DataFrame, count: int) -> DataFrame:
-    """Features of all views of an image, one after the other, as rows; of a validation image only its own."""
-    of_train = F.when(F.col(schema.SPLIT) == schema.TRAIN, F.lit(count)).otherwise(F.lit(1))
+    """Features of all views of an image, one after the other, as rows."""
     length = (F.size(FEATURES) / F.lit(count)).cast("int")
-    views = F.explode(F.sequence(F.lit(0), of_train - 1)).alias(_VIEW)
+    views = F.explode(F.sequence(F.lit(0), F.lit(count - 1))).alias(_VIEW)
     part = F.slice(FEATURES, F.col(_VIEW) * length + 1, length).cast("array<float>")
     return table.select("*", views).withColumn(FEATURES, part)

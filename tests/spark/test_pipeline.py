@@ -632,6 +632,7 @@ def test_tensorboard_shows_what_an_epoch_makes_of_validation_images(
     calls.on_train_begin()
     counts = np.array([[2, 0, 0], [0, 1, 1], [0, 0, 2]])
     for epoch in range(4):
+        calls.on_epoch_begin(epoch)
         watched.on_confusion(epoch, counts)
         calls.on_epoch_end(epoch, {"loss": 1.0, "val_loss": 1.0})
     told = accumulator.EventAccumulator(str(tmp_path / "events" / "validation")).Reload()

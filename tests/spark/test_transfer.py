@@ -131,7 +131,7 @@ def test_a_head_on_stages_is_trained_on_each_view_of_the_training_images(
     for name, views in zip(names, expected, strict=True):
         np.testing.assert_allclose(np.sort(kept[name], axis=0), np.sort(views, axis=0), rtol=1e-3, atol=1e-3)
     for name, view in zip(others, features(held_out), strict=True):
-        np.testing.assert_allclose(kept[name], [view], rtol=1e-3, atol=1e-3)
+        assert min(np.abs(np.array(each) - view).max() for each in kept[name]) < 1e-3 * np.abs(view).max()
     model = predicting.load(version).stages[-1].get_model()
     kernel, bias = model.layers[-1].get_weights()
     every = expected.reshape(-1, expected.shape[-1])
@@ -166,6 +166,33 @@ def test_a_search_trains_a_head_as_train_does(
     assert {name: history[name] for name in found.best.history} == found.best.history
     (table,) = (each for each in (tmp_path / "store" / "seedlings" / "features").iterdir())
     assert len([each for each in table.iterdir() if each.is_dir()]) == 1  # the trials' and the run's
+
+
+@pytest.mark.parametrize("head_on", ["last", "stages"])
+def test_features_of_a_network_that_is_built_again_are_found(prepared: corpus.Corpus, head_on: str) -> None:
+    places = {
+        transfer.place_of(prepared, transfer.Kept(network, "kept", count))
+        for network in [
+            pipeline.named_network("ResNet50", prepared, "none", 0, head_on=head_on) for _ in "ab"
+        ]
+        for count in (1, 2)
+    }
+    assert len(places) == 2
+
+
+@with_all
+def test_in_folds_a_head_is_trained_on_each_view_of_all_other_images(
+    spark: SparkSession, prepared: corpus.Corpus, tmp_path: Path
+) -> None:
+    given = {"corpus": prepared.path, "network": NETWORK, "weights": "imagenet", "precision": "float32"}
+    given |= {"fine_tune": "head", "augment": ("mirror",), "batch_size": 8, "epochs": 2, "folds": 3}
+    assert ss.train(spark, ss.TrainOptions(**given, store=str(tmp_path))).published  # type: ignore[arg-type]
+    (run,) = (tmp_path / "seedlings" / "runs").iterdir()
+    known = {row.path: row for row in prepared.images(spark, schema.TRAIN, schema.VALIDATION).collect()}
+    rows = spark.read.parquet(str(run / "folds" / "predictions")).collect()
+    assert sorted(row.path for row in rows) == sorted(known)
+    (table,) = (path for path in (tmp_path / "seedlings" / "features").glob("*/*") if path.is_dir())
+    assert spark.read.parquet(str(table)).count() == 2 * len(known)
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,11 @@ def test_a_number_out_of_range_in_a_file_is_named_with_the_file(tmp_path: Path) 
     assert refused("train", {}, file).found == f"epochs = 0 in [train] of {file}"
 
 
+def test_a_head_of_a_network_of_ones_own_takes_what_is_done_to_images() -> None:
+    given = {"corpus": "c", "store": "s", "fine_tune": "head", "network": "own.keras"}
+    assert config.TrainOptions(**given, cutmix=1.0).cutmix == 1.0  # type: ignore[arg-type]
+
+
 def test_options_that_a_program_makes_are_checked_too() -> None:
     with pytest.raises(OptionError, match="--epochs 0"):
         config.TrainOptions(corpus="c", store="s", epochs=0)
