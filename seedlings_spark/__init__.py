@@ -191,7 +191,7 @@ The map, room by room, in the order of imports: a module may import those of its
 
     workflow        what the jobs do
       runs          the folder of a training run: what ran, how far it is, how it ended
-      events        the metrics of a run as TensorBoard shows them
+      events        the metrics and pictures of a run as TensorBoard shows them
       tracking      a run as MLflow shows it
       jobs          one call for each job
       pipeline      the pipeline that a corpus is fitted with
