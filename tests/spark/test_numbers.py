@@ -22,7 +22,7 @@ from seedlings_spark.corpus import Corpus
 from seedlings_spark.errors import CorpusError, InputError, NetworkError, OptionError, SeedlingsError
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.reports import numbers
-from seedlings_spark.workflow import forgetting, late_labels, pipeline
+from seedlings_spark.workflow import forgetting, late_labels, pipeline, predicting
 from tests.conftest import with_all
 from tests.spark.test_multilabel import JOBS, TRAIN, Place
 
@@ -379,3 +379,21 @@ def test_numbers_that_cannot_be_are_refused(
     ).save(tmp_path / "sigmoid.keras")
     with pytest.raises(NetworkError, match="ends with a sigmoid, for pictures that have a number each"):
         pipeline.set_network(ss.SeedlingsEstimator(), str(tmp_path / "sigmoid.keras"), prepared)
+
+
+@with_all
+def test_a_head_on_stages_learns_numbers_too(spark: SparkSession, folder: Path, tmp_path: Path) -> None:
+    corpus = prepared_from(spark, folder, tmp_path / "corpus", image_size=32)
+    given = {"network": "efficientnet-lite0", "weights": "imagenet", "fine_tune": "head", "head_on": "stages"}
+    given |= {"precision": "float32", "epochs": 10, "batch_size": 8, "learning_rate": 0.01}
+    version = ss.train(spark, ss.TrainOptions(corpus.path, store=str(tmp_path), **given)).published  # type: ignore[arg-type]
+    assert version is not None
+    error = version.manifest["metrics"]["val_root_mean_squared_error"]
+    assert error < 0.5 * corpus.manifest["numbers"]["validation"]["deviation"]
+    network = predicting.load(version).stages[-1].get_model()
+    assert any(layer.name == "standardization_of_stages" for layer in network.layers)
+    rows = corpus.images(spark, "validation").collect()
+    pixels = np.stack([np.frombuffer(row.image, np.uint8).reshape(32, 32, 3) for row in rows])
+    true = np.array([disc(int(Path(row.path).stem))[1] for row in rows])
+    found = np.asarray(network(pixels.astype(np.float32)))[:, 0]
+    assert np.sqrt(np.mean((found - true) ** 2)) == pytest.approx(error, rel=1e-3)
