@@ -61,7 +61,10 @@ RULES = ("downpour", "adag", "dynsgd", "aeasgd", "eamsgd")
 DEFAULT_LOSS = "sparse_categorical_crossentropy"
 SCHEDULES = ("constant", "cosine", "one-cycle", "step", "plateau")
 # Random changes to training images, in the order in which they are applied.
-AUGMENTATIONS = ("mirror", "flip", "turn", "rotate", "shift", "zoom", "brightness", "contrast", "cutout")
+AUGMENTATIONS = (
+    *("mirror", "flip", "turn", "rotate", "shift", "zoom"),
+    *("brightness", "contrast", "hue", "blur", "cutout"),
+)
 # Those by which an image has 1, 2, 4 or 8 views; features of all of them can be computed once.
 FEW_VIEWS = ({"none"}, {"mirror"}, {"flip"}, {"mirror", "flip"}, {"flip", "turn"}, {"mirror", "flip", "turn"})
 # By which images are ordered that come in by rising difficulty: their network's loss, or the length of their files.

@@ -383,6 +383,13 @@ class TrainOptions(Options):
         reason="what all other ways of training have",
         choices=choices.HEAD_ON,
     )
+    dropout: float = option(
+        1.0,
+        "times the rates of the network's dropout layers, up to 0.9; 0 for no dropout",
+        reason="as the network has them",
+        least=0,
+        most=10,
+    )
     layer_decay: float = option(
         0.0,
         "learning rate of the first trained layer as a share of the last one's; those between rise by one factor from"
@@ -471,9 +478,15 @@ class TrainOptions(Options):
     augment: tuple[str, ...] = option(
         ("flip", "turn"),
         "random changes to training images: mirror, left and right; flip, also upside down; quarter turns, rotation by"
-        " any angle, shift, zoom, brightness, contrast, a part blacked out; or none",
+        " any angle, shift, zoom, brightness, contrast, hue, blur, a part blacked out; or none",
         reason="a plant from above has no up (pictures that have one take mirror); more changes want more epochs",
         choices=(*choices.AUGMENTATIONS, "none"),
+    )
+    show_augmentation: bool = option(
+        False,
+        "draw augmentation.png in the run's folder before training: some training images, and what --augment, --mixup"
+        " and --cutmix may make of them",
+        reason="it takes seconds",
     )
     mixup: float = option(
         0.0,

@@ -28,6 +28,7 @@ with runtime.quiet_import():
 FILE, ONNX_FILE = "network.keras", "network.onnx"
 # The largest network file that is read, as it is and unpacked.
 MAX_NETWORK_BYTES = 2 * 1024**3
+_MOST_DROPPED = 0.9
 # The layer behind a network whose outputs are numbers in the unit of the labels.
 _UNIT = "in_unit_of_labels"
 # A pixel that never changes in the training images says nothing; Spark's StandardScaler maps it to 0, and a
@@ -195,6 +196,18 @@ def freeze(network: Any, trained: str) -> None:
     for place, layer in enumerate(holding):
         is_still = trained == choices.STAGED and isinstance(layer, layers.BatchNormalization)
         layer.trainable = place >= first and not is_still
+
+
+def scale_dropout(network: Any, factor: float) -> None:
+    """Multiply the rates of all dropout layers, up to 0.9.
+
+    Args:
+        network: Built; changed in place.
+        factor: At least 0; 1 changes nothing.
+    """
+    for layer in network._flatten_layers(include_self=False):
+        if isinstance(layer, layers.Dropout):
+            layer.rate = min(_MOST_DROPPED, factor * layer.rate)
 
 
 def features_of(network: Any, layer: str = "") -> Any:
@@ -436,9 +449,10 @@ def augmentation(names: Sequence[str], image_size: tuple[int, int]) -> str:
     Args:
         names: Some of `choices.AUGMENTATIONS`: "mirror" (left and right), "flip" (also upside down), "turn" (quarter
             turns), "rotate" (by any angle), "shift" (up to 10 % of the image), "zoom" (up to 10 % in or out),
-            "brightness" (up to 10 % of white), "contrast" (up to 20 % less or more), "cutout" (a rectangle of up to a
-            fifth of the image becomes black, in every second image; DeVries and Taylor 2017, arXiv:1708.04552); "none"
-            stands for no change. What is moved beyond a border is filled by reflection.
+            "brightness" (up to 10 % of white), "contrast" (up to 20 % less or more), "hue" (by up to 18 degrees),
+            "blur" (over 3x3 pixels, in every second image), "cutout" (a rectangle of up to a fifth of
+            the image becomes black, in every second image; DeVries and Taylor 2017, arXiv:1708.04552); "none" stands
+            for no change. What is moved beyond a border is filled by reflection.
         image_size: (height, width) in pixels.
 
     Returns:
@@ -465,10 +479,46 @@ def augmentation(names: Sequence[str], image_size: tuple[int, int]) -> str:
         "zoom": lambda: _clipped(layers.RandomZoom(0.1, fill_mode="reflect", seed=0)),
         "brightness": lambda: [layers.RandomBrightness(0.1, value_range=(0, 255), seed=0)],
         "contrast": lambda: [layers.RandomContrast(0.2, value_range=(0, 255), seed=0)],
+        "hue": lambda: _clipped(layers.RandomHue(0.1, seed=0)),
+        "blur": lambda: _clipped(layers.RandomGaussianBlur(1.0, 3, 1.0, seed=0)),
         "cutout": lambda: [layers.RandomErasing(0.5, (0.02, 0.2), 0.0, seed=0)],
     }
     stack = [layer for name in choices.AUGMENTATIONS if name in names for layer in makers[name]()]
     return str(keras.Sequential([keras.Input((*image_size, 3)), *stack]).to_json())
+
+
+def augmented(
+    augmentation: str, pixels: NDArray[np.uint8], count: int, mixing: Any = None
+) -> NDArray[np.uint8]:
+    """What training may make of images.
+
+    Args:
+        augmentation: As `augmentation` gives it.
+        pixels: Shape (images, height, width, 3).
+        count: How many are made of each.
+        mixing: A `training.mixing.Mixing`, or None.
+
+    Returns:
+        Shape (images, count, height, width, 3); always the same.
+    """
+    changing = keras.models.model_from_json(augmentation, CUSTOM_OBJECTS) if augmentation else None
+    made = []
+    for draw in range(count):
+        generators = [] if changing is None else [layer.generator for layer in _drawing(changing)]
+        states = [generator.state for generator in generators] + ([] if mixing is None else [mixing.state])
+        for place, state in enumerate(states):
+            state.assign([draw, place])
+        images = keras.ops.convert_to_tensor(pixels.astype(np.float32))
+        if changing is not None:
+            images = changing(images, training=True)
+        if mixing is not None:
+            images, _ = mixing(images)
+        made.append(np.asarray(images).round().clip(0, 255).astype(np.uint8))
+    return np.stack(made, axis=1)
+
+
+def _drawing(network: Any) -> list[Any]:
+    return [layer for layer in network.layers if hasattr(layer, "generator")]
 
 
 def _clipped(layer: Any) -> list[Any]:

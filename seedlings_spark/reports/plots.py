@@ -295,6 +295,25 @@ def answers(
     return _png(figure)
 
 
+def changes(pixels: npt.NDArray[np.uint8], changed: npt.NDArray[np.uint8]) -> bytes:
+    """A PNG with a row for each image: itself, and what training may make of it.
+
+    Args:
+        pixels: Shape (images, height, width, 3), 0 to 255.
+        changed: Shape (images, count, height, width, 3).
+    """
+    sheet = np.concatenate([pixels[:, None], changed], axis=1)
+    rows, columns = sheet.shape[:2]
+    figure = Figure(figsize=(1.3 * columns, 1.3 * rows + 0.3), layout="constrained")
+    for place, image in enumerate(sheet.reshape(-1, *sheet.shape[2:])):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        axes.imshow(image)
+        axes.set_axis_off()
+        if place < 2:
+            axes.set_title(("the image", "as trained on")[place], loc="left", fontsize=8, color=_INK)
+    return _png(figure)
+
+
 def data_curve(points: Sequence[tuple[int, float, float, float]]) -> bytes:
     """A PNG of accuracy by the number of training images.
 

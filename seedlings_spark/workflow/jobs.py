@@ -196,6 +196,9 @@ def train(spark: SparkSession, options: TrainOptions) -> Trained:
         with runs.recorded(run), tracking.tracked(client, run, options.name, about) as tracked:
             about |= tracked.about
             images = pipeline.training_images(spark, prepared)
+            if options.show_augmentation:
+                mixed = (options.mixup, options.cutmix)
+                pipeline.show_augmentation(spark, prepared, run, options.augment, mixed)
 
             def fit(place: str, images: DataFrame, callbacks: Sequence[Any] = ()) -> "PipelineModel":
                 """Train in a folder of the run's, by default to the last epoch."""
@@ -346,7 +349,8 @@ def estimator(
         checkpoint_path=files.join(run, runs.CHECKPOINTS),
         verbose=1,
     )
-    pipeline.set_network(made, options.network, prepared, options.weights, options.fine_tune)
+    given = (options.weights, options.fine_tune, options.dropout)
+    pipeline.set_network(made, options.network, prepared, *given)
     return made
 
 
@@ -373,7 +377,8 @@ def _with_head(
         checkpoint_path=files.join(run, runs.CHECKPOINTS, "head"),
         verbose=1,
     )
-    network = pipeline.named_network(options.network, prepared, options.weights, options.seed)
+    named = (options.network, prepared, options.weights, options.seed)
+    network = pipeline.named_network(*named, dropout=options.dropout)
     kept = transfer.Kept(network, files.join(options.store, options.name, transfer.FEATURES))
     transfer.fit(spark, head, prepared, kept, images if options.folds else None)
     networks.freeze(network, options.fine_tune)
@@ -386,7 +391,7 @@ def kept_features(options: TrainOptions, prepared: Corpus) -> "transfer.Kept":
 
     named = (options.network, prepared, options.weights, options.seed)
     return transfer.Kept(
-        pipeline.named_network(*named, head_on=options.head_on),
+        pipeline.named_network(*named, **config.chosen(options, "head_on", "dropout")),
         files.join(options.store, options.name, transfer.FEATURES),
         transfer.num_views(options.augment, prepared.image_size),
     )

@@ -37,6 +37,7 @@ from seedlings_spark.models import networks
 from seedlings_spark.reports import plots
 from seedlings_spark.reports.evaluation import evaluate
 from seedlings_spark.training import optimizer as optimizers
+from seedlings_spark.training.mixing import Mixing
 from seedlings_spark.workflow import events, runs
 
 with runtime.quiet_import():
@@ -60,6 +61,8 @@ _WARM_UPS = {"cosine": 0.05, "one-cycle": 0.3}
 _ONE_CYCLE_RISE = 25
 # Validation images that are shown with what the network takes them for.
 _WATCHED = 12
+# Training images that are shown as they may be changed, and how often each.
+_SHOWN_IMAGES, _SHOWN_CHANGES = 6, 8
 # Pictures of an epoch are drawn when so many times as long as the last took has gone by.
 _RESTS = 50
 # What the plateau takes the rate down by, and after how many epochs without a lower validation loss.
@@ -85,7 +88,9 @@ def scaler(chosen: str, network: str) -> str:
     return "none" if network in BACKBONES else "channel"
 
 
-def named_network(name: str, corpus: Corpus, weights: str, seed: int, *, head_on: str = HEAD_ON[0]) -> Any:
+def named_network(
+    name: str, corpus: Corpus, weights: str, seed: int, *, head_on: str = HEAD_ON[0], dropout: float = 1.0
+) -> Any:
     """A network by name for a corpus; what `weights` do not give is drawn from a run's seed.
 
     Args:
@@ -94,6 +99,7 @@ def named_network(name: str, corpus: Corpus, weights: str, seed: int, *, head_on
         weights: "none", "imagenet", or a file on any file system.
         seed: Of the run.
         head_on: One of `choices.HEAD_ON`.
+        dropout: As for `networks.scale_dropout`.
 
     Raises:
         NetworkError: The weights are those of another network, or cannot be had.
@@ -105,6 +111,7 @@ def named_network(name: str, corpus: Corpus, weights: str, seed: int, *, head_on
         activation = _ACTIVATIONS[corpus.kind]
         outputs = corpus.num_outputs
         built = networks.build(name, corpus.image_size, outputs, local, activation, head_on=head_on)
+    networks.scale_dropout(built, dropout)
     return _in_unit(built, corpus)
 
 
@@ -118,6 +125,7 @@ def set_network(
     corpus: Corpus,
     weights: str = NO_WEIGHTS,
     fine_tune: str = "",
+    dropout: float = 1.0,
 ) -> None:
     """Give an estimator its network: by name, or from a `.keras` or JSON file on any file system.
 
@@ -130,6 +138,7 @@ def set_network(
         corpus: To train it on.
         weights: "none", "imagenet", or a file on any file system, for a network by name.
         fine_tune: Which layers are trained, as `networks.freeze` takes it; "" leaves it to the network.
+        dropout: As for `networks.scale_dropout`.
 
     Raises:
         OptionError: The estimator's loss does not fit the labels.
@@ -139,7 +148,8 @@ def set_network(
     if estimator.isDefined("loss"):
         problems.check_loss(estimator.get_loss(), corpus.kind)
     if not name.endswith(NETWORK_FILES):
-        network = named_network(name, corpus, weights, estimator.getOrDefault("seed"))
+        seed = estimator.getOrDefault("seed")
+        network = named_network(name, corpus, weights, seed, dropout=dropout)
         networks.freeze(network, fine_tune or "all")
         if name in OWN_NETWORKS:
             estimator.set_keras_model_config(network.to_json())
@@ -157,6 +167,7 @@ def set_network(
         )
     _check_ends(name, problems.last_activation(loaded), corpus.kind)
     loaded = _in_unit(loaded, corpus)
+    networks.scale_dropout(loaded, dropout)
     if fine_tune:
         networks.freeze(loaded, fine_tune)
     if name.endswith(".keras"):
@@ -366,6 +377,28 @@ def records(
         return [RunRecord(path, check, report)]
     watched = WatchedPictures(corpus.classes, *some_images(spark, corpus, schema.VALIDATION, _WATCHED))
     return [watched, RunRecord(path, check, report, watched.drawn)]
+
+
+def show_augmentation(
+    spark: SparkSession, corpus: Corpus, run: str, augment: Sequence[str], mixed: tuple[float, float]
+) -> None:
+    """Draw what training may make of some images, in the run's folder.
+
+    Args:
+        spark: The session.
+        corpus: Whose training images they are.
+        run: Folder of the run.
+        augment: As for `networks.augmentation`.
+        mixed: MixUp's and CutMix's alpha.
+    """
+    pixels, _ = some_images(spark, corpus, schema.TRAIN, _SHOWN_IMAGES)
+    mixing = Mixing(*mixed) if any(mixed) else None
+    changing = networks.augmentation(augment, corpus.image_size)
+    place = files.join(run, runs.AUGMENTATION)
+    files.write_bytes(
+        place, plots.changes(pixels, networks.augmented(changing, pixels, _SHOWN_CHANGES, mixing))
+    )
+    _log.info("what training may make of images: %s", place)
 
 
 def pipeline(corpus: Corpus, estimator: SeedlingsEstimator, *, scaler: str, scaler_images: int) -> Pipeline:

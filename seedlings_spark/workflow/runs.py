@@ -2,7 +2,8 @@
 
 RUN/run.json        options, corpus, versions, and the attempts: each with where it ran and its exit code
 RUN/metrics.jsonl   one line an epoch
-RUN/events/         the same for TensorBoard
+RUN/events/         the same for TensorBoard, with pictures
+RUN/augmentation.png    what training may make of images, where that was asked for
 RUN/checkpoints/    where the next attempt goes on
 RUN/folds/K/        the same of each network of a cross-validation, and in the end its confusion
 RUN/train.log       of a run in the background
@@ -20,10 +21,14 @@ from seedlings_spark import display, errors, files, lock, reproducibility
 from seedlings_spark.errors import InputError, OptionError
 
 METRICS, CHECKPOINTS, LOG, EVENTS = "metrics.jsonl", "checkpoints", "train.log", "events"
+AUGMENTATION = "augmentation.png"
 FOLDS, CONFUSION = "folds", "confusion.json"
 _RECORD = "run.json"
 # Options that change no bit of a result.
-_OF_CLUSTER = ("server_port", "worker_port", "exchange", "encrypt", "wait_executors", "memory_budget_mb")
+_OF_CLUSTER = (
+    *("server_port", "worker_port", "exchange", "encrypt", "wait_executors", "memory_budget_mb"),
+    "show_augmentation",
+)
 RUNNING, DONE, FAILED, GONE = "running", "done", "failed", "gone"
 
 

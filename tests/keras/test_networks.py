@@ -13,6 +13,8 @@ from seedlings_spark.choices import AUGMENTATIONS
 from seedlings_spark.cluster import runtime
 from seedlings_spark.errors import NetworkError, OptionError, SeedlingsError
 from seedlings_spark.models import networks
+from seedlings_spark.training import network as carried
+from seedlings_spark.training.mixing import Mixing
 
 SIZES = [(32, 32), (33, 33), (64, 64), (96, 48)]
 
@@ -460,7 +462,7 @@ def test_flips_and_turns_together_give_all_eight_symmetries():
 def test_every_image_of_a_batch_draws_for_itself(name):
     images = np.repeat(pixels(1, (6, 6)), 60, axis=0)
     outputs = np.asarray(augmenter(name)(images, training=True))
-    assert len({output.tobytes() for output in outputs}) >= (2 if name == "mirror" else 4)
+    assert len({output.tobytes() for output in outputs}) >= (2 if name in ("mirror", "blur") else 4)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -494,6 +496,32 @@ def test_pixels_stay_pixels(names, size):
     assert outputs.min() >= 0
     assert outputs.max() <= 255
     assert np.isfinite(outputs).all()
+
+
+def test_what_is_shown_of_augmentation_is_what_it_makes_and_always_the_same():
+    shown = pixels(3, (6, 6)).astype(np.uint8)
+    mirrored = networks.augmented(networks.augmentation(["mirror"], (6, 6)), shown, 20)
+    assert mirrored.shape == (3, 20, 6, 6, 3)
+    for image, made in zip(shown, mirrored, strict=True):
+        assert {each.tobytes() for each in made} == {image.tobytes(), image[:, ::-1].tobytes()}
+    assert np.array_equal(networks.augmented(networks.augmentation(["mirror"], (6, 6)), shown, 20), mirrored)
+    blended = networks.augmented("", shown, 4, Mixing(1.0, 0.0)).astype(float)
+    low, high = (pick(shown, np.roll(shown, 1, axis=0)).astype(float) for pick in (np.minimum, np.maximum))
+    assert ((blended >= low[:, None] - 1) & (blended <= high[:, None] + 1)).all()
+    assert len({each.tobytes() for each in blended[0]}) == 4
+
+
+def test_dropout_is_scaled_and_travels():
+    network = networks.build("plain", (32, 32), 3)
+    networks.scale_dropout(network, 2)
+    again = carried.from_json(network.to_json())
+    rates = [layer.rate for layer in again.layers if isinstance(layer, keras.layers.Dropout)]
+    assert rates == pytest.approx([0.2, 0.2, 0.2, 0.8])
+    networks.scale_dropout(network, 3)
+    assert network.layers[-2].rate == 0.9
+    networks.scale_dropout(network, 0)
+    images = pixels(2, (32, 32))
+    assert np.array_equal(network(images, training=True), network(images, training=False))
 
 
 def test_no_augmentation_is_no_network():

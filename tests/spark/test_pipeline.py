@@ -645,6 +645,14 @@ def test_tensorboard_shows_what_an_epoch_makes_of_validation_images(
     assert told.Images("confusion")[-1].encoded_image_string == expected
 
 
+def test_augmentation_is_shown_in_the_folder_of_the_run(
+    tmp_path: Path, spark: SparkSession, prepared: Corpus
+) -> None:
+    pipeline.show_augmentation(spark, prepared, str(tmp_path), ("flip", "turn"), (0.2, 0.0))
+    drawn = images.decode((tmp_path / "augmentation.png").read_bytes(), (600, 900), aspect="stretch")
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 100
+
+
 def test_no_metrics_are_written_into_the_folder_of_another_run(tmp_path: Path) -> None:
     def check() -> None:
         raise OutputInUseError("the run", "one at a time", "Wait")
