@@ -295,7 +295,8 @@ def _compare(exported: bytes, rows: NDArray[Any], expected: NDArray[Any], where:
     try:
         engine = engines.OnnxRuntime(exported, threads=1)
     except NetworkError as error:
-        unknown = re.search(r"No Op registered for (\w+)", error.found)
+        # Whole, while what the error has found is cut to a line.
+        unknown = re.search(r"No Op registered for (\w+)", str(error.__cause__ or error.found))
         what = f"uses {unknown[1]}, which ONNX does not have" if unknown else f"becomes {error.found}"
         raise _no_form(what, "operations that ONNX has", where()) from error
     size = engine.steady_rows(len(rows))

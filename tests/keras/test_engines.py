@@ -185,7 +185,8 @@ def test_a_network_that_onnx_has_no_operation_for_is_said_to_be_so():
     rows = layers.Reshape((3, 2))(inputs)
     attended = layers.MultiHeadAttention(1, 2)(rows, rows)
     states, *_ = layers.GRU(6, return_state=True, unroll=True)(attended)
-    binned = layers.Discretization(bin_boundaries=[0.0, 1.0])(states)
+    name = "discretization_of_states_into_three_bins_" + "long" * 30  # longer than what is said of an error
+    binned = layers.Discretization(bin_boundaries=[0.0, 1.0], name=name)(states)
     outputs = layers.Dense(3, activation="softmax")(layers.Flatten()(layers.Embedding(5, 2)(binned)))
     network = keras.Model(inputs, outputs)
     with pytest.raises(
