@@ -44,7 +44,7 @@ SCALERS = ("auto", "channel", "pixel", "none")
 FINE_TUNED = ("head", "all", STAGED := "staged")
 # What the head of a backbone is given, if it alone is trained: the average of the last layer, or of each stage's last
 # layer average and maximum.
-HEAD_ON = ("last", STAGES := "stages")
+HEAD_ON = (LAST := "last", STAGES := "stages")
 # Of `staged`: the learning rate of the first layer as a share of the last one's.
 STAGED_DECAY = 0.1
 # What `--weights` may be beside the path of a file.

@@ -376,7 +376,7 @@ class TrainOptions(Options):
         reason="a network by name trains all, a file what it says itself",
     )
     head_on: str = option(
-        choices.HEAD_ON[0],
+        choices.LAST,
         "what the head of a network of others is given, if it alone is trained: last, the average of its last layer;"
         " stages, average and maximum of each stage's, standardised, which tell more where the pictures are unlike"
         " ImageNet's",
@@ -685,7 +685,7 @@ class TrainOptions(Options):
             raise OptionError(
                 f"--head-on {self.head_on} with --network {self.network}, --fine-tune {self.fine_tune or 'all'} and"
                 f" --augment {changes}",
-                "--fine-tune head of a network of others by name, and none, mirror, or flip and turn for --augment",
+                "--fine-tune head of a network of others by name, and none, mirror, flip, or flip turn for --augment",
                 "Leave out --head-on, or change the others",
             )
         if self.cutmix and few:

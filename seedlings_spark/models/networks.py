@@ -108,7 +108,7 @@ def build(
     weights: str = choices.NO_WEIGHTS,
     activation: str = "softmax",
     *,
-    head_on: str = choices.HEAD_ON[0],
+    head_on: str = choices.LAST,
 ) -> Any:
     """A network of `choices.NETWORKS`, with weights drawn from Keras' current seed where none are given.
 
@@ -237,7 +237,7 @@ def features_of(network: Any, layer: str = "") -> Any:
 
 
 def place_of_head(network: Any) -> int:
-    """Which of its layers is the first that is no part of the features: the last with weights, or what is before it."""
+    """Which of its layers is the first of the head: the last with weights, or dropout and standardisation before it."""
     last = [place for place, layer in enumerate(network.layers) if _own_weights(layer)][-1]
     layer = network.layers[last]
     while True:
@@ -504,9 +504,8 @@ def augmented(
     changing = keras.models.model_from_json(augmentation, CUSTOM_OBJECTS) if augmentation else None
     made = []
     for draw in range(count):
-        generators = [] if changing is None else [layer.generator for layer in _drawing(changing)]
-        states = [generator.state for generator in generators] + ([] if mixing is None else [mixing.state])
-        for place, state in enumerate(states):
+        states = [] if changing is None else carried.seed_states(changing)
+        for place, state in enumerate(states + ([] if mixing is None else [mixing.state])):
             state.assign([draw, place])
         images = keras.ops.convert_to_tensor(pixels.astype(np.float32))
         if changing is not None:
@@ -515,10 +514,6 @@ def augmented(
             images, _ = mixing(images)
         made.append(np.asarray(images).round().clip(0, 255).astype(np.uint8))
     return np.stack(made, axis=1)
-
-
-def _drawing(network: Any) -> list[Any]:
-    return [layer for layer in network.layers if hasattr(layer, "generator")]
 
 
 def _clipped(layer: Any) -> list[Any]:

@@ -207,3 +207,12 @@ def finalize(network: Any) -> None:
     for layer in network._flatten_layers(include_self=False):
         if hasattr(layer, "finalize_state"):
             layer.finalize_state()
+
+
+def seed_states(network: Any) -> list[Any]:
+    """The states of all seed generators in a network, in the order of its layers."""
+    return [
+        generator.state
+        for layer in network._flatten_layers(include_self=True)
+        for generator in layer._seed_generators
+    ]

@@ -436,7 +436,9 @@ class Computation:
         self._shares = optimizers.step_shares(self.vectors.trainable, recipe.layer_decay)
         is_mixed = recipe.mixup or recipe.cutmix
         self._mixing = Mixing(recipe.mixup, recipe.cutmix) if is_mixed else None
-        self._seeds = _seed_states(self.network) + (_seed_states(self._augment) if self._augment else [])
+        self._seeds = carried.seed_states(self.network) + (
+            carried.seed_states(self._augment) if self._augment else []
+        )
         self._seeds += [self._mixing.state] if self._mixing is not None else []
         signature = self._signature()
         scale = tf.TensorSpec((), "float32")
@@ -978,12 +980,3 @@ def _rows_of_class(shard: Shard) -> dict[str, int]:
 def _classes(labels: NDArray[np.float64]) -> NDArray[np.int64]:
     """The class number of each label: itself, or the place of a vector's largest element."""
     return labels.astype(np.int64) if labels.ndim == 1 else labels.argmax(axis=1)
-
-
-def _seed_states(network: Any) -> list[Any]:
-    """The states of all seed generators in a network, in the order of its layers."""
-    return [
-        generator.state
-        for layer in network._flatten_layers(include_self=True)
-        for generator in layer._seed_generators
-    ]

@@ -21,8 +21,8 @@ from seedlings_spark import files, fingerprint, problems, reproducibility, schem
 from seedlings_spark.choices import (
     BACKBONES,
     DEFAULT_LOSS,
-    HEAD_ON,
     IMAGENET,
+    LAST,
     NETWORK_FILES,
     NO_WEIGHTS,
     OWN_NETWORKS,
@@ -89,7 +89,7 @@ def scaler(chosen: str, network: str) -> str:
 
 
 def named_network(
-    name: str, corpus: Corpus, weights: str, seed: int, *, head_on: str = HEAD_ON[0], dropout: float = 1.0
+    name: str, corpus: Corpus, weights: str, seed: int, *, head_on: str = LAST, dropout: float = 1.0
 ) -> Any:
     """A network by name for a corpus; what `weights` do not give is drawn from a run's seed.
 

@@ -25,10 +25,7 @@ AUGMENTATION = "augmentation.png"
 FOLDS, CONFUSION = "folds", "confusion.json"
 _RECORD = "run.json"
 # Options that change no bit of a result.
-_OF_CLUSTER = (
-    *("server_port", "worker_port", "exchange", "encrypt", "wait_executors", "memory_budget_mb"),
-    "show_augmentation",
-)
+_OF_CLUSTER = ("server_port", "worker_port", "exchange", "encrypt", "wait_executors", "memory_budget_mb")
 RUNNING, DONE, FAILED, GONE = "running", "done", "failed", "gone"
 
 
@@ -253,7 +250,7 @@ def _computed(options: Mapping[str, Any]) -> dict[str, Any]:
     What belongs to a cluster may be that of another one.
     """
     found = {**options, "shards": options.get("shards") or options.get("num_workers")}
-    for name in ("drop_slow", "mlflow", *_OF_CLUSTER):
+    for name in ("drop_slow", "mlflow", "show_augmentation", *_OF_CLUSTER):
         found.pop(name, None)
     if options.get("mode") == "synchronous":
         for name in ("num_workers", "min_workers"):

@@ -26,7 +26,7 @@ from seedlings_spark.errors import OptionError
 # What `tune` itself is told, or decides.
 _NOT_HERE = ("corpus", "store", "name", "run", "promote")
 # What is done beside the training of a network: no trial is the better for it.
-_AFTERWARDS = ("calibrate", "quantize", "folds")
+_AFTERWARDS = ("calibrate", "quantize", "folds", "show_augmentation")
 _RANGE = {"low", "high", "log", "step"}
 _FINE_TUNE, _CURRICULUM = "fine_tune", "curriculum"
 

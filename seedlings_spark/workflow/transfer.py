@@ -6,6 +6,7 @@ run. So they are computed by the scoring engine when they are first wanted, and 
 
 import json
 import logging
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,18 +108,19 @@ def fit(
         spark: The session.
         estimator: With all params but its network and columns.
         corpus: Whose training and validation images are taken.
-        kept: The network, whose last layer is trained in place, and where its features are.
+        kept: The network, whose last layer is trained in place unless its stages are to be standardised, and where its
+            features are.
         images: Those that are taken, and which of them are held out; None for all, and the validation images.
     """
     table, network = features(spark, corpus, kept), kept.network
     if images is not None:
-        marks = images.select(
-            schema.PATH, pipeline.HELD_OUT
-        )  # files of the same content may lie in two splits
+        # By path: files of the same content may lie in two splits.
+        marks = images.select(schema.PATH, pipeline.HELD_OUT)
         table = table.drop(pipeline.HELD_OUT).join(marks, schema.PATH)
     table = _with_own_hashes(table.where(~F.col(pipeline.HELD_OUT) | (F.col(_VIEW) == 0))).drop(_VIEW)
     if any(layer.name == STAGES for layer in network.layers):
-        network = standardized(network, *_moments(table))
+        length = networks.features_of(network).output_shape[-1]
+        network = standardized(network, *_moments(table, max(2, _MOST_NUMBERS // length)))
     estimator.set_network(_head(network))
     stages = pipeline.pipeline(corpus, estimator, scaler="none", scaler_images=0)
     estimator._set(featuresCol=FEATURES)
@@ -146,12 +148,10 @@ def _last(network: Any) -> Any:
     return [layer for layer in network.layers if layer.weights][-1]
 
 
-def _moments(table: DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and variance of each feature over rows that are trained on: the first ones by their hash."""
-    chosen = table.where(~F.col(pipeline.HELD_OUT)).orderBy(schema.CONTENT_HASH).select(FEATURES)
-    first = chosen.first()
-    length = len(first[0]) if first is not None else 1
-    rows = np.array([row[0] for row in chosen.limit(max(2, _MOST_NUMBERS // length)).collect()], np.float64)
+def _moments(table: DataFrame, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and variance of each feature over so many rows that are trained on: the first ones by their hash."""
+    chosen = table.where(~F.col(pipeline.HELD_OUT)).orderBy(schema.CONTENT_HASH).limit(count)
+    rows = np.array([row[0] for row in chosen.select(FEATURES).collect()], np.float64)
     return rows.mean(axis=0), rows.var(axis=0)
 
 
@@ -178,11 +178,9 @@ def place_of(corpus: Corpus, kept: Kept) -> str:
     They are of these very files of the corpus: of another split, or another cut, of the same pictures they are others.
     """
     given = networks.features_of(kept.network)
-    # Without the layers' names, which Keras numbers by what the process has built before.
-    configs = [
-        (type(each).__name__, each.output.shape, {**each.get_config(), "name": ""}) for each in given.layers
-    ]
-    texts = (json.dumps(dict(corpus.manifest), sort_keys=True), repr(configs), f"{kept.count} views")
+    # Without the numbers of the layers' names, which Keras gives by what the process has built before.
+    layers = re.sub(r'_\d+"', '"', given.to_json())
+    texts = (json.dumps(dict(corpus.manifest), sort_keys=True), layers, f"{kept.count} views")
     weights = (weight.tobytes() for weight in given.get_weights())
     key = fingerprint.content_hash(b"".join(["".join(texts).encode(), *weights]))
     return files.join(kept.folder, key[:16])

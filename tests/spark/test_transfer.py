@@ -168,13 +168,14 @@ def test_a_search_trains_a_head_as_train_does(
     assert len([each for each in table.iterdir() if each.is_dir()]) == 1  # the trials' and the run's
 
 
+@pytest.mark.parametrize("name", ["ResNet50", "ConvNeXtTiny"])  # which has layers within layers
 @pytest.mark.parametrize("head_on", ["last", "stages"])
-def test_features_of_a_network_that_is_built_again_are_found(prepared: corpus.Corpus, head_on: str) -> None:
+def test_features_of_a_network_that_is_built_again_are_found(
+    prepared: corpus.Corpus, name: str, head_on: str
+) -> None:
     places = {
         transfer.place_of(prepared, transfer.Kept(network, "kept", count))
-        for network in [
-            pipeline.named_network("ResNet50", prepared, "none", 0, head_on=head_on) for _ in "ab"
-        ]
+        for network in [pipeline.named_network(name, prepared, "none", 0, head_on=head_on) for _ in "ab"]
         for count in (1, 2)
     }
     assert len(places) == 2

@@ -77,6 +77,7 @@ def test_the_documented_file_is_a_space(tmp_path: Path) -> None:
         ('[space]\nstore = ["a"]', ("line 2", "store", "tune itself")),
         ("[space]\ncalibrate = [true, false]", ("line 2", "calibrate", "into [train]")),
         ("[space]\nquantize = [true, false]", ("line 2", "quantize", "into [train]")),
+        ("[space]\nshow_augmentation = [true, false]", ("line 2", "show_augmentation", "into [train]")),
         ("[space]\nema = [0.99, 0.999]", ("line 2", "ema", "give --ema to train")),
         ('[train]\nkeep = "last"\nema = 0.99', ("line 3", "ema", "give --ema to train")),
         ('[space]\nnum_workers = ["1-2", "2-4"]', ("line 2", "'1-2'", "min_workers in a line")),
