@@ -39,6 +39,11 @@ os.environ.setdefault("SPARK_SUBMIT_OPTS", java.options())
 gc.disable()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        gc.enable()  # what only hands tests out and reports them collects none
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
