@@ -4,9 +4,10 @@ What an optimizer counts is not averaged like its moments: its steps, the scale 
 optimizer that wraps others (`LossScaleOptimizer`, `MultiOptimizer`) holds all of that several times.
 """
 
+import contextlib
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -235,6 +236,25 @@ def step_shares(variables: Sequence[Any], layer_decay: float) -> list[float]:
     return [float(share) for share in layer_decay ** (1 - depths / depths[-1])]
 
 
+def apply(optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+    """One step; to be traced."""
+    with _alone(optimizer):
+        optimizer.apply(gradients, variables)
+
+
+@contextlib.contextmanager
+def _alone(optimizer: Any) -> Iterator[None]:
+    """Leave out Keras' sum over replicas: there is one, and TensorFlow keeps the graph of each such sum for good."""
+    kept = parts(optimizer)
+    for part in kept:
+        part._all_reduce_sum_gradients = list
+    try:
+        yield
+    finally:
+        for part in kept:
+            del part._all_reduce_sum_gradients
+
+
 def take_step(
     optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any], shares: Sequence[float]
 ) -> None:
@@ -246,7 +266,7 @@ def take_step(
         for place, (variable, share) in enumerate(zip(variables, shares, strict=True))
         if share != 1
     }
-    optimizer.apply(gradients, variables)
+    apply(optimizer, gradients, variables)
     for place, value in before.items():
         variables[place].assign(value + shares[place] * (variables[place] - value))
 

@@ -119,4 +119,4 @@ class OwnedStep:
         return np.concatenate([own, *(np.asarray(kind.value) for kind in self._kinds)])
 
     def _step(self, gradient: Any) -> None:
-        self._optimizer.apply([gradient], [self._weights])
+        optimizers.apply(self._optimizer, [gradient], [self._weights])

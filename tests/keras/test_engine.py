@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import gc
 import json
 import threading
 import time
@@ -373,6 +374,30 @@ def test_callbacks_hear_once_that_training_begins_and_ends_with_its_last_weights
         # Averages have taken the place of the weights by then.
         assert heard == ["begin", 0, 1, 2, outcome.network.get_weights()[0].tobytes()]
         optimizer = keras.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.7)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"frequency": "epoch"},
+        {"exchange": "workers"},
+        {"mode": "asynchronous", "frequency": 2},
+        {"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.AdamW(clipnorm=1.0))},
+    ],
+)
+def test_a_run_leaves_none_of_its_graphs_in_memory(given: dict[str, Any]) -> None:
+    """TensorFlow holds what it has traced for as long as anything refers to it."""
+
+    def graphs() -> list[Any]:
+        gc.collect()
+        return [each for each in gc.get_objects() if type(each).__name__ == "FuncGraph"]
+
+    before = graphs()
+    train(_noisy_network(), _rows([9, 8]), epochs=1, **{"optimizer": "adam", **given})
+    for thread in threading.enumerate():
+        if thread.name.startswith("seedlings-"):
+            thread.join(HANG_SECONDS)  # it ends soon; nobody waits for it
+    assert not [each.name for each in graphs() if not any(each is one for one in before)]
 
 
 def test_a_run_that_is_taken_up_ends_with_the_bits_of_one_that_was_not_interrupted(tmp_path: Path) -> None:
