@@ -11,6 +11,7 @@ from seedlings_spark.scoring.profile import (
     probabilities,
     profile_of_corpus,
     profile_of_images,
+    profile_of_pixels,
     require_profile,
 )
 from seedlings_spark.scoring.run import ScoreRun, score
@@ -30,6 +31,7 @@ __all__ = [
     "probabilities",
     "profile_of_corpus",
     "profile_of_images",
+    "profile_of_pixels",
     "register",
     "require_profile",
     "score",

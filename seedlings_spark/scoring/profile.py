@@ -17,7 +17,9 @@ from seedlings_spark.models.store import ModelVersion
 from seedlings_spark.reports import drift
 from seedlings_spark.scoring.tasks import (
     CELLS,
+    DESCRIBED,
     SCORED,
+    describe,
     histograms,
     score_decoded,
     with_prediction,
@@ -72,12 +74,16 @@ def profile_of(predictions: DataFrame, kind: Kind, species: Mapping[str, int] | 
     """
     if species is None:
         species = count_species(predictions)
-    names = histograms(kind)
-    cells = predictions.select(F.posexplode(CELLS).alias("place", "cell")).groupBy("place", "cell").count()
+    return drift.Profile(dict(species), _counted(predictions, histograms(kind)))
+
+
+def _counted(rows: DataFrame, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """The histograms of these names, in the order of the `cells` of a table."""
+    cells = rows.select(F.posexplode(CELLS).alias("place", "cell")).groupBy("place", "cell").count()
     counts = {name: np.zeros(drift.NUM_BINS, np.int64) for name in names}
     for place, cell, count in cells.collect():
         counts[names[place]][cell] = count
-    return drift.Profile(dict(species), {name: tuple(map(int, each)) for name, each in counts.items()})
+    return {name: tuple(map(int, each)) for name, each in counts.items()}
 
 
 def count_species(predictions: DataFrame) -> dict[str, int]:
@@ -128,6 +134,20 @@ def profile_of_images(
             return profile_of(rows, kind)
         finally:
             rows.unpersist()
+
+
+def profile_of_pixels(spark: SparkSession, prepared: DataFrame, image_size: tuple[int, int]) -> drift.Profile:
+    """What prepared images look like, whatever a network says of them.
+
+    Args:
+        spark: The session.
+        prepared: A table of `schema.CORPUS`.
+        image_size: (height, width) in pixels.
+    """
+    with session.arrow_batches(spark, image_size[0] * image_size[1] * 3):
+        rows = prepared.select(schema.IMAGE, schema.LENGTH)
+        described = rows.mapInArrow(partial(describe, (*image_size, 3)), DESCRIBED)
+        return drift.Profile(histograms=_counted(described, drift.STATISTICS))
 
 
 def predicted_species(

@@ -28,6 +28,8 @@ from seedlings_spark.scoring import progress, sources
 # where that is a number. `cells`: the place of its confidence, or of its number, and of each statistic in the
 # histograms of a `drift.Profile`.
 CELLS = "cells"
+_CELLS = StructField(CELLS, ArrayType(IntegerType(), False), True)
+DESCRIBED = StructType([_CELLS])
 SCORED = StructType(
     [
         StructField(schema.PATH, StringType(), False),
@@ -36,7 +38,7 @@ SCORED = StructType(
         StructField(schema.REASON, StringType(), True),
         StructField(schema.STAGE, StringType(), True),
         StructField(schema.DETAIL, StringType(), True),
-        StructField(CELLS, ArrayType(IntegerType(), False), True),
+        _CELLS,
         # Of a second version, if there is one.
         StructField(schema.SHADOW_PROBABILITIES, ArrayType(FloatType(), False), True),
     ]
@@ -277,6 +279,15 @@ def score_decoded(
         yield scored
 
 
+def describe(row_shape: tuple[int, ...], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Of a Spark task: `image` and `length` to the places of each of `drift.STATISTICS` in its histogram."""
+    for batch in batches:
+        contents = batch.column(schema.IMAGE)
+        values = drift.statistics(_pixels(contents, row_shape), _lengths(batch, contents))
+        cells = np.stack([drift.bins(name, values[name]) for name in drift.STATISTICS], axis=1)
+        yield pa.RecordBatch.from_pydict({CELLS: _lists(cells.astype(np.int32), contents)})
+
+
 def _regrouped(batches: Iterator[pa.RecordBatch], num_rows: int) -> Iterator[pa.RecordBatch]:
     """The same rows in batches of this many: a smaller one would be padded to it for the network."""
     waiting: list[pa.RecordBatch] = []
@@ -301,8 +312,7 @@ def _predict(
 ) -> pa.RecordBatch:
     """Rows of `schema.DECODED` to rows of `SCORED`: probabilities where there is an image, else null."""
     contents = batch.column(schema.IMAGE)
-    pixels = np.frombuffer(b"".join(contents.drop_null().to_pylist()), np.uint8)
-    pixels = pixels.reshape(-1, *network.row_shape)
+    pixels = _pixels(contents, network.row_shape)
     outputs = _outputs(network, pixels)
     columns = {name: batch.column(name) for name in SCORED.names if name in batch.schema.names}
     columns[schema.PROBABILITIES] = _lists(outputs, contents)
@@ -313,6 +323,11 @@ def _predict(
         nothing if shadow is None else _lists(_outputs(shadow, pixels), contents)
     )
     return pa.RecordBatch.from_pydict({name: columns[name] for name in SCORED.names})
+
+
+def _pixels(contents: Any, row_shape: tuple[int, ...]) -> Any:
+    """The images that are there, uint8, shape (images, *row_shape)."""
+    return np.frombuffer(b"".join(contents.drop_null().to_pylist()), np.uint8).reshape(-1, *row_shape)
 
 
 def _outputs(network: prediction.Forward, pixels: Any) -> Any:

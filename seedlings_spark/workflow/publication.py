@@ -45,8 +45,9 @@ from seedlings_spark.workflow.predicting import (
 
 _log = logging.getLogger(__name__)
 
-# Images of a split that a profile is made of: its shares are then exact to less than a percent.
-_PROFILE_IMAGES = 20_000
+# Images of a split that a profile is made of, and those of them that the network is asked about: so many, or so many of
+# each species, on the average. A share is then sure to about a percent, and a large network is not at it for an hour.
+_PROFILE_IMAGES, _PREDICTED_IMAGES, _PREDICTED_OF_SPECIES = 20_000, 2_000, 50
 # Of the validation images, those that ONNX Runtime and Keras are compared on, and their pixels, by the driver.
 _COMPARED_IMAGES, _COMPARED_BYTES = 256, 32 * 1024 * 1024
 # What `import_network` may be told of a network's outputs.
@@ -117,7 +118,7 @@ def profile(spark: SparkSession, model: PipelineModel, corpus: Corpus) -> drift.
     """What scoring runs are compared with: statistics of the corpus' images, predictions for its validation split.
 
     The training split's own predictions would be surer than those for any new image; they are taken where there is
-    no validation split. At most `_PROFILE_IMAGES` images of a split are looked at, chosen by their content.
+    no validation split. What is looked at is chosen by its content.
 
     Args:
         spark: The session.
@@ -131,15 +132,16 @@ def profile(spark: SparkSession, model: PipelineModel, corpus: Corpus) -> drift.
         said, (mean, deviation) = drift.VALUE, corpus.scale
         task = replace(task, reading=replace(task.reading, mean=mean, deviation=deviation))
 
-    def of(split: str) -> drift.Profile:
-        share = _PROFILE_IMAGES / max(1, corpus.num_images(split))
-        chosen = corpus.images(spark, split).where(is_sampled(share))
-        return scoring.profile_of_images(spark, chosen, task, corpus.image_size, last.getOrDefault("labels"))
+    def some(split: str, count: int) -> DataFrame:
+        return corpus.images(spark, split).where(is_sampled(count / max(1, corpus.num_images(split))))
 
-    train, validation = of(schema.TRAIN), of(schema.VALIDATION)
-    predicted = validation if validation.num_predicted else train
-    histograms = {**(train + validation).histograms, said: predicted.histograms[said]}
-    return drift.Profile(predicted.species, histograms)
+    classes = last.getOrDefault("labels")
+    count = min(_PROFILE_IMAGES, max(_PREDICTED_IMAGES, _PREDICTED_OF_SPECIES * len(classes)))
+    asked = some(schema.VALIDATION if corpus.num_images(schema.VALIDATION) else schema.TRAIN, count)
+    predicted = scoring.profile_of_images(spark, asked, task, corpus.image_size, classes)
+    seen = some(schema.TRAIN, _PROFILE_IMAGES).union(some(schema.VALIDATION, _PROFILE_IMAGES))
+    histograms = scoring.profile_of_pixels(spark, seen, corpus.image_size).histograms
+    return drift.Profile(predicted.species, {said: predicted.histograms[said], **histograms})
 
 
 def use_onnx(

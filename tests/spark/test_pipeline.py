@@ -30,7 +30,7 @@ from seedlings_spark.errors import (
 from seedlings_spark.estimator import SeedlingsEstimator, SeedlingsModel
 from seedlings_spark.models.stages import SPARK_STAGES
 from seedlings_spark.models.store import ModelStore, ModelVersion, table
-from seedlings_spark.reports import plots
+from seedlings_spark.reports import drift, plots
 from seedlings_spark.reports.evaluation import evaluate
 from seedlings_spark.training.network import from_bytes
 from seedlings_spark.training.optimizer import from_config
@@ -408,6 +408,29 @@ def test_nothing_is_promoted_where_the_current_version_cannot_be_compared_with(
 
 
 # --- Drift
+
+
+def test_a_profile_is_of_all_images_and_of_what_the_network_says_about_some(
+    spark: SparkSession, prepared: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row for split in ("train", "validation") for row in prepared.images(spark, split).collect()]
+    pixels = np.stack([np.frombuffer(row.image, np.uint8).reshape(*SIZE, 3) for row in rows])
+    values = drift.statistics(pixels, np.array([row.length for row in rows]))
+    expected = {
+        name: np.bincount(drift.bins(name, each), minlength=drift.NUM_BINS) for name, each in values.items()
+    }
+    for most in (2_000, 5):
+        monkeypatch.setattr(publication, "_PREDICTED_IMAGES", most)
+        monkeypatch.setattr(publication, "_PREDICTED_OF_SPECIES", 0)
+        profile = publication.profile(spark, naming("Maize"), prepared)
+        assert {name: profile.histograms[name] for name in expected} == {
+            name: tuple(counts) for name, counts in expected.items()
+        }
+        share = min(1.0, most / 9)  # by digits of its content's hash
+        chosen = [row for row in rows[-9:] if int(row.content_hash[8:16], 16) <= int(share * 0xFFFFFFFF)]
+        assert profile.species == {"Maize": len(chosen)} and 0 < len(chosen) <= 9
+        assert sum(profile.histograms["confidence"]) == len(chosen)
+    assert len(chosen) < 9
 
 
 @pytest.mark.parametrize(
