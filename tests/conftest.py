@@ -41,7 +41,7 @@ gc.disable()
 
 def pytest_configure(config: pytest.Config) -> None:
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
-        gc.enable()  # what only hands tests out and reports them collects none
+        gc.enable()  # the process that hands tests out reads none of them, and would only grow
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

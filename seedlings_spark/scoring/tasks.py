@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from seedlings_spark.scoring import progress, sources
 # histograms of a `drift.Profile`.
 CELLS = "cells"
 _CELLS = StructField(CELLS, ArrayType(IntegerType(), False), True)
-DESCRIBED = StructType([_CELLS])
+DESCRIBED = StructType([_CELLS])  # by `describe`: of the statistics alone
 SCORED = StructType(
     [
         StructField(schema.PATH, StringType(), False),
@@ -284,8 +284,7 @@ def describe(row_shape: tuple[int, ...], batches: Iterator[pa.RecordBatch]) -> I
     for batch in batches:
         contents = batch.column(schema.IMAGE)
         values = drift.statistics(_pixels(contents, row_shape), _lengths(batch, contents))
-        cells = np.stack([drift.bins(name, values[name]) for name in drift.STATISTICS], axis=1)
-        yield pa.RecordBatch.from_pydict({CELLS: _lists(cells.astype(np.int32), contents)})
+        yield pa.RecordBatch.from_pydict({CELLS: _lists(_cells(values, drift.STATISTICS), contents)})
 
 
 def _regrouped(batches: Iterator[pa.RecordBatch], num_rows: int) -> Iterator[pa.RecordBatch]:
@@ -316,8 +315,9 @@ def _predict(
     outputs = _outputs(network, pixels)
     columns = {name: batch.column(name) for name in SCORED.names if name in batch.schema.names}
     columns[schema.PROBABILITIES] = _lists(outputs, contents)
-    cells = _cells(pixels, _lengths(batch, contents), _said(outputs, reading), reading.kind)
-    columns[CELLS] = _lists(cells, contents)
+    names = histograms(reading.kind)
+    values = {names[0]: _said(outputs, reading), **drift.statistics(pixels, _lengths(batch, contents))}
+    columns[CELLS] = _lists(_cells(values, names), contents)
     nothing = pa.nulls(len(contents), pa.list_(pa.float32()))
     columns[schema.SHADOW_PROBABILITIES] = (
         nothing if shadow is None else _lists(_outputs(shadow, pixels), contents)
@@ -361,10 +361,8 @@ def _said(outputs: Any, reading: Reading) -> Any:
     return np.where(outputs >= np.array(reading.thresholds), outputs, 1 - outputs).min(axis=1)
 
 
-def _cells(pixels: Any, lengths: Any, said: Any, kind: Kind) -> Any:
-    """For each image its places in the `histograms`: int32, shape (images, histograms)."""
-    names = histograms(kind)
-    values = {names[0]: said, **drift.statistics(pixels, lengths)}
+def _cells(values: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """For each image its places in the histograms of these names: int32, shape (images, histograms)."""
     return np.stack([drift.bins(name, values[name]) for name in names], axis=1).astype(np.int32)
 
 

@@ -245,13 +245,13 @@ def apply(optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]) ->
 @contextlib.contextmanager
 def _alone(optimizer: Any) -> Iterator[None]:
     """Leave out Keras' sum over replicas: there is one, and TensorFlow keeps the graph of each such sum for good."""
-    kept = parts(optimizer)
-    for part in kept:
+    each = {id(part): part for part in parts(optimizer)}.values()  # one may be there twice
+    for part in each:
         part._all_reduce_sum_gradients = list
     try:
         yield
     finally:
-        for part in kept:
+        for part in each:
             del part._all_reduce_sum_gradients
 
 

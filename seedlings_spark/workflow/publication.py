@@ -46,7 +46,7 @@ from seedlings_spark.workflow.predicting import (
 _log = logging.getLogger(__name__)
 
 # Images of a split that a profile is made of, and those of them that the network is asked about: so many, or so many of
-# each species, on the average. A share is then sure to about a percent, and a large network is not at it for an hour.
+# each species, on the average. A share is then sure to about a percent, and more would take what a training takes.
 _PROFILE_IMAGES, _PREDICTED_IMAGES, _PREDICTED_OF_SPECIES = 20_000, 2_000, 50
 # Of the validation images, those that ONNX Runtime and Keras are compared on, and their pixels, by the driver.
 _COMPARED_IMAGES, _COMPARED_BYTES = 256, 32 * 1024 * 1024
@@ -118,7 +118,8 @@ def profile(spark: SparkSession, model: PipelineModel, corpus: Corpus) -> drift.
     """What scoring runs are compared with: statistics of the corpus' images, predictions for its validation split.
 
     The training split's own predictions would be surer than those for any new image; they are taken where there is
-    no validation split. What is looked at is chosen by its content.
+    no validation split. At most `_PROFILE_IMAGES` images of a split are looked at, and fewer by the network, chosen by
+    their content.
 
     Args:
         spark: The session.
