@@ -241,11 +241,16 @@ class _Answering:
         else:
             raise failure or OSError("no port to try")
         self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._answer, name="seedlings-doctor", daemon=True).start()
+        self._thread = threading.Thread(target=self._answer, name="seedlings-doctor", daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Else the thread waits on and answers one more call, on Linux.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._thread.join()
 
     def _answer(self) -> None:
         while True:

@@ -83,6 +83,7 @@ def test_a_worker_that_others_cannot_reach_is_named_with_who_cannot_and_at_which
         assert doctor.unreached(addresses[:1], "other") == [
             f"127.0.0.1:{there.port} (somebody else answers there)"
         ]
+    assert doctor.unreached(addresses[:1], there.token) == [f"127.0.0.1:{there.port} (Connection refused)"]
     rows = [
         {"host": "a", "failure": "", "unreachable": found},
         {"host": "b", "failure": "", "unreachable": ""},
