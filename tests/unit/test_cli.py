@@ -7,12 +7,9 @@ import json
 import logging
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -694,41 +691,43 @@ def test_an_export_over_something_is_refused_before_spark_starts(
     assert "out, which exists" in capsys.readouterr().err
 
 
-def test_a_ctrl_c_is_said_in_one_line_though_it_has_ended_the_jvm_too(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def gone(*_: object) -> None:
-        raise ConnectionRefusedError("the JVM is gone")
+_INTERRUPTED = """
+import logging, os, signal, sys, time
+from types import SimpleNamespace
+from seedlings_spark import cli, config
+from seedlings_spark.cluster import session
 
+def gone(*_):
+    raise ConnectionRefusedError("the JVM is gone")
+
+def build(name):
+    signal.signal(signal.SIGINT, gone)  # as Spark does
     context = SimpleNamespace(applicationId="app-1", master="local[1]", setLogLevel=lambda level: None)
-    spark = SimpleNamespace(
-        sparkContext=context, version="4", conf=SimpleNamespace(get=lambda name, default: default), stop=gone
-    )
-    before = signal.getsignal(signal.SIGINT)
+    conf = SimpleNamespace(get=lambda name, default: default)
+    return SimpleNamespace(sparkContext=context, version="4", conf=conf, stop=gone)
 
-    def build(name: str) -> Any:
-        signal.signal(signal.SIGINT, gone)  # as Spark does
-        return spark
-
-    def main(spark: Any, options: config.DoctorOptions) -> int:
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(60)
-        finally:
-            print("Exception occurred during processing of request", file=sys.stderr)  # as Spark's servers
-            logging.error("KeyboardInterrupt while sending command.")
-            gone()  # as what is tidied up on the way out
-        return 0
-
-    monkeypatch.setattr(sys, "stderr", sys.stderr)
-    monkeypatch.setattr("seedlings_spark.cluster.session.build", build)
+def main(spark, options):
     try:
-        assert cli.run("doctor", config.DoctorOptions, main, []) == 130
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
     finally:
-        signal.signal(signal.SIGINT, before)
-        logging.disable(logging.NOTSET)
-    first, *rest = capsys.readouterr().err.splitlines()
+        print("Exception occurred during processing of request", file=sys.stderr)  # as Spark's servers
+        logging.error("KeyboardInterrupt while sending command.")
+        gone()  # as what is tidied up on the way out
+    return 0
+
+session.build = build
+sys.exit(cli.run("doctor", config.DoctorOptions, main, []))
+"""
+
+
+def test_a_ctrl_c_is_said_in_one_line_though_it_has_ended_the_jvm_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED], capture_output=True, text=True, timeout=HANG_SECONDS, cwd=ROOT
+    )
+    first, *rest = done.stderr.splitlines()
     assert "doctor on local[1]" in first and rest == ["interrupted"]
+    assert done.returncode == 130
 
 
 # --- a network that the corpus' images are too small for
