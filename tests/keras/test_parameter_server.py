@@ -328,6 +328,7 @@ def test_means_among_workers_have_the_bits_of_the_tree_and_one_thread_each(
 
     listeners = [Listener("127.0.0.1") for _ in range(num_workers)]
     together = threading.Barrier(num_workers)
+    before = set(threading.enumerate())  # other tests' links may still be about to end
 
     def work(rank: int) -> list[bytes]:
         nodes = nodes_within(shards_of(rank, num_workers, num_shards), num_shards)
@@ -339,7 +340,8 @@ def test_means_among_workers_have_the_bits_of_the_tree_and_one_thread_each(
                 assert notes == [[each, number] for each in range(num_workers)]
                 found.append(mean.tobytes())
             together.wait(HANG_SECONDS)
-            links = [each for each in threading.enumerate() if each.name == "seedlings-links"]
+            threads = set(threading.enumerate()) - before
+            links = [each for each in threads if each.name == "seedlings-links"]
             together.wait(HANG_SECONDS)
         assert len(links) == num_workers
         return found
