@@ -62,7 +62,7 @@ DEFAULT_LOSS = "sparse_categorical_crossentropy"
 SCHEDULES = ("constant", "cosine", "one-cycle", "step", "plateau")
 # Random changes to training images, in the order in which they are applied.
 AUGMENTATIONS = (
-    *("mirror", "flip", "turn", "rotate", "shift", "zoom"),
+    *("mirror", "flip", "turn", "rotate", "shift", "shear", "zoom"),
     *("brightness", "contrast", "hue", "blur", "cutout"),
 )
 # Those by which an image has 1, 2, 4 or 8 views; features of all of them can be computed once.

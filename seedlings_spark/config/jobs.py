@@ -478,7 +478,7 @@ class TrainOptions(Options):
     augment: tuple[str, ...] = option(
         ("flip", "turn"),
         "random changes to training images: mirror, left and right; flip, also upside down; quarter turns, rotation by"
-        " any angle, shift, zoom, brightness, contrast, hue, blur, a part blacked out; or none",
+        " any angle, shift, shear, zoom, brightness, contrast, hue, blur, a part blacked out; or none",
         reason="a plant from above has no up (pictures that have one take mirror); more changes want more epochs",
         choices=(*choices.AUGMENTATIONS, "none"),
     )

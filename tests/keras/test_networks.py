@@ -511,6 +511,21 @@ def test_what_is_shown_of_augmentation_is_what_it_makes_and_always_the_same():
     assert len({each.tobytes() for each in blended[0]}) == 4
 
 
+def test_sheared_rows_and_columns_move_by_up_to_a_tenth_of_their_distance_both_ways():
+    across, down = np.arange(20.0), np.arange(20.0)[:, None]
+    ramps = np.stack([across + 0 * down, down + 0 * across, 0 * (across + down)], axis=-1).astype("float32")
+    outputs = np.asarray(
+        augmenter("shear", size=(20, 20))(np.repeat(ramps[None], 200, axis=0), training=True)
+    )
+    middle = outputs[:, 5:15, 5:15]  # no reflection here
+    rows, columns = ((middle[..., axis] - ramps[5:15, 5:15, axis]) for axis in (0, 1))
+    by_row, by_column = rows[:, 5, 0] / 10, columns[:, 0, 5] / 10
+    assert np.allclose(rows, by_row[:, None, None] * down[5:15], atol=1e-3)
+    assert np.allclose(columns, by_column[:, None, None] * across[5:15], atol=1e-3)
+    for found in (by_row, by_column):
+        assert -0.1 < found.min() < -0.08 and 0.08 < found.max() < 0.1
+
+
 def test_dropout_is_scaled_and_travels():
     network = networks.build("plain", (32, 32), 3)
     networks.scale_dropout(network, 2)
@@ -532,7 +547,7 @@ def test_no_augmentation_is_no_network():
 def test_an_unknown_augmentation_is_refused_by_name():
     with pytest.raises(OptionError, match="'spin', 'Flip'") as caught:
         networks.augmentation(["flip", "spin", "Flip"], (32, 32))
-    assert "mirror, flip, turn, rotate, shift, zoom" in caught.value.expected
+    assert "mirror, flip, turn, rotate, shift, shear, zoom" in caught.value.expected
 
 
 def test_augmentations_are_applied_in_their_own_order_whatever_was_asked_for():
