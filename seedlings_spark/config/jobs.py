@@ -439,7 +439,8 @@ class TrainOptions(Options):
     )
     weight_decay: float = option(
         0.0,
-        "share of each kernel that goes away in a step at a learning rate of 1, apart from the gradient (as in AdamW)",
+        "share of each kernel that goes away in a step at a learning rate of 1, apart from the gradient (as in AdamW);"
+        " 0 for what the optimizer has of its own, such as 0.004 of adamw",
         reason="short trainings need none",
         least=0,
         most=1,
@@ -659,6 +660,7 @@ class TrainOptions(Options):
             )
         self._check_mode()
         self._check_workers()
+        self._check_curriculum()
         if "none" in self.augment and len(self.augment) > 1:
             raise OptionError(
                 f"--augment {' '.join(self.augment)}",
@@ -699,6 +701,16 @@ class TrainOptions(Options):
                 f"--curriculum {self.curriculum} with --fine-tune head and --augment {changes}",
                 "images: the head is then trained on features that are computed once, in seconds",
                 "Leave out --curriculum, or use a further --augment",
+            )
+
+    def _check_curriculum(self) -> None:
+        """Refuse one that ends before all images are in."""
+        if self.curriculum != "none" and max(self.curriculum_epochs, 1) >= self.epochs:
+            raise OptionError(
+                f"--curriculum {self.curriculum} with --curriculum-epochs {self.curriculum_epochs} of --epochs"
+                f" {self.epochs}",
+                "fewer epochs before all images are in than epochs: else the hardest are never trained on",
+                "Give more --epochs, or fewer --curriculum-epochs",
             )
 
     def _check_workers(self) -> None:

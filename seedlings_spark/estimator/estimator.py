@@ -428,7 +428,14 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
         """Epochs before all rows are in; 0 without a curriculum."""
         if not self.getOrDefault("curriculum"):
             return 0
-        return int(self.getOrDefault("curriculum_epochs") or max(1, self.get_epochs() // 2))
+        found = int(self.getOrDefault("curriculum_epochs") or max(1, self.get_epochs() // 2))
+        if found >= self.get_epochs():
+            raise OptionError(
+                f"curriculum_epochs={self.getOrDefault('curriculum_epochs')!r} with epochs={self.get_epochs()}",
+                "fewer epochs before all rows are in than epochs: else the hardest are never trained on",
+                "Give more epochs, or fewer curriculum_epochs",
+            )
+        return found
 
     def _has_column(self, param: str) -> bool:
         """Whether a column is given that need not be; "" stands for none, as in Spark."""

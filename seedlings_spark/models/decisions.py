@@ -62,6 +62,22 @@ class Decisions:
         """The same for a manifest."""
         return asdict(self)
 
+    def doubt(self, views: int) -> str:
+        """What a person is told where an image's probabilities are means of several views; "" where nothing is.
+
+        A mean's highest probability is lower than the mean of the highest: more images fall below a threshold that was
+        fitted on one view of each, and more species into a set.
+
+        Args:
+            views: One of `choices.VIEWS`.
+        """
+        if views == 1 or not self.words:
+            return ""
+        return (
+            f"--tta {views} with thresholds that were fitted without: more known species may be called unknown than was"
+            " promised, and sets may be larger than they need be"
+        )
+
     @property
     def words(self) -> str:
         """What a person is told."""

@@ -173,7 +173,7 @@ def freeze(network: Any, trained: str) -> None:
     Raises:
         OptionError: It is something else, or more layers than there are.
     """
-    holding = [layer for layer in network._flatten_layers(include_self=False) if _own_weights(layer)]
+    holding = [layer for layer in _in_order(network) if _own_weights(layer)]
     bearing = [layer for layer in holding if _has_kernel(layer)]
     if trained in ("all", choices.STAGED):
         first = 0
@@ -237,14 +237,33 @@ def features_of(network: Any, layer: str = "") -> Any:
 
 
 def place_of_head(network: Any) -> int:
-    """Which of its layers is the first of the head: the last with weights, or dropout and standardisation before it."""
-    last = [place for place, layer in enumerate(network.layers) if _own_weights(layer)][-1]
-    layer = network.layers[last]
+    """Which of its layers is the first of the head: the last with weights, or dropout and standardisation before it.
+
+    Raises:
+        OptionError: The last with weights is a network of its own.
+    """
+    holding = [layer for layer in network.layers if layer.weights]
+    if not holding or not _own_weights(holding[-1]):
+        last = f"which ends with the network {holding[-1].name!r}" if holding else "which has no weights"
+        raise OptionError(
+            f"the network {network.name}, {last}",
+            "one whose last layer with weights is a layer of its own",
+            "Name a layer with --layer, or build it with the layers of the inner network in its place",
+        )
+    layer = holding[-1]
     while True:
         before = layer.input._keras_history.operation
         if not isinstance(before, layers.Dropout) and before.name != backbones.STANDARDIZATION:
             return int(network.layers.index(layer))
         layer = before
+
+
+def _in_order(layer: Any) -> list[Any]:
+    """All layers below one, each before those that follow it; Keras gives those of a network in a network backwards."""
+    found: dict[int, Any] = {}
+    for each in layer._flatten_layers(include_self=False, recursive=False):
+        found |= {id(one): one for one in (each, *_in_order(each))}
+    return list(found.values())
 
 
 def _has_kernel(layer: Any) -> bool:
@@ -451,9 +470,9 @@ def augmentation(names: Sequence[str], image_size: tuple[int, int]) -> str:
             turns), "rotate" (by any angle), "shift" (up to 10 % of the image), "shear" (rows and columns by up to 10 %
             of their distance from the first ones), "zoom" (up to 10 % in or out), "brightness" (up to 10 % of white),
             "contrast" (up to 20 % less or more), "hue" (by up to 18 degrees), "blur" (over 3x3 pixels, in every second
-            image), "cutout" (a rectangle of up to a fifth of the image becomes black, in every second image; DeVries
-            and Taylor 2017, arXiv:1708.04552); "none" stands for no change. What is moved beyond a border is filled by
-            reflection.
+            image), "cutout" (a rectangle of up to a fifth of the image becomes black, in a quarter of the images;
+            DeVries and Taylor 2017, arXiv:1708.04552); "none" stands for no change. What is moved beyond a border is
+            filled by reflection.
         image_size: (height, width) in pixels.
 
     Returns:

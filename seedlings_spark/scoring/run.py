@@ -151,6 +151,8 @@ class _Scoring:
             None if self._shadow is None else self._forward_of(self._shadow),
         )
         self._decisions = Decisions.of(version.manifest, self._task.forward.precision)
+        if doubt := self._decisions.doubt(options.tta):
+            _log.warning("%s", doubt)
         self._layout = schema.PREDICTIONS_OF[version.kind]
         if not self._task.is_without_tensorflow and not connect.is_connect(spark):
             session.require_memory(spark)

@@ -78,7 +78,8 @@ def with_loss(images: DataFrame, run: str, fit: Callable[[str, DataFrame], Pipel
         table.write.mode("overwrite").options(**tables.write_options(losses)).parquet(losses)
         files.write_text(whole, f"{losses} is whole\n")
         files.delete(files.join(path, runs.CHECKPOINTS))
-    found = tables.parquet(images.sparkSession, losses, _LAYOUT)
+    # Of copies of a picture, which a corpus has, one.
+    found = tables.parquet(images.sparkSession, losses, _LAYOUT).dropDuplicates([schema.CONTENT_HASH])
     joined = images.join(found, schema.CONTENT_HASH, "left")
     known = F.when(F.col(pipeline.HELD_OUT), F.lit(0.0)).otherwise(F.col(DIFFICULTY))
     return schema.with_content_hash(joined.withColumn(DIFFICULTY, known).select(*images.columns, DIFFICULTY))

@@ -32,6 +32,7 @@ def options_of(options: TrainOptions, share: float, seed: int) -> TrainOptions:
         options,
         epochs=round(options.epochs / share),
         patience=round(options.patience / share),
+        curriculum_epochs=round(options.curriculum_epochs / share),
         seed=seed_for(seed, "data curve") % 2**31,
     )
 

@@ -193,6 +193,7 @@ def _of_folds(spark: SparkSession, prepared: Corpus, path: str) -> _Judged:
     if not files.exists(path):
         raise InputError(f"no folder {path}", "predictions of train --folds", remedy)
     told = tables.parquet(spark, path, schema.OUT_OF_FOLD).select(schema.CONTENT_HASH, schema.PROBABILITIES)
+    told = told.dropDuplicates([schema.CONTENT_HASH])  # of copies of a picture, which a corpus has, one
     numbers = files.join(files.parent(path), folds.NUMBERS)
     if files.exists(numbers) and json.loads(files.read_text(numbers))["classes"] != list(prepared.classes):
         raise CorpusError(

@@ -31,6 +31,7 @@ from seedlings_spark.reports.evaluation import Evaluation
 from seedlings_spark.reports.multilabel import MultiLabelEvaluation
 from seedlings_spark.reports.numbers import NumbersEvaluation
 from seedlings_spark.scoring import ScoreRun
+from seedlings_spark.training.messages import Exchanged
 from seedlings_spark.workflow import runs
 
 if TYPE_CHECKING:
@@ -325,7 +326,9 @@ def estimator(
     from seedlings_spark.models import networks
     from seedlings_spark.workflow import curriculum, pipeline, transfer
 
-    is_shared = options.mode != "synchronous" and options.frequency == "batch"
+    # The master's optimizer then takes the steps of all workers, otherwise each worker's own takes its steps.
+    exchanged = Exchanged.of(options.mode, options.frequency, options.rule)
+    is_shared = options.mode != choices.SYNCHRONOUS and not exchanged.is_local
     sizes = (options.shards or options.num_workers, options.batch_size, options.epochs)
     changes = options.augment
     if transfer.is_for(options.network, options.fine_tune, changes):
@@ -455,6 +458,8 @@ def _evaluated(
     predictions = predicting.predictions(spark, version, *of, **how, tta=options.tta)
     is_quantised = predicting.is_quantised(spark, version, **how)
     precision = choices.INT8 if is_quantised else decisions.FLOAT32
+    if doubt := decisions.Decisions.of(version.manifest, precision).doubt(options.tta):
+        _log.warning("%s", doubt)
     task = predicting.saliency_task(spark, version) if options.saliency else None
     featurizer = projecting.featurizer(version, options.engine) if options.projector else None
     asked = [name for name in ("robustness", "adversarial") if getattr(options, name)]

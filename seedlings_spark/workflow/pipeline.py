@@ -232,7 +232,8 @@ def optimizer(
         name: Name of a Keras optimizer.
         learning_rate: A number, or what `learning_rate` gives.
         momentum: Nesterov's, for an optimizer that has one; 0 leaves the optimizer as Keras makes it.
-        weight_decay: Decoupled, of kernels only (Loshchilov and Hutter 2019, arXiv:1711.05101).
+        weight_decay: Decoupled, of kernels only (Loshchilov and Hutter 2019, arXiv:1711.05101); 0 for what the
+            optimizer has of its own, as AdamW does.
         ema: Momentum of the average over all steps' weights; 0 for none.
         clip_norm: Longest gradient, of all weights together, in the Euclidean norm; 0 for any.
 
@@ -257,7 +258,7 @@ def optimizer(
             f"--optimizer {name}", "a Keras optimizer, such as adam, sgd or rmsprop", "Correct --optimizer"
         ) from None
     made.learning_rate = learning_rate
-    if weight_decay:
+    if made.weight_decay:  # AdamW has one of its own
         made.exclude_from_weight_decay(var_names=[_NOT_DECAYED])
     return optimizers.to_config(made)
 
@@ -558,7 +559,15 @@ class KeptWeights(keras.callbacks.EarlyStopping):  # type: ignore[misc]
         return math.inf if value is not None and math.isnan(value) else value
 
 
-def callbacks(corpus: Corpus, *, keep: str, patience: int, epochs: int, schedule: str = "") -> list[Any]:
+def callbacks(
+    corpus: Corpus,
+    *,
+    keep: str,
+    patience: int,
+    epochs: int,
+    schedule: str = "",
+    plateau_epochs: int = PLATEAU_EPOCHS,
+) -> list[Any]:
     """The callbacks that decide which epoch is kept and which is the last, and the learning rate.
 
     Args:
@@ -567,6 +576,7 @@ def callbacks(corpus: Corpus, *, keep: str, patience: int, epochs: int, schedule
         patience: Epochs without progress before it is stopped early; 0 for never.
         epochs: Epochs of the whole run.
         schedule: One of `choices.SCHEDULES`, of which "plateau" is a callback.
+        plateau_epochs: As for `plateau`.
     """
     made: list[Any] = []
     if not corpus.num_images(schema.VALIDATION):
@@ -575,14 +585,19 @@ def callbacks(corpus: Corpus, *, keep: str, patience: int, epochs: int, schedule
     elif patience or keep == "best":
         restored = keep == "best"
         made.append(KeptWeights("val_loss", patience=patience or epochs, restore_best_weights=restored))
-    return made + plateau(schedule)
+    return made + plateau(schedule, plateau_epochs)
 
 
-def plateau(schedule: str) -> list[Any]:
-    """The callback that is the schedule "plateau"; none of any other."""
+def plateau(schedule: str, epochs: int = PLATEAU_EPOCHS) -> list[Any]:
+    """The callback that is the schedule "plateau"; none of any other.
+
+    Args:
+        schedule: One of `choices.SCHEDULES`.
+        epochs: Without a lower validation loss, after which the rate falls.
+    """
     if schedule != "plateau":
         return []
-    return [keras.callbacks.ReduceLROnPlateau("val_loss", factor=_PLATEAU_FACTOR, patience=PLATEAU_EPOCHS)]
+    return [keras.callbacks.ReduceLROnPlateau("val_loss", factor=_PLATEAU_FACTOR, patience=epochs)]
 
 
 def metrics(corpus: Corpus) -> list[str]:

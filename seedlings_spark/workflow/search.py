@@ -338,7 +338,13 @@ class _Search:
             images = pipeline.training_images(self._spark, self._corpus)
             images = data_curve.sampled(images, share, self._options.seed)
             history, epoch = self._history(
-                given, images, paths[share], lambda *_: self.is_over, key=f"curve {share}"
+                given,
+                images,
+                paths[share],
+                lambda *_: self.is_over,
+                key=f"curve {share}",
+                # A part has as many steps as the whole, in so many more epochs.
+                plateau_epochs=round(pipeline.PLATEAU_EPOCHS / share),
             )
             if self.is_over:
                 return
@@ -453,7 +459,14 @@ class _Search:
         )
 
     def _history(
-        self, options: TrainOptions, images: DataFrame, run: str, ends: Any, *, key: str
+        self,
+        options: TrainOptions,
+        images: DataFrame,
+        run: str,
+        ends: Any,
+        *,
+        key: str,
+        plateau_epochs: int = pipeline.PLATEAU_EPOCHS,
     ) -> tuple[dict[str, list[float]], int]:
         """Train, and give loss and accuracy of each epoch, and the epoch, from 0, that `train` would keep.
 
@@ -463,13 +476,14 @@ class _Search:
             run: Folder of its metrics and checkpoints.
             ends: As for `pipeline.EpochEnds`.
             key: Tells images from other ones: what is computed of them before training is kept.
+            plateau_epochs: As for `pipeline.plateau`.
         """
         estimator = jobs.estimator(self._spark, options, self._corpus, run, images)
         estimator.set_verbosity(0)
         # The weights themselves are not wanted, so that the last ones may stay.
         stopping = {"keep": "last", **config.chosen(options, "patience", "epochs", "schedule")}
         record = pipeline.RunRecord(files.join(run, runs.METRICS))
-        deciding = pipeline.callbacks(self._corpus, **stopping)
+        deciding = pipeline.callbacks(self._corpus, **stopping, plateau_epochs=plateau_epochs)
         estimator.set_callbacks([record, *deciding, pipeline.EpochEnds(ends)])
         fitted = self._fit(options, estimator, images, key)
         names = ("loss", "accuracy", _LOSS, _ACCURACY)

@@ -71,3 +71,20 @@ def test_thresholds_have_the_best_f1_that_there_is_and_part_no_equal_probabiliti
         assert np.abs(own - found.values[place]).min() > 1e-4
     assert found.values[3:] == (0.5, 0.5) and found.f1[3:] == (0, 0)
     assert found.support == tuple(truth.sum(axis=0)) and found.images == 200
+
+
+def test_thresholds_that_were_fitted_on_one_view_are_doubted_of_several_and_rightly() -> None:
+    draw = np.random.default_rng(0)
+
+    def views(count: int) -> np.ndarray:
+        """Probabilities of an image by eight views, which differ."""
+        logits = draw.normal(0, 2, (count, 1, 5)) + draw.normal(0, 1, (count, 8, 5))
+        return np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
+
+    known, new = views(4_000), views(4_000)
+    highest = known[:, 0].max(axis=1)
+    fitted = decisions.fit(highest, highest, coverage=0.0, max_unknown=0.05)
+    unknown = [(each.max(axis=1) < fitted.unknown_below).mean() for each in (new[:, 0], new.mean(axis=1))]
+    assert unknown[0] < 0.06 and unknown[1] > 1.5 * unknown[0]
+    assert fitted.doubt(1) == "" == decisions.Decisions().doubt(8)
+    assert fitted.doubt(8).startswith("--tta 8 with thresholds that were fitted without: more known species")

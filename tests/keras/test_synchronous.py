@@ -427,3 +427,29 @@ def test_a_separable_convolution_is_one_layer_to_fine_tune_and_more_than_there_a
     assert trained == ["separable", "normalization", "probabilities"]
     with pytest.raises(OptionError, match="at most its 2 convolutions and dense layers"):
         networks.freeze(network, "3")
+
+
+def test_layers_of_a_network_in_a_network_are_fine_tuned_from_its_end() -> None:
+    backbone = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            *(keras.layers.Conv2D(2, 3, name=f"convolution{number}") for number in range(3)),
+            keras.layers.GlobalAveragePooling2D(),
+        ],
+        name="backbone",
+    )
+    head = keras.layers.Dense(3, name="probabilities")
+    network = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 255), backbone, head])
+
+    def trained(chosen: str) -> list[str]:
+        networks.freeze(network, chosen)
+        return [weight.path.split("/")[-2] for weight in network.trainable_weights[::2]]
+
+    names = ["convolution0", "convolution1", "convolution2", "probabilities"]
+    assert [trained(chosen) for chosen in ("all", "3", "2", "1", "head")] == [
+        names[first:] for first in (0, 0, 1, 2, 3)
+    ]
+    assert networks.features_of(network).output_shape == (None, 2)
+    whole = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 255), network], name="whole")
+    with pytest.raises(OptionError, match="whole, which ends with the network '"):
+        networks.features_of(whole)

@@ -741,6 +741,8 @@ def test_quarters_of_difficulty_are_those_of_each_class_and_of_rows_to_train_on(
             edges = np.percentile(values[alike], [25, 50, 75])
             assert levels[int(number)] == (values[number] > edges).sum()
         assert {levels[int(number)] for number in np.flatnonzero(held_out)} == {0}
+    with pytest.raises(OptionError, match="curriculum_epochs=2 with epochs=2"):
+        _estimator(curriculum="hard", num_workers=1, epochs=2, curriculum_epochs=2).fit(table)
     for column, words in (("nothing", "no column"), ("features", "of type array<double> as curriculum")):
         with pytest.raises(CorpusError, match=words):
             _estimator(curriculum=column, num_workers=1).fit(table)

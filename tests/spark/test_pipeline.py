@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from keras import layers
 from pyspark.ml import Pipeline, PipelineModel, feature
+from pyspark.ml.functions import vector_to_array
 from pyspark.ml.linalg import Vectors
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812
@@ -34,7 +35,8 @@ from seedlings_spark.reports import drift, plots
 from seedlings_spark.reports.evaluation import evaluate
 from seedlings_spark.training.network import from_bytes
 from seedlings_spark.training.optimizer import from_config
-from seedlings_spark.workflow import pipeline, predicting, publication
+from seedlings_spark.workflow import curriculum, exploring, jobs, pipeline, predicting, publication
+from tests.pictures import png, write
 
 SIZE = (8, 8)
 CLASSES = ["Charlock", "Fat Hen", "Maize"]
@@ -541,6 +543,73 @@ def test_kernels_alone_decay_and_the_average_is_of_all_steps() -> None:
     made.finalize_variable_values([kernel, bias])
     # It begins with the weights after the first step.
     assert float(kernel[0]) == pytest.approx(0.75 * 0.95 + 0.25 * 0.95**2)
+
+
+def test_the_decay_that_adamw_has_of_its_own_is_of_kernels_alone() -> None:
+    made = from_config(pipeline.optimizer("adamw", 0.1))
+    kernel, bias = keras.Variable([1.0], name="kernel"), keras.Variable([1.0], name="bias")
+    made.build([kernel, bias])
+    made.apply([keras.ops.zeros(1), keras.ops.zeros(1)], [kernel, bias])
+    assert float(kernel[0]) == pytest.approx(1 - 0.1 * 0.004) and float(bias[0]) == 1
+
+
+@pytest.mark.parametrize(("rule", "is_own"), [("aeasgd", True), ("dynsgd", False)])
+def test_a_schedule_ends_with_the_steps_of_the_optimizer_that_takes_them(
+    spark: SparkSession, prepared: Corpus, tmp_path: Path, rule: str, is_own: bool
+) -> None:
+    network().save(tmp_path / "tiny.keras")
+    rows = pipeline.training_images(spark, prepared)
+    options = config.TrainOptions(
+        corpus=prepared.path,
+        store=str(tmp_path),
+        network=str(tmp_path / "tiny.keras"),
+        mode="asynchronous",
+        rule=rule,
+        num_workers=3,
+        batch_size=1,
+        epochs=4,
+    )
+    made = jobs.estimator(spark, options, prepared, str(tmp_path), rows)
+    hashes = [row.content_hash for row in rows.where(~F.col(pipeline.HELD_OUT)).collect()]
+    shards = [fingerprint.shard_of(each, 3) for each in hashes]
+    steps = 4 * (max(shards.count(rank) for rank in range(3)) if is_own else len(hashes))
+    optimizer = keras.optimizers.deserialize(made.get_optimizer_config())
+    optimizer.iterations.assign(steps)
+    assert float(np.asarray(optimizer.learning_rate)) < 1e-9
+    optimizer.iterations.assign(steps - 2)
+    assert float(np.asarray(optimizer.learning_rate)) > 1e-9
+
+
+def test_copies_of_a_picture_are_no_more_rows_with_their_losses_or_predictions(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    for number in range(6):
+        write(tmp_path, f"images/{'Maize' if number % 2 else 'Rye'}/{number}.png", png(number, 16, 16))
+    for number in range(3):
+        write(tmp_path, f"images/Rye/copy {number}.png", png(0, 16, 16))
+    task = decoding.DecodeTask((16, 16), "stretch", images.FORMATS, 10**6, 10**6)
+    rule = corpus.SplitRule({"train": 1.0, "validation": 0.0, "test": 0.0})
+    made = corpus.prepare(spark, str(tmp_path / "images"), str(tmp_path / "corpus"), task, rule)
+    assert made.manifest["duplicates"] == 3
+    indexer = feature.StringIndexerModel.from_labels(["Maize", "Rye"], schema.SPECIES, schema.LABEL)
+    last = SeedlingsModel.from_network(
+        network((16, 16, 3), 2), ["Maize", "Rye"], loss="categorical_crossentropy"
+    )
+    model, rows = PipelineModel([indexer, last]), pipeline.training_images(spark, made)
+    run = files.qualify(str(tmp_path / "run"))
+    with_loss = curriculum.with_loss(rows, run, lambda *_: model)
+    paths = [row.path for row in rows.collect()]
+    assert sorted(row.path for row in with_loss.collect()) == sorted(paths) and len(paths) == 9
+    predictions = model.transform(rows).select(
+        *(schema.PATH, schema.CONTENT_HASH, schema.SPECIES, F.lit("Rye").alias(schema.PREDICTED_SPECIES)),
+        F.lit(0.5).cast("float").alias(schema.CONFIDENCE),
+        vector_to_array(schema.PROBABILITY, "float32").alias(schema.PROBABILITIES),
+        F.lit(0).alias(schema.FOLD),
+    )
+    folds = f"{run}/folds/predictions"
+    predictions.select(*schema.OUT_OF_FOLD.names).write.parquet(folds)
+    judged = exploring._of_folds(spark, made, folds)
+    assert sorted(row.path for row in judged.table.collect()) == sorted(paths) and judged.looked_at == 9
 
 
 def test_a_long_gradient_is_shortened_as_one_vector() -> None:

@@ -319,6 +319,16 @@ def test_an_unknown_choice_is_refused_with_the_nearest() -> None:
         ),
         ("train", {"folds": "3", "schedule": "plateau"}, "--folds 3 with --schedule plateau"),
         ("train", {"schedule": "plateau", "warm_up": "0.1"}, "--warm-up 0.1 with --schedule plateau"),
+        (
+            "train",
+            {"curriculum": "loss", "curriculum_epochs": "20", "epochs": "20"},
+            "--curriculum loss with --curriculum-epochs 20 of --epochs 20",
+        ),
+        (
+            "train",
+            {"curriculum": "length", "epochs": "1"},
+            "--curriculum length with --curriculum-epochs 0 of --epochs 1",
+        ),
         ("evaluate", {"tta": "3"}, "--tta 3"),
         ("featurize", {"corpus": "c"}, "--images and --corpus"),
         ("featurize", {"store": ""}, "neither --store nor --network"),
