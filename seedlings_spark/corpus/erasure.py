@@ -19,12 +19,18 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 from seedlings_spark import files, lock, schema
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import near_duplicates, preparation, tables
-from seedlings_spark.corpus.manifest import EXAMPLES, NEAR_DUPLICATES, REJECTS, Corpus, load, numbers_on_disk
+from seedlings_spark.corpus.manifest import (
+    EXAMPLES,
+    FORGOTTEN,
+    NEAR_DUPLICATES,
+    REJECTS,
+    Corpus,
+    load,
+    numbers_on_disk,
+)
 from seedlings_spark.errors import OutputInUseError
 
 _log = logging.getLogger(__name__)
-# In manifests: what was forgotten, one entry a call.
-FORGOTTEN = "forgotten"
 IMAGES = "images"
 _OF_PATH, _OF_BYTES, _IS_ONE = "seedlings_of_path", "seedlings_of_bytes", "seedlings_is_one"
 
@@ -36,10 +42,12 @@ class Pictures:
     Args:
         paths: As tables hold them.
         hashes: Content hashes: other paths with these bytes are the same pictures.
+        copies: Those other paths in scores, as far as they are known: a ledger knows no bytes.
     """
 
     paths: frozenset[str]
     hashes: frozenset[str] = frozenset()
+    copies: frozenset[str] = frozenset()
 
     def of(self, rows: DataFrame) -> DataFrame:
         """The rows of these pictures, by the columns `path` and, where there is one, `content_hash`."""
@@ -74,7 +82,7 @@ class Row:
     Args:
         table: Name of the table.
         path: Of the picture.
-        content_hash: Of its bytes, where that is known.
+        content_hash: Of its bytes, where that is known and they are a picture's.
         part: In which part of the whole it is: a split, or a run.
     """
 
@@ -101,8 +109,8 @@ class Held:
 
     @property
     def hashes(self) -> frozenset[str]:
-        """Their content hashes; none of what was rejected."""
-        return frozenset(row.content_hash for row in self.rows if row.content_hash and row.table != REJECTS)
+        """Their content hashes."""
+        return frozenset(row.content_hash for row in self.rows if row.content_hash)
 
     def count(self, table: str) -> int:
         """How many rows of a table."""
@@ -116,9 +124,13 @@ def held(spark: SparkSession, corpus: Corpus, pictures: Pictures) -> Held:
         CorpusError: It is not as `prepare` has written it.
     """
     names, nothing = (schema.PATH, schema.CONTENT_HASH), F.lit(None).cast("string")
-    images = corpus.images(spark).select(*names, schema.SPLIT, F.lit(IMAGES).alias("table"))
-    rejects = corpus.rejects(spark).select(*names, nothing, F.lit(REJECTS))
-    found = pictures.of(images.union(rejects)).select("table", *names, schema.SPLIT)
+    of_images = (F.lit(IMAGES).alias("table"), F.lit(True).alias("is_picture"))
+    images = corpus.images(spark).select(*names, schema.SPLIT, *of_images)
+    # What has no label that can be used is a picture, too: its copies may be somewhere. What is none may be in many
+    # places that have nothing to do with each other, such as an empty file.
+    rejects = corpus.rejects(spark).select(*names, nothing, F.lit(REJECTS), F.col(schema.STAGE) == "label")
+    digest = F.when(F.col("is_picture"), F.col(schema.CONTENT_HASH))
+    found = pictures.of(images.union(rejects)).select("table", schema.PATH, digest, schema.SPLIT)
     return Held(tuple(Row(*row) for row in found.collect()))
 
 

@@ -16,6 +16,7 @@ from seedlings_spark.errors import CorpusError, InputError
 
 KEEP, CORRECT, DROP = "keep", "correct", "drop"
 ACTION, NEW_SPECIES = "action", "suggested"
+DROPPED = "dropped"  # the reason of a reject
 COLUMNS = (schema.PATH, schema.CONTENT_HASH, schema.SPECIES, ACTION)
 _FIX = "fix"
 
@@ -88,7 +89,7 @@ def applied(rows: DataFrame, changes: DataFrame) -> DataFrame:
                 F.col(schema.SPECIES)
             ),
             schema.IMAGE: F.when(~is_dropped, F.col(schema.IMAGE)),
-            schema.REASON: F.when(is_dropped, F.lit("dropped")).otherwise(F.col(schema.REASON)),
+            schema.REASON: F.when(is_dropped, F.lit(DROPPED)).otherwise(F.col(schema.REASON)),
             schema.STAGE: F.when(is_dropped, F.lit("label")).otherwise(F.col(schema.STAGE)),
             schema.DETAIL: F.when(is_dropped, F.concat(F.lit("labelled "), F.col(schema.SPECIES))).otherwise(
                 F.col(schema.DETAIL)

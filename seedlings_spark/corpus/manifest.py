@@ -35,11 +35,14 @@ _MANIFEST_KEYS: Mapping[str, type] = {
     "aspect": str,
 }
 KEPT_COLUMNS = "kept_columns"
+# The corpus that it has grown from, and what was forgotten, one entry a call.
+PARENT, FORGOTTEN = "parent", "forgotten"
 # What corpora of earlier releases, or of other kinds, do not have.
 _LATER_KEYS: Mapping[str, type] = {
     "files": dict,
     "tables": str,
-    "forgotten": list,
+    PARENT: dict,
+    FORGOTTEN: list,
     "numbers": dict,
     KEPT_COLUMNS: dict,
 }
@@ -84,6 +87,17 @@ class Corpus:
     def fingerprint(self) -> str:
         """Of content and labels."""
         return str(self.manifest["fingerprint"])
+
+    @property
+    def lineage(self) -> frozenset[str]:
+        """The fingerprints of this corpus, now and before it forgot pictures, and of those that it has grown from.
+
+        A version that was trained on one of them has seen training images of this one, and none of its test images.
+        """
+        parent = self.manifest.get(PARENT) or {}
+        before = [str(entry["fingerprint"]) for entry in self.manifest.get(FORGOTTEN, ())]
+        of_parent = [str(parent["fingerprint"]), *parent.get("lineage", ())] if parent else []
+        return frozenset((self.fingerprint, *before, *of_parent))
 
     @property
     def image_size(self) -> tuple[int, int]:

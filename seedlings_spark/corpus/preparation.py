@@ -5,6 +5,7 @@ import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -20,6 +21,7 @@ from seedlings_spark.corpus.manifest import (
     EXAMPLES,
     KEPT_COLUMNS,
     NEAR_DUPLICATES,
+    PARENT,
     REJECTS,
     TABLES,
     Corpus,
@@ -556,6 +558,7 @@ class _Growth:
         parent = selection.parent
         if parent is None:
             return cls(rows, None)
+        rows, num_told = _without_told(rows, parent.rejects(spark))
         known = (
             parent.images(spark)
             .groupBy(schema.CONTENT_HASH)
@@ -593,7 +596,7 @@ class _Growth:
                 "names that a person can tell apart",
                 "Give the new images the name that the parent has",
             )
-        return cls(rows, parent, num_known)
+        return cls(rows, parent, num_known + num_told)
 
     def images_of_parent(self) -> DataFrame | None:
         """Those of the parent, if there is one."""
@@ -618,11 +621,37 @@ class _Growth:
         if self.parent is None:
             return {}
         before = int(self.parent.manifest["accepted"])
+        former = sorted(self.parent.lineage - {self.parent.fingerprint})
         _log.info("%d images are new beside the %d of %s", num_accepted - before, before, self.parent.path)
         return {
-            "parent": {"path": self.parent.path, "fingerprint": self.parent.fingerprint, "accepted": before},
+            PARENT: {
+                "path": self.parent.path,
+                "fingerprint": self.parent.fingerprint,
+                "accepted": before,
+                **({"lineage": former} if former else {}),
+            },
             "known": self.num_known,
         }
+
+
+def _without_told(rows: DataFrame, rejects: DataFrame) -> tuple[DataFrame, int]:
+    """Rows without those that a parent has told of by its rejects, and how many these are.
+
+    They are pictures that a person has dropped by `--fixes`, whatever the names of their files, and the same files that
+    are rejected again for the same reason.
+    """
+    is_accepted = F.col(schema.REASON).isNull()
+    dropped = rejects.where(F.col(schema.REASON) == fixes.DROPPED).select(schema.CONTENT_HASH).distinct()
+    rows = rows.join(dropped.withColumn("was_dropped", F.lit(True)), schema.CONTENT_HASH, "left")
+    names = (schema.PATH, schema.CONTENT_HASH, schema.REASON)
+    there = rejects.select(*(F.col(name).alias(f"{name}_there") for name in names)).distinct()
+    is_same = [F.col(name).eqNullSafe(F.col(f"{name}_there")) for name in names]
+    rows = rows.join(there, reduce(Column.__and__, is_same), "left")
+    is_told = F.when(is_accepted, F.col("was_dropped").isNotNull()).otherwise(
+        F.col(f"{schema.PATH}_there").isNotNull()
+    )
+    num_told = rows.where(is_told).count()
+    return rows.where(~is_told).drop("was_dropped", *(f"{name}_there" for name in names)), num_told
 
 
 def _check_species(rows: DataFrame, images: str, parent: Corpus | None, kind: Kind) -> None:

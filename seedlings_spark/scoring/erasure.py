@@ -22,7 +22,8 @@ from pyspark.sql.types import StructType
 from seedlings_spark import files, schema
 from seedlings_spark.cluster import session
 from seedlings_spark.corpus import tables
-from seedlings_spark.corpus.erasure import FORGOTTEN, Held, Pictures, Row
+from seedlings_spark.corpus.erasure import Held, Pictures, Row
+from seedlings_spark.corpus.manifest import FORGOTTEN
 from seedlings_spark.errors import InputError
 from seedlings_spark.reports import drift
 from seedlings_spark.scoring import ledger, review, shadow
@@ -51,7 +52,10 @@ def held(
             parts.append(rows.select(F.lit(table).alias("table"), schema.PATH, digest, "run"))
     if not parts:
         return Held()
-    return Held(tuple(Row(*row) for row in pictures.of(reduce(DataFrame.union, parts)).collect()))
+    found = pictures.of(reduce(DataFrame.union, parts))
+    # What was rejected is no picture.
+    digest = F.when(F.col("table") != _REJECTS, F.col(schema.CONTENT_HASH))
+    return Held(tuple(Row(*row) for row in found.select("table", schema.PATH, digest, "run").collect()))
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def erase(
     """
     runs.clear()
     # The ledger knows no bytes: there the other paths of the same pictures go by name.
-    everything = replace(pictures, paths=pictures.paths | found.paths)
+    everything = replace(pictures, paths=pictures.paths | pictures.copies | found.paths)
     if everything != pictures:
         of_ledger = held(spark, runs, everything, [ledger.FOLDER])
         found = Held((*(row for row in found.rows if row.table != ledger.FOLDER), *of_ledger.rows))

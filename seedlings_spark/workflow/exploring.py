@@ -126,8 +126,7 @@ def _unseen(version: ModelVersion, prepared: Corpus) -> tuple[str, ...]:
     known: a person who gives it says that it has other pictures.
     """
     trained_on = (version.manifest.get("corpus") or {}).get("fingerprint")
-    parent = (prepared.manifest.get("parent") or {}).get("fingerprint")
-    is_seen = trained_on is not None and trained_on in (prepared.fingerprint, parent)
+    is_seen = trained_on in prepared.lineage
     found = [split for split in schema.SPLITS if prepared.num_images(split)]
     unseen = tuple(split for split in found if not (is_seen and split == schema.TRAIN))
     if not unseen:

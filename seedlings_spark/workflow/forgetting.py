@@ -1,8 +1,8 @@
 """Pictures that are to be forgotten: out of scores and a corpus, and which versions were trained on them.
 
 Before anything is written it is known what is held where. Whenever the job is killed, each place is as it was, or
-without the pictures; a file `.forgetting-...` in it, which goes last, keeps the content hashes for the call that ends
-the work: by then a picture may be in one of the places only, under another name.
+without the pictures; a file `.forgetting-...` in it, which goes last, keeps content hashes and the paths of copies for
+the call that ends the work: by then a picture may be in one of the places only, under another name.
 """
 
 import json
@@ -21,13 +21,14 @@ from seedlings_spark import config, corpus, display, files, fingerprint, schema
 from seedlings_spark.config import ForgetOptions
 from seedlings_spark.corpus import Corpus, tables
 from seedlings_spark.corpus import erasure as of_corpus
-from seedlings_spark.corpus.erasure import FORGOTTEN, Held, Pictures
+from seedlings_spark.corpus.erasure import Held, Pictures
+from seedlings_spark.corpus.manifest import FORGOTTEN
 from seedlings_spark.errors import CorpusError, InputError
 from seedlings_spark.lock import Lock
 from seedlings_spark.models.store import ModelStore, ModelVersion
 from seedlings_spark.scoring import erasure as of_scores
 from seedlings_spark.scoring.runs import Runs
-from seedlings_spark.workflow import late_labels
+from seedlings_spark.workflow import late_labels, runs
 
 _log = logging.getLogger(__name__)
 _JOURNAL = ".forgetting-"
@@ -49,7 +50,7 @@ class Forgotten:
         versions: That were trained on any of the pictures: name and version, path and fingerprint of the corpus.
         unknown: Versions of which it is not known, since their corpus is gone or another one by now.
         elsewhere: Other corpora that hold any of them.
-        tables: Kept features, and tables of cross-validations, that have gone or were written anew.
+        tables: Kept features, tables of cross-validations and pictures of runs that have gone or were written anew.
         there: Files of the pictures that still exist.
     """
 
@@ -133,18 +134,20 @@ def forget(spark: SparkSession, options: ForgetOptions) -> Forgotten:
         checks = {each: locks.enter_context(Lock(each, "forget")).check for each in at}
         if prepared is not None:
             prepared = corpus.load(options.corpus)  # as it is with the lock
-        pictures = Pictures(frozenset().union(*spelled.values()), _journals(at, request))
+        pictures = Pictures(frozenset().union(*spelled.values()), *_journals(at, request))
         is_second = bool(at) and any(files.exists(_journal(each, request)) for each in at)
         store = _Store.of(spark, options, prepared)
         places = _Places(spark, Runs(options.output) if options.output else None, prepared, store)
         pictures = replace(pictures, hashes=pictures.hashes | places.hashes(pictures))
         found = places.held(pictures)
+        if options.output:
+            pictures = replace(pictures, copies=pictures.copies | found[options.output].paths)
         paths = frozenset().union(*(each.paths for each in found.values()))
         unmatched = [each for each in given if not spelled[each] & paths]
         _say_unmatched(options, given, unmatched, is_second=is_second, request=request)
         for each in at:
-            content = json.dumps({"hashes": sorted(pictures.hashes)}) + "\n"
-            files.write_text(_journal(each, request), content)
+            content = {"hashes": sorted(pictures.hashes), "copies": sorted(pictures.copies)}
+            files.write_text(_journal(each, request), json.dumps(content) + "\n")
         told = Forgotten(len(given), unmatched, sorted(paths - pictures.paths))
         if places.runs is not None:
             of = (found[options.output], request, checks[options.output])
@@ -193,17 +196,19 @@ def _journal(place: str, request: str) -> str:
     return files.join(place, f"{_JOURNAL}{request}")
 
 
-def _journals(places: Sequence[str], request: str) -> frozenset[str]:
-    """The content hashes that a call for the same paths has left which was cut short."""
-    hashes = set[str]()
+def _journals(places: Sequence[str], request: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The content hashes and copies' paths that a call for the same paths has left which was cut short."""
+    hashes, copies = set[str](), set[str]()
     for place in places:
         others = [each for each in files.list_names(place) if each.startswith(_JOURNAL)]
         if others and f"{_JOURNAL}{request}" not in others:
             _log.warning("a call of forget with other --paths was cut short in %s: call it again, too", place)
         if files.exists(_journal(place, request)):
             _log.info("an earlier call for these paths was cut short in %s; this one ends its work", place)
-            hashes |= set(json.loads(files.read_text(_journal(place, request)))["hashes"])
-    return frozenset(hashes)
+            left = json.loads(files.read_text(_journal(place, request)))
+            hashes |= set(left["hashes"])
+            copies |= set(left.get("copies", ()))
+    return frozenset(hashes), frozenset(copies)
 
 
 @dataclass(frozen=True)
@@ -333,11 +338,13 @@ class _Store:
         corpora = [*self.others, *([told.corpus.corpus] if told.corpus is not None else [])]
         known = {each.path: {each.fingerprint, *_former(each)} for each in corpora}
         trained = {each.path: _former(each, request) for each in corpora}
+        holding = {each.path: _former(each, request, schema.SPLITS) for each in corpora}
         elsewhere = []
         for each in self.others:
             splits = {row.part for row in found[each.path].rows}
             if splits:
                 elsewhere.append(each.path)
+                holding[each.path] = known[each.path]
             if splits.intersection(_TRAINED_ON):
                 trained[each.path] = known[each.path]
         versions, unknown = [], []
@@ -356,6 +363,7 @@ class _Store:
                 files.delete(files.parent(table))
             else:
                 _rewrite(table, pictures)
+        changed += self._without_pictures(trained, holding)
         return replace(told, versions=versions, unknown=unknown, elsewhere=elsewhere, tables=changed)
 
     @property
@@ -376,11 +384,43 @@ class _Store:
         """What the runs that have trained the versions keep of single pictures."""
         from seedlings_spark.workflow import curriculum, folds
 
+        for run in self._runs():
+            of_folds = files.join(run, folds.FOLDS)
+            for folder in (run, of_folds, *_children(of_folds)):
+                yield files.join(folder, folds.PREDICTIONS)
+                yield files.join(folder, curriculum.FOLDER, curriculum.LOSSES)
+
+    def _runs(self) -> Iterator[str]:
+        """The folders of the runs that have trained the versions, and of those that repeat them."""
         runs = [str(each.manifest["run_path"]) for each in self.versions if each.manifest.get("run_path")]
         for run in dict.fromkeys([*_children(files.join(self.store.path, "runs")), *runs]):
-            for folder in (*_children(files.join(run, folds.FOLDS)), files.join(run, folds.FOLDS)):
-                yield files.join(folder, folds.PREDICTIONS)
-            yield files.join(run, curriculum.FOLDER, curriculum.LOSSES)
+            yield run
+            yield from (files.join(each, "run") for each in _children(files.join(run, "reproduced")))
+
+    def _without_pictures(
+        self, trained: Mapping[str, set[str]], holding: Mapping[str, set[str]]
+    ) -> list[str]:
+        """Remove pictures that runs have drawn of their corpora; the places that had any.
+
+        Args:
+            trained: Path of a corpus -> its fingerprints with any of the pictures among those that are trained on.
+            holding: The same with any of them at all.
+        """
+        from seedlings_spark.workflow import pipeline
+
+        changed = []
+        for run in self._runs():
+            if _is_of(run, trained):
+                drawn = files.join(run, runs.AUGMENTATION)
+                changed += [drawn] if files.exists(drawn) else []
+                files.delete(drawn)
+                changed += pipeline.remove_pictures(run)
+        for search in _children(files.join(self.store.path, "searches")):
+            report = files.join(search, "report", runs.TEST_IMAGES)
+            if files.exists(report) and _is_of(search, holding):
+                files.delete(report)
+                changed.append(report)
+        return changed
 
 
 def _trained_by(version: ModelVersion) -> tuple[str, str]:
@@ -389,20 +429,28 @@ def _trained_by(version: ModelVersion) -> tuple[str, str]:
     return str(of.get("path", "")), str(of.get("fingerprint", ""))
 
 
-def _former(prepared: Corpus, request: str = "") -> set[str]:
+def _is_of(run: str, corpora: Mapping[str, set[str]]) -> bool:
+    """Whether a run has been recorded that is of one of these corpora: by path and fingerprints."""
+    try:
+        of = runs.record(run).get("corpus") or {}
+    except InputError:
+        return False
+    return of.get("fingerprint") in corpora.get(str(of.get("path", "")), ())
+
+
+def _former(prepared: Corpus, request: str = "", splits: Sequence[str] = _TRAINED_ON) -> set[str]:
     """The fingerprints that a corpus has had before it forgot pictures.
 
     Args:
         prepared: The corpus.
-        request: A call by which it has forgotten pictures that are trained on: what it was before held these. "" for
-            any.
+        request: A call by which it has forgotten pictures of these splits: what it was before held these. "" for any.
+        splits: By default those that are trained on.
     """
     entries = prepared.manifest.get(FORGOTTEN, ())
     ends = [
         number
         for number, entry in enumerate(entries, 1)
-        if not request
-        or (entry["request"] == request and any(map(entry["images_of_split"].get, _TRAINED_ON)))
+        if not request or (entry["request"] == request and any(map(entry["images_of_split"].get, splits)))
     ]
     return {str(entry["fingerprint"]) for entry in entries[: max(ends, default=0)]}
 

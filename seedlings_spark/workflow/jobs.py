@@ -456,8 +456,7 @@ def _evaluated(
     slice_names = predicting.slice_names(prepared, options.slices)
     how = config.chosen(options, "engine", "precision")
     predictions = predicting.predictions(spark, version, *of, **how, tta=options.tta)
-    is_quantised = predicting.is_quantised(spark, version, **how)
-    precision = choices.INT8 if is_quantised else decisions.FLOAT32
+    precision = predicting.precision_of(spark, version, **how)
     if doubt := decisions.Decisions.of(version.manifest, precision).doubt(options.tta):
         _log.warning("%s", doubt)
     task = predicting.saliency_task(spark, version) if options.saliency else None
@@ -496,7 +495,7 @@ def _evaluated(
     if findings.comparison is not None:
         _log.info("%s is %s", version.version, findings.comparison.words)
     # What the store says of a version is what `score` has of it, unless told otherwise.
-    if options.split == schema.TEST and options.tta == 1 and is_quantised == version.has_int8:
+    if options.split == schema.TEST and options.tta == 1 and (precision == choices.INT8) == version.has_int8:
         predicting.record(store, version, prepared, numbers, findings)
     return numbers
 

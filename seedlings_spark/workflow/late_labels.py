@@ -288,13 +288,15 @@ def _write(options: FeedbackOptions, found: report.Feedback, wrong: list[dict[st
     """Write the report; how many wrong pictures were copied."""
     folder = options.report
     files.make_directory(folder)
-    for name in (METRICS, WRONG, WRONG_TABLE):
+    for name in (METRICS, WRONG):
         files.delete(files.join(folder, name))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(
         ("snapshot", schema.PATH, schema.SPECIES, schema.PREDICTED_SPECIES, schema.CONFIDENCE, "version")
     )
+    # Beside it the pictures are known as ours, also those of a call that is cut short.
+    files.write_text(files.join(folder, WRONG_TABLE), text.getvalue())
     copied = 0
     for row, snapshot in _snapshots(files.join(folder, WRONG), wrong):
         copied += bool(snapshot)

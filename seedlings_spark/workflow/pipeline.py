@@ -65,6 +65,8 @@ _WATCHED = 12
 _SHOWN_IMAGES, _SHOWN_CHANGES = 6, 8
 # Pictures of an epoch are drawn when so many times as long as the last took has gone by.
 _RESTS = 50
+# What the events of a run call the validation images and what they are taken for.
+_PICTURES = "pictures"
 # What the plateau takes the rate down by, and after how many epochs without a lower validation loss.
 _PLATEAU_FACTOR, PLATEAU_EPOCHS = 0.3, 3
 # Names of variables that do not decay: biases, scales and centres. One pattern, since Keras joins several in any order.
@@ -466,6 +468,28 @@ class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
         self._report(self._lines)
 
 
+def remove_pictures(run: str) -> list[str]:
+    """Write a run's events of validation that have pictures anew without them, by its metrics; the files that had any.
+
+    Args:
+        run: Folder of the run.
+    """
+    metrics, folder = files.join(run, runs.METRICS), files.join(run, runs.EVENTS)
+    lines = files.read_text(metrics).splitlines() if files.exists(metrics) else []
+    of_epoch = {int(line.pop("epoch")): line for line in map(json.loads, lines)}
+    found = files.join(folder, events.VALIDATION)
+    changed = []
+    for name in files.list_names(found) if files.is_directory(found) else ():
+        file = files.join(found, name)
+        if _PICTURES.encode() in files.read_bytes(file):
+            files.delete(file)
+            changed.append(file)
+            epoch = int(name.rpartition("-")[2])
+            kept = {key: value for key, value in of_epoch.get(epoch, {}).items() if key != "time"}
+            events.write(folder, epoch, kept)
+    return changed
+
+
 class WatchedPictures(keras.callbacks.Callback):  # type: ignore[misc]
     """What the network makes of the validation images after an epoch, as pictures.
 
@@ -510,7 +534,7 @@ class WatchedPictures(keras.callbacks.Callback):  # type: ignore[misc]
         if started < self._not_before and not self._is_last:
             return {}
         is_whole = tuple(network.input_shape[1:]) == self._pixels.shape[1:]
-        found = {"pictures": self._answers(network)} if is_whole else {}
+        found = {_PICTURES: self._answers(network)} if is_whole else {}
         if self._confusion is not None:
             evaluation = evaluate(self._confusion, self._classes)
             found["confusion"] = plots.confusion_matrix(evaluation)

@@ -102,6 +102,13 @@ def is_quantised(spark: SparkSession, version: ModelVersion, engine: str, precis
     return scoring.takes_int8(version, chosen, precision)
 
 
+def precision_of(
+    spark: SparkSession, version: ModelVersion, engine: str = "auto", precision: str = "auto"
+) -> str:
+    """Whose thresholds are those of `predictions` that are told the same: "int8" or "float32"."""
+    return INT8 if is_quantised(spark, version, engine, precision) else FLOAT32
+
+
 def kept_lists(predicted: DataFrame, version: ModelVersion, path: str) -> DataFrame:
     """As `kept`, of pictures that show any number of species: a table of `schema.EVALUATED_LISTS`.
 
@@ -200,6 +207,12 @@ def check_fits(version: ModelVersion, corpus: Corpus, split: str) -> None:
             f"{corpus.path} with images of {found} pixels for {version.name} {version.version}",
             f"images of {expected}, as that model takes",
             f"Prepare the corpus with --image-size {version.image_size[0]}, or choose another --model-version",
+        )
+    if corpus.manifest["aspect"] != version.aspect:
+        _log.warning(
+            "%s was prepared with --aspect %s, and %s %s scores with %s: of pictures that are not square score makes"
+            " other ones than those that are measured here",
+            *(corpus.path, corpus.manifest["aspect"], version.name, version.version, version.aspect),
         )
     if not corpus.num_images(split):
         raise CorpusError(
@@ -326,6 +339,12 @@ def rival(store: ModelStore, version: ModelVersion) -> tuple[ModelVersion | None
         return None, f"The current version, {current.version}, has other species and cannot be compared with"
     if current.image_size != version.image_size:
         return None, f"The current version, {current.version}, takes images of another size"
+    if current.aspect != version.aspect:
+        return (
+            None,
+            f"The current version, {current.version}, fits pictures into their size by {current.aspect}, not"
+            f" {version.aspect}, and cannot be compared with",
+        )
     return current, ""
 
 
@@ -561,6 +580,6 @@ def about_evaluation(
         "split": split,
         "corpus": corpus.path,
         "corpus_fingerprint": corpus.fingerprint,
-        "trained_on_this_corpus": manifest.get("corpus", {}).get("fingerprint") == corpus.fingerprint,
+        "trained_on_this_corpus": manifest.get("corpus", {}).get("fingerprint") in corpus.lineage,
         **{name: value for name, value in known.items() if value is not None},
     }

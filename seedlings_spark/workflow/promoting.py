@@ -7,13 +7,16 @@ has scored with the other one in its shadow.
 import logging
 from functools import reduce
 
+from pyspark.ml.functions import vector_to_array
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import StructType
 
 from seedlings_spark import corpus, schema
 from seedlings_spark.config import FeedbackOptions, ModelsOptions
+from seedlings_spark.corpus import Corpus
 from seedlings_spark.errors import InputError, StoreError, WorseError
+from seedlings_spark.models.decisions import Decisions
 from seedlings_spark.models.store import ModelStore, ModelVersion
 from seedlings_spark.reports import paired
 from seedlings_spark.scoring import shadow
@@ -88,16 +91,28 @@ def _on_test_split(spark: SparkSession, version: ModelVersion, current: ModelVer
     prepared = corpus.load(path)
     for each in (version, current):
         trained = (each.manifest.get("corpus") or {}).get("fingerprint")
-        if trained != prepared.fingerprint:
+        if trained not in prepared.lineage:
             _log.warning(
                 "%s was not trained on this corpus: it may have seen pictures of the test split", each.version
             )
-    ours, theirs = (predicting.predictions(spark, each, prepared, schema.TEST) for each in (version, current))
+    ours, theirs = (_said_of_test(spark, each, prepared) for each in (version, current))
     said = theirs.select(schema.CONTENT_HASH, F.col(schema.PREDICTED_SPECIES).alias(schema.CURRENT_SPECIES))
     # Of copies of a picture, which a corpus has, one.
     return ours.select(schema.CONTENT_HASH, schema.SPECIES, schema.PREDICTED_SPECIES).join(
         said.dropDuplicates([schema.CONTENT_HASH]), schema.CONTENT_HASH
     )
+
+
+def _said_of_test(spark: SparkSession, version: ModelVersion, prepared: Corpus) -> DataFrame:
+    """What a version says of a test split, NULL where it calls a picture unknown."""
+    predicted = predicting.predictions(spark, version, prepared, schema.TEST)
+    decisions = Decisions.of(version.manifest, predicting.precision_of(spark, version))
+    if not decisions.max_unknown:
+        return predicted
+    # As score does, whose probabilities these are.
+    values = vector_to_array(F.col(schema.PROBABILITY), "float32")
+    is_known = F.array_max(values) >= F.lit(decisions.unknown_below)
+    return predicted.withColumn(schema.PREDICTED_SPECIES, F.when(is_known, F.col(schema.PREDICTED_SPECIES)))
 
 
 def _on_late_labels(

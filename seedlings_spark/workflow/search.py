@@ -207,7 +207,7 @@ def _finished(spark: SparkSession, found: Found) -> Found:
     trained = jobs.train(spark, replace(found.train_options, run=folder))
     places = config.chosen(found.options, "corpus", "store", "name")
     tested = EvaluateOptions(
-        **places, model_version=trained.version, report=files.join(run, "report", "test images")
+        **places, model_version=trained.version, report=files.join(run, "report", runs.TEST_IMAGES)
     )
     numbers = cast(Evaluation, jobs.evaluate(spark, tested))
     return replace(found, version=trained.version, test_accuracy=numbers.accuracy)

@@ -66,7 +66,7 @@ def options_of(scores: dict[str, Any], table: Path, report: Path, **more: Any) -
 
 
 def test_late_labels_become_numbers_and_a_folder_of_wrong_pictures(
-    scores: dict[str, Any], spark: Any, tmp_path: Path
+    scores: dict[str, Any], spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, rows = scores["folder"], scores["rows"]
     truth = {path: CLASSES[int(files.name(path)[:2]) % 3] for path in rows["path"]}
@@ -93,7 +93,25 @@ def test_late_labels_become_numbers_and_a_folder_of_wrong_pictures(
     cameras[61] = cameras[0] = cameras[60]  # of one picture
     pd.read_csv(table).assign(camera=cameras).to_csv(table, index=False)
     more = {"store": scores["store"].directory, "slices": ("camera",)}
-    told = feedback(spark, options_of(scores, table, tmp_path / "report", **more))
+    asked = options_of(scores, table, tmp_path / "report", **more)
+    (tmp_path / "report" / "wrong").mkdir(parents=True)
+    with pytest.raises(InputError, match="a folder wrong that feedback has not written"):
+        feedback(spark, asked)
+    (tmp_path / "report" / "wrong").rmdir()
+    # A call that is cut short while it copies pictures is taken up by the next one.
+    real = files.write_bytes
+
+    def once(path: str, content: bytes) -> None:
+        real(path, content)
+        if "/wrong/" in path:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_bytes", once)
+        with pytest.raises(KeyboardInterrupt):
+            feedback(spark, asked)
+    assert len(list((tmp_path / "report" / "wrong").rglob("*.png"))) == 1
+    told = feedback(spark, asked)
 
     known = rows[~rows["path"].isin([list(truth)[-1], strange])].copy()
     known["right"] = known["predicted_species"] == known["path"].map(truth)

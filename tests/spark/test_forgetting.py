@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 from pyspark.ml import PipelineModel
 from pyspark.sql import SparkSession
 
@@ -21,8 +22,9 @@ from seedlings_spark.corpus import SplitRule, decoding
 from seedlings_spark.errors import InputError, OptionError
 from seedlings_spark.estimator import SeedlingsModel
 from seedlings_spark.models.store import ModelStore
+from seedlings_spark.scoring import erasure as scores_erasure
 from seedlings_spark.scoring.runs import Runs
-from seedlings_spark.workflow import forgetting, publication
+from seedlings_spark.workflow import events, forgetting, publication, runs
 from tests.conftest import HANG_SECONDS, with_all
 from tests.pictures import png, write
 from tests.spark import killed
@@ -179,6 +181,10 @@ def test_no_byte_of_forgotten_pictures_stays_and_the_versions_trained_on_them_ar
     assert (told.scores.predictions, told.scores.rejects, told.scores.runs) == (1, 1, ("one",))
     assert (told.corpus.images_of_split, told.corpus.rejected) == ({"train": 2}, 1)
     assert told.fingerprint == before.fingerprint != told.corpus.corpus.fingerprint
+    assert corpus.load(told.corpus.corpus.path).lineage == {
+        before.fingerprint,
+        told.corpus.corpus.fingerprint,
+    }
     # The corpus that the first version names, which still holds them; the second was trained on another.
     assert [name for name, _, _ in told.versions] == ["seedlings v0001"]
     assert list(told.unknown) == ["seedlings v0002"] and list(told.elsewhere) == [files.qualify(before.path)]
@@ -254,3 +260,106 @@ def test_a_job_that_is_killed_leaves_the_old_or_the_new_state_and_the_next_one_e
     assert scored in (7, 8) and accepted in (7, 9)
     forgetting.forget(spark, options(place, where))
     assert_forgotten(spark, where)
+
+
+@pytest.mark.parametrize("policy", ["leaks", "conflicts"])
+def test_copies_of_a_picture_that_was_rejected_for_its_label_go_with_it(
+    spark: SparkSession, tmp_path: Path, policy: str
+) -> None:
+    folders = {"leaks": ("train/Maize", "test/Maize"), "conflicts": ("Maize", "Rye")}[policy]
+    for number in range(4):
+        root = "train/" if policy == "leaks" else ""
+        write(tmp_path, f"labelled/{root}{('Maize', 'Rye')[number % 2]}/{number}.png", png(number, 16, 16))
+    for folder, name in zip(folders, ("jane.png", "copy.png"), strict=True):
+        write(tmp_path, f"labelled/{folder}/{name}", png(77, 16, 16))
+        write(tmp_path, f"labelled/{folder}/empty.png", b"")
+    task = decoding.DecodeTask((16, 16), "stretch", images.FORMATS, 10**6, 10**6)
+    shares = {"train": 0.8, "validation": 0.1, "test": 0.1} if policy == "leaks" else {"train": 1.0}
+    rule = SplitRule({"validation": 0.0, "test": 0.0, **shares}, leaks="drop")
+    places = (str(tmp_path / "labelled"), str(tmp_path / "corpus"))
+    corpus.prepare(spark, *places, task, rule, corpus.Selection("drop"))
+    gone = [f"{tmp_path}/labelled/{folders[0]}/{name}" for name in ("jane.png", "empty.png")]
+    listed = write(tmp_path, "list.txt", "\n".join(gone).encode())
+    told = forgetting.forget(spark, ForgetOptions(paths=str(listed), corpus=places[1]))
+    assert [files.name(each) for each in told.copies] == ["copy.png"]
+    prepared = corpus.load(files.qualify(places[1]))
+    assert sorted(files.name(row.path) for row in prepared.images(spark).collect()) == [
+        f"{number}.png" for number in range(4)
+    ]
+    # An empty file is no picture, of which others would be copies.
+    (row,) = prepared.rejects(spark).collect()
+    assert row.reason == "empty" and row.path.endswith(f"{folders[1]}/empty.png")
+
+
+def test_a_call_that_ends_the_work_of_another_finds_copies_of_which_only_the_ledger_knows(
+    spark: SparkSession, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(place / "photos", photos)
+    write(photos, COPY, png(7, 64, 64))
+    version = ModelStore(files.qualify(str(place / "store")), "seedlings").resolve("v0001")
+    output = tmp_path / "own"
+    for name in ("one", "two"):
+        score(spark, version, photos, output, incremental=True, run_id=name)
+        write(photos, "newest.png", picture(60))
+    runs = Runs(files.qualify(str(output)))
+    # As of every 24th run, which writes the whole ledger.
+    folders = [
+        Path(files.local_path(files.join(runs.tables_path(name), "ledger"))) for name in ("one", "two")
+    ]
+    for part in folders[0].glob("*.parquet"):
+        shutil.copy(part, folders[1] / f"all-{part.name}")
+    listed = write(tmp_path, "list.txt", f"photos/{JANE}\n".encode())
+    asked = ForgetOptions(paths=str(listed), output=str(output))
+    real, calls = scores_erasure._erase_from, []
+
+    def stopped(spark: SparkSession, runs: Runs, run: str, *rest: Any) -> None:
+        calls.append(run)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(spark, runs, run, *rest)
+
+    monkeypatch.setattr(scores_erasure, "_erase_from", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        forgetting.forget(spark, asked)
+    assert calls == ["one", "two"] and any(MARKS[1] in text for _, text in texts(output))
+    forgetting.forget(spark, asked)
+    assert not any(mark in text for _, text in texts(output) for mark in MARKS[:2])
+
+
+def test_pictures_that_runs_have_drawn_go_with_them_and_curves_stay(
+    spark: SparkSession, place: Path, tmp_path: Path
+) -> None:
+    where = copied(place, tmp_path)
+    shutil.copytree(place / "store", where / "store")
+    prepared = corpus.load(files.qualify(str(where / "corpus")))
+    name = files.join(files.qualify(str(where / "store")), "seedlings")
+    of = {"path": prepared.path, "fingerprint": prepared.fingerprint}
+    drawn, folders = png(7, 64, 64), {}
+    for run, about in (("runs/ours", of), ("runs/another", {**of, "fingerprint": "0" * 64})):
+        folders[run] = Path(files.local_path(files.join(name, run)))
+        runs.begin(files.join(name, run), {"corpus": about, "options": {}})
+        (folders[run] / runs.AUGMENTATION).write_bytes(drawn)
+        line = {"epoch": 1, "time": "now", "loss": 0.5, "val_loss": 0.25}
+        (folders[run] / runs.METRICS).write_text(json.dumps(line) + "\n")
+        metrics = {"loss": 0.5, "val_loss": 0.25}
+        events.write(files.join(name, run, runs.EVENTS), 1, metrics, {"pictures": drawn, "confusion": drawn})
+        for table in ("curriculum/losses", "folds/0/curriculum/losses", "folds/predictions"):
+            rows = prepared.images(spark).select(schema.CONTENT_HASH)
+            rows.write.parquet(files.join(name, run, table))
+    search = Path(files.local_path(files.join(name, "searches/one")))
+    runs.begin(files.qualify(str(search)), {"corpus": of, "options": {}})
+    write(search, f"report/{runs.TEST_IMAGES}/index.html", MARKS[0])
+    told = forgetting.forget(spark, options(place, where, store=str(where / "store")))
+    ours, another = folders.values()
+    hers = fingerprint.content_hash(drawn).encode()
+    left = [
+        file for file, text in texts(where / "store") if drawn in text or hers in text or MARKS[0] in text
+    ]
+    assert {each.relative_to(another).parts[0] for each in left} == {runs.AUGMENTATION, runs.EVENTS}
+    (events_file,) = (ours / runs.EVENTS / "validation").iterdir()
+    (event,) = [each for each in tf.compat.v1.train.summary_iterator(str(events_file)) if each.summary.value]
+    (value,) = event.summary.value
+    assert (event.step, value.tag, value.simple_value) == (1, "loss", 0.25)
+    assert len([each for each in told.tables if "/runs/ours/" in each]) == 5
+    assert str(search / "report") in " ".join(told.tables)

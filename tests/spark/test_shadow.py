@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from pyspark.ml import PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 from scipy.stats import binomtest
 
@@ -16,6 +17,8 @@ from seedlings_spark import corpus, files, images, scoring, workflow
 from seedlings_spark.config import ForgetOptions, ModelsOptions, ScoringOptions
 from seedlings_spark.corpus import SplitRule, decoding
 from seedlings_spark.errors import OptionError, StoreError, WorseError
+from seedlings_spark.estimator import SeedlingsModel
+from seedlings_spark.models.decisions import FLOAT32, KEY, Decisions
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.scoring import ScoreRun
 from seedlings_spark.scoring.runs import Runs
@@ -206,3 +209,36 @@ def test_a_promotion_on_late_labels_and_on_a_test_split_is_refused_only_to_what_
             place.promote("v0003", **on_labels)
     finally:
         place.store.promote("v0001")
+
+
+def test_a_version_that_knows_nothing_of_some_pictures_is_no_better_on_a_test_split_than_on_labels(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    made, store = network(2), ModelStore(files.qualify(str(tmp_path / "store")), "seedlings")
+    outputs = made.predict(np.stack([pixels(number) for number in range(NUM)]).astype("float32"), verbose=0)
+    below = float(np.sort(outputs.max(axis=1))[15]) + 1e-4  # 16 pictures are unknown
+    decided = Decisions(max_unknown=0.4, unknown_below=below, images=NUM)
+    about = {"image_size": [SIDE, SIDE], "aspect": "stretch"}
+    for more in ({}, {KEY: {FLOAT32: decided.to_dict()}}, {"aspect": "crop"}):
+        model = PipelineModel([SeedlingsModel.from_network(made, CLASSES)])
+        publication.publish(store, model, about={**about, **more}, promote=False)
+    store.promote("v0001")
+    for number in range(NUM):
+        name = f"{CLASSES[outputs[number].argmax()]}/{number}.png"
+        write(tmp_path / "labelled", name, images.encode_png(pixels(number)))
+    task = decoding.DecodeTask((SIDE, SIDE), "stretch", images.FORMATS, 10**6, 10**6)
+    rule = SplitRule({"train": 0.0, "validation": 0.0, "test": 1.0})
+    corpus.prepare(spark, str(tmp_path / "labelled"), str(tmp_path / "corpus"), task, rule)
+
+    def promote(version: str) -> str:
+        places = {"store": store.directory, "corpus": str(tmp_path / "corpus")}
+        return workflow.models(
+            ModelsOptions(action="promote", model_version=version, if_better=True, **places)
+        )
+
+    said = rf"v0002 is worse than v0001 \(right on {NUM - 16} and {NUM} of {NUM}"
+    with pytest.raises(WorseError, match=said):
+        promote("v0002")
+    with pytest.raises(StoreError, match="fits pictures into their size by stretch, not crop"):
+        promote("v0003")
+    assert store.current() == "v0001"

@@ -238,6 +238,7 @@ def test_a_corpus_grows_by_what_is_new_and_moves_nothing(spark: SparkSession, tm
         CorpusError, match=r"third/Rye/0\.png \(Rye\), whose bytes are Maize in .*; 1 such image"
     ):
         corpus.prepare(spark, str(third), str(tmp_path / "c"), TASK, rule, corpus.Selection(parent=parent))
+    assert grown.lineage == {grown.fingerprint, parent.fingerprint}
     selection = corpus.Selection("drop", parent=parent)
     dropped = corpus.prepare(spark, str(third), str(tmp_path / "c"), TASK, rule, selection)
     assert (dropped.manifest["accepted"], dropped.manifest["rejected_by_reason"]["conflicting_species"]) == (
@@ -297,3 +298,35 @@ def test_a_corpus_keeps_columns_of_a_table_and_hands_them_on(spark: SparkSession
     with pytest.raises(CorpusError, match="1 files in rows that contradict each other"):
         made("refused", "camera", source=twice)
     assert not (tmp_path / "refused").exists()
+
+
+def test_what_a_person_has_dropped_stays_away_from_a_corpus_that_grows_and_a_reject_is_one(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    source = tmp_path / "images"
+    for number in range(6):
+        write(source, f"{('Maize', 'Rye')[number % 2]}/{number}.png", png(number))
+    write(source, "Rye/broken.png", b"no picture")
+    fixes = "path,content_hash,species,action,suggested\nx,{},Rye,drop,Maize\n"
+    (tmp_path / "fixes.csv").write_text(fixes.format(fingerprint.content_hash(png(1))))
+    rule, corpora = SplitRule(SHARES), []
+    for name in ("parent", "grown", "grown again"):
+        selection = corpus.Selection(
+            parent=corpora[-1] if corpora else None, fixes="" if corpora else str(tmp_path / "fixes.csv")
+        )
+        place = str(tmp_path / name)
+        given = SplitRule.of_parent(corpora[-1].manifest) if corpora else rule
+        corpora.append(corpus.prepare(spark, str(source), place, TASK, given, selection))
+        write(source, f"Rye/new {len(corpora)}.png", png(10 + len(corpora)))
+        write(source, f"Rye/copy {len(corpora)} of 1.png", png(1))  # dropped, whatever it is called
+    _, grown, again = corpora
+    for number, each in enumerate(corpora):
+        files_there = [Path(row.path).name for row in each.images(spark).select(schema.PATH).collect()]
+        new = [f"new {place}.png" for place in range(1, number + 1)]
+        assert sorted(files_there) == ["0.png", "2.png", "3.png", "4.png", "5.png", *new]
+        assert sorted(reasons(spark, each, source)) == ["Rye/1.png", "Rye/broken.png"]
+        manifest = each.manifest
+        assert manifest["listed"] == manifest["accepted"] + manifest["rejected"] == 7 + number
+    # Of the first folder 7 files, of the second these, a copy and a new one.
+    assert (grown.manifest["known"], again.manifest["known"]) == (8, 10)
+    assert again.lineage == {each.fingerprint for each in corpora}
