@@ -333,7 +333,7 @@ class ElephasTransformer(SeedlingsModel):
             custom_objects=self._objects(self.network_bytes),
         )
         outputs = network_outputs(spark, task, features)
-        if self.model_type == ModelType.REGRESSION:
+        if self.model_type == ModelType.REGRESSION and self.get_model().output_shape[-1] == 1:
             outputs = F.element_at(outputs, 1)
         return dataset.withColumn(self.getOutputCol(), outputs)
 

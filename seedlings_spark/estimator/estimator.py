@@ -25,6 +25,7 @@ from seedlings_spark.estimator.params import (
     SeedlingsParams,
     SparkColumns,
     check_class_weights,
+    check_reductions,
     given_class_weights,
     is_param,
     plain,
@@ -351,6 +352,14 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
                 "Give keras_model_config=model.to_json() (or set_network) and loss='sparse_categorical_crossentropy'",
             )
         network = self._built()
+        carried.check_trained(network)
+        check_reductions(
+            self.get_loss(),
+            is_mean_of_shards=options.is_synchronous
+            and not options.exchanged.is_local
+            and self._num_shards() > 1,
+            has_weights=self._has_column("weightCol") or options.class_weight != {},
+        )
         scaling = features.standardization(dataset, self.getFeaturesCol())
         if scaling is not None:
             network = networks.fold_standardization(network, *scaling)
@@ -477,7 +486,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             and any(hasattr(each, ON_CONFUSION) for each in self._callbacks),
             **{name: self.getOrDefault(name) for name in _LATER},
         )
-        mixing.check(recipe.mixup, recipe.cutmix, recipe.row_shape)
+        mixing.check(recipe.mixup, recipe.cutmix, recipe.row_shape, str(network.inputs[0].dtype))
         with runtime.float_type_of(network):
             examples = recipe.example_labels(network.outputs[0].dtype)
             build_metrics(network, examples)

@@ -249,6 +249,40 @@ def given_class_weights(text: str) -> dict[str, float] | None:
         ) from None
 
 
+def check_reductions(loss: Any, *, is_mean_of_shards: bool, has_weights: bool) -> None:
+    """Refuse losses whose mean over shards is not what one process would have.
+
+    Args:
+        loss: An estimator's: a name, an object, its configuration, or several of them.
+        is_mean_of_shards: Whether gradients of several shards are averaged, each by its rows.
+        has_weights: Whether rows have weights.
+
+    Raises:
+        OptionError: A loss that is a sum; or, with weights, a mean by weights.
+    """
+    each: Any = loss
+    if isinstance(loss, list | tuple):
+        each = [*loss]
+    elif isinstance(loss, Mapping) and "class_name" not in loss:
+        each = [*loss.values()]
+    if isinstance(each, list):
+        for one in each:
+            check_reductions(one, is_mean_of_shards=is_mean_of_shards, has_weights=has_weights)
+        return
+    reduction = (
+        (each.get("config") or {}).get("reduction")
+        if isinstance(each, Mapping)
+        else getattr(each, "reduction", None)
+    )
+    if is_mean_of_shards and (reduction == "sum" or (reduction == "mean_with_sample_weight" and has_weights)):
+        raise OptionError(
+            f"a loss with reduction={reduction!r}, of several shards",
+            "sum_over_batch_size: each step takes the mean over the rows of all shards",
+            "Give the loss without a reduction and, for a sum, the learning rate times the rows of a batch; or use one"
+            " shard",
+        )
+
+
 def check_class_weights(given: Mapping[str, float] | None, problem: Problem) -> None:
     """Refuse class weights that do not fit the problem.
 
@@ -312,7 +346,7 @@ def _written(name: str, value: Any) -> Any:
     if isinstance(value, keras.metrics.Metric):
         return keras.metrics.serialize(value)
     if isinstance(value, keras.optimizers.Optimizer):
-        return keras.optimizers.serialize(value)
+        return optimizers.to_config(value)
     if callable(value):
         raise OptionError(
             f"{name}={getattr(value, '__name__', value)!r}, a function",

@@ -41,7 +41,7 @@ class FreeRunning:
     """
 
     def __init__(self, group: WorkerGroup, center: Center, next_updates: Sequence[int] = ()) -> None:
-        self._group, self._center, self._next_updates = group, center, next_updates
+        self._group, self._center, self.next_updates = group, center, next_updates
         self._condition = group.condition
         self._queues: dict[int, queue.SimpleQueue[Message]] = {}
         self._begin: Begin | None = None
@@ -95,7 +95,7 @@ class FreeRunning:
         # hogwild mode, where there is none.
         with self._center.lock:
             if result.samples:
-                self._center.apply(rank, result, update)
+                self._apply(rank, result, update)
             with self._condition:
                 self._turns.applied[rank] += 1
                 if self._snapshots.add(result):
@@ -104,6 +104,15 @@ class FreeRunning:
                         self._give(waiting)
                 self._condition.notify_all()
                 return self._hand_out(rank)
+
+    def _apply(self, rank: int, result: Result, update: Update) -> None:
+        """Apply an update that has been taken: without it the run has no end, so that what goes wrong here ends it."""
+        try:
+            self._center.apply(rank, result, update)
+        except Exception as error:  # of an optimizer of one's own, or for want of memory
+            with self._condition:
+                self._group.fail(error)
+            raise Superseded("the run has ended") from error
 
     def error(self, ticket: object, text: str) -> None:
         """A worker's own computation failed."""
@@ -123,7 +132,7 @@ class FreeRunning:
             rounds: Rounds of each worker's epoch: (first, last) steps.
         """
         with self._condition:
-            self._turns = Turns(rounds, self._next_updates)
+            self._turns = Turns(rounds, self.next_updates)
             self._begin = begin
             self._group.has_begun = True
             for rank, answer in self._queues.items():
@@ -274,7 +283,12 @@ class AsynchronousRun:
         """
         if epochs.first < epochs.end:
             observers.callbacks.on_epoch_begin(epochs.first)
-            snapshots = Snapshots(epochs.num_rows, epochs.first, has_held_out=epochs.held_out_rows > 0)
+            samples = sum(
+                epochs.samples_before(rank, update)
+                for rank, update in enumerate(self.coordinator.next_updates)
+            )
+            has_held_out = epochs.held_out_rows > 0
+            snapshots = Snapshots(epochs.num_rows, epochs.first, samples, has_held_out=has_held_out)
             self.coordinator.start(snapshots, epochs.end)
         state: Vector | None = None
         for epoch in range(epochs.first, epochs.end):

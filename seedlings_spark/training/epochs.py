@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seedlings_spark.training.progress import Progress
+from seedlings_spark.training.shard import batch_edges
 from seedlings_spark.training.weights import Vector
 
 # The method of a callback that wants to hear of each epoch's confusion: the epoch, from 0, and integers of shape
@@ -53,6 +54,15 @@ class Epochs:
     def rounds_of(self, rank: int) -> list[tuple[int, int]]:
         """The rounds of an epoch of one worker's own; none without a row."""
         return rounds_of_epoch(steps_of_epoch([self.rows[rank]], self.batch_size), self.frequency)
+
+    def samples_before(self, rank: int, update: int) -> int:
+        """How many samples the updates of a worker before this one have, counted from 0 over all epochs."""
+        rounds = self.rounds_of(rank)
+        if not rounds:
+            return 0
+        epoch, position = divmod(update, len(rounds))
+        edges = batch_edges(self.rows[rank], rounds[-1][1])
+        return epoch * self.rows[rank] + int(edges[rounds[position][0]])
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,27 @@ from typing import Any
 from seedlings_spark.errors import OptionError
 
 
-def check(mixup: float, cutmix: float, row_shape: tuple[int, ...]) -> None:
+def check(mixup: float, cutmix: float, row_shape: tuple[int, ...], dtype: str) -> None:
     """Refuse what cannot be mixed so.
 
     Args:
         mixup: As for `Mixing`.
         cutmix: As for `Mixing`.
         row_shape: Shape of one row's features.
+        dtype: Of the network's input.
 
     Raises:
-        OptionError: A number below 0, or rectangles of rows that are no images.
+        OptionError: A number below 0, rectangles of rows that are no images, or a blend of whole numbers.
     """
     for name, value in (("mixup", mixup), ("cutmix", cutmix)):
         if not 0 <= value < float("inf"):
             raise OptionError(f"{name}={value!r}", "0 for none, or a number above 0", f"Correct {name}")
+    if mixup and "float" not in dtype:
+        raise OptionError(
+            f"mixup={mixup:g} for a network whose input is of the type {dtype}",
+            "an input of floating-point numbers, which can be blended",
+            "Begin the network with keras.Input(dtype='float32'), or leave out mixup",
+        )
     if cutmix and len(row_shape) != 3:
         raise OptionError(
             f"cutmix={cutmix:g} for rows of the shape {row_shape}",

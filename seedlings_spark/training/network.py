@@ -121,6 +121,27 @@ def registered_in(*texts: str) -> dict[str, Any]:
     return {name: one for name, one in own.items() if any(json.dumps(name) in text for text in texts)}
 
 
+def check_trained(network: Any) -> None:
+    """Refuse a network whose class trains or measures in a way of its own, which no worker would call.
+
+    Raises:
+        NetworkError: It is so. `compute_loss` may be its own.
+    """
+    import keras
+
+    own = [
+        name
+        for name in ("train_step", "test_step", "compute_metrics")
+        if getattr(type(network), name) is not getattr(keras.Model, name)
+    ]
+    if own:
+        raise NetworkError(
+            f"{network.name}, a network of the class {type(network).__name__}, with a {own[0]} of its own",
+            "one that is trained as Keras trains: workers compute gradients of its loss, and the mean makes a step",
+            "Put what is special into compute_loss, a loss or a layer, which are called",
+        )
+
+
 def checked(network: Any, shown: str) -> Any:
     """The network, if a table's column of numbers can be fed to it and its answer is one array.
 

@@ -244,14 +244,17 @@ class Snapshots:
     Args:
         num_rows: Number of rows of the corpus.
         first_epoch: From 0.
+        samples: That an earlier attempt has applied: those of its epochs, and some more where a worker was ahead.
         has_held_out: Whether snapshots are evaluated.
     """
 
-    def __init__(self, num_rows: int = 0, first_epoch: int = 0, *, has_held_out: bool = False) -> None:
+    def __init__(
+        self, num_rows: int = 0, first_epoch: int = 0, samples: int = 0, *, has_held_out: bool = False
+    ) -> None:
         self.has_held_out = has_held_out
         self.sums = Sums()  # of the current epoch
         self._num_rows, self._first_epoch = num_rows, first_epoch
-        self._samples = first_epoch * num_rows
+        self._samples = samples
         self._started = time.perf_counter()
         self._taken: list[Snapshot] = []
 

@@ -20,6 +20,7 @@ from seedlings_spark.errors import ClusterError, CorpusError, OptionError, Stora
 from seedlings_spark.training import dealing, worker
 from seedlings_spark.training.engine import RunOptions, balanced_class_weights, uneven_shares
 from seedlings_spark.training.launcher import ThreadLauncher
+from seedlings_spark.training.master import Master
 from seedlings_spark.training.progress import Silent
 from seedlings_spark.training.record import TrainingRecord
 from seedlings_spark.training.server import Listener, ParameterServer
@@ -616,3 +617,65 @@ def test_balanced_class_weights_are_those_of_scikit_learn() -> None:
     expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
     found = balanced_class_weights([{"0": 5, "2": 3}, {"1": 2, "2": 10}], 3)
     assert [found[str(number)] for number in range(3)] == pytest.approx(expected.tolist(), rel=1e-15)
+
+
+@pytest.mark.parametrize("frequency", ["epoch", "batch", 3])
+def test_an_asynchronous_run_that_is_taken_up_ends_though_a_worker_was_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frequency: str | int
+) -> None:
+    real, is_ahead = worker.Computation._train, threading.Event()
+    counts: list[int] = []
+
+    def train_in_turn(self: Any, work: Any, payload: Any, shard: Any, **how: Any) -> Any:
+        """The second worker waits until the first one is in its second epoch."""
+        if shard.number == 1:
+            is_ahead.wait(HANG_SECONDS)
+        elif work.steps.epoch == 1:
+            counts.append(1)
+        result = real(self, work, payload, shard, **how)
+        if shard.number == 0 and counts:
+            is_ahead.set()
+        return result
+
+    class Dies(keras.callbacks.Callback):
+        checkpointed = ()
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            if epoch == 1:
+                raise RuntimeError("the driver dies")
+
+    monkeypatch.setattr(worker.Computation, "_train", train_in_turn)
+    rows, options = _rows([25, 20]), {"checkpoint_path": str(tmp_path), "has_given_weights": True}
+
+    def run(*callbacks: Any) -> Any:
+        how = {**options, "mode": "asynchronous", "frequency": frequency, "callbacks": list(callbacks)}
+        return train(_noisy_network(), rows, optimizer=keras.optimizers.SGD(0.01), epochs=3, **how)
+
+    with pytest.raises(RuntimeError, match="the driver dies"):
+        run(Dies())
+    ended = run()
+    assert [len(values) for values in ended.history.values()] == [3] * len(ended.history)
+    updates_of_epoch = {"epoch": (1, 1), "batch": (7, 5), 3: (3, 2)}[frequency]
+    assert ended.record.updates.updates < 3 * sum(updates_of_epoch)
+
+
+def test_what_goes_wrong_as_an_update_is_applied_ends_the_run_in_its_own_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, count = Master.apply_gradient, iter(range(100))
+
+    def short(self: Any, vector: Any) -> Any:
+        if next(count) == 3:
+            raise MemoryError("the driver is short of memory")
+        return real(self, vector)
+
+    monkeypatch.setattr(Master, "apply_gradient", short)
+    rows = _rows([12, 12])
+    with pytest.raises(MemoryError, match="the driver is short of memory"):
+        train(
+            _noisy_network(),
+            rows,
+            optimizer=keras.optimizers.SGD(0.01),
+            mode="asynchronous",
+            launch=launcher(rows, retries=3),
+        )

@@ -78,9 +78,10 @@ def test_a_mixed_batch_gives_the_gradient_of_its_mixed_labels(labels: str) -> No
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ((-1.0, 0.0, (5,)), "mixup=-1.0"),
-        ((0.0, float("nan"), (5,)), "cutmix=nan"),
-        ((0.2, 1.0, (5,)), "cutmix=1"),
+        ((-1.0, 0.0, (5,), "float32"), "mixup=-1.0"),
+        ((0.0, float("nan"), (5,), "float32"), "cutmix=nan"),
+        ((0.2, 1.0, (5,), "float32"), "cutmix=1"),
+        ((0.2, 0.0, (8, 8, 3), "uint8"), "mixup=0.2 for a network whose input is of the type uint8"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused(given: Any, words: str) -> None:

@@ -350,6 +350,16 @@ def test_regression_gives_a_double_and_a_binary_network_an_array_of_one(table: D
     assert found.schema["prediction"] == StructField("prediction", DoubleType(), True)
     totals = np.array([row.total for row in table.orderBy("id").collect()])
     assert np.abs(_predictions(found) - totals).mean() < 0.5 * np.abs(totals).mean()
+    # Of several numbers all stay.
+    several = _fit(
+        table.withColumn("both", F.array("total", F.col("total") * 2)),
+        keras_model_config=_network(2, "linear").to_json(),
+        loss="mse",
+        labelCol="both",
+        categorical=False,
+        epochs=1,
+    )
+    assert _predictions(several.transform(table)).shape == (192, 2)
     binary = _fit(
         table.withColumn("y", (F.col("species") == "maize").cast("double")),
         keras_model_config=_network(1, "sigmoid").to_json(),

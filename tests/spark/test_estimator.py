@@ -44,6 +44,19 @@ from seedlings_spark.workflow import pipeline
 from tests.conftest import HANG_SECONDS, with_all
 from tests.spark.processes import kill_one_worker, listening_ports
 
+SUM, BY_WEIGHTS = (
+    keras.losses.serialize(keras.losses.SparseCategoricalCrossentropy(reduction=each))
+    for each in ("sum", "mean_with_sample_weight")
+)
+
+
+@keras.saving.register_keras_serializable("test_estimator")
+class Distilled(keras.Sequential):
+    """Trains in a way of its own."""
+
+    def train_step(self, data: Any) -> Any:
+        raise AssertionError("nobody calls it")
+
 
 @pytest.fixture(scope="module")
 def table(spark: SparkSession) -> DataFrame:
@@ -127,6 +140,12 @@ def test_columns_are_found_by_their_exact_names_whatever_is_in_these(spark: Spar
         ({"precision": "int8"}, OptionError, "int8"),
         ({"validation_split": 1.0}, OptionError, "validation_split"),
         ({"class_weight": "unbalanced"}, OptionError, "unbalanced"),
+        ({"loss": SUM}, OptionError, "a loss with reduction='sum', of several shards"),
+        (
+            {"loss": BY_WEIGHTS, "class_weight": "balanced"},
+            OptionError,
+            "'mean_with_sample_weight', of several",
+        ),
         ({"server_port": "http"}, OptionError, "server_port='http'"),
         ({"worker_port": "http"}, OptionError, "worker_port='http'"),
         ({"drop_slow": 0.5}, OptionError, "drop_slow=0\\.5"),
@@ -150,6 +169,27 @@ def test_a_wrong_param_is_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=words):
         _estimator(**params).fit(table)
+
+
+def test_a_network_that_trains_in_its_own_way_is_refused(table: DataFrame) -> None:
+    network = Distilled([keras.Input((8,)), *_network().layers], name="distilled")
+    with pytest.raises(NetworkError, match="distilled, a network of the class Distilled, with a train_step"):
+        _estimator().set_network(network).fit(table)
+    with pytest.raises(OptionError, match="reduction='sum'"):
+        _estimator(loss=keras.losses.deserialize(SUM)).fit(table)
+
+
+def test_an_optimizer_that_spares_variables_does_so_after_it_was_saved(
+    table: DataFrame, tmp_path: Path
+) -> None:
+    made = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    made.exclude_from_weight_decay(var_names=["kernel"])
+    estimator = _estimator(optimizer_config=made, epochs=1)
+    estimator.save(str(tmp_path / "estimator"))
+    again = SeedlingsEstimator.load(str(tmp_path / "estimator"))
+    assert _bits(again.fit(table)) == _bits(estimator.fit(table))
+    everything = _estimator(optimizer_config=keras.optimizers.AdamW(0.1, weight_decay=0.5), epochs=1)
+    assert _bits(everything.fit(table)) != _bits(again.fit(table))
 
 
 def test_an_unknown_param_is_refused_by_name() -> None:
