@@ -435,13 +435,15 @@ def _json_lines() -> _JsonLines | None:
 
 
 def rejects_exit_code(manifest: Mapping[str, Any], max_reject_fraction: float) -> int:
-    """3 if more of the listed files were rejected than allowed, else 0."""
-    if manifest["rejected"] <= max_reject_fraction * manifest["listed"]:
+    """3 if more files were rejected than allowed, else 0: of those listed; of a run of `score`, of what it read."""
+    rejected = manifest["rejected"]
+    number = manifest["scored"] + rejected if "scored" in manifest else manifest["listed"]
+    if rejected <= max_reject_fraction * number:
         return DONE
     _log.warning(
         "%d of %d files were rejected, more than --max-reject-fraction %g: %s",
-        manifest["rejected"],
-        manifest["listed"],
+        rejected,
+        number,
         max_reject_fraction,
         json.dumps(manifest["rejected_by_reason"]),
     )

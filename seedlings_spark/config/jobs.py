@@ -86,7 +86,7 @@ class DecodeOptions(Options):
     )
     max_reject_fraction: float = option(
         0.05,
-        "share of rejected files up to which the job succeeds; above it, exit code 3",
+        "share of rejected files, of those that are read, up to which the job succeeds; above it, exit code 3",
         reason="a few broken files are normal, one in twenty means that something is wrong",
         least=0,
         most=1,

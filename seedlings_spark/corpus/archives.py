@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.types import BinaryType, BooleanType, StringType, StructField, StructType
+from pyspark.sql.types import BinaryType, BooleanType, IntegerType, StringType, StructField, StructType
 
 from seedlings_spark import files, schema
 from seedlings_spark.cluster import session
@@ -24,20 +24,23 @@ from seedlings_spark.corpus import listings
 from seedlings_spark.corpus.remote import contents_of, not_local
 from seedlings_spark.corpus.tables import arrow_schema
 from seedlings_spark.errors import InputError
+from seedlings_spark.files import paths
 
-HIDDEN, SPLIT = "is_hidden", "split"
+HIDDEN, SPLIT, DEPTH = "is_hidden", "split", "depth"
 _ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 _ROWS = StructType(
     [
         *schema.LISTING.fields,
         StructField(HIDDEN, BooleanType(), False),
         StructField(SPLIT, StringType(), True),
+        StructField(DEPTH, IntegerType(), True),
         StructField(schema.CONTENT, BinaryType(), True),
     ]
 )
 _MOST_BYTES = 2**31 - 1  # that a cell of Spark's can hold
 # Bytes of one Arrow batch of contents that leaves a task, and rows.
 _BATCH_BYTES, _BATCH_ROWS = 32 * 1024 * 1024, 1024
+_IS_UTF8 = 0x800  # of a zip's flags: the name is
 _LABEL = ".cls"  # of WebDataset: beside 0001.jpg stands 0001.cls with its class
 _MAX_LABEL_BYTES = 1000
 _NOT_READABLE = (
@@ -69,9 +72,10 @@ def members_of(
             programs are then marked as hidden.
 
     Returns:
-        The listing with the columns `is_hidden` and `split` (where the archive's folders are splits), made without
-        reading the members; and the same with the column `content`. A path is that of the archive, with that of the
-        member below it. An archive that cannot be read has a row of its own that says why, behind those of what could
+        The listing with the columns `is_hidden`, `split` (where the archive's folders are splits) and `depth` (in how
+        many folders those of the species lie), made without reading the members; and the same with the column
+        `content`. A path is that of the archive, with that of the member below it. An archive that cannot be read has a
+        row of its own that says why, behind those of what could
         be.
 
     Raises:
@@ -170,13 +174,7 @@ def _rows_of_members(
     reading: _Reading, path: str, members: list[_Member], part: int, num_parts: int
 ) -> Iterator[dict[str, Any]]:
     folders = [each.name.split("/")[:-1] for each in members if not _is_hidden(each.name)]
-    tops = {each[0] if each else "" for each in folders}
-    split_of = {each: split for each in tops if (split := listings.split_of_folder(each))}
-    is_split = (
-        schema.TRAIN in split_of.values() and len(set(split_of.values())) > 1 and len(split_of) == len(tops)
-    )
-    # One folder around all others, as most programs make it; or those of the splits.
-    depth = int(is_split or (len(tops) == 1 and "" not in tops and any(len(each) > 1 for each in folders)))
+    depth, split_of = _layout(folders)
     beside = [each for each in members if each.name.endswith(_LABEL)] if reading.by_folder else []
     labels = {each.name.removesuffix(_LABEL): label for each in beside if (label := _label(each))}
     if beside:
@@ -190,13 +188,35 @@ def _rows_of_members(
         row[HIDDEN] = is_hidden
         if reading.by_folder and not is_hidden:
             row[schema.SPECIES] = labels.get(base, species)
-            row[SPLIT] = split_of[above[0]] if is_split else None
+            row[SPLIT] = split_of.get(above[depth - 1]) if split_of and len(above) >= depth else None
+            row[DEPTH] = depth if species is not None and base not in labels else None
         if reading.max_bytes is not None and member.error is None and not is_hidden:
             try:
                 row[schema.CONTENT] = member.read(reading.max_bytes + 1)
             except _NOT_READABLE as cause:
                 row[schema.DETAIL] = (str(cause) or type(cause).__name__)[:500]
         yield row
+
+
+def _layout(folders: list[list[str]]) -> tuple[int, dict[str, str]]:
+    """In how many folders those of the species lie, and folder -> split where they lie in splits.
+
+    There may be one folder around all others, as most programs make it. A file beside it, such as a README, has no
+    species.
+
+    Args:
+        folders: Above each member, the outermost first.
+    """
+    depth = 0
+    while True:
+        names = {each[depth] for each in folders if len(each) > depth}
+        split_of = {each: split for each in names if (split := listings.split_of_folder(each))}
+        splits = set(split_of.values())
+        if schema.TRAIN in splits and len(splits) > 1 and len(split_of) == len(names):
+            return depth + 1, split_of
+        if depth == 1 or len(names) != 1 or not any(len(each) > 1 for each in folders):
+            return depth, {}
+        depth = 1
 
 
 def _label(member: _Member) -> str:
@@ -221,6 +241,7 @@ def _row(path: str, length: int, mark: int, species: str | None, detail: str | N
         schema.DETAIL: detail,
         HIDDEN: False,
         SPLIT: None,
+        DEPTH: None,
         schema.CONTENT: None,
     }
 
@@ -235,7 +256,17 @@ def _zip(file: IO[bytes]) -> Iterator[_Member]:
     for info in archive.infolist():
         if not info.is_dir():
             error = "encrypted" if info.flag_bits & 1 else None
-            yield _Member(info.filename, info.file_size, info.CRC, partial(read, info), error)
+            yield _Member(_name_in_zip(info), info.file_size, info.CRC, partial(read, info), error)
+
+
+def _name_in_zip(info: zipfile.ZipInfo) -> str:
+    """A member's name: of UTF-8 also where the archive does not say so, as that of some programs."""
+    if info.flag_bits & _IS_UTF8:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename
 
 
 def _tar(file: IO[bytes]) -> Iterator[_Member]:
@@ -252,4 +283,6 @@ def _tar(file: IO[bytes]) -> Iterator[_Member]:
         if not info.isdir():
             error = None if info.isfile() else "a link or a device, no file"
             name = info.name.removeprefix("./")
+            if (shown := paths.printable(name)) != name:
+                name, error = shown.replace("//", "/").removeprefix("/"), "a name that is not UTF-8"
             yield _Member(name, info.size, int(info.mtime * 1000), partial(read, info), error)

@@ -26,6 +26,7 @@ from seedlings_spark.corpus.splits import GIVEN, GROUP, TIME, SplitRule
 from seedlings_spark.errors import CorpusError, InputError, OptionError
 from seedlings_spark.kinds import Kind
 
+_MOST_FOLDERS = 100_000  # of archives that are looked at
 _FOLDERS = "one folder a species, as in plants/Maize/0001.png"
 _TABLE = "a table with the columns path and species"
 # Letters of other alphabets that print as Latin ones: Cyrillic, then Greek.
@@ -457,7 +458,9 @@ def _species(rows: DataFrame, table: str, separator: str) -> tuple[Kind, Column]
             "Correct the table",
         )
     elif separator:
-        listed = F.split(value.cast("string"), f"\\Q{separator}\\E")
+        # What is empty says nothing; a list of none is written as the separator alone.
+        text = F.nullif(F.trim(value.cast("string")), F.lit(""))
+        listed = F.split(text, f"\\Q{separator}\\E")
     else:
         return Kind.CLASSIFICATION, value.cast("string")
     wrong = F.exists(listed, lambda name: name.isNull() | name.contains(schema.BETWEEN_SPECIES))
@@ -484,6 +487,7 @@ def _of_archives(
     except (InputError, OSError) as error:
         raise CorpusError(f"{images}: {error}", "archives that can be read", "Check --images") from None
     members = _held(members, held)
+    _refuse_layouts(members, images, rule)
     visible = members.where(~F.col(archives.HIDDEN))
     listing = visible.select(*schema.LISTING.names)
     (counts,) = visible.agg(F.count(schema.SPECIES), F.count(archives.SPLIT)).collect()
@@ -508,6 +512,46 @@ def _of_archives(
         nothing.cast("double").alias(TIME),
     )
     return Source(listing, (), rule, hidden, known=known, contents=bytes_)
+
+
+def _refuse_layouts(members: DataFrame, images: str, rule: SplitRule) -> None:
+    """Refuse archives whose splits would become species, or be dealt anew, and those that do not fit together.
+
+    Raises:
+        CorpusError: It is so.
+    """
+    found = members.where(~F.col(archives.HIDDEN) & F.col(archives.DEPTH).isNotNull())
+    name = F.regexp_extract(schema.PATH, r"^.*?/([^/]+)\.(?i:zip|tar|tar\.gz|tgz)/", 1)
+    is_given = F.col(archives.SPLIT).isNotNull().alias("is_given")
+    rows = (
+        found.select(name.alias("archive"), schema.SPECIES, archives.DEPTH, is_given)
+        .distinct()
+        .limit(_MOST_FOLDERS)
+        .collect()
+    )
+    archive_of_depth = {row[archives.DEPTH]: row["archive"] for row in rows}
+    if len(archive_of_depth) > 1:
+        places = " and ".join(
+            f"in {depth} folders in {its}" for depth, its in sorted(archive_of_depth.items())
+        )
+        raise CorpusError(
+            f"{images}, in which the species' folders lie {places}",
+            "archives that are laid out alike",
+            "Pack them again: the species' folders at the top of each",
+        )
+    if rule.policy not in ("auto", "given") or any(row["is_given"] for row in rows):
+        return
+    for what, names in (
+        ("folders", {row[schema.SPECIES] for row in rows}),
+        ("archives", {row["archive"] for row in rows}),
+    ):
+        split_of = {each: split for each in sorted(names) if (split := listings.split_of_folder(each))}
+        if schema.TRAIN in split_of.values() and len(set(split_of.values())) > 1:
+            raise CorpusError(
+                f"{images} with the {what} {', '.join(split_of)}, which are splits and no species",
+                "nothing but folders of splits, train among them, with the species' folders in each, in one archive",
+                "Pack it so; or with --split-policy hash deal the pictures of such archives anew",
+            )
 
 
 def _refuse_twice(rows: DataFrame, images: str) -> None:

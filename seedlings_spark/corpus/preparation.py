@@ -29,7 +29,7 @@ from seedlings_spark.corpus.manifest import (
     load,
     numbers_on_disk,
 )
-from seedlings_spark.corpus.splits import GIVEN, GROUP, SETTLED, UNIT, SplitRule, sample_of
+from seedlings_spark.corpus.splits import GIVEN, GROUP, JOINED, SETTLED, UNIT, SplitRule, sample_of
 from seedlings_spark.errors import CorpusError, OptionError, OutputInUseError
 from seedlings_spark.kinds import Kind
 from seedlings_spark.lock import Lock, is_held
@@ -459,7 +459,7 @@ def _with_units(
         _refuse_without(accepted, GROUP, "group", "Correct the table, or the expression of --group-from-path")
     if rule.policy == "given":
         _refuse_without(accepted, GIVEN, "split", "Move those files, or correct the table")
-    rows = rule.with_units(rows)
+    rows, joined = rule.with_units(rows)
     pairs = None if rule.near_duplicates == "ignore" else growth.near_duplicates(task.size, building)
     if pairs is not None and rule.near_duplicates == "group":
         rows = near_duplicates.together(rows, pairs, growth.images_of_parent())
@@ -469,6 +469,7 @@ def _with_units(
             "group_column": rule.group_column,
             "group_from_path": rule.group_from_path,
             "number": units,
+            **({JOINED: dict(sorted(joined.items()))} if joined else {}),
         }
     if rule.time_column:
         about["split_time"] = rule.time_column

@@ -1,7 +1,7 @@
 """Which image goes into which split, and which ones are a sample."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, Window
@@ -20,6 +20,8 @@ UNIT = "unit"
 # The split of a unit that has pictures of a parent.
 SETTLED = "settled"
 BY_TIME = "time"
+# Of a manifest's groups: those that are one with others, and by whose name all of these go.
+JOINED = "joined"
 # Parts of numbers in their order, in each of which a stratified split has its share.
 _TENTHS = 10
 
@@ -41,6 +43,7 @@ class SplitRule:
             validation split; "" for none.
         near_duplicates: What becomes of pictures that are nearly the same: "ignore"; "report", which looks for them;
             or "group", which keeps them in one split as well.
+        joined: Groups of a parent that share bytes with others -> the one by whose name all of them are split.
 
     Raises:
         OptionError: No such policy, other shares, or what does not go together.
@@ -53,6 +56,7 @@ class SplitRule:
     group_from_path: str = ""
     time_column: str = ""
     near_duplicates: str = "ignore"
+    joined: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -88,17 +92,19 @@ class SplitRule:
 
     @classmethod
     def of_parent(
-        cls, manifest: Mapping[str, Any], leaks: str = "error", near_duplicates: str = "ignore"
+        cls, manifest: Mapping[str, Any], leaks: str = "error", near_duplicates: str = ""
     ) -> "SplitRule":
         """How images are split that are added to a corpus.
 
         Args:
             manifest: Manifest of the corpus. After exact shares new images are dealt by their bytes: none moves.
             leaks: As above.
-            near_duplicates: As above; a new picture goes where the parent has one that is nearly the same.
+            near_duplicates: As above, "" for the parent's; a new picture goes where the parent has one that is nearly
+                the same.
 
         Raises:
-            CorpusError: The corpus is split by time, in which new images have no place of their own.
+            CorpusError: The corpus is split by time, in which new images have no place of their own; or its splits were
+                given and it has groups.
             OptionError: Near duplicates would tear groups of the parent apart.
         """
         if manifest["split_policy"] == BY_TIME:
@@ -108,6 +114,13 @@ class SplitRule:
                 "Prepare all images anew with --split-time",
             )
         groups = manifest.get("groups", {})
+        near_duplicates = near_duplicates or manifest.get("near_duplicates", {}).get("policy", "ignore")
+        if groups and manifest["split_policy"] == "given" and leaks != "keep":
+            raise CorpusError(
+                "--parent with a corpus of groups whose splits were given",
+                "groups of which it is known where they are: the parent does not say which picture was in which",
+                "Prepare all images anew; or use --leaks keep if you know that no new picture is of one of its groups",
+            )
         if groups and near_duplicates == "group":
             raise OptionError(
                 "--near-duplicates group with --parent, a corpus with groups",
@@ -121,6 +134,7 @@ class SplitRule:
             group_column=groups.get("group_column", ""),
             group_from_path=groups.get("group_from_path", ""),
             near_duplicates=near_duplicates,
+            joined=groups.get(JOINED, {}),
         )
 
     @property
@@ -147,23 +161,26 @@ class SplitRule:
             return self
         return replace(self, policy=BY_TIME if self.time_column else "given" if is_given else "hash")
 
-    def with_units(self, rows: DataFrame) -> DataFrame:
-        """Rows with the column `UNIT`: of the same bytes, or of a group with all that share bytes with it."""
+    def with_units(self, rows: DataFrame) -> tuple[DataFrame, Mapping[str, str]]:
+        """Rows with the column `UNIT`: of the same bytes, or of a group with all that share bytes with it.
+
+        And the groups that share bytes with others, with the one by whose name all of them go.
+        """
         if not self.has_groups:
-            return rows.withColumn(UNIT, F.col(schema.CONTENT_HASH))
+            return rows.withColumn(UNIT, F.col(schema.CONTENT_HASH)), {}
         accepted = rows.where(F.col(schema.REASON).isNull())
         pairs = accepted.select(GROUP, schema.CONTENT_HASH).distinct()
         of_content = pairs.groupBy(schema.CONTENT_HASH).agg(F.collect_set(GROUP).alias("groups"))
         shared = of_content.where(F.size("groups") > 1).select("groups").distinct().collect()
-        if not shared:
-            return rows.withColumn(UNIT, F.col(GROUP))
-        unit_of = joined(row["groups"] for row in shared)
+        unit_of = joined([*(row["groups"] for row in shared), *self.joined.items()])
+        if not unit_of:
+            return rows.withColumn(UNIT, F.col(GROUP)), {}
+        # Pictures of the parent have been split by their unit's name already.
+        before = {unit_of[group]: unit for group, unit in sorted(self.joined.items(), reverse=True)}
+        unit_of = {group: before.get(unit, unit) for group, unit in unit_of.items()}
         units = rows.sparkSession.createDataFrame(list(unit_of.items()), f"{GROUP} string, joined string")
-        return (
-            rows.join(F.broadcast(units), GROUP, "left")
-            .withColumn(UNIT, F.coalesce("joined", GROUP))
-            .drop("joined")
-        )
+        with_joined = rows.join(F.broadcast(units), GROUP, "left")
+        return with_joined.withColumn(UNIT, F.coalesce("joined", GROUP)).drop("joined"), unit_of
 
     def applied(self, accepted: DataFrame, kind: Kind = Kind.CLASSIFICATION) -> DataFrame:
         """Accepted images, with their units, with a split each; a unit is never in two unless it was given so."""

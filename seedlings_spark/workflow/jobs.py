@@ -89,7 +89,8 @@ def prepare(spark: SparkSession, options: PrepareOptions) -> Corpus:
     if parent is not None:
         _refuse_other_choices(options, parent)
         task = decoding.DecodeTask.of_corpus(parent.manifest)
-        split = corpus.SplitRule.of_parent(parent.manifest, options.leaks, options.near_duplicates)
+        near_duplicates = "" if options.near_duplicates == "ignore" else options.near_duplicates
+        split = corpus.SplitRule.of_parent(parent.manifest, options.leaks, near_duplicates)
     selection = corpus.Selection(options.conflicts, options.sample, parent, options.fixes)
     table = corpus.TableFormat(
         **config.chosen(options, "content_column", "label_separator", "number_column", "keep_columns"),

@@ -1,8 +1,11 @@
 """Archives of pictures: the corpus and the scores are those of the same files in folders."""
 
 import io
+import shutil
 import tarfile
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,9 +15,10 @@ from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users w
 import seedlings_spark as ss
 from seedlings_spark import files
 from seedlings_spark.corpus import synthetic
-from seedlings_spark.errors import CorpusError, OptionError
+from seedlings_spark.errors import CorpusError, InputError, OptionError
 from seedlings_spark.scoring import sources
 from tests.conftest import with_all
+from tests.pictures import png
 
 SPECIES = synthetic.SPECIES[:3]
 
@@ -122,3 +126,90 @@ def test_a_compressed_tar_is_read_too(
     found, images = prepared(spark, tmp_path / "photos.tar.gz", tmp_path / "of a tar")
     assert [each[:2] for each in images] == [each[:2] for each in expected]
     assert found["images_of_split"] == {"train": 6, "validation": 3, "test": 3}
+
+
+def zipped(archive: Path, photos: Path, place: Callable[[int, Path], str], **more: bytes) -> Path:
+    """An archive of all pictures, each at the place that it is given."""
+    with zipfile.ZipFile(archive, "w") as made:
+        for number, file in enumerate(sorted(photos.rglob("*.png"))):
+            made.writestr(place(number, file), file.read_bytes())
+        for name, content in more.items():
+            made.writestr(name.replace("__", "."), content)
+    return archive
+
+
+def split_of(number: int) -> str:
+    return ("train", "train", "val", "test")[number % 4]
+
+
+def test_splits_in_an_archive_are_found_below_a_folder_and_beside_a_file_and_never_become_species(
+    spark: SparkSession, photos: Path, expected: list, tmp_path: Path
+) -> None:
+    def in_splits(top: str, number: int, file: Path) -> str:
+        return f"{top}{split_of(number)}/{file.parent.name}/{file.name}"
+
+    for top in ("", "data/"):
+        places = partial(in_splits, top)
+        archive = zipped(tmp_path / "one.zip", photos, places, README__txt=b"read me")
+        found, images = prepared(spark, archive, tmp_path / f"corpus of {top.strip('/')}")
+        assert [each[:2] for each in images] == [each[:2] for each in expected]
+        assert found["images_of_split"] == {"train": 6, "validation": 3, "test": 3}
+        assert (found["split_policy"], found["rejected"]) == ("given", 1)
+
+    (tmp_path / "more").mkdir()
+    for name in ("train", "test"):
+        shutil.copy(
+            zipped(tmp_path / "each.zip", photos, lambda _, file: f"{file.parent.name}/{file.name}"),
+            tmp_path / "more" / f"{name}.zip",
+        )
+    with pytest.raises(CorpusError, match="the archives test, train, which are splits and no species"):
+        prepared(spark, tmp_path / "more" / "t*.zip", tmp_path / "refused")
+    places = partial(in_splits, "")
+    zipped(tmp_path / "mixed.zip", photos, places, **{"extra/Maize/1__png": png(1)})
+    with pytest.raises(CorpusError, match="the folders test, train, val, which are splits"):
+        prepared(spark, tmp_path / "mixed.zip", tmp_path / "refused")
+    (tmp_path / "more" / "test.zip").rename(tmp_path / "more" / "shard-1.zip")
+    only = zipped(tmp_path / "plots.zip", photos, lambda number, file: f"Rye/plot{number % 2}/{number}.png")
+    only.rename(tmp_path / "more" / "shard-2.zip")
+    with pytest.raises(CorpusError, match="lie in 0 folders in shard-1 and in 1 folders in shard-2"):
+        prepared(spark, tmp_path / "more" / "shard-*.zip", tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+
+
+def test_names_in_archives_are_those_of_the_files_also_where_the_archive_does_not_say_how_they_are_written(
+    spark: SparkSession, photos: Path, tmp_path: Path
+) -> None:
+    archive = zipped(tmp_path / "photos.zip", photos, lambda _, file: f"{file.parent.name}/{file.name}")
+    with zipfile.ZipFile(archive, "a") as made:
+        for number, file in enumerate(sorted(photos.rglob("*.png"))[:3]):
+            made.writestr(
+                f"M\N{LATIN SMALL LETTER O WITH DIAERESIS}hre/{number}.png", file.read_bytes() + b"x"
+            )
+    content = bytearray(archive.read_bytes())
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # flags of both headers
+        at = content.find(mark)
+        while at >= 0:
+            content[at + place + 1] &= ~0x08
+            at = content.find(mark, at + 4)
+    archive.write_bytes(content)
+    found, _ = prepared(spark, archive, tmp_path / "corpus", conflicts="drop")
+    assert "M\N{LATIN SMALL LETTER O WITH DIAERESIS}hre" in found["images_of_species"]
+
+    with tarfile.open(tmp_path / "photos.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as made:
+        for number, file in enumerate(sorted(photos.rglob("*.png"))):
+            made.add(file, f"{file.parent.name}/{file.name}")
+            if number == 3:
+                made.add(file, f"{file.parent.name}/M\N{LATIN SMALL LETTER O WITH DIAERESIS}hre.png")
+        made.add(file, f"{file.parent.name}/{file.name}")
+    with pytest.raises(CorpusError, match="which has 1 paths more than once"):
+        prepared(spark, tmp_path / "photos.tar", tmp_path / "twice")
+    with pytest.raises(InputError, match=r"which has .* 2 times"):
+        sources.find(spark, files.qualify(str(tmp_path / "photos.tar")))
+    with tarfile.open(tmp_path / "once.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as made:
+        for number, file in enumerate(sorted(photos.rglob("*.png"))):
+            name = "M\N{LATIN SMALL LETTER O WITH DIAERESIS}hre.png" if number == 3 else file.name
+            made.add(file, f"{file.parent.name}/{name}")
+    found, images = prepared(spark, tmp_path / "once.tar", tmp_path / "of a tar")
+    assert len(images) == 11 and found["rejected"] == 1
+    (detail,) = spark.read.parquet(str(tmp_path / "of a tar" / "rejects")).collect()
+    assert "a name that is not UTF-8" in detail.detail

@@ -22,7 +22,7 @@ from sklearn import metrics
 
 import seedlings_spark as ss
 from seedlings_spark import config, corpus, features, images, schema, scoring, workflow
-from seedlings_spark.corpus import Corpus, synthetic
+from seedlings_spark.corpus import Corpus, layout, synthetic
 from seedlings_spark.errors import (
     CorpusError,
     InputError,
@@ -137,6 +137,16 @@ def place(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Plac
     numbers = ss.evaluate(spark, ss.EvaluateOptions(**where, report=str(folder / "report")))
     assert isinstance(numbers, multilabel.MultiLabelEvaluation)
     return Place(folder, shown, prepared, trained.published, numbers)
+
+
+def test_a_cell_of_blanks_says_nothing_of_a_picture_and_a_separator_that_it_shows_none(
+    spark: SparkSession,
+) -> None:
+    cells = {"blanks": "  ", "empty": "", "null": None, "none": ";", "two": "Rye; Maize;"}
+    rows = spark.createDataFrame(list(cells.items()), "path string, species string")
+    _, species = layout._species(rows, "table.csv", ";")
+    found = {row[0]: row[1] for row in rows.select("path", species).collect()}
+    assert found == {"blanks": None, "empty": None, "null": None, "none": "|", "two": "Maize|Rye"}
 
 
 @with_all

@@ -142,6 +142,7 @@ def test_a_group_is_never_torn_nor_are_groups_that_share_bytes(spark: SparkSessi
         "group_column": "",
         "group_from_path": "/(plant_[0-9]+)_",
         "number": 28,
+        "joined": joined,
     }
     rows = [
         {"path": path, "species": path.split("/")[0], "the plant": group} for path, group in group_of.items()
@@ -150,6 +151,20 @@ def test_a_group_is_never_torn_nor_are_groups_that_share_bytes(spark: SparkSessi
     by_table = prepare(spark, table, tmp_path / "by table", group_column="the plant")
     assert split_of(spark, by_table, root) == expected
     assert by_table.fingerprint == prepared.fingerprint
+    # What comes later goes where the pictures of its group are, also where others have given that its name.
+    for plant in ("plant_08", "plant_20", "plant_03"):
+        path = f"{'Rye' if plant == 'plant_03' else 'Maize'}/{plant}_9.png"
+        write(tmp_path / "more", path, png(next(numbers)))
+        expected[path] = expected[path.replace("_9", "_0")]
+    rule = SplitRule.of_parent(prepared.manifest)
+    grown = corpus.prepare(
+        *(spark, str(tmp_path / "more"), str(tmp_path / "grown"), TASK, rule),
+        corpus.Selection(parent=prepared),
+    )
+    more = split_of(spark, grown, tmp_path / "more")
+    found = {path: split for path, split in more.items() if path.endswith("_9.png")}
+    assert found == {path: split for path, split in expected.items() if path.endswith("_9.png")}
+    assert grown.manifest["groups"]["joined"] == joined
     write(root, "Maize/no plant.png", png(next(numbers)))
     with pytest.raises(CorpusError, match=r"1 pictures without a group, such as .*/no plant\.png"):
         prepare(spark, root, tmp_path / "other", group_from_path="/(plant_[0-9]+)_")
@@ -175,6 +190,22 @@ def test_the_newest_pictures_are_the_test_split(spark: SparkSession, tmp_path: P
     rows[7]["taken"] = "last spring"
     with pytest.raises(CorpusError, match=r"rows without a time in the column taken, such as '"):
         prepare(spark, write_table(table, rows), tmp_path / "other", time_column="taken")
+
+
+def test_a_rule_for_more_images_is_that_of_the_parent_or_is_refused() -> None:
+    shares = {"split_shares": SHARES, "split_policy": "hash"}
+    for known, given, expected in (
+        ("group", "", "group"),
+        ("report", "", "report"),
+        ("group", "report", "report"),
+    ):
+        rule = SplitRule.of_parent({**shares, "near_duplicates": {"policy": known}}, near_duplicates=given)
+        assert rule.near_duplicates == expected
+    assert SplitRule.of_parent(shares).near_duplicates == "ignore"
+    grouped = {**shares, "split_policy": "given", "groups": {"group_column": "plant"}}
+    with pytest.raises(CorpusError, match="--parent with a corpus of groups whose splits were given"):
+        SplitRule.of_parent(grouped)
+    assert SplitRule.of_parent(grouped, "keep").policy == "given"
 
 
 def test_rules_that_cannot_be_are_refused(spark: SparkSession, tmp_path: Path) -> None:

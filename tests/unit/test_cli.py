@@ -437,6 +437,9 @@ def test_a_name_that_is_no_error_of_a_user_is_an_unexpected_one(
 def test_too_many_rejects_end_with_3(rejected: int, listed: int, allowed: float, code: int) -> None:
     manifest = {"rejected": rejected, "listed": listed, "rejected_by_reason": {"empty": rejected}}
     assert cli.rejects_exit_code(manifest, allowed) == code
+    # What earlier runs have scored says nothing of this one.
+    of_run = {**manifest, "scored": listed - rejected, "listed": listed + 9_900, "already_scored": 9_900}
+    assert cli.rejects_exit_code(of_run, allowed) == code
 
 
 def test_too_many_rejects_are_explained(capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,14 @@ def test_the_rule_as_code_is_the_rule(size: tuple[int, int], aspect: str) -> Non
         assert np.array_equal(pixels(file), expected), name
 
 
+def test_the_rule_as_code_refuses_pictures_whose_white_depends_on_the_file() -> None:
+    for values in (np.linspace(0, 1, 64, dtype=np.float32), np.arange(64, dtype=np.int32) * 2**24):
+        file = io.BytesIO()
+        Image.fromarray(values.reshape(8, 8)).save(file, "TIFF")
+        with pytest.raises(ValueError, match="of 32 bits: what is white in it depends on the file"):
+            rule((8, 8), "crop")(file)
+
+
 def test_the_rule_as_code_turns_photographs() -> None:
     for orientation in range(1, 9):
         file, exif = io.BytesIO(), Image.Exif()
