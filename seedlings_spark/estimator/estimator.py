@@ -455,6 +455,8 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
         # Without what it is compiled with: workers have their own, and a loss may be a function.
         content = carried.to_bytes(network, compiled=False)
         optimizer = optimizers.to_config(network.optimizer)
+        # Of rows uint8 stands for the bytes of an image.
+        dtype = network.inputs[0].dtype
         recipe = Recipe(
             num_shards=self._num_shards(),
             network=content,
@@ -464,7 +466,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             labels=problem.labels,
             num_classes=problem.num_classes,
             row_shape=tuple(network.input_shape[1:]),
-            row_dtype="uint8" if is_image else network.inputs[0].dtype,
+            row_dtype="uint8" if is_image else dtype if dtype != "uint8" else "float32",
             augmentation=self.getOrDefault("augmentation") or None,
             batch_size=self.get_batch_size(),
             seed=self.getOrDefault("seed"),

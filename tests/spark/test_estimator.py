@@ -192,6 +192,21 @@ def test_an_optimizer_that_spares_variables_does_so_after_it_was_saved(
     assert _bits(everything.fit(table)) != _bits(again.fit(table))
 
 
+def test_vectors_are_fed_to_a_network_of_bytes_too(table: DataFrame) -> None:
+    values = F.transform(vector_to_array("features"), lambda each: F.floor(each * 20 + 100).cast("double"))
+    rows, found = table.withColumn("features", array_to_vector(values)), []
+    for dtype in ("uint8", "float32"):
+        keras.utils.set_random_seed(1)
+        layers = [
+            keras.Input((8,), dtype=dtype),
+            keras.layers.Rescaling(1 / 128, -1),
+            keras.layers.Dense(2, "softmax"),
+        ]
+        estimator = _estimator(epochs=1).set_network(keras.Sequential(layers))
+        found.append(estimator.fit(rows))
+    assert _bits(found[0]) == _bits(found[1])
+
+
 def test_an_unknown_param_is_refused_by_name() -> None:
     with pytest.raises(OptionError, match="num_wokers"):
         SeedlingsEstimator(num_wokers=2)
