@@ -435,9 +435,10 @@ def _json_lines() -> _JsonLines | None:
 
 
 def rejects_exit_code(manifest: Mapping[str, Any], max_reject_fraction: float) -> int:
-    """3 if more files were rejected than allowed, else 0: of those listed; of a run of `score`, of what it read."""
-    rejected = manifest["rejected"]
-    number = manifest["scored"] + rejected if "scored" in manifest else manifest["listed"]
+    """3 if more files were rejected than allowed, else 0: of what was read, not of what was known before."""
+    rejected, known = int(manifest["rejected"]), manifest.get("parent") or {}
+    number = int(manifest["scored"]) + rejected if "scored" in manifest else int(manifest["listed"])
+    rejected, number = rejected - int(known.get("rejected", 0)), number - int(known.get("listed", 0))
     if rejected <= max_reject_fraction * number:
         return DONE
     _log.warning(

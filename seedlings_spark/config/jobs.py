@@ -184,11 +184,11 @@ class PrepareOptions(DecodeOptions):
         reason="names say many things",
     )
     near_duplicates: str = option(
-        "ignore",
+        "auto",
         "what becomes of pictures that are nearly the same, such as one saved anew in another size. report: counted and"
-        " written down; group: kept in one split, too",
-        reason="it takes another pass over all pixels, and the package ImageHash",
-        choices=choices.NEAR_DUPLICATE_POLICIES,
+        " written down; group: kept in one split, too; auto: what the --parent does, and without one ignore",
+        reason="to look for them takes another pass over all pixels, and the package ImageHash",
+        choices=("auto", *choices.NEAR_DUPLICATE_POLICIES),
     )
     split_time: str = option(
         "",

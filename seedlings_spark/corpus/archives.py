@@ -9,6 +9,7 @@ import io
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -173,6 +174,8 @@ def _rows_of(reading: _Reading, archive: dict[str, Any]) -> Iterator[dict[str, A
 def _rows_of_members(
     reading: _Reading, path: str, members: list[_Member], part: int, num_parts: int
 ) -> Iterator[dict[str, Any]]:
+    if not reading.by_folder:
+        _refuse_twice(path, members)
     folders = [each.name.split("/")[:-1] for each in members if not _is_hidden(each.name)]
     depth, split_of = _layout(folders)
     beside = [each for each in members if each.name.endswith(_LABEL)] if reading.by_folder else []
@@ -196,6 +199,18 @@ def _rows_of_members(
             except _NOT_READABLE as cause:
                 row[schema.DETAIL] = (str(cause) or type(cause).__name__)[:500]
         yield row
+
+
+def _refuse_twice(path: str, members: list[_Member]) -> None:
+    """Refuse an archive in which a member is twice: each path has one row in an output."""
+    counts = Counter(each.name for each in members)
+    if (most := max(counts.values(), default=1)) > 1:
+        twice = min(name for name, count in counts.items() if count == most)
+        raise InputError(
+            f"{path}, which has {twice} {most} times",
+            "each path once, since each has one row in the output",
+            "Remove the repeated ones",
+        )
 
 
 def _layout(folders: list[list[str]]) -> tuple[int, dict[str, str]]:

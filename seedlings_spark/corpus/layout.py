@@ -520,7 +520,7 @@ def _refuse_layouts(members: DataFrame, images: str, rule: SplitRule) -> None:
     Raises:
         CorpusError: It is so.
     """
-    found = members.where(~F.col(archives.HIDDEN) & F.col(archives.DEPTH).isNotNull())
+    found = members.where(~F.col(archives.HIDDEN) & F.col(schema.SPECIES).isNotNull())
     name = F.regexp_extract(schema.PATH, r"^.*?/([^/]+)\.(?i:zip|tar|tar\.gz|tgz)/", 1)
     is_given = F.col(archives.SPLIT).isNotNull().alias("is_given")
     rows = (
@@ -529,7 +529,9 @@ def _refuse_layouts(members: DataFrame, images: str, rule: SplitRule) -> None:
         .limit(_MOST_FOLDERS)
         .collect()
     )
-    archive_of_depth = {row[archives.DEPTH]: row["archive"] for row in rows}
+    # Where files beside the pictures name the species, folders do not.
+    by_folder = [row for row in rows if row[archives.DEPTH] is not None]
+    archive_of_depth = {row[archives.DEPTH]: row["archive"] for row in by_folder}
     if len(archive_of_depth) > 1:
         places = " and ".join(
             f"in {depth} folders in {its}" for depth, its in sorted(archive_of_depth.items())
@@ -539,19 +541,22 @@ def _refuse_layouts(members: DataFrame, images: str, rule: SplitRule) -> None:
             "archives that are laid out alike",
             "Pack them again: the species' folders at the top of each",
         )
-    if rule.policy not in ("auto", "given") or any(row["is_given"] for row in rows):
+    if any(row["is_given"] for row in rows):
         return
-    for what, names in (
-        ("folders", {row[schema.SPECIES] for row in rows}),
-        ("archives", {row["archive"] for row in rows}),
-    ):
-        split_of = {each: split for each in sorted(names) if (split := listings.split_of_folder(each))}
-        if schema.TRAIN in split_of.values() and len(set(split_of.values())) > 1:
-            raise CorpusError(
-                f"{images} with the {what} {', '.join(split_of)}, which are splits and no species",
-                "nothing but folders of splits, train among them, with the species' folders in each, in one archive",
-                "Pack it so; or with --split-policy hash deal the pictures of such archives anew",
-            )
+    _refuse_splits(images, "folders", {str(row[schema.SPECIES]) for row in by_folder}, "Pack it so")
+    if rule.policy in ("auto", "given"):
+        remedy = "Pack it so; or deal the pictures of these archives anew with --split-policy hash"
+        _refuse_splits(images, "archives", {str(row["archive"]) for row in rows}, remedy)
+
+
+def _refuse_splits(images: str, what: str, names: set[str], remedy: str) -> None:
+    split_of = {each: split for each in sorted(names) if (split := listings.split_of_folder(each))}
+    if schema.TRAIN in split_of.values() and len(set(split_of.values())) > 1:
+        raise CorpusError(
+            f"{images} with the {what} {', '.join(split_of)}, which are splits and no species",
+            "nothing but folders of splits, train among them, with the species' folders in each, in one archive",
+            remedy,
+        )
 
 
 def _refuse_twice(rows: DataFrame, images: str) -> None:

@@ -139,6 +139,7 @@ def prepare(
             growth = _Growth.of(spark, _with_reasons(labelled, selection.conflicts, source.kind), selection)
             _check_species(growth.rows, images, growth.parent, source.kind)
             rows, about_splits, pairs = _with_units(growth, source, task, building)
+            rows, growth = growth.without_told(rows)
             _write(rows, building, source, task, growth)
             about_splits |= _write_near_duplicates(pairs, building, source.rule) | about_fixes
             num_listed = growth.with_parent(num_listed)
@@ -559,7 +560,13 @@ class _Growth:
         parent = selection.parent
         if parent is None:
             return cls(rows, None)
-        rows, num_told = _without_told(rows, parent.rejects(spark))
+        # A person has dropped these, whatever the names of their files are.
+        dropped = parent.rejects(spark).where(F.col(schema.REASON) == fixes.DROPPED)
+        dropped = dropped.select(schema.CONTENT_HASH, F.lit(True).alias("was_dropped")).distinct()
+        rows = rows.join(F.broadcast(dropped), schema.CONTENT_HASH, "left")
+        is_dropped = F.col(schema.REASON).isNull() & F.col("was_dropped").isNotNull()
+        num_dropped = rows.where(is_dropped).count()
+        rows = rows.where(~is_dropped).drop("was_dropped")
         known = (
             parent.images(spark)
             .groupBy(schema.CONTENT_HASH)
@@ -597,11 +604,25 @@ class _Growth:
                 "names that a person can tell apart",
                 "Give the new images the name that the parent has",
             )
-        return cls(rows, parent, num_known + num_told)
+        return cls(rows, parent, num_known + num_dropped)
 
     def images_of_parent(self) -> DataFrame | None:
         """Those of the parent, if there is one."""
         return None if self.parent is None else self.parent.images(self.rows.sparkSession)
+
+    def without_told(self, rows: DataFrame) -> tuple[DataFrame, "_Growth"]:
+        """Rows without files that are rejected again, as the parent has told; and what is then known in all."""
+        if self.parent is None:
+            return rows, self
+        names = (schema.PATH, schema.CONTENT_HASH, schema.REASON)
+        there = self.parent.rejects(rows.sparkSession)
+        there = there.select(*(F.col(name).alias(f"{name}_there") for name in names)).distinct()
+        is_same = (F.col(name).eqNullSafe(F.col(f"{name}_there")) for name in names)
+        rejected = rows.where(F.col(schema.REASON).isNotNull())
+        left = rejected.join(there, reduce(Column.__and__, is_same), "left_anti")
+        num_told = rejected.count() - left.count()
+        accepted = rows.where(F.col(schema.REASON).isNull())
+        return accepted.union(left), replace(self, num_known=self.num_known + num_told)
 
     def near_duplicates(self, size: tuple[int, int], building: str) -> DataFrame:
         """Pairs of near duplicates, among the new images and between them and the parent's."""
@@ -629,30 +650,12 @@ class _Growth:
                 "path": self.parent.path,
                 "fingerprint": self.parent.fingerprint,
                 "accepted": before,
+                "listed": self.parent.manifest["listed"],
+                "rejected": self.parent.manifest["rejected"],
                 **({"lineage": former} if former else {}),
             },
             "known": self.num_known,
         }
-
-
-def _without_told(rows: DataFrame, rejects: DataFrame) -> tuple[DataFrame, int]:
-    """Rows without those that a parent has told of by its rejects, and how many these are.
-
-    They are pictures that a person has dropped by `--fixes`, whatever the names of their files, and the same files that
-    are rejected again for the same reason.
-    """
-    is_accepted = F.col(schema.REASON).isNull()
-    dropped = rejects.where(F.col(schema.REASON) == fixes.DROPPED).select(schema.CONTENT_HASH).distinct()
-    rows = rows.join(dropped.withColumn("was_dropped", F.lit(True)), schema.CONTENT_HASH, "left")
-    names = (schema.PATH, schema.CONTENT_HASH, schema.REASON)
-    there = rejects.select(*(F.col(name).alias(f"{name}_there") for name in names)).distinct()
-    is_same = [F.col(name).eqNullSafe(F.col(f"{name}_there")) for name in names]
-    rows = rows.join(there, reduce(Column.__and__, is_same), "left")
-    is_told = F.when(is_accepted, F.col("was_dropped").isNotNull()).otherwise(
-        F.col(f"{schema.PATH}_there").isNotNull()
-    )
-    num_told = rows.where(is_told).count()
-    return rows.where(~is_told).drop("was_dropped", *(f"{name}_there" for name in names)), num_told
 
 
 def _check_species(rows: DataFrame, images: str, parent: Corpus | None, kind: Kind) -> None:

@@ -1,6 +1,6 @@
 """Which image goes into which split, and which ones are a sample."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,6 +44,7 @@ class SplitRule:
         near_duplicates: What becomes of pictures that are nearly the same: "ignore"; "report", which looks for them;
             or "group", which keeps them in one split as well.
         joined: Groups of a parent that share bytes with others -> the one by whose name all of them are split.
+        grows: Whether the images are added to those of a parent.
 
     Raises:
         OptionError: No such policy, other shares, or what does not go together.
@@ -57,6 +58,7 @@ class SplitRule:
     time_column: str = ""
     near_duplicates: str = "ignore"
     joined: Mapping[str, str] = field(default_factory=dict)
+    grows: bool = False
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -114,7 +116,14 @@ class SplitRule:
                 "Prepare all images anew with --split-time",
             )
         groups = manifest.get("groups", {})
-        near_duplicates = near_duplicates or manifest.get("near_duplicates", {}).get("policy", "ignore")
+        inherited = manifest.get("near_duplicates", {}).get("policy", "ignore")
+        if groups and inherited == "group" and not near_duplicates:
+            raise OptionError(
+                "--parent with a corpus of groups that keeps near duplicates together, too",
+                "one of them: the parent does not say which picture was in which group",
+                "Add --near-duplicates report or ignore, or prepare all images anew",
+            )
+        near_duplicates = near_duplicates or inherited
         if groups and manifest["split_policy"] == "given" and leaks != "keep":
             raise CorpusError(
                 "--parent with a corpus of groups whose splits were given",
@@ -135,6 +144,7 @@ class SplitRule:
             group_from_path=groups.get("group_from_path", ""),
             near_duplicates=near_duplicates,
             joined=groups.get(JOINED, {}),
+            grows=True,
         )
 
     @property
@@ -172,15 +182,25 @@ class SplitRule:
         pairs = accepted.select(GROUP, schema.CONTENT_HASH).distinct()
         of_content = pairs.groupBy(schema.CONTENT_HASH).agg(F.collect_set(GROUP).alias("groups"))
         shared = of_content.where(F.size("groups") > 1).select("groups").distinct().collect()
+        if self.grows:
+            self._refuse_joining([sorted(row["groups"]) for row in shared])
         unit_of = joined([*(row["groups"] for row in shared), *self.joined.items()])
         if not unit_of:
             return rows.withColumn(UNIT, F.col(GROUP)), {}
-        # Pictures of the parent have been split by their unit's name already.
-        before = {unit_of[group]: unit for group, unit in sorted(self.joined.items(), reverse=True)}
-        unit_of = {group: before.get(unit, unit) for group, unit in unit_of.items()}
         units = rows.sparkSession.createDataFrame(list(unit_of.items()), f"{GROUP} string, joined string")
         with_joined = rows.join(F.broadcast(units), GROUP, "left")
         return with_joined.withColumn(UNIT, F.coalesce("joined", GROUP)).drop("joined"), unit_of
+
+    def _refuse_joining(self, shared: Sequence[Sequence[str]]) -> None:
+        """Refuse new pictures that join groups, which the parent may hold in two splits."""
+        for groups in shared:
+            if len({self.joined.get(each, each) for each in groups}) > 1:
+                raise CorpusError(
+                    f"the same bytes in the groups {' and '.join(groups[:3])} of the new images; {len(shared):,} such"
+                    " case(s) in all",
+                    "groups that have nothing in common: the parent may hold them in two splits",
+                    "Remove the copies, or prepare all images anew",
+                )
 
     def applied(self, accepted: DataFrame, kind: Kind = Kind.CLASSIFICATION) -> DataFrame:
         """Accepted images, with their units, with a split each; a unit is never in two unless it was given so."""

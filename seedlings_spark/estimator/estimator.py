@@ -354,7 +354,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
         network = self._built()
         carried.check_trained(network)
         check_reductions(
-            self.get_loss(),
+            self._loss(),
             is_mean_of_shards=options.is_synchronous
             and not options.exchanged.is_local
             and self._num_shards() > 1,

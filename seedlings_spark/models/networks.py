@@ -248,7 +248,7 @@ def place_of_head(network: Any) -> int:
         raise OptionError(
             f"the network {network.name}, {last}",
             "one whose last layer with weights is a layer of its own",
-            "Name a layer with --layer, or build it with the layers of the inner network in its place",
+            "Build it with the layers of the inner network in its place; featurize can also be told a --layer",
         )
     layer = holding[-1]
     while True:

@@ -91,7 +91,6 @@ def find(
         if archives.is_archive(images):
             members, contents_ = archives.members_of(spark, images, max_bytes, by_folder=False)
             of_ours = (archives.HIDDEN, archives.SPLIT, archives.DEPTH)
-            _check_members(members, images)
             return Source(members.drop(*of_ours), (), None, contents_.drop(*of_ours))
         if files.exists(images):
             kind = table_format or _format_of(images, is_table=bool(path_column or content_column))
@@ -378,16 +377,6 @@ def _is_storable(kind: DataType) -> bool:
     if isinstance(kind, MapType):
         return _is_storable(kind.keyType) and _is_storable(kind.valueType)
     return not isinstance(kind, NullType | CalendarIntervalType)
-
-
-def _check_members(members: DataFrame, images: str) -> None:
-    twice = members.groupBy(schema.PATH).count().where("count > 1").orderBy(schema.PATH).first()
-    if twice is not None:
-        raise InputError(
-            f"{images}, which has {twice[0]} {twice[1]} times",
-            "each path once, since each has one row in the output",
-            "Remove the repeated ones",
-        )
 
 
 def _check_paths(rows: DataFrame, table: str) -> None:

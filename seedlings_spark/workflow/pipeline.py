@@ -485,7 +485,11 @@ def remove_pictures(run: str) -> list[str]:
             files.delete(file)
             changed.append(file)
             epoch = int(name.rpartition("-")[2])
-            kept = {key: value for key, value in of_epoch.get(epoch, {}).items() if key != "time"}
+            # What was not finite is null there.
+            kept = {
+                key: math.nan if value is None else value for key, value in of_epoch.get(epoch, {}).items()
+            }
+            kept.pop("time", None)
             events.write(folder, epoch, kept)
     return changed
 

@@ -340,7 +340,7 @@ def test_pictures_that_runs_have_drawn_go_with_them_and_curves_stay(
         folders[run] = Path(files.local_path(files.join(name, run)))
         runs.begin(files.join(name, run), {"corpus": about, "options": {}})
         (folders[run] / runs.AUGMENTATION).write_bytes(drawn)
-        line = {"epoch": 1, "time": "now", "loss": 0.5, "val_loss": 0.25}
+        line = {"epoch": 1, "time": "now", "loss": None, "val_loss": 0.25}
         (folders[run] / runs.METRICS).write_text(json.dumps(line) + "\n")
         metrics = {"loss": 0.5, "val_loss": 0.25}
         events.write(files.join(name, run, runs.EVENTS), 1, metrics, {"pictures": drawn, "confusion": drawn})

@@ -165,6 +165,16 @@ def test_a_group_is_never_torn_nor_are_groups_that_share_bytes(spark: SparkSessi
     found = {path: split for path, split in more.items() if path.endswith("_9.png")}
     assert found == {path: split for path, split in expected.items() if path.endswith("_9.png")}
     assert grown.manifest["groups"]["joined"] == joined
+    number = next(numbers)
+    for plant in ("plant_03", "plant_07"):
+        write(tmp_path / "bridge", f"Rye/{plant}_9.png", png(number))
+    with pytest.raises(
+        CorpusError, match="the same bytes in the groups plant_03 and plant_07 of the new images"
+    ):
+        corpus.prepare(
+            *(spark, str(tmp_path / "bridge"), str(tmp_path / "torn"), TASK, rule),
+            corpus.Selection(parent=prepared),
+        )
     write(root, "Maize/no plant.png", png(next(numbers)))
     with pytest.raises(CorpusError, match=r"1 pictures without a group, such as .*/no plant\.png"):
         prepare(spark, root, tmp_path / "other", group_from_path="/(plant_[0-9]+)_")
@@ -203,6 +213,10 @@ def test_a_rule_for_more_images_is_that_of_the_parent_or_is_refused() -> None:
         assert rule.near_duplicates == expected
     assert SplitRule.of_parent(shares).near_duplicates == "ignore"
     grouped = {**shares, "split_policy": "given", "groups": {"group_column": "plant"}}
+    both = {**shares, "near_duplicates": {"policy": "group"}, "groups": {"group_column": "plant"}}
+    with pytest.raises(OptionError, match="--parent with a corpus of groups that keeps near duplicates"):
+        SplitRule.of_parent(both)
+    assert SplitRule.of_parent(both, near_duplicates="ignore").near_duplicates == "ignore"
     with pytest.raises(CorpusError, match="--parent with a corpus of groups whose splits were given"):
         SplitRule.of_parent(grouped)
     assert SplitRule.of_parent(grouped, "keep").policy == "given"
@@ -257,7 +271,14 @@ def test_a_corpus_grows_by_what_is_new_and_moves_nothing(spark: SparkSession, tm
     manifest = grown.manifest
     assert (manifest["listed"], manifest["accepted"], manifest["known"]) == (42, 40, 10)
     assert manifest["rejected_by_reason"] == {"empty": 1, "not_an_image": 1}
-    assert manifest["parent"] == {"path": parent.path, "fingerprint": parent.fingerprint, "accepted": 20}
+    known = {
+        "path": parent.path,
+        "fingerprint": parent.fingerprint,
+        "accepted": 20,
+        "listed": 21,
+        "rejected": 1,
+    }
+    assert manifest["parent"] == known
     assert grown.fingerprint == fingerprint.corpus_fingerprint(
         (row.content_hash, row.species) for row in after.values()
     )
@@ -338,12 +359,16 @@ def test_what_a_person_has_dropped_stays_away_from_a_corpus_that_grows_and_a_rej
     for number in range(6):
         write(source, f"{('Maize', 'Rye')[number % 2]}/{number}.png", png(number))
     write(source, "Rye/broken.png", b"no picture")
+    write(source, "Maize/0 as a Maize.png", png(0))
+    (source / "Maize/0.png").rename(source / "Rye/0.png")  # under two species
     fixes = "path,content_hash,species,action,suggested\nx,{},Rye,drop,Maize\n"
     (tmp_path / "fixes.csv").write_text(fixes.format(fingerprint.content_hash(png(1))))
     rule, corpora = SplitRule(SHARES), []
     for name in ("parent", "grown", "grown again"):
         selection = corpus.Selection(
-            parent=corpora[-1] if corpora else None, fixes="" if corpora else str(tmp_path / "fixes.csv")
+            "drop",
+            parent=corpora[-1] if corpora else None,
+            fixes="" if corpora else str(tmp_path / "fixes.csv"),
         )
         place = str(tmp_path / name)
         given = SplitRule.of_parent(corpora[-1].manifest) if corpora else rule
@@ -354,10 +379,11 @@ def test_what_a_person_has_dropped_stays_away_from_a_corpus_that_grows_and_a_rej
     for number, each in enumerate(corpora):
         files_there = [Path(row.path).name for row in each.images(spark).select(schema.PATH).collect()]
         new = [f"new {place}.png" for place in range(1, number + 1)]
-        assert sorted(files_there) == ["0.png", "2.png", "3.png", "4.png", "5.png", *new]
-        assert sorted(reasons(spark, each, source)) == ["Rye/1.png", "Rye/broken.png"]
+        assert sorted(files_there) == ["2.png", "3.png", "4.png", "5.png", *new]
+        rejected = sorted(reasons(spark, each, source))
+        assert rejected == ["Maize/0 as a Maize.png", "Rye/0.png", "Rye/1.png", "Rye/broken.png"]
         manifest = each.manifest
-        assert manifest["listed"] == manifest["accepted"] + manifest["rejected"] == 7 + number
-    # Of the first folder 7 files, of the second these, a copy and a new one.
-    assert (grown.manifest["known"], again.manifest["known"]) == (8, 10)
+        assert manifest["listed"] == manifest["accepted"] + manifest["rejected"] == 8 + number
+    # Of the first folder 8 files, of the second these, a copy and a new one.
+    assert (grown.manifest["known"], again.manifest["known"]) == (9, 11)
     assert again.lineage == {each.fingerprint for each in corpora}

@@ -440,6 +440,9 @@ def test_too_many_rejects_end_with_3(rejected: int, listed: int, allowed: float,
     # What earlier runs have scored says nothing of this one.
     of_run = {**manifest, "scored": listed - rejected, "listed": listed + 9_900, "already_scored": 9_900}
     assert cli.rejects_exit_code(of_run, allowed) == code
+    known = {"listed": 9_000, "rejected": 7}
+    grown = {**manifest, "listed": listed + 9_000, "rejected": rejected + 7, "parent": known}
+    assert cli.rejects_exit_code(grown, allowed) == code
 
 
 def test_too_many_rejects_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
