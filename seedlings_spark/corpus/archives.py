@@ -6,6 +6,7 @@ archives of some hundred megabytes each (shards, as WebDataset writes them) are 
 """
 
 import io
+import re
 import tarfile
 import zipfile
 import zlib
@@ -16,7 +17,8 @@ from functools import partial
 from typing import IO, Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as all of Spark's users write it
 from pyspark.sql.types import BinaryType, BooleanType, IntegerType, StringType, StructField, StructType
 
 from seedlings_spark import files, schema
@@ -60,6 +62,12 @@ def is_archive(images: str) -> bool:
     return images.lower().endswith(_ENDINGS) and not files.is_directory(images)
 
 
+def archive_of(path: str) -> Column:
+    """The name of the archive that a member is in, without its ending, by a column of the members' paths."""
+    endings = "|".join(map(re.escape, _ENDINGS))
+    return F.regexp_extract(path, f"^.*?/([^/]+)(?i:{endings})/", 1)
+
+
 def members_of(
     spark: SparkSession, images: str, max_bytes: int, *, by_folder: bool
 ) -> tuple[DataFrame, DataFrame]:
@@ -76,8 +84,7 @@ def members_of(
         The listing with the columns `is_hidden`, `split` (where the archive's folders are splits) and `depth` (in how
         many folders those of the species lie), made without reading the members; and the same with the column
         `content`. A path is that of the archive, with that of the member below it. An archive that cannot be read has a
-        row of its own that says why, behind those of what could
-        be.
+        row of its own that says why, behind those of what could be.
 
     Raises:
         InputError: There is no such archive.
@@ -222,16 +229,15 @@ def _layout(folders: list[list[str]]) -> tuple[int, dict[str, str]]:
     Args:
         folders: Above each member, the outermost first.
     """
-    depth = 0
-    while True:
+    for depth in (0, 1):
         names = {each[depth] for each in folders if len(each) > depth}
         split_of = {each: split for each in names if (split := listings.split_of_folder(each))}
         splits = set(split_of.values())
         if schema.TRAIN in splits and len(splits) > 1 and len(split_of) == len(names):
             return depth + 1, split_of
-        if depth == 1 or len(names) != 1 or not any(len(each) > 1 for each in folders):
-            return depth, {}
-        depth = 1
+        if len(names) != 1 or not any(len(each) > 1 for each in folders):
+            break
+    return depth, {}
 
 
 def _label(member: _Member) -> str:

@@ -26,7 +26,7 @@ from seedlings_spark.corpus.splits import GIVEN, GROUP, TIME, SplitRule
 from seedlings_spark.errors import CorpusError, InputError, OptionError
 from seedlings_spark.kinds import Kind
 
-_MOST_FOLDERS = 100_000  # of archives that are looked at
+_MOST_FOLDERS = 100_000  # species' folders of archives, looked at for whether they are splits
 _FOLDERS = "one folder a species, as in plants/Maize/0001.png"
 _TABLE = "a table with the columns path and species"
 # Letters of other alphabets that print as Latin ones: Cyrillic, then Greek.
@@ -521,10 +521,11 @@ def _refuse_layouts(members: DataFrame, images: str, rule: SplitRule) -> None:
         CorpusError: It is so.
     """
     found = members.where(~F.col(archives.HIDDEN) & F.col(schema.SPECIES).isNotNull())
-    name = F.regexp_extract(schema.PATH, r"^.*?/([^/]+)\.(?i:zip|tar|tar\.gz|tgz)/", 1)
     is_given = F.col(archives.SPLIT).isNotNull().alias("is_given")
     rows = (
-        found.select(name.alias("archive"), schema.SPECIES, archives.DEPTH, is_given)
+        found.select(
+            archives.archive_of(schema.PATH).alias("archive"), schema.SPECIES, archives.DEPTH, is_given
+        )
         .distinct()
         .limit(_MOST_FOLDERS)
         .collect()

@@ -488,7 +488,7 @@ class SeedlingsEstimator(SparkColumns, ElephasEstimator, SeedlingsParams, MLRead
             and any(hasattr(each, ON_CONFUSION) for each in self._callbacks),
             **{name: self.getOrDefault(name) for name in _LATER},
         )
-        mixing.check(recipe.mixup, recipe.cutmix, recipe.row_shape, str(network.inputs[0].dtype))
+        mixing.check(recipe.mixup, recipe.cutmix, recipe.row_shape, str(dtype))
         with runtime.float_type_of(network):
             examples = recipe.example_labels(network.outputs[0].dtype)
             build_metrics(network, examples)

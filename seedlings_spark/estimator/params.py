@@ -250,30 +250,17 @@ def given_class_weights(text: str) -> dict[str, float] | None:
 
 
 def check_reductions(loss: Any, *, is_mean_of_shards: bool, has_weights: bool) -> None:
-    """Refuse losses whose mean over shards is not what one process would have.
+    """Refuse a loss whose mean over shards is not what one process would have.
 
     Args:
-        loss: An estimator's: a name, an object, its configuration, or several of them.
+        loss: As `problems.resolve_loss` gives it.
         is_mean_of_shards: Whether gradients of several shards are averaged, each by its rows.
         has_weights: Whether rows have weights.
 
     Raises:
-        OptionError: A loss that is a sum; or, with weights, a mean by weights.
+        OptionError: It is a sum; or, with weights, a mean by weights.
     """
-    each: Any = loss
-    if isinstance(loss, list | tuple):
-        each = [*loss]
-    elif isinstance(loss, Mapping) and "class_name" not in loss:
-        each = [*loss.values()]
-    if isinstance(each, list):
-        for one in each:
-            check_reductions(one, is_mean_of_shards=is_mean_of_shards, has_weights=has_weights)
-        return
-    reduction = (
-        (each.get("config") or {}).get("reduction")
-        if isinstance(each, Mapping)
-        else getattr(each, "reduction", None)
-    )
+    reduction = getattr(loss, "reduction", None)
     if is_mean_of_shards and (reduction == "sum" or (reduction == "mean_with_sample_weight" and has_weights)):
         raise OptionError(
             f"a loss with reduction={reduction!r}, of several shards",

@@ -41,7 +41,7 @@ class FreeRunning:
     """
 
     def __init__(self, group: WorkerGroup, center: Center, next_updates: Sequence[int] = ()) -> None:
-        self._group, self._center, self.next_updates = group, center, next_updates
+        self._group, self._center, self._next_updates = group, center, next_updates
         self._condition = group.condition
         self._queues: dict[int, queue.SimpleQueue[Message]] = {}
         self._begin: Begin | None = None
@@ -132,7 +132,7 @@ class FreeRunning:
             rounds: Rounds of each worker's epoch: (first, last) steps.
         """
         with self._condition:
-            self._turns = Turns(rounds, self.next_updates)
+            self._turns = Turns(rounds, self._next_updates)
             self._begin = begin
             self._group.has_begun = True
             for rank, answer in self._queues.items():
@@ -263,6 +263,7 @@ class AsynchronousRun:
         self, group: WorkerGroup, master: Any, network: Any, center: Center, next_updates: Sequence[int] = ()
     ) -> None:
         self._master, self._network, self._center = master, network, center
+        self._next_updates = next_updates
         self.coordinator = FreeRunning(group, center, next_updates)
 
     def begin(self, begin: Begin, epochs: Epochs) -> None:
@@ -283,10 +284,7 @@ class AsynchronousRun:
         """
         if epochs.first < epochs.end:
             observers.callbacks.on_epoch_begin(epochs.first)
-            samples = sum(
-                epochs.samples_before(rank, update)
-                for rank, update in enumerate(self.coordinator.next_updates)
-            )
+            samples = sum(epochs.samples_before(*each) for each in enumerate(self._next_updates))
             has_held_out = epochs.held_out_rows > 0
             snapshots = Snapshots(epochs.num_rows, epochs.first, samples, has_held_out=has_held_out)
             self.coordinator.start(snapshots, epochs.end)

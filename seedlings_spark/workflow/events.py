@@ -15,6 +15,8 @@ from seedlings_spark import files
 
 TRAINING, VALIDATION = "train", "validation"
 _VALIDATION = "val_"
+# TensorBoard goes by the word in the middle, and reads the files of a folder by their names' order.
+_FILE = "events.out.tfevents.epoch-"
 # How a file of events says what it is.
 _FILE_VERSION = "brain.Event:2"
 
@@ -44,8 +46,22 @@ def write(
             if values or shown:
                 local = Path(temporary) / part
                 _write_local(local, epoch, values, shown)
-                # TensorBoard goes by the word in the middle, and reads the files of a folder by their names' order.
-                files.put(local, files.join(folder, part, f"events.out.tfevents.epoch-{epoch:06d}"))
+                files.put(local, files.join(folder, part, f"{_FILE}{epoch:06d}"))
+
+
+def with_picture(folder: str, name: str) -> dict[int, str]:
+    """The files of validation, by their epochs, that hold a picture of this name.
+
+    Args:
+        folder: As for `write`.
+        name: Of the picture.
+    """
+    place = files.join(folder, VALIDATION)
+    names = files.list_names(place) if files.is_directory(place) else []
+    found = {
+        int(each.removeprefix(_FILE)): files.join(place, each) for each in names if each.startswith(_FILE)
+    }
+    return {epoch: file for epoch, file in sorted(found.items()) if name.encode() in files.read_bytes(file)}
 
 
 def _write_local(file: Path, epoch: int, values: Mapping[str, float], pictures: Mapping[str, bytes]) -> None:

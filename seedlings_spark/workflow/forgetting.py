@@ -392,10 +392,12 @@ class _Store:
 
     def _runs(self) -> Iterator[str]:
         """The folders of the runs that have trained the versions, and of those that repeat them."""
+        from seedlings_spark.workflow.reproduction import REPRODUCED
+
         runs = [str(each.manifest["run_path"]) for each in self.versions if each.manifest.get("run_path")]
         for run in dict.fromkeys([*_children(files.join(self.store.path, "runs")), *runs]):
             yield run
-            yield from (files.join(each, "run") for each in _children(files.join(run, "reproduced")))
+            yield from (files.join(each, "run") for each in _children(files.join(run, REPRODUCED)))
 
     def _without_pictures(
         self, trained: Mapping[str, set[str]], holding: Mapping[str, set[str]]
@@ -406,7 +408,7 @@ class _Store:
             trained: Path of a corpus -> its fingerprints with any of the pictures among those that are trained on.
             holding: The same with any of them at all.
         """
-        from seedlings_spark.workflow import pipeline
+        from seedlings_spark.workflow import pipeline, search
 
         changed = []
         for run in self._runs():
@@ -415,9 +417,9 @@ class _Store:
                 changed += [drawn] if files.exists(drawn) else []
                 files.delete(drawn)
                 changed += pipeline.remove_pictures(run)
-        for search in _children(files.join(self.store.path, "searches")):
-            report = files.join(search, "report", runs.TEST_IMAGES)
-            if files.exists(report) and _is_of(search, holding):
+        for run in _children(files.join(self.store.path, search.SEARCHES)):
+            report = files.join(run, "report", search.TEST_IMAGES)
+            if files.exists(report) and _is_of(run, holding):
                 files.delete(report)
                 changed.append(report)
         return changed

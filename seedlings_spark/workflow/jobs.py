@@ -79,18 +79,18 @@ def prepare(spark: SparkSession, options: PrepareOptions) -> Corpus:
         size=(options.image_size, options.image_size),
         **config.chosen(options, "aspect", "formats", "max_pixels", "max_bytes"),
     )
+    near_duplicates = "" if options.near_duplicates == "auto" else options.near_duplicates
     split = corpus.SplitRule(
         dict(zip(schema.SPLITS, options.split_shares, strict=True)),
         options.split_policy,
         time_column=options.split_time,
         **config.chosen(options, "leaks", "group_column", "group_from_path"),
-        near_duplicates="ignore" if options.near_duplicates == "auto" else options.near_duplicates,
+        near_duplicates=near_duplicates or "ignore",
     )
     parent = corpus.load(options.parent).require_one_species("--parent") if options.parent else None
     if parent is not None:
         _refuse_other_choices(options, parent)
         task = decoding.DecodeTask.of_corpus(parent.manifest)
-        near_duplicates = "" if options.near_duplicates == "auto" else options.near_duplicates
         split = corpus.SplitRule.of_parent(parent.manifest, options.leaks, near_duplicates)
     selection = corpus.Selection(options.conflicts, options.sample, parent, options.fixes)
     table = corpus.TableFormat(

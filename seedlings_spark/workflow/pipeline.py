@@ -469,29 +469,27 @@ class RunRecord(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def remove_pictures(run: str) -> list[str]:
-    """Write a run's events of validation that have pictures anew without them, by its metrics; the files that had any.
+    """Write a run's events that have pictures anew without them, by its metrics; the files that had any.
 
     Args:
         run: Folder of the run.
     """
     metrics, folder = files.join(run, runs.METRICS), files.join(run, runs.EVENTS)
     lines = files.read_text(metrics).splitlines() if files.exists(metrics) else []
-    of_epoch = {int(line.pop("epoch")): line for line in map(json.loads, lines)}
-    found = files.join(folder, events.VALIDATION)
-    changed = []
-    for name in files.list_names(found) if files.is_directory(found) else ():
-        file = files.join(found, name)
-        if _PICTURES.encode() in files.read_bytes(file):
-            files.delete(file)
-            changed.append(file)
-            epoch = int(name.rpartition("-")[2])
-            # What was not finite is null there.
-            kept = {
-                key: math.nan if value is None else value for key, value in of_epoch.get(epoch, {}).items()
-            }
-            kept.pop("time", None)
-            events.write(folder, epoch, kept)
-    return changed
+    of_epoch = {int(line["epoch"]): line for line in map(json.loads, lines)}
+    found = events.with_picture(folder, _PICTURES)
+    for epoch in found:
+        line = of_epoch.get(epoch, {})
+        # What was not finite is null there.
+        kept = {
+            name: math.nan if value is None else value
+            for name, value in line.items()
+            if name not in ("epoch", "time")
+        }
+        events.write(folder, epoch, kept)  # in their place, where there is something to write
+    for file in events.with_picture(folder, _PICTURES).values():
+        files.delete(file)
+    return list(found.values())
 
 
 class WatchedPictures(keras.callbacks.Callback):  # type: ignore[misc]

@@ -19,7 +19,7 @@ from seedlings_spark.errors import InputError, StoreError, WorseError
 from seedlings_spark.models.decisions import Decisions
 from seedlings_spark.models.store import ModelStore, ModelVersion
 from seedlings_spark.reports import paired
-from seedlings_spark.scoring import shadow
+from seedlings_spark.scoring import shadow, tasks
 from seedlings_spark.scoring.runs import Runs
 from seedlings_spark.workflow import late_labels, predicting
 
@@ -106,13 +106,14 @@ def _on_test_split(spark: SparkSession, version: ModelVersion, current: ModelVer
 def _said_of_test(spark: SparkSession, version: ModelVersion, prepared: Corpus) -> DataFrame:
     """What a version says of a test split, NULL where it calls a picture unknown."""
     predicted = predicting.predictions(spark, version, prepared, schema.TEST)
-    decisions = Decisions.of(version.manifest, predicting.precision_of(spark, version))
-    if not decisions.max_unknown:
+    promised = Decisions.of(version.manifest, predicting.precision_of(spark, version))
+    decided = tasks.decided(promised, version.classes)
+    if schema.PREDICTED_SPECIES not in decided:
         return predicted
-    # As score does, whose probabilities these are.
-    values = vector_to_array(F.col(schema.PROBABILITY), "float32")
-    is_known = F.array_max(values) >= F.lit(decisions.unknown_below)
-    return predicted.withColumn(schema.PREDICTED_SPECIES, F.when(is_known, F.col(schema.PREDICTED_SPECIES)))
+    probabilities = vector_to_array(F.col(schema.PROBABILITY), "float32")
+    return predicted.withColumn(schema.PROBABILITIES, probabilities).withColumn(
+        schema.PREDICTED_SPECIES, decided[schema.PREDICTED_SPECIES]
+    )
 
 
 def _on_late_labels(

@@ -16,6 +16,7 @@ from seedlings_spark.training import network as carried
 from seedlings_spark.workflow import jobs, runs
 
 _log = logging.getLogger(__name__)
+REPRODUCED = "reproduced"  # folder of a run, of those that repeat it
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def reproduce(spark: SparkSession, options: ReproduceOptions) -> Reproduced:
     original = ModelStore(given.store, given.name).verify(version)
     _check_corpus(record, given)
     application = str(spark.sparkContext.applicationId)
-    place = options.output or files.join(options.run, "reproduced", application)
+    place = options.output or files.join(options.run, REPRODUCED, application)
     again = replace(
         given,
         store=files.join(place, "store"),

@@ -22,7 +22,6 @@ from seedlings_spark.errors import InputError, OptionError
 
 METRICS, CHECKPOINTS, LOG, EVENTS = "metrics.jsonl", "checkpoints", "train.log", "events"
 AUGMENTATION = "augmentation.png"
-TEST_IMAGES = "test images"  # of a search: the report of its best version
 FOLDS, CONFUSION = "folds", "confusion.json"
 _RECORD = "run.json"
 # Options that change no bit of a result.

@@ -49,6 +49,7 @@ _ACCURACY, _LOSS = "val_accuracy", "val_loss"
 # Of the search, the part that may fail before it is given up.
 _MOST_FAILED = 1 / 3
 # What a search may be taken up with anew: how much is searched, how, and what is done with what was found.
+SEARCHES, TEST_IMAGES = "searches", "test images"  # folders: of a model's searches, of the best one's report
 _FREE = ("trials", "parallel", "finalists", "data_curve", "final", "wait_executors")
 # What the options of a trial are the reason of.
 _OF_A_TRIAL = (OptionError, NetworkError, CorpusError, TrainingError, ValueError, ArithmeticError)
@@ -185,7 +186,7 @@ def tune(spark: SparkSession, options: TuneOptions) -> Found:
             "Prepare the corpus with a share of them (--split-shares)",
         )
     application = str(spark.sparkContext.applicationId)
-    run = options.run or files.join(options.store, options.name, "searches", application)
+    run = options.run or files.join(options.store, options.name, SEARCHES, application)
     told = {key: value for key, value in config.plain(options).items() if key not in _FREE}
     told["space"] = {"train": config.plain(base), "space": _as_text(space)}
     about = {"options": told, "corpus": {"path": prepared.path, "fingerprint": prepared.fingerprint}}
@@ -207,7 +208,7 @@ def _finished(spark: SparkSession, found: Found) -> Found:
     trained = jobs.train(spark, replace(found.train_options, run=folder))
     places = config.chosen(found.options, "corpus", "store", "name")
     tested = EvaluateOptions(
-        **places, model_version=trained.version, report=files.join(run, "report", runs.TEST_IMAGES)
+        **places, model_version=trained.version, report=files.join(run, "report", TEST_IMAGES)
     )
     numbers = cast(Evaluation, jobs.evaluate(spark, tested))
     return replace(found, version=trained.version, test_accuracy=numbers.accuracy)

@@ -25,6 +25,7 @@ from seedlings_spark.models.store import ModelStore
 from seedlings_spark.scoring import erasure as scores_erasure
 from seedlings_spark.scoring.runs import Runs
 from seedlings_spark.workflow import events, forgetting, publication, runs
+from seedlings_spark.workflow.search import TEST_IMAGES
 from tests.conftest import HANG_SECONDS, with_all
 from tests.pictures import png, write
 from tests.spark import killed
@@ -349,7 +350,7 @@ def test_pictures_that_runs_have_drawn_go_with_them_and_curves_stay(
             rows.write.parquet(files.join(name, run, table))
     search = Path(files.local_path(files.join(name, "searches/one")))
     runs.begin(files.qualify(str(search)), {"corpus": of, "options": {}})
-    write(search, f"report/{runs.TEST_IMAGES}/index.html", MARKS[0])
+    write(search, f"report/{TEST_IMAGES}/index.html", MARKS[0])
     told = forgetting.forget(spark, options(place, where, store=str(where / "store")))
     ours, another = folders.values()
     hers = fingerprint.content_hash(drawn).encode()

@@ -182,6 +182,16 @@ def test_words_tell_whether_more_pictures_would_help(accuracies: tuple[float, ..
         assert f"{each:.4f} ({low:.4f} to {high:.4f})" in said
 
 
+def test_a_part_of_the_images_is_trained_on_for_as_many_steps_in_so_many_more_epochs() -> None:
+    given = ss.TrainOptions(
+        corpus="c", store="s", epochs=6, patience=2, curriculum="length", curriculum_epochs=3
+    )
+    part = data_curve.options_of(given, 0.25, 0)
+    assert (part.epochs, part.patience, part.curriculum_epochs) == (24, 8, 12)
+    (plateau,) = pipeline.plateau("plateau", 12)
+    assert plateau.patience == 12
+
+
 @with_all
 def test_the_data_curve_is_kept_and_every_point_takes_as_many_steps(spark: SparkSession, place: Path) -> None:
     options = options_of(place, "curve", {"learning_rate": "[0.01]"}, {"epochs": 2}, trials=1)

@@ -22,7 +22,7 @@ from seedlings_spark.models.decisions import FLOAT32, KEY, Decisions
 from seedlings_spark.models.store import ModelStore
 from seedlings_spark.scoring import ScoreRun
 from seedlings_spark.scoring.runs import Runs
-from seedlings_spark.workflow import forgetting, publication
+from seedlings_spark.workflow import forgetting, predicting, publication
 from tests.pictures import write
 
 SIDE, NUM = 16, 40
@@ -212,7 +212,7 @@ def test_a_promotion_on_late_labels_and_on_a_test_split_is_refused_only_to_what_
 
 
 def test_a_version_that_knows_nothing_of_some_pictures_is_no_better_on_a_test_split_than_on_labels(
-    spark: SparkSession, tmp_path: Path
+    spark: SparkSession, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made, store = network(2), ModelStore(files.qualify(str(tmp_path / "store")), "seedlings")
     outputs = made.predict(np.stack([pixels(number) for number in range(NUM)]).astype("float32"), verbose=0)
@@ -239,6 +239,8 @@ def test_a_version_that_knows_nothing_of_some_pictures_is_no_better_on_a_test_sp
     said = rf"v0002 is worse than v0001 \(right on {NUM - 16} and {NUM} of {NUM}"
     with pytest.raises(WorseError, match=said):
         promote("v0002")
+    predicting.check_fits(store.resolve("v0003"), corpus.load(str(tmp_path / "corpus")), "test")
+    assert "prepared with --aspect stretch, and seedlings v0003 scores with crop" in caplog.text
     with pytest.raises(StoreError, match="fits pictures into their size by stretch, not crop"):
         promote("v0003")
     assert store.current() == "v0001"
